@@ -1,0 +1,57 @@
+// Package flow says what a connection is: a comparable value whose facts are
+// either known, known to be absent, or not known yet. It reads and writes the
+// two spellings people use, one line of text and NDJSON, holds the one function
+// through which every name passes, and computes the flow hash as the kernel does.
+//
+//	f, err := flow.ParseText("tcp 10.0.0.5:5000 > 1.2.3.4:443 sni=us01.zoom.us")
+//
+// The package is pure: no I/O, no clock, no floats in what it stores.
+package flow
+
+import "net/netip"
+
+// Proto is an IP protocol number (IANA "Assigned Internet Protocol Numbers").
+type Proto uint8
+
+// The protocols that have a name in policies and in flow text.
+const (
+	ICMP   Proto = 1
+	TCP    Proto = 6
+	UDP    Proto = 17
+	ICMPv6 Proto = 58
+)
+
+// Flow is everything known about one connection. It is comparable; the zero
+// Flow knows nothing. Addresses are unmapped (no IPv4-mapped IPv6), names are
+// canonical (see CanonicalName).
+type Flow struct {
+	// ID is the caller's label, carried from a flow record to its decision.
+	ID string
+
+	Proto            Value[Proto]
+	Src, Dst         Value[netip.Addr]
+	SrcPort, DstPort Value[uint16] // None for protocols without ports
+
+	SNI      Value[string]
+	HTTPHost Value[string]
+	// Domain, when not unknown, overrides what is derived from SNI, HTTPHost and DNS.
+	Domain Value[string]
+	// DNS holds the live DNS names of Dst: hints until the real name is known.
+	DNS Names
+
+	Process     Value[string] // the program's name (comm)
+	ProcessPath Value[string] // its executable
+	User        Value[string] // user name, or the number where there is no name
+	Cgroup      Value[string]
+	IfaceIn     Value[string]
+	DSCP        Value[uint8]  // 0..63
+	Mark        Value[uint32] // the packet mark it came with
+
+	RTT       Value[int64] // this connection's own RTT, microseconds
+	Latency   Value[int64] // overrides the primary uplink's RTT, microseconds
+	ErrorRate Value[int64] // overrides the primary uplink's error rate, parts per million
+
+	// State overrides the global state for this decision: "", or one of
+	// NORMAL, DEGRADED, FAILOVER, RECOVERY.
+	State string
+}

@@ -1,0 +1,39 @@
+package flow
+
+import (
+	"iter"
+	"slices"
+	"strings"
+)
+
+// Names is a small set of canonical names as one comparable value. The zero
+// Names is empty.
+type Names struct{ joined string }
+
+// NewNames returns the set of the given names; those that are not legal are left out.
+func NewNames(names ...string) Names {
+	var list []string
+	for _, n := range names {
+		if c, err := CanonicalName(n); err == nil {
+			list = append(list, c)
+		}
+	}
+	slices.Sort(list)
+	return Names{strings.Join(slices.Compact(list), " ")}
+}
+
+// Empty reports whether the set has no names.
+func (n Names) Empty() bool { return n.joined == "" }
+
+// All yields the names in order.
+func (n Names) All() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for rest := n.joined; rest != ""; {
+			name, tail, _ := strings.Cut(rest, " ")
+			if !yield(name) {
+				return
+			}
+			rest = tail
+		}
+	}
+}

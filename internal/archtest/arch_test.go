@@ -1,0 +1,171 @@
+// Package archtest holds the import rules of docs/architecture.md as a test.
+package archtest
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "netpolicy.dev/netpolicy/"
+
+// core are the packages that stay pure: bytes come in, values go out. A folder
+// stands for itself and everything below it.
+var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions"}
+
+// leaves are edges that live below a core folder.
+var leaves = []string{"actions/nft", "actions/iproute", "actions/host", "actions/conntrack"}
+
+// forbidden in the core: everything that touches a host or a clock's owner.
+var forbidden = []string{"os", "os/exec", "net", "net/http", "syscall", "log", "log/slog"}
+
+// coreLibraries are the only external libraries the core may use, and where.
+var coreLibraries = map[string]string{
+	"go.yaml.in/yaml/v4":       "rules/yaml",
+	"golang.org/x/net/idna":    "flow",
+	"github.com/gaissmai/bart": "engine",
+}
+
+// below says which of our own packages each core folder may import.
+var below = map[string][]string{
+	"flow":     {},
+	"diag":     {},
+	"state":    {"flow", "diag"},
+	"rules":    {"flow", "diag", "state", "rules"},
+	"engine":   {"flow", "diag", "state", "rules", "engine"},
+	"analysis": {"flow", "diag", "state", "rules", "engine"},
+	"actions":  {"flow", "diag", "state", "rules", "engine", "actions"},
+	"sim":      {"flow", "diag", "state", "rules", "engine"},
+}
+
+// edges never import each other.
+var edges = []string{"actions/nft", "actions/iproute", "actions/host", "actions/conntrack", "inspector", "probe", "relay", "xray/process"}
+
+func TestImports(t *testing.T) {
+	root := "../.."
+	checked := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel := filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator)))
+		if d.IsDir() {
+			if base := d.Name(); base == ".git" || base == "testdata" || base == "node_modules" || rel == "bench/peers" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") || strings.HasSuffix(rel, "_test.go") {
+			return nil
+		}
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, rel, src, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		checked++
+		for _, imp := range file.Imports {
+			name, err := strconv.Unquote(imp.Path.Value)
+			if err != nil {
+				return err
+			}
+			if why := violation(filepath.ToSlash(filepath.Dir(rel)), name); why != "" {
+				t.Errorf("%s: imports %q: %s", fset.Position(imp.Pos()), name, why)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checked < 10 {
+		t.Fatalf("only %d files read: the walk is broken", checked)
+	}
+}
+
+// violation says why dir may not import name, or "".
+func violation(dir, name string) string {
+	own, isOurs := strings.CutPrefix(name, module)
+	if e := within(dir, edges); e != "" && isOurs {
+		if other := within(own, edges); other != "" && other != e {
+			return "edges never import each other"
+		}
+	}
+	if isOurs && strings.HasPrefix(own, "cmd/") {
+		return "nothing imports a command"
+	}
+	if isOurs && strings.HasPrefix(own, "internal/daemon") && !strings.HasPrefix(dir, "cmd/") && !strings.HasPrefix(dir, "internal/") {
+		return "imports point down: only cmd and internal see the daemon"
+	}
+	c := within(dir, core)
+	if c == "" || within(dir, leaves) != "" {
+		return ""
+	}
+	for _, f := range forbidden {
+		if name == f {
+			return "the core is pure: bytes come in, values go out"
+		}
+	}
+	if isOurs {
+		if own == c || strings.HasPrefix(own, c+"/") {
+			return ""
+		}
+		if within(own, leaves) != "" {
+			return "the planning half of actions does not see its appliers"
+		}
+		if within(own, below[c]) == "" {
+			return "imports point down only: " + c + " may import " + strings.Join(below[c], ", ")
+		}
+		return ""
+	}
+	if first, _, _ := strings.Cut(name, "/"); strings.Contains(first, ".") {
+		if where, ok := coreLibraries[name]; !ok || within(dir, []string{where}) == "" {
+			return "not among the libraries that the core may use here"
+		}
+	}
+	return ""
+}
+
+// within returns the entry of folders that dir lies in, or "".
+func within(dir string, folders []string) string {
+	for _, f := range folders {
+		if dir == f || strings.HasPrefix(dir, f+"/") {
+			return f
+		}
+	}
+	return ""
+}
+
+func TestViolation(t *testing.T) {
+	for _, c := range []struct {
+		dir, imp string
+		bad      bool
+	}{
+		{"flow", "os", true},
+		{"flow", "net/netip", false},
+		{"flow", module + "rules", true},
+		{"rules/yaml", "go.yaml.in/yaml/v4", false},
+		{"engine", "go.yaml.in/yaml/v4", true},
+		{"actions", "os/exec", true},
+		{"actions/nft", "os/exec", false},
+		{"actions/nft", module + "inspector", true},
+		{"inspector/dns", module + "inspector", false},
+		{"probe", module + "inspector", true},
+		{"engine", module + "internal/daemon", true},
+		{"cmd/netpolicyd", module + "internal/daemon", false},
+		{"state", module + "rules", true},
+	} {
+		if got := violation(c.dir, c.imp) != ""; got != c.bad {
+			t.Errorf("violation(%q, %q) = %v, want %v", c.dir, c.imp, got, c.bad)
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package state
+
+import "time"
+
+// World is what decisions depend on besides the flow, as one immutable
+// snapshot. The zero World has no uplinks and is NORMAL.
+type World struct {
+	// Global is what `when: state` reads.
+	Global State
+	// Primary is the index of the primary uplink, -1 without uplinks.
+	Primary int
+	// Uplinks has one entry for each uplink of the policy, in its order.
+	Uplinks []Link
+	// Selected has one entry for each group of the policy, in its order: the
+	// index of the member that lowest_latency has chosen, -1 where nothing was
+	// chosen or the group's strategy does not select.
+	Selected []int
+}
+
+// Link is one uplink as decisions see it.
+type Link struct {
+	State State
+	// Unknown is true until the first verdict.
+	Unknown bool
+	// Up is false when the device is down or gone.
+	Up bool
+	// Share is the percentage of new flows that groups give it: 0, 10, 25, 50
+	// or 100. 0 means not usable.
+	Share int
+	// RTT and P90 are the smoothed and 90th-percentile round-trip times;
+	// negative until measured.
+	RTT, P90 time.Duration
+	// Loss and ErrorRate are parts per million over the last ten rounds;
+	// negative until measured.
+	Loss, ErrorRate int64
+	// Lost is the number of lost probes in the last ten rounds, for "best of bad".
+	Lost int
+}
