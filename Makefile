@@ -1,0 +1,36 @@
+# Two commands do all: `make run` shows the product at work, `make test` proves it.
+# Both install what they need (as root, on Debian) and build first.
+GO      ?= go
+LDFLAGS := -s -w
+export GOFLAGS += -trimpath
+
+.PHONY: run test check bench build setup fuzz accept clean
+
+run: setup build ## about two minutes, for a person to watch: two uplinks in namespaces, real packets
+	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
+
+test: setup check build ## everything, for real where we are root; says what it skipped and why
+	scripts/test.sh
+
+check: ## vet, staticcheck, gofumpt
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@test -z "$$($(GO) tool gofumpt -l .)" || { echo "gofumpt would change:"; $(GO) tool gofumpt -l .; exit 1; }
+
+bench: ## benchmarks of the pure packages
+	$(GO) test -run '^$$' -bench . -benchmem ./flow ./rules/... ./engine ./state ./actions/... ./inspector/...
+
+build: ## both binaries into bin/
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+
+setup: ## install the Debian packages that the tests and the lab need
+	@scripts/setup.sh
+
+fuzz: ## each fuzz target for FUZZTIME (2m)
+	scripts/fuzz.sh
+
+accept: ## the acceptance lines of every issue so far; FULL=1 runs the long ones in full
+	@set -e; for f in accept/*.sh; do $$f; done
+
+clean:
+	rm -rf bin

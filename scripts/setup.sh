@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Installs what the build, the tests and the lab need and do not find. Only Debian
+# as root can install; elsewhere it says what is missing and goes on: the tests
+# that need it then skip with the reason.
+set -eu
+
+# command:package
+needs="nft:nftables ip:iproute2 iptables-legacy:iptables ping:iputils-ping nsenter:util-linux gcc:gcc ps:procps"
+missing=""
+for n in $needs; do
+  command -v "${n%%:*}" >/dev/null 2>&1 || missing="$missing ${n##*:}"
+done
+command -v gcc >/dev/null 2>&1 || missing="$missing libc6-dev"
+[ -z "$missing" ] && exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+  echo "setup: missing and not installable here:$missing" >&2
+  exit 0
+fi
+echo "setup: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086
+apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs every test, then the race detector on what is concurrent, and fails if a
+# test fails or leaves a namespace, table, rule, route or process behind. At the
+# end it lists the skipped tests with their reasons.
+set -u
+cd "$(dirname "$0")/.."
+log=$(mktemp)
+before=$(mktemp)
+after=$(mktemp)
+trap 'rm -f "$log" "$before" "$after"' EXIT
+scripts/residue.sh >"$before"
+
+status=0
+run() {
+  echo "== go test $*"
+  go test -v "$@" >"$log" 2>&1 || status=1
+  grep -E '^(ok|FAIL|panic:|\?)' "$log" | grep -v 'no test files'
+  if grep -qE '^(FAIL|--- FAIL|panic:)' "$log"; then
+    echo "== what failed"
+    grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|\s*--- (PASS|SKIP))' "$log" | tail -n 400
+  fi
+  cat "$log" >>"$log.all"
+}
+: >"$log.all"
+trap 'rm -f "$log" "$log.all" "$before" "$after"' EXIT
+
+run ./...
+run -race -short ./internal/daemon/... ./internal/api/... ./internal/telemetry/... ./inspector/... ./probe/... ./engine ./state
+
+passed=$(grep -cE '^\s*--- PASS' "$log.all")
+failed=$(grep -cE '^\s*--- FAIL' "$log.all")
+skipped=$(grep -cE '^\s*--- SKIP' "$log.all")
+if [ "$skipped" -gt 0 ]; then
+  echo "== skipped, and why"
+  grep -B3 -E '^\s*--- SKIP' "$log.all" | grep -vE '^(--|=== )' || true
+fi
+
+scripts/residue.sh >"$after"
+if ! diff -u "$before" "$after"; then
+  echo "FAIL: the tests left something behind (above: before and after)"
+  status=1
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $status
