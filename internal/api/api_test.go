@@ -1,0 +1,205 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"netpolicy.dev/netpolicy/internal/telemetry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is a Reader and an Admin that remembers what it was asked.
+type fake struct {
+	result ReloadResult
+	forced ForceRequest
+}
+
+func (f *fake) Status() Status {
+	return Status{State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}
+}
+func (f *fake) Plan() string { return "table inet netpolicy\n" }
+func (f *fake) Explain(q ExplainRequest) (json.RawMessage, error) {
+	if string(q.Flow) == "null" {
+		return nil, fmt.Errorf("no flow: %w", ErrBadRequest)
+	}
+	return json.RawMessage(`{"rule":"zoom"}`), nil
+}
+func (f *fake) Reload(context.Context) (ReloadResult, error) { return f.result, nil }
+func (f *fake) Force(_ context.Context, q ForceRequest) error {
+	f.forced = q
+	if q.Uplink == "nope" {
+		return fmt.Errorf("uplink %q is not declared: %w", q.Uplink, ErrBadRequest)
+	}
+	return nil
+}
+func (f *fake) Clear(_ context.Context, uplink string) error {
+	f.forced = ForceRequest{Uplink: uplink}
+	return nil
+}
+
+// serve runs a server on a socket of the test's own and returns its client.
+func serve(t *testing.T, f *fake, ring *telemetry.Ring) *Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("socket: %v, %v", info, err)
+	}
+	s := &Server{Reader: f, Admin: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket was left behind: %v", err)
+		}
+	})
+	return NewClient(path)
+}
+
+func TestAnswers(t *testing.T) {
+	f := &fake{result: ReloadResult{Result: Applied, Diagnostics: []Diagnostic{}}}
+	c, ctx := serve(t, f, telemetry.NewRing(4)), t.Context()
+
+	if s, err := c.Status(ctx); err != nil || s.State != "NORMAL" {
+		t.Errorf("Status: %+v, %v", s, err)
+	}
+	if u, err := c.Uplinks(ctx); err != nil || len(u) != 1 || u[0].Name != "wan1" {
+		t.Errorf("Uplinks: %+v, %v", u, err)
+	}
+	if p, err := c.Plan(ctx); err != nil || p != "table inet netpolicy\n" {
+		t.Errorf("Plan: %q, %v", p, err)
+	}
+	if m, err := c.Metrics(ctx); err != nil || m != "up 1\n" {
+		t.Errorf("Metrics: %q, %v", m, err)
+	}
+	if e, err := c.Explain(ctx, ExplainRequest{Flow: json.RawMessage(`"tcp"`)}); err != nil || string(e) != `{"rule":"zoom"}` {
+		t.Errorf("Explain: %s, %v", e, err)
+	}
+	if _, err := c.Explain(ctx, ExplainRequest{Flow: nil}); err == nil {
+		t.Error("Explain without a flow succeeded")
+	}
+	if r, err := c.Reload(ctx); err != nil || r.Result != Applied {
+		t.Errorf("Reload: %+v, %v", r, err)
+	}
+	f.result = ReloadResult{Result: Rejected, Diagnostics: []Diagnostic{{Code: "NP110", Line: 3, Column: 7}}}
+	if r, err := c.Reload(ctx); err != nil || r.Result != Rejected || r.Diagnostics[0].Line != 3 {
+		t.Errorf("rejected Reload: %+v, %v", r, err)
+	}
+	want := ForceRequest{State: "FAILOVER", Uplink: "wan1", For: "10m", Reason: "test"}
+	if _, err := c.Force(ctx, want); err != nil || f.forced != want {
+		t.Errorf("Force: %+v, %v", f.forced, err)
+	}
+	if _, err := c.Force(ctx, ForceRequest{Uplink: "nope"}); err == nil || err.Error() != `uplink "nope" is not declared` {
+		t.Errorf("Force of an unknown uplink: %v", err)
+	}
+	if _, err := c.Clear(ctx, "wan 2&"); err != nil || f.forced.Uplink != "wan 2&" {
+		t.Errorf("Clear: %+v, %v", f.forced, err)
+	}
+}
+
+func TestTail(t *testing.T) {
+	ring := telemetry.NewRing(4)
+	c := serve(t, &fake{}, ring)
+	for i := range 6 {
+		ring.Append(fmt.Appendf(nil, `{"n":%d}`, i))
+	}
+	var got []string
+	keep := func(line []byte) error { got = append(got, string(line)); return nil }
+	if err := c.Decisions(t.Context(), 2, false, keep); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{`{"n":4}`, `{"n":5}`}, got); diff != "" {
+		t.Error(diff)
+	}
+
+	got = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	err := c.Decisions(ctx, 1, true, func(line []byte) error {
+		keep(line)
+		if len(got) == 3 {
+			cancel()
+			return ctx.Err()
+		}
+		ring.Append([]byte(`{"n":"next"}`))
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{`{"n":5}`, `{"n":"next"}`, `{"n":"next"}`}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestStopEndsTails: a daemon that stops does not wait for those who follow.
+func TestStopEndsTails(t *testing.T) {
+	ring := telemetry.NewRing(4)
+	ring.Append([]byte(`{}`))
+	l, err := Listen(filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- (&Server{Reader: &fake{}, Admin: &fake{}, Records: ring}).Run(ctx, l) }()
+	if err := NewClient(l.(*socket).path).Decisions(t.Context(), 1, true, func([]byte) error { stop(); return nil }); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	_, err := NewClient(filepath.Join(t.TempDir(), "none")).Status(t.Context())
+	var gone *UnreachableError
+	if !errors.As(err, &gone) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	l, err := net.Listen("unix", stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(stale); err == nil {
+		t.Error("a socket that answers was replaced")
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	again, err := Listen(stale)
+	if err != nil {
+		t.Fatalf("a stale socket was not replaced: %v", err)
+	}
+	again.Close()
+
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(file); err == nil {
+		t.Error("a file that is no socket was replaced")
+	}
+}

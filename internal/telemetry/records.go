@@ -1,0 +1,137 @@
+package telemetry
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// RingSize is how many decision records are kept in memory: at about 700 bytes
+// each 3 MiB, which a router with 64 MiB can spare, and ten seconds of a busy gateway.
+const RingSize = 4096
+
+// Record is one decision with what the daemon knows around it. It is encoded as
+// the decision object of language.md section 8, unchanged, with the fields of
+// Record added to it.
+type Record struct {
+	Decision json.RawMessage // the engine's object; must be a JSON object
+	Context  Context
+}
+
+// Context is what a record adds to a decision.
+type Context struct {
+	Time time.Time `json:"time"` // when the daemon decided
+	// Event says why it was decided: open, name, policy (a reload or a new
+	// state made an established flow be decided again), logged (the kernel
+	// reported a packet of a rule with log).
+	Event string `json:"event"`
+	// Mode is "enforce", or "observe" where nothing is carried out.
+	Mode string `json:"mode"`
+	// Policy is the first 12 hexadecimal digits of the policy's hash.
+	Policy string          `json:"policy"`
+	Flow   json.RawMessage `json:"flow"`
+	// Uplink is the line that the given route leads over; "" where it has none.
+	Uplink string `json:"uplink,omitempty"`
+	// Pinned: the flow is established and stays on its former route, because moving it could break it.
+	Pinned bool `json:"pinned,omitempty"`
+	// PinnedRoute is the route that a pinned flow stays on.
+	PinnedRoute string `json:"pinned_route,omitempty"`
+	// Source is the inspector source that saw the flow.
+	Source string `json:"source,omitempty"`
+	// Text is what the rule's log action says, where it says something.
+	Text string `json:"text,omitempty"`
+}
+
+// MarshalJSON merges the decision and its context into one flat object.
+func (r Record) MarshalJSON() ([]byte, error) {
+	head := bytes.TrimSpace(r.Decision)
+	if len(head) < 2 || head[0] != '{' || head[len(head)-1] != '}' {
+		return nil, errors.New("encode decision record: the decision is not a JSON object")
+	}
+	tail, err := json.Marshal(r.Context)
+	if err != nil {
+		return nil, fmt.Errorf("encode decision record: %w", err)
+	}
+	out := make([]byte, 0, len(head)+len(tail))
+	out = append(out, bytes.TrimRight(head[:len(head)-1], " \t\r\n")...)
+	if len(out) > 1 {
+		out = append(out, ',')
+	}
+	return append(out, tail[1:]...), nil
+}
+
+// Ring keeps the newest RingSize encoded records. When it is full the oldest is
+// overwritten: a reader that is too slow misses records and is told how many.
+// It is safe for concurrent use; Append never waits for a reader.
+type Ring struct {
+	mu    sync.Mutex
+	lines [][]byte
+	next  uint64 // sequence number of the next record
+	wake  chan struct{}
+}
+
+// NewRing returns an empty ring of size records; 0 means RingSize.
+func NewRing(size int) *Ring {
+	if size <= 0 {
+		size = RingSize
+	}
+	return &Ring{lines: make([][]byte, size), wake: make(chan struct{})}
+}
+
+// Append adds a line, which the ring then owns.
+func (r *Ring) Append(line []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines[r.next%uint64(len(r.lines))] = line
+	r.next++
+	close(r.wake)
+	r.wake = make(chan struct{})
+}
+
+// Batch is what one Read found.
+type Batch struct {
+	Lines  [][]byte        // not to be modified
+	Next   uint64          // from where to read on
+	Missed uint64          // records between from and the first line that were overwritten
+	More   <-chan struct{} // closed when a record after Next exists
+}
+
+// Read returns at most limit records beginning with sequence number from. limit
+// must be positive.
+func (r *Ring) Read(from uint64, limit int) Batch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := Batch{Next: from, More: r.wake}
+	if oldest := r.oldest(); from < oldest {
+		b.Missed, b.Next = oldest-from, oldest
+	}
+	for b.Next < r.next && len(b.Lines) < limit {
+		b.Lines = append(b.Lines, r.lines[b.Next%uint64(len(r.lines))])
+		b.Next++
+	}
+	if b.Next < r.next {
+		b.More = closed
+	}
+	return b
+}
+
+// Last returns the sequence number from which a reader sees the newest n records.
+func (r *Ring) Last(n int) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	back := min(uint64(max(n, 0)), r.next)
+	return max(r.next-back, r.oldest())
+}
+
+func (r *Ring) oldest() uint64 {
+	if size := uint64(len(r.lines)); r.next > size {
+		return r.next - size
+	}
+	return 0
+}
+
+// closed is a channel that is always ready.
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()

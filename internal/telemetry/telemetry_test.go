@@ -1,0 +1,111 @@
+package telemetry
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestRecordIsTheDecisionWithMore(t *testing.T) {
+	r := Record{
+		Decision: json.RawMessage(`{"id":"1","rule":"zoom","action":"route"}`),
+		Context: Context{
+			Time: time.Unix(1, 0).UTC(), Event: "open", Mode: "enforce", Policy: "abc",
+			Flow: json.RawMessage(`{"proto":"tcp"}`), Uplink: "wan1",
+		},
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"1","rule":"zoom","action":"route","time":"1970-01-01T00:00:01Z","event":"open",` +
+		`"mode":"enforce","policy":"abc","flow":{"proto":"tcp"},"uplink":"wan1"}`
+	if diff := cmp.Diff(want, string(b)); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := json.Marshal(Record{Decision: json.RawMessage(`7`)}); err == nil {
+		t.Error("a decision that is no object was encoded")
+	}
+}
+
+func TestRing(t *testing.T) {
+	r := NewRing(3)
+	if b := r.Read(0, 10); len(b.Lines) != 0 || b.Next != 0 || b.Missed != 0 {
+		t.Fatalf("empty ring: %+v", b)
+	}
+	more := r.Read(0, 1).More
+	for i := range 5 {
+		r.Append(fmt.Append(nil, i))
+	}
+	select {
+	case <-more:
+	default:
+		t.Error("a waiting reader was not woken")
+	}
+	b := r.Read(0, 2)
+	if got := string(bytes.Join(b.Lines, []byte(","))); got != "2,3" || b.Missed != 2 || b.Next != 4 {
+		t.Errorf("got %s, missed %d, next %d", got, b.Missed, b.Next)
+	}
+	select {
+	case <-b.More:
+	default:
+		t.Error("there is more to read, and More waits")
+	}
+	if got := r.Last(2); got != 3 {
+		t.Errorf("Last(2) = %d, want 3", got)
+	}
+	if got := r.Last(100); got != 2 {
+		t.Errorf("Last(100) = %d, want 2", got)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	m := NewMetrics("v1", nil)
+	for i := range maxRuleLabels + 5 {
+		m.Decision(fmt.Sprint("rule", i), "route", "wan1", "open")
+	}
+	m.Drop("events", 3)
+	m.Reload("rejected")
+	m.Apply("update", time.Millisecond, nil)
+	m.Transition("wan1", "NORMAL", "FAILOVER")
+	var b bytes.Buffer
+	m.WritePrometheus(&b)
+	for _, want := range []string{
+		`netpolicy_build_info{version="v1"} 1`,
+		`netpolicy_rule_hits_total{rule="_other"} 5`,
+		`netpolicy_decisions_total{action="route",route="wan1",event="open"} 1005`,
+		`netpolicy_queue_dropped_total{queue="events"} 3`,
+		`netpolicy_config_reload_total{result="rejected"} 1`,
+		`netpolicy_state_transitions_total{uplink="wan1",from="NORMAL",to="FAILOVER"} 1`,
+	} {
+		if !strings.Contains(b.String(), want+"\n") {
+			t.Errorf("missing %s", want)
+		}
+	}
+}
+
+func TestNewLogger(t *testing.T) {
+	var b bytes.Buffer
+	l, err := NewLogger(&b, "json", "warn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Info("no")
+	l.Warn("policy rejected", "code", "NP501")
+	if got := b.String(); strings.Contains(got, `"no"`) || !strings.Contains(got, `"code":"NP501"`) {
+		t.Errorf("got %s", got)
+	}
+	for _, bad := range [][2]string{{"xml", "info"}, {"json", "loud"}} {
+		if _, err := NewLogger(&b, bad[0], bad[1]); err == nil {
+			t.Errorf("NewLogger(%q, %q) did not fail", bad[0], bad[1])
+		}
+	}
+}
