@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The acceptance lines of the spine, one by one, from a clean checkout of HEAD.
+# FULL=1 runs the long lines in full; otherwise each says which part it ran.
+# Prints `ok N ...` or `FAIL N ...` with the figure seen, and fails if any failed.
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+git clone -q "$root" "$work/netpolicy" || exit 1
+[ -d "$root/../shared" ] && ln -s "$(cd "$root/../shared" && pwd)" "$work/shared"
+cd "$work/netpolicy" || exit 1
+full=${FULL:-}
+part() { if [ -n "$full" ]; then echo "in full"; else echo "$1"; fi; }
+bad=0
+out=$work/out
+report() { # status number text
+  if [ "$1" = 0 ]; then echo "ok   $2 $3"; else echo "FAIL $2 $3"; bad=1; tail -n 40 "$out" | sed 's/^/     | /'; fi
+}
+figure() { grep -oE "$1" "$out" | tail -n 1; }
+# gotest PACKAGE PATTERN runs tests and fails when none ran.
+gotest() { go test -count=1 -v -run "$2" "$1" >>"$out" 2>&1 && grep -q -- '--- PASS' "$out" && ! grep -q -- '--- SKIP' "$out"; }
+
+make setup build >"$out" 2>&1 || { report 1 0 "make setup build"; exit 1; }
+
+# 1. The lab shows it with real packets, and fails if an uplink's counters differ from the decision.
+: >"$out"
+if [ -n "$full" ]; then make run >"$out" 2>&1; else bin/netpolicy lab run examples/zoom-priority >"$out" 2>&1; fi
+report $? 1 "make run ($(part 'zoom-priority only')): $(figure '[0-9]+ connections[^.]*')"
+
+# 2. The tests pass, twice in a row, and leave nothing behind.
+: >"$out"
+scripts/residue.sh >"$work/before"
+if [ -n "$full" ]; then
+  s=0; for i in 1 2; do SECONDS=0; make test >"$out" 2>&1 || s=1; took="${took:-}${took:+, }${SECONDS} s"; done
+else
+  SECONDS=0; go test ./flow ./diag ./rules/... ./engine ./state ./sim ./internal/archtest >"$out" 2>&1; s=$?; took="$SECONDS s"
+fi
+scripts/residue.sh >"$work/after"
+diff "$work/before" "$work/after" >>"$out" || s=1
+report $s 2 "make test ($(part 'pure packages, once')): $took, $(figure '[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped') nothing left behind"
+
+# 3. 100,000 decisions equal the oracle's; names match as they should; explain tells why.
+: >"$out"
+gotest ./cmd/netpolicy '^TestDecideEqualsOracle100k$'; s=$?
+fig=$(figure '[0-9]+ (random )?(flows|decisions)[^"]*')
+p=examples/zoom-priority/policy.yaml
+bin/netpolicy explain --config $p --flow 'tcp 10.0.0.5:5000 > 203.0.113.9:443 sni=us01.zoom.us' >>"$out" 2>&1 || s=1
+zoom=$(bin/netpolicy explain --config $p -o json --flow 'tcp 10.0.0.5:5000 > 203.0.113.9:443 sni=us01.zoom.us')
+evil=$(bin/netpolicy explain --config $p -o json --flow 'tcp 10.0.0.5:5000 > 203.0.113.9:443 sni=evilzoom.us')
+echo "$zoom" >>"$out"; echo "$evil" >>"$out"
+[ "$(jqr "$zoom" rule 2>/dev/null)" = x ] || true
+case "$zoom" in *'"rule":"zoom_'*'"why":"'*'"runner_up":'*) ;; *) s=1 ;; esac
+case "$evil" in *'"rule":"zoom_'*) s=1 ;; esac
+report $s 3 "$fig; evilzoom.us does not match; explain names rule, why, runner-up"
+
+# 4. Reload: broken files keep the old policy (NP501 with place), good ones are live within a second, transfers live on.
+: >"$out"
+gotest ./internal/lab '^TestReload50$'
+report $? 4 "$(figure 'reload: .*')"
+
+# 5. kill -9 at random moments, then cleanup leaves everything byte-identical.
+: >"$out"
+gotest ./internal/lab '^TestKill9'
+report $? 5 "$(figure 'kill -9: .*')"
+
+# 6. 10,000 rules in under 2 s; load time reported; fuzzers without a finding.
+: >"$out"
+gotest ./actions/host '^TestTenThousandRules$'; s=$?
+fig=$(figure '10,?000 rules: .*')
+FUZZTIME=$([ -n "$full" ] && echo 2m || echo 12s) scripts/fuzz.sh FuzzYAML FuzzClientHello FuzzDNS >>"$out" 2>&1 || s=1
+report $s 6 "$fig; fuzzed YAML, ClientHello, DNS ($(part '12 s each'))"
+
+# 7. Names in real captures.
+: >"$out"
+gotest ./inspector/replay '^TestCaptures$'
+report $? 7 "$(figure '[0-9]+ of [0-9]+ TLS rows.*')"
+
+exit $bad
