@@ -49,5 +49,6 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand()
+	root.AddCommand(newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd())
 	return root
 }

@@ -43,6 +43,7 @@ func (f *fake) Force(_ context.Context, q ForceRequest) error {
 	}
 	return nil
 }
+
 func (f *fake) Clear(_ context.Context, uplink string) error {
 	f.forced = ForceRequest{Uplink: uplink}
 	return nil

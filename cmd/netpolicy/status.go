@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netpolicy.dev/netpolicy/internal/api"
+)
+
+// daemonFlags are what every command that speaks with the daemon has.
+type daemonFlags struct {
+	socket string
+	output string // "text" or "json"
+}
+
+func (f *daemonFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.socket, "socket", api.DefaultSocket, "the daemon's API `socket`")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
+}
+
+// client returns the daemon's client and a context that ends at Ctrl-C.
+func (f *daemonFlags) client(cmd *cobra.Command) (*api.Client, context.Context, context.CancelFunc, error) {
+	if f.output != "text" && f.output != "json" {
+		return nil, nil, nil, fmt.Errorf("-o %q: want text or json", f.output)
+	}
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	return api.NewClient(f.socket), ctx, stop, nil
+}
+
+// daemonFailed prints what went wrong with the daemon, and returns the exit code.
+func daemonFailed(cmd *cobra.Command, err error) error {
+	w := cmd.ErrOrStderr()
+	fmt.Fprintln(w, "error:", err)
+	var gone *api.UnreachableError
+	if !errors.As(err, &gone) {
+		return exitErrors
+	}
+	if errors.Is(err, os.ErrPermission) {
+		fmt.Fprintln(w, "hint: the socket belongs to the user that runs netpolicyd; try as root")
+	} else {
+		fmt.Fprintln(w, "hint: is netpolicyd running? `netpolicyd --config FILE` starts it; --socket names another socket")
+	}
+	return exitUnreachable
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func newStatusCmd() *cobra.Command {
+	var f daemonFlags
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the daemon does: policy, states, uplinks, sources, losses",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, ctx, stop, err := f.client(cmd)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			s, err := c.Status(ctx)
+			if err != nil {
+				return daemonFailed(cmd, err)
+			}
+			if f.output == "json" {
+				return printJSON(cmd.OutOrStdout(), s)
+			}
+			writeStatus(cmd.OutOrStdout(), &s)
+			return nil
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func newUplinksCmd() *cobra.Command {
+	var f daemonFlags
+	cmd := &cobra.Command{
+		Use:   "uplinks",
+		Short: "Show the uplinks with their state, RTT, loss and share",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, ctx, stop, err := f.client(cmd)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			s, err := c.Status(ctx)
+			if err != nil {
+				return daemonFailed(cmd, err)
+			}
+			if f.output == "json" {
+				return printJSON(cmd.OutOrStdout(), s.Uplinks)
+			}
+			writeUplinks(cmd.OutOrStdout(), s.Uplinks, s.Now)
+			return nil
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func newReloadCmd() *cobra.Command {
+	var f daemonFlags
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Make the daemon read its policy again",
+		Long: "Make the daemon read its policy again. A policy with an error is rejected: the\n" +
+			"old one goes on, the errors are printed, and the exit code is 1.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, ctx, stop, err := f.client(cmd)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			r, err := c.Reload(ctx)
+			if err != nil {
+				return daemonFailed(cmd, err)
+			}
+			if f.output == "json" {
+				if err := printJSON(cmd.OutOrStdout(), r); err != nil {
+					return err
+				}
+			} else {
+				writeReload(cmd.OutOrStdout(), &r)
+			}
+			if r.Result == api.Rejected {
+				return exitErrors
+			}
+			return nil
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func writeReload(w io.Writer, r *api.ReloadResult) {
+	for _, d := range r.Diagnostics {
+		writeDiagnostic(w, "", d)
+	}
+	switch r.Result {
+	case api.Applied:
+		fmt.Fprintf(w, "applied: %s (%s, %d rules)\n", r.Policy.Hash, r.Policy.File, r.Policy.Rules)
+	case api.Unchanged:
+		fmt.Fprintf(w, "unchanged: %s decides already\n", r.Policy.Hash)
+	default:
+		fmt.Fprintf(w, "rejected (NP501): %s\nthe old policy goes on: %s\n", r.Error, r.Policy.Hash)
+	}
+}
+
+func writeDiagnostic(w io.Writer, indent string, d api.Diagnostic) {
+	place := ""
+	if d.Line > 0 {
+		place = fmt.Sprintf("%s:%d:%d: ", d.File, d.Line, d.Column)
+	}
+	fmt.Fprintf(w, "%s%s%s %s: %s\n", indent, place, d.Severity, d.Code, d.Message)
+	if d.Help != "" {
+		fmt.Fprintf(w, "%s  help: %s\n", indent, d.Help)
+	}
+}
+
+func writeStatus(w io.Writer, s *api.Status) {
+	doing := "enforcing"
+	if s.Mode != "enforce" {
+		doing = "observing only: nothing is enforced"
+	}
+	fmt.Fprintf(w, "netpolicyd %s (pid %d), %s, up %s\n", s.Version, s.PID, doing, ago(s.Now.Sub(s.Started)))
+	fmt.Fprintf(w, "policy   %s, %s, %d rules, live since %s\n", s.Policy.File, s.Policy.Hash, s.Policy.Rules, when(s.Policy.Since, s.Now))
+	fmt.Fprintf(w, "state    %s", s.State)
+	if !s.Since.IsZero() {
+		fmt.Fprintf(w, " since %s", when(s.Since, s.Now))
+	}
+	fmt.Fprintln(w)
+	if s.Enforcement != "" {
+		fmt.Fprintf(w, "error    not enforced: %s\n", s.Enforcement)
+	}
+	if len(s.Uplinks) > 0 {
+		fmt.Fprintln(w, "uplinks")
+		writeUplinks(w, s.Uplinks, s.Now)
+	}
+	var running, failed []string
+	for _, src := range s.Sources {
+		if src.Error == "" {
+			running = append(running, src.Name)
+		} else {
+			failed = append(failed, fmt.Sprintf("%s not in use: %s", src.Name, src.Error))
+		}
+	}
+	if len(running) > 0 || len(failed) > 0 {
+		fmt.Fprintf(w, "sources  %s\n", strings.Join(append([]string{strings.Join(running, ", ")}, failed...), "; "))
+	}
+	fmt.Fprintf(w, "flows    %d followed, %d addresses with names, %d decisions\n", s.Flows, s.Names, s.Decisions)
+	for _, q := range slices.Sorted(maps.Keys(s.Drops)) {
+		if n := s.Drops[q]; n > 0 {
+			fmt.Fprintf(w, "dropped  %d %s (queue full)\n", n, q)
+		}
+	}
+	if e := s.Error; e != nil {
+		fmt.Fprintf(w, "%s    the reload at %s was rejected, the old policy goes on: %s\n", e.Code, when(e.Time, s.Now), e.Message)
+		for _, d := range e.Diagnostics {
+			writeDiagnostic(w, "  ", d)
+		}
+	}
+}
+
+func writeUplinks(w io.Writer, uplinks []api.Uplink, now time.Time) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, u := range uplinks {
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", u.Name, u.Dev, u.State, uplinkDetail(&u, now))
+	}
+	t.Flush()
+}
+
+// uplinkDetail says in words why an uplink is as it is.
+func uplinkDetail(u *api.Uplink, now time.Time) string {
+	var parts []string
+	if !u.Since.IsZero() {
+		parts = append(parts, "since "+when(u.Since, now))
+	}
+	if u.Forced != nil {
+		forced := "forced"
+		if !u.Forced.Until.IsZero() {
+			forced += " until " + clock(u.Forced.Until, now)
+		}
+		if u.Forced.Reason != "" {
+			forced += fmt.Sprintf(" (%s)", u.Forced.Reason)
+		}
+		parts = append(parts, forced, "by itself it would be "+u.Forced.Shadow)
+	}
+	switch {
+	case !u.Up:
+		parts = append(parts, "link down")
+	case u.Unknown:
+		parts = append(parts, "not measured yet")
+	}
+	verdict := u.Verdict
+	if verdict != "" && !u.VerdictSince.IsZero() {
+		verdict += " since " + clock(u.VerdictSince, now)
+	}
+	if verdict != "" && u.Why != "" {
+		verdict += " (" + u.Why + ")"
+	}
+	if verdict != "" {
+		parts = append(parts, verdict)
+	}
+	if u.RTTms >= 0 {
+		parts = append(parts, fmt.Sprintf("rtt %.4g ms", u.RTTms))
+	}
+	if u.Loss > 0 {
+		parts = append(parts, fmt.Sprintf("loss %.3g%%", u.Loss*100))
+	}
+	if u.Errors > 0 {
+		parts = append(parts, fmt.Sprintf("errors %.3g%%", u.Errors*100))
+	}
+	if u.Share < 100 && u.State == "RECOVERY" {
+		parts = append(parts, fmt.Sprintf("takes %d%% of new flows", u.Share))
+	}
+	if u.Suppressed {
+		parts = append(parts, fmt.Sprintf("suppressed (penalty %d)", u.Penalty))
+	} else if u.HoldUntil.After(now) {
+		parts = append(parts, "held until "+clock(u.HoldUntil, now))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// when spells a moment with how long ago it was.
+func when(t, now time.Time) string { return fmt.Sprintf("%s (%s ago)", clock(t, now), ago(now.Sub(t))) }
+
+// clock spells a moment in local time, with the date unless it is today's.
+func clock(t, now time.Time) string {
+	t, now = t.Local(), now.Local()
+	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
+}
+
+// ago rounds a duration to what a person wants to read.
+func ago(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0s"
+	case d < time.Hour:
+		return d.Truncate(time.Second).String()
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}
