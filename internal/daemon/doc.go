@@ -1,0 +1,2 @@
+// Package daemon wires the parts together and runs them.
+package daemon

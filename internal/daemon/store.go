@@ -1,0 +1,159 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// The files of the state directory.
+const (
+	stateFile   = "state.json"
+	journalFile = "journal.ndjson"
+	lockFile    = "lock"
+)
+
+// maxJournal is the size at which the journal becomes journal.ndjson.1 and a new
+// one begins: two files of a mebibyte hold about ten thousand transitions, and a
+// router's flash has room for them.
+const maxJournal = 1 << 20
+
+// maxState bounds the state file that is read: a hundred uplinks are under 64 KiB.
+const maxState = 1 << 20
+
+// store is the state directory: what survives a restart. The zero store keeps
+// nothing (dry runs, --observe). It is for one goroutine.
+type store struct {
+	dir  string
+	lock *os.File
+}
+
+// openStore makes the state directory, mode 0700, where there is none, and locks
+// it, so that two daemons never share one. The lock goes with the process.
+func openStore(dir string) (*store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock of the state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory %s: another netpolicyd uses it", dir)
+		}
+		return nil, fmt.Errorf("lock the state directory %s: %w", dir, err)
+	}
+	return &store{dir: dir, lock: f}, nil
+}
+
+// Close lets the state directory go.
+func (s *store) Close() error {
+	if s.lock == nil {
+		return nil
+	}
+	return s.lock.Close()
+}
+
+// loadState returns the last state saved, nil where there is none.
+func (s *store) loadState() ([]byte, error) {
+	if s.dir == "" {
+		return nil, nil
+	}
+	path := filepath.Join(s.dir, stateFile)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state file: %w", err)
+	}
+	if info.Size() > maxState {
+		return nil, fmt.Errorf("read the state file: %d bytes are more than %d", info.Size(), maxState)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the state file: %w", err)
+	}
+	return b, nil
+}
+
+// saveState replaces the state file: after a crash at any moment it holds either
+// the former bytes or these.
+func (s *store) saveState(b []byte) error {
+	if s.dir == "" {
+		return nil
+	}
+	if err := replaceFile(filepath.Join(s.dir, stateFile), b); err != nil {
+		return fmt.Errorf("save the state file: %w", err)
+	}
+	return nil
+}
+
+// journal appends one entry. The journal is a help for people and for replays:
+// it is not synced, and a torn last line is ignored by readers.
+func (s *store) journal(entry any) error {
+	if s.dir == "" {
+		return nil
+	}
+	line, err := json.Marshal(entry)
+	if err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	path := filepath.Join(s.dir, journalFile)
+	if info, err := os.Stat(path); err == nil && info.Size()+int64(len(line)) >= maxJournal {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return fmt.Errorf("rotate the journal: %w", err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	_, err = f.Write(append(line, '\n'))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes b to a new file of mode 0600, syncs it, renames it over
+// path, and syncs the directory.
+func replaceFile(path string, b []byte) error {
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// bootID names this boot of the machine: a state saved under another one tells
+// nothing about the lines of now. It is "" where the kernel does not say.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
