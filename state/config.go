@@ -8,9 +8,11 @@ type Threshold struct{ Enter, Exit int64 }
 
 // UplinkConfig is how one uplink's health is judged. DefaultUplink has the defaults.
 type UplinkConfig struct {
-	Name     string
-	Every    time.Duration // a probe round's interval; also its timeout's bound
-	Required bool          // the global state is DEGRADED when this one is not NORMAL
+	Name string
+	// Every is a probe round's interval, and the bound of its timeout. Zero: the
+	// uplink is not probed; its health stays unknown and missing rounds mean nothing.
+	Every    time.Duration
+	Required bool // the global state is DEGRADED when this one is not NORMAL
 
 	DegradeAfter, FailoverAfter, DeadAfter, ClearAfter, ReviveAfter, StableAfter, RelapseAfter int
 	HoldDegraded, HoldFailover                                                                 time.Duration
