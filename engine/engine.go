@@ -1,6 +1,10 @@
 // Package engine decides connections: Compile turns a policy into a program,
 // Decide and Explain run it. A decision is a pure function of the policy, the
 // flow's facts and the world: no clock, no map order, no floats.
+//
+//	prog := engine.Compile(policy)
+//	d := prog.Decide(&f, world) // d.Route is where the flow goes
+//	prog.Why(&d)                // "priority 100 before 10 (default_log)"
 package engine
 
 import (
@@ -15,14 +19,16 @@ type Decision struct {
 	Kind      rules.ActionKind
 	Asked     int   // route asked for (route, switch_route, failover)
 	AskedList []int // routes asked for by fallback; shared, do not modify
-	Route     int   // the concrete route given; -1 for block and none
-	Reject    bool
-	Mods      rules.Modifiers
-	Default   bool // no rule decided
-	Final     bool
-	Pending   FieldSet // facts that could still change the answer
-	Hinted    bool     // rests on DNS names (name_source "dns")
-	RunnerUp  int      // the next rule in order that is true; -1: the default
+	// Route is the concrete route given; -1 for block and none, and for a group
+	// with when_none block that has no usable member (the flow is blocked).
+	Route    int
+	Reject   bool
+	Mods     rules.Modifiers
+	Default  bool // no rule decided
+	Final    bool
+	Pending  FieldSet // facts that could still change the answer
+	Hinted   bool     // rests on DNS names (name_source "dns")
+	RunnerUp int      // the next rule in order that is true; -1: the default
 }
 
 // FieldSet is a set of fields, bit i for rules.Field i.
@@ -31,18 +37,30 @@ type FieldSet uint32
 // Has reports whether f is in the set.
 func (s FieldSet) Has(f rules.Field) bool { return s>>f&1 == 1 }
 
+// With returns the set with f added.
+func (s FieldSet) With(f rules.Field) FieldSet { return s | 1<<f }
+
 // Program is a compiled policy. It is immutable and safe for concurrent use.
 type Program struct {
 	policy *rules.Policy
-	order  []int // rule indices, best first
+	order  []int               // rule indices, best first
+	specs  []rules.Specificity // by rule index
+	rules  []compiled          // best first
+	guards []guard             // best first, apart from rules so that a scan reads little memory
 }
 
 // Policy returns what the program was compiled from.
 func (p *Program) Policy() *rules.Policy { return p.policy }
 
-// Compile prepares a checked policy for deciding. It can't fail.
-func Compile(p *rules.Policy) *Program { panic("unwritten") }
+// Order returns the rules' indices, best first. Shared, do not modify.
+func (p *Program) Order() []int { return p.order }
 
 // Decide decides one flow in one world. It does not modify its arguments and
-// starts nothing; *f and *w are only read.
-func (p *Program) Decide(f *flow.Flow, w *state.World) Decision { panic("unwritten") }
+// starts nothing; *f and *w are only read. Evaluation is first match over the
+// total order, in three-valued logic: a rule whose facts are not all known may
+// make the decision provisional (Final false), never wrong.
+func (p *Program) Decide(f *flow.Flow, w *state.World) Decision {
+	var c facts
+	p.newFacts(&c, f, w)
+	return p.decide(&c, w)
+}

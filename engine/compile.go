@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// compiled is one rule, ready to be evaluated: the conjunction of its literals
+// and of what is left over.
+type compiled struct {
+	rule     *rules.Rule
+	index    int // in source order
+	literals []literal
+	rest     []rules.Expr // conditions that are not literals: or, and under not
+	names    bool         // reads sni, domain or http.host
+}
+
+type literal struct {
+	pred    *rules.Pred
+	negated bool
+}
+
+// guard rejects most rules without a look at their conditions: the rule is
+// false when the state is not active, or the flow's word in slot differs from
+// value under mask. A guard never rejects a rule that is true or unknown.
+type guard struct {
+	value, mask uint64
+	slot        uint8
+	active      state.Set
+}
+
+// Compile prepares a checked policy for deciding. It can't fail.
+//
+// The order is total: priority descending, specificity descending, source order.
+func Compile(p *rules.Policy) *Program {
+	prog := &Program{
+		policy: p,
+		order:  make([]int, len(p.Rules)),
+		specs:  make([]rules.Specificity, len(p.Rules)),
+		rules:  make([]compiled, len(p.Rules)),
+		guards: make([]guard, len(p.Rules)),
+	}
+	for i := range p.Rules {
+		prog.order[i] = i
+		prog.specs[i] = p.Rules[i].Specificity()
+	}
+	slices.SortStableFunc(prog.order, func(a, b int) int {
+		return cmp.Or(
+			cmp.Compare(p.Rules[b].Priority, p.Rules[a].Priority),
+			prog.specs[b].Compare(prog.specs[a]),
+		)
+	})
+	for pos, i := range prog.order {
+		c := compiled{rule: &p.Rules[i], index: i}
+		c.add(&p.Rules[i].Match, false)
+		prog.rules[pos] = c
+		prog.guards[pos] = guardOf(&c)
+	}
+	return prog
+}
+
+// add takes e, negated or not, into the conjunction. Nested ands are flattened.
+func (c *compiled) add(e *rules.Expr, negated bool) {
+	switch e.Op {
+	case rules.OpAny:
+		if negated {
+			c.rest = append(c.rest, rules.Expr{Op: rules.OpOr}) // an empty `or` is false
+		}
+	case rules.OpPred:
+		c.literals = append(c.literals, literal{&e.Pred, negated})
+		c.names = c.names || readsName(e)
+	case rules.OpNot:
+		c.add(&e.Kids[0], !negated)
+	case rules.OpAnd:
+		if negated {
+			c.rest = append(c.rest, rules.Expr{Op: rules.OpNot, Kids: []rules.Expr{*e}})
+			c.names = c.names || readsName(e)
+			return
+		}
+		for i := range e.Kids {
+			c.add(&e.Kids[i], false)
+		}
+	case rules.OpOr:
+		if negated { // not (a or b) = not a and not b
+			for i := range e.Kids {
+				c.add(&e.Kids[i], true)
+			}
+			return
+		}
+		c.rest = append(c.rest, *e)
+		c.names = c.names || readsName(e)
+	}
+}
+
+func readsName(e *rules.Expr) bool {
+	if e.Op == rules.OpPred {
+		return e.Pred.Field == rules.FieldSNI || e.Pred.Field == rules.FieldDomain || e.Pred.Field == rules.FieldHTTPHost
+	}
+	return slices.ContainsFunc(e.Kids, func(k rules.Expr) bool { return readsName(&k) })
+}
+
+// guardOf picks the literal whose guard looks at the most bits.
+func guardOf(c *compiled) guard {
+	best := guard{active: c.rule.Active}
+	for _, l := range c.literals {
+		if l.negated {
+			continue
+		}
+		if g := literalGuard(l.pred); bits.OnesCount64(g.mask) > bits.OnesCount64(best.mask) {
+			g.active = c.rule.Active
+			best = g
+		}
+	}
+	return best
+}
+
+// literalGuard keeps the bits on which every element of the predicate agrees.
+func literalGuard(p *rules.Pred) guard {
+	var g common
+	switch p.Field {
+	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
+		for _, n := range p.Names {
+			if n.Kind == rules.GlobName {
+				return guard{}
+			}
+			g.add(tail(n.Name))
+		}
+	case rules.FieldDstIP, rules.FieldSrcIP:
+		for _, n := range p.Prefixes {
+			g.add(addrWord(n.Addr()), prefixMask(n.Addr().Is4(), n.Bits()))
+		}
+	case rules.FieldPort, rules.FieldSrcPort:
+		for _, r := range p.Ports {
+			// The bits above the highest one in which the ends differ are shared by all between.
+			g.add(uint64(r.Lo), ^uint64(0)<<bits.Len16(r.Lo^r.Hi))
+		}
+	case rules.FieldProto:
+		for _, n := range p.Numbers {
+			g.add(uint64(n), ^uint64(0))
+		}
+	}
+	return guard{value: g.value, mask: g.mask, slot: slotOf(p.Field)}
+}
+
+func slotOf(f rules.Field) uint8 {
+	switch f {
+	case rules.FieldSNI:
+		return slotSNI
+	case rules.FieldDomain:
+		return slotDomain
+	case rules.FieldHTTPHost:
+		return slotHost
+	case rules.FieldDstIP:
+		return slotDst
+	case rules.FieldSrcIP:
+		return slotSrc
+	case rules.FieldPort:
+		return slotPort
+	case rules.FieldSrcPort:
+		return slotSrcPort
+	default:
+		return slotProto
+	}
+}
+
+func prefixMask(v4 bool, length int) uint64 {
+	if v4 {
+		length += 32 // the tag above the address
+	}
+	return ^uint64(0) << (64 - min(length, 64))
+}
+
+// common gathers what all added words have in common.
+type common struct {
+	value, mask uint64
+	some        bool
+}
+
+func (g *common) add(value, mask uint64) {
+	if !g.some {
+		g.value, g.mask, g.some = value, mask, true
+		return
+	}
+	g.mask &= mask &^ (g.value ^ value)
+}
+
+// passes reports whether the rule may be true or unknown.
+func (g *guard) passes(c *facts) bool {
+	wrong := (c.word[g.slot]^g.value)&c.live[g.slot] | c.dead[g.slot]
+	return wrong&g.mask == 0 && g.active.Has(c.state)
+}
+
+// eval evaluates the whole rule; its states have been checked.
+func (r *compiled) eval(c *facts) tri {
+	v := isTrue
+	for i := range r.literals {
+		v = min(v, r.literals[i].eval(c))
+		if v == isFalse {
+			return v
+		}
+	}
+	for i := range r.rest {
+		v = min(v, c.expr(&r.rest[i]))
+		if v == isFalse {
+			return v
+		}
+	}
+	return v
+}
+
+func (l *literal) eval(c *facts) tri {
+	v := c.pred(l.pred)
+	if l.negated {
+		return not(v)
+	}
+	return v
+}
+
+// expr evaluates a condition. Its depth is bounded by the parser.
+func (c *facts) expr(e *rules.Expr) tri {
+	switch e.Op {
+	case rules.OpPred:
+		return c.pred(&e.Pred)
+	case rules.OpNot:
+		return not(c.expr(&e.Kids[0]))
+	case rules.OpAnd:
+		v := isTrue
+		for i := range e.Kids {
+			if v = min(v, c.expr(&e.Kids[i])); v == isFalse {
+				break
+			}
+		}
+		return v
+	case rules.OpOr:
+		v := isFalse
+		for i := range e.Kids {
+			if v = max(v, c.expr(&e.Kids[i])); v == isTrue {
+				break
+			}
+		}
+		return v
+	default:
+		return isTrue
+	}
+}

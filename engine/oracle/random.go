@@ -1,0 +1,271 @@
+package oracle
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// Chance picks a number in [0, n). Tests hand in rapid, which shrinks, or a
+// seeded *rand.Rand.
+type Chance interface{ IntN(n int) int }
+
+// Few values each, so that random flows meet random rules, and the pairs that
+// are easy to get wrong are all there.
+var (
+	dnsNames = []string{
+		"zoom.us", "us01.zoom.us", "a.b.zoom.us", "evilzoom.us", "zoom-1.us", "zoom-.us", "us", "zoom.us.example",
+		"x.zoom-1.us", "corp.example",
+	}
+	patterns = []rules.NamePattern{
+		{Kind: rules.Exact, Name: "zoom.us"}, {Kind: rules.Suffix, Name: "zoom.us"}, {Kind: rules.Subdomain, Name: "zoom.us"},
+		{Kind: rules.Exact, Name: "us01.zoom.us"}, {Kind: rules.Suffix, Name: "us"}, {Kind: rules.Suffix, Name: "b.zoom.us"},
+		{Kind: rules.GlobName, Name: "zoom-*.us"}, {Kind: rules.GlobName, Name: "*.zoom-*.us"}, {Kind: rules.GlobName, Name: "*zoom.us"},
+		{Kind: rules.GlobName, Name: "us*.zoom.*"}, {Kind: rules.Exact, Name: "corp.example"},
+	}
+	addresses = []string{
+		"10.0.0.5", "10.0.1.5", "192.0.2.1", "192.0.2.129", "203.0.113.9", "2001:db8::1", "2001:db8:1::1", "fc00::5", "0:ffff:a00:5::1",
+	}
+	prefixes = []string{
+		"0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "192.0.2.1/32", "192.0.2.128/25", "::/0", "2001:db8::/32", "2001:db8::1/128", "fc00::/7",
+		"0:ffff:a00:5::/64",
+	}
+	ports    = []uint16{0, 22, 80, 443, 1000, 1500, 2000, 65535}
+	protos   = []uint32{1, 6, 17, 58, 47}
+	programs = []string{"zoom", "transmission-gtk", "transmission/x", "sh", ""}
+	globsOf  = []rules.Glob{"zoom", "transmission-*", "*", "t*k", "transmission/*", "z*m*"}
+	bounds   = []int64{0, 1000, 50_000, 120_000, 120_001, 1_000_000}
+	stateIDs = []state.State{state.Normal, state.Degraded, state.Failover, state.Recovery}
+	primary  = []rules.ActionKind{
+		rules.ActRoute, rules.ActSwitchRoute, rules.ActFallback, rules.ActFailover, rules.ActBlock,
+	}
+)
+
+type gen struct{ c Chance }
+
+func one[T any](g gen, list []T) T { return list[g.c.IntN(len(list))] }
+
+func some[T any](g gen, most int, list []T) []T {
+	out := make([]T, 0, most)
+	for range 1 + g.c.IntN(most) {
+		out = append(out, one(g, list))
+	}
+	return out
+}
+
+func (g gen) chance(percent int) bool { return g.c.IntN(100) < percent }
+
+// fact is mostly known.
+func fact[T comparable](g gen, v T) flow.Value[T] {
+	switch n := g.c.IntN(10); {
+	case n < 6:
+		return flow.Some(v)
+	case n < 8:
+		return flow.Value[T]{}
+	default:
+		return flow.Absent[T]()
+	}
+}
+
+func name(g gen) flow.Value[string] {
+	if g.chance(5) {
+		return flow.Bad[string]()
+	}
+	if g.chance(40) {
+		return flow.Value[string]{}
+	}
+	return fact(g, one(g, dnsNames))
+}
+
+// Flow returns a random flow, as a flow record can tell it.
+func Flow(c Chance) flow.Flow {
+	g := gen{c}
+	f := flow.Flow{
+		Proto: fact(g, flow.Proto(one(g, protos))),
+		SNI:   name(g), HTTPHost: name(g),
+		Process: fact(g, one(g, programs)), ProcessPath: fact(g, one(g, programs)), User: fact(g, one(g, programs)),
+		Cgroup: fact(g, one(g, programs)), IfaceIn: fact(g, one(g, programs)),
+		DSCP: fact(g, uint8(g.c.IntN(3))), Mark: fact(g, uint32(g.c.IntN(3))),
+		RTT: fact(g, one(g, bounds)), Latency: fact(g, one(g, bounds)), ErrorRate: fact(g, one(g, bounds)),
+	}
+	if g.chance(15) {
+		f.Domain = name(g)
+	}
+	if g.chance(60) {
+		f.DNS = flow.NewNames(some(g, 3, dnsNames)...)
+	}
+	if g.chance(30) {
+		f.State = one(g, stateIDs).String()
+	}
+	f.Src, f.SrcPort = endpoint(g, f.Proto)
+	f.Dst, f.DstPort = endpoint(g, f.Proto)
+	return f
+}
+
+func endpoint(g gen, proto flow.Value[flow.Proto]) (flow.Value[netip.Addr], flow.Value[uint16]) {
+	a, p := fact(g, netip.MustParseAddr(one(g, addresses))), flow.Value[uint16]{}
+	if g.chance(85) {
+		p = flow.Some(one(g, ports))
+	}
+	if n, _ := proto.Get(); n == flow.ICMP || n == flow.ICMPv6 || a.Status() == flow.None {
+		p = flow.Absent[uint16]()
+	}
+	return a, p
+}
+
+// World returns a random world for a policy of Policy.
+func World(c Chance, p *rules.Policy) *state.World {
+	g := gen{c}
+	w := &state.World{Global: one(g, stateIDs), Primary: p.Primary}
+	for range p.Uplinks {
+		l := state.Link{
+			State: one(g, stateIDs), Unknown: g.chance(20), Up: g.chance(80), Share: 100,
+			RTT: -1, P90: -1, Loss: -1, ErrorRate: -1, Lost: g.c.IntN(3),
+		}
+		switch l.State {
+		case state.Failover:
+			l.Share = 0
+		case state.Recovery:
+			l.Share = one(g, []int{10, 25, 50, 100})
+		}
+		if g.chance(70) {
+			l.RTT, l.ErrorRate = time.Duration(one(g, bounds))*time.Microsecond, one(g, bounds)
+		}
+		w.Uplinks = append(w.Uplinks, l)
+	}
+	for _, gr := range p.Groups {
+		w.Selected = append(w.Selected, g.c.IntN(len(gr.Members)+1)-1)
+	}
+	return w
+}
+
+// Policy returns a random policy: up to eight rules over two uplinks, a main
+// and a blackhole route, and groups, one of them nested.
+func Policy(c Chance) *rules.Policy {
+	g := gen{c}
+	p := &rules.Policy{
+		Uplinks: []rules.Uplink{{Name: "wan1"}, {Name: "wan2"}},
+		Routes: []rules.Route{
+			{Name: "direct", Kind: rules.RouteMain, Uplink: -1, Group: -1},
+			{Name: "hole", Kind: rules.RouteBlackhole, Uplink: -1, Group: -1},
+			{Name: "fast", Kind: rules.RouteUplink, Uplink: 0, Group: -1},
+			{Name: "backup", Kind: rules.RouteUplink, Uplink: 1, Group: -1},
+			{Name: "ha", Kind: rules.RouteGroup, Uplink: -1, Group: 0},
+			{Name: "best", Kind: rules.RouteGroup, Uplink: -1, Group: 1},
+			{Name: "nested", Kind: rules.RouteGroup, Uplink: -1, Group: 2},
+		},
+		Groups: []rules.Group{
+			{Name: "ha", Members: []int{2, 3}, BlockWhenNone: g.chance(30)},
+			{Name: "best", Strategy: rules.LowestLatency, Members: []int{3, 2}, BlockWhenNone: g.chance(30)},
+			{Name: "nested", Members: []int{5, 3, 4}, BlockWhenNone: g.chance(30)},
+		},
+		Throttles: []rules.Throttle{{Name: "slow"}, {Name: "slower"}},
+		Primary:   g.c.IntN(2),
+	}
+	for i := range 1 + g.c.IntN(8) {
+		r := rules.Rule{
+			Name: "r" + string(rune('a'+i)), Priority: g.c.IntN(3), Active: state.AllStates, Match: g.expr(3), Do: g.outcome(),
+		}
+		if g.chance(30) {
+			r.Active = state.Set(1 + g.c.IntN(15))
+		}
+		if g.chance(40) {
+			r.OnUnknown = rules.OnUnknown(g.c.IntN(4))
+		}
+		p.Rules = append(p.Rules, r)
+	}
+	if g.chance(70) {
+		o := g.outcome()
+		p.Default = &o
+	}
+	return p
+}
+
+func (g gen) outcome() rules.Outcome {
+	o := rules.Outcome{Route: -1}
+	if g.chance(80) {
+		o.Kind = one(g, primary)
+	}
+	switch o.Kind {
+	case rules.ActRoute, rules.ActSwitchRoute, rules.ActFailover:
+		o.Route = g.c.IntN(7)
+	case rules.ActFallback:
+		o.Routes = slices.Compact(some(g, 3, []int{0, 2, 3, 4, 5, 6}))
+	case rules.ActBlock:
+		o.Reject = g.chance(50)
+	}
+	if o.Kind == rules.ActNone || g.chance(30) {
+		o.Mods.Log = flow.Some(one(g, []string{"", "seen"}))
+		if g.chance(40) {
+			o.Mods.Throttle = flow.Some(g.c.IntN(2))
+		}
+		if g.chance(20) {
+			o.Mods.Mark = flow.Some(uint32(g.c.IntN(2)))
+		}
+		if g.chance(20) {
+			o.Mods.DSCP = flow.Some(uint8(g.c.IntN(2)))
+		}
+	}
+	return o
+}
+
+func (g gen) expr(depth int) rules.Expr {
+	n := g.c.IntN(10)
+	switch {
+	case n == 0:
+		return rules.Expr{}
+	case n < 4 && depth > 0:
+		return rules.Expr{Op: rules.OpAnd, Kids: g.exprs(depth - 1)}
+	case n < 6 && depth > 0:
+		return rules.Expr{Op: rules.OpOr, Kids: g.exprs(depth - 1)}
+	case n < 7 && depth > 0:
+		return rules.Expr{Op: rules.OpNot, Kids: []rules.Expr{g.expr(depth - 1)}}
+	}
+	return rules.Expr{Op: rules.OpPred, Pred: g.pred()}
+}
+
+func (g gen) exprs(depth int) []rules.Expr {
+	var out []rules.Expr
+	for range 1 + g.c.IntN(3) {
+		out = append(out, g.expr(depth))
+	}
+	return out
+}
+
+func (g gen) pred() rules.Pred {
+	// Names are where the difficult semantics lie: half of all predicates.
+	p := rules.Pred{Field: rules.Field(g.c.IntN(3))}
+	if g.chance(50) {
+		p.Field = rules.Field(g.c.IntN(int(rules.FieldState) + 1))
+	}
+	switch p.Field {
+	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
+		p.Names = some(g, 2, patterns)
+	case rules.FieldDstIP, rules.FieldSrcIP:
+		for _, s := range some(g, 2, prefixes) {
+			p.Prefixes = append(p.Prefixes, netip.MustParsePrefix(s))
+		}
+	case rules.FieldPort, rules.FieldSrcPort:
+		p.Ports = one(g, [][]rules.PortRange{
+			{{Lo: 443, Hi: 443}}, {{Lo: 22, Hi: 22}, {Lo: 80, Hi: 80}}, {{Lo: 1000, Hi: 2000}}, {{Lo: 0, Hi: 65535}}, {{Lo: 1, Hi: 1500}},
+		})
+	case rules.FieldProto:
+		p.Numbers = one(g, [][]uint32{{6}, {17}, {1, 58}, {58}, {6, 17}})
+	case rules.FieldDSCP, rules.FieldMark:
+		p.Numbers = one(g, [][]uint32{{0}, {1}, {1, 2}})
+	case rules.FieldState:
+		p.States = state.Set(g.c.IntN(16))
+	case rules.FieldRTT, rules.FieldLatency, rules.FieldErrorRate:
+		p.Cmp, p.Bound = rules.Cmp(g.c.IntN(5)), one(g, bounds)
+	default:
+		p.Globs = some(g, 2, globsOf)
+		if p.Field == rules.FieldIfaceIn {
+			p.Globs = []rules.Glob{"zoom", "sh"}[:1+g.c.IntN(2)]
+		}
+	}
+	return p
+}
