@@ -1,0 +1,249 @@
+// Package nstest runs tests in network namespaces that vanish with them. Main
+// re-executes the test binary in a namespace of its own, so that goroutines,
+// commands and sockets of a test all live there; New makes further ones for the
+// peers. No namespace has a name, so none can be left behind, not even by a
+// kill: the kernel removes them with the last process or socket inside.
+//
+//	func TestMain(m *testing.M) { nstest.Main(m) }
+//
+//	func TestX(t *testing.T) {
+//		nstest.Need(t)
+//		peer := nstest.New(t)
+//		nstest.Link(t, nstest.Here(t), "veth0", peer, "eth0", "192.0.2.1/24", "192.0.2.2/24")
+//		peer.Do(t, func() { listen... })
+//	}
+package nstest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"go.uber.org/goleak"
+)
+
+// inside is set in the environment of a re-executed test binary.
+const inside = "NETPOLICY_TEST_IN_NAMESPACE"
+
+// Main runs the tests in a new network namespace, where it can make one, and
+// fails when they leave goroutines behind. It does not return.
+func Main(m *testing.M) {
+	if os.Geteuid() == 0 && os.Getenv(inside) == "" {
+		code, err := again()
+		if err == nil {
+			os.Exit(code)
+		}
+		fmt.Fprintln(os.Stderr, "tests that need a network namespace are skipped:", err)
+	}
+	code := 0
+	if os.Getenv(inside) != "" {
+		if err := up("lo"); err != nil {
+			fmt.Fprintln(os.Stderr, "set lo up:", err)
+			os.Exit(1)
+		}
+	}
+	if code = m.Run(); code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines left behind:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// again runs this binary once more, in a new namespace.
+func again() (code int, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("find the test binary: %w", err)
+	}
+	// A parent's death signal follows the thread that made the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(exe, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return max(exit.ExitCode(), 1), nil
+	}
+	return 0, err
+}
+
+// Need skips the test where there is no namespace to run it in.
+func Need(t testing.TB) {
+	t.Helper()
+	if os.Getenv(inside) == "" {
+		t.Skip("needs root and a network namespace of its own")
+	}
+}
+
+// NS is a network namespace.
+type NS struct{ handle netns.NsHandle }
+
+// Here returns the namespace that the test runs in.
+func Here(t testing.TB) *NS {
+	t.Helper()
+	h, err := netns.Get()
+	if err != nil {
+		t.Fatal("get this network namespace:", err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	return &NS{h}
+}
+
+// New makes a namespace whose lo is up. It lives until the test ends.
+func New(t testing.TB) *NS {
+	t.Helper()
+	var ns *NS
+	var err error
+	onThread(func() {
+		var h netns.NsHandle
+		if h, err = netns.New(); err == nil {
+			ns = &NS{h}
+			err = up("lo")
+		}
+	})
+	if err != nil {
+		t.Fatal("make a network namespace:", err)
+	}
+	t.Cleanup(func() { _ = ns.handle.Close() })
+	return ns
+}
+
+// Do runs f on a thread inside ns: sockets made and commands started there
+// belong to it. Goroutines started by f do not.
+func (ns *NS) Do(t testing.TB, f func()) {
+	t.Helper()
+	var err error
+	onThread(func() {
+		if err = netns.Set(ns.handle); err == nil {
+			f()
+		}
+	})
+	if err != nil {
+		t.Fatal("enter a network namespace:", err)
+	}
+}
+
+// onThread runs f on a thread that is thrown away afterwards.
+func onThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread
+		f()
+	}()
+	<-done
+}
+
+// Run runs a command inside ns and fails the test when it fails.
+func (ns *NS) Run(t testing.TB, stdin, name string, args ...string) string {
+	t.Helper()
+	var out []byte
+	var err error
+	ns.Do(t, func() {
+		cmd := exec.Command(name, args...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err = cmd.CombinedOutput()
+	})
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Set writes a sysctl, such as "net/ipv4/ip_forward", inside ns.
+func (ns *NS) Set(t testing.TB, sysctl, value string) {
+	t.Helper()
+	var err error
+	ns.Do(t, func() { err = os.WriteFile("/proc/sys/"+sysctl, []byte(value), 0o644) })
+	if err != nil {
+		t.Fatalf("set %s: %v", sysctl, err)
+	}
+}
+
+// Link joins a and b by a pair of interfaces with the given addresses
+// ("192.0.2.1/24 2001:db8::1/64", none for ""), up, and without waiting for
+// duplicate address detection.
+func Link(t testing.TB, a *NS, nameA string, b *NS, nameB, addrsA, addrsB string) {
+	t.Helper()
+	a.Do(t, func() {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = nameA
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: nameB, PeerNamespace: netlink.NsFd(b.handle)})
+		if err != nil {
+			t.Errorf("make veth %s: %v", nameA, err)
+		}
+	})
+	address(t, a, nameA, addrsA)
+	address(t, b, nameB, addrsB)
+	for _, end := range []struct {
+		ns   *NS
+		name string
+	}{{a, nameA}, {b, nameB}} {
+		end.ns.Do(t, func() { waitUp(t, end.name) })
+	}
+}
+
+func address(t testing.TB, ns *NS, name, addrs string) {
+	t.Helper()
+	ns.Do(t, func() {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			t.Errorf("find %s: %v", name, err)
+			return
+		}
+		for s := range strings.FieldsSeq(addrs) {
+			addr, err := netlink.ParseAddr(s)
+			if err != nil {
+				t.Errorf("address %q: %v", s, err)
+				return
+			}
+			addr.Flags = syscall.IFA_F_NODAD
+			if err := netlink.AddrAdd(link, addr); err != nil {
+				t.Errorf("add %s to %s: %v", s, name, err)
+			}
+		}
+		if err := up(name); err != nil {
+			t.Errorf("set %s up: %v", name, err)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// waitUp waits until the kernel says that both ends of a pair are up.
+func waitUp(t testing.TB, name string) {
+	for {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			t.Errorf("find %s: %v", name, err)
+			return
+		}
+		if ifi.Flags&net.FlagRunning != 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func up(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
