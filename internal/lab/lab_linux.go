@@ -1,0 +1,111 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+)
+
+// Lab is one running lab. Client, Counters and the daemon's methods may be used
+// from several goroutines; Fault, StartDaemon, StopDaemon and Close by one at a time.
+type Lab struct {
+	// ID is the prefix of its namespaces' names; Dir holds the daemon's state,
+	// socket and log, and goes away with the lab.
+	ID, Dir string
+
+	opts   Options
+	lock   *os.File
+	spaces []*space
+	lines  []*line
+
+	client, gw, inet *space
+
+	servers *servers
+	ports   portSource
+
+	daemonMu sync.Mutex
+	daemon   *daemon
+
+	closing sync.Once
+	closed  error
+}
+
+// New cleans up after killed labs and builds one. On an error nothing is left.
+func New(ctx context.Context, opts Options) (_ *Lab, err error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("%w: this is not root", ErrUnsupported)
+	}
+	for _, tool := range []string{"nsenter", "iptables-legacy", "ip6tables-legacy"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return nil, fmt.Errorf("%w: %s is missing (apt-get install util-linux iptables)", ErrUnsupported, tool)
+		}
+	}
+	if opts.Main == "" {
+		opts.Main = Wan1
+	}
+	if opts.Main != Wan1 && opts.Main != Wan2 {
+		return nil, fmt.Errorf("the lab has no uplink %q, only %s and %s", opts.Main, Wan1, Wan2)
+	}
+	if _, err := Clean(); err != nil {
+		return nil, err
+	}
+	l := &Lab{opts: opts, lines: lines()}
+	if l.ID, l.Dir, l.lock, err = newRunDir(); err != nil {
+		return nil, err
+	}
+	// A panic while building takes this way too.
+	built := false
+	defer func() {
+		if !built {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if err := l.build(ctx); err != nil {
+		return nil, fmt.Errorf("build the lab: %w", err)
+	}
+	if l.servers, err = startServers(l.inet); err != nil {
+		return nil, fmt.Errorf("start the lab's servers: %w", err)
+	}
+	if err := l.ready(ctx); err != nil {
+		return nil, err
+	}
+	built = true
+	return l, nil
+}
+
+// Close stops the daemon and the servers and removes everything the lab made.
+// Further calls return what the first did.
+func (l *Lab) Close() error {
+	l.closing.Do(func() {
+		errs := []error{l.KillDaemon()}
+		if l.servers != nil {
+			errs = append(errs, l.servers.close())
+		}
+		for _, ln := range l.lines {
+			errs = append(errs, ln.release())
+		}
+		for _, s := range l.spaces {
+			errs = append(errs, killInside(netnsDir+s.name), s.close())
+		}
+		errs = append(errs, removeRunDir(l.Dir), l.lock.Close())
+		l.closed = errors.Join(errs...)
+	})
+	return l.closed
+}
+
+// Namespaces returns the names of the lab's namespaces: client, gw, isp1, isp2, inet.
+func (l *Lab) Namespaces() []string {
+	var names []string
+	for _, s := range l.spaces {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// Gateway runs a program inside the gateway and returns what it printed.
+func (l *Lab) Gateway(ctx context.Context, args ...string) (string, error) {
+	return l.gw.run(ctx, "", args...)
+}
