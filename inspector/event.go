@@ -67,7 +67,8 @@ type Event struct {
 	// Flow is what is known; facts that the source cannot know stay unknown.
 	// Src is the side that opened the connection.
 	Flow flow.Flow
-	// Stats is set for Update and Close.
+	// Stats is set for Update and Close, and for an Open of a connection that
+	// was under way already.
 	Stats Stats
 	// Answer is set for kind Answered alone.
 	Answer Answer

@@ -289,9 +289,5 @@ func (r *run) gone(k key, mark uint32, stats inspector.Stats) {
 }
 
 func (r *run) send(kind inspector.Kind, k key, mark uint32, stats inspector.Stats) {
-	e := inspector.Event{Kind: kind, At: time.Now(), Source: "conntrack", Flow: k.flow(), Mark: mark}
-	if kind != inspector.Open {
-		e.Stats = stats
-	}
-	r.emit(e)
+	r.emit(inspector.Event{Kind: kind, At: time.Now(), Source: "conntrack", Flow: k.flow(), Mark: mark, Stats: stats})
 }

@@ -189,7 +189,11 @@ func TestRefreshCounts(t *testing.T) {
 	if _, err := c.Write(make([]byte, 7000)); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, events, func(e inspector.Event) bool { return e.Kind == inspector.Update && e.Stats.BytesUp > 7000 })
+	wait(t, events, func(e inspector.Event) bool { return e.Stats.BytesUp > 7000 })
+	if _, err := c.Write(make([]byte, 7000)); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, events, func(e inspector.Event) bool { return e.Kind == inspector.Update && e.Stats.BytesUp > 14000 })
 }
 
 // TestOldConnection covers what the kernel sends no events of: connections

@@ -46,8 +46,8 @@ func Main(m *testing.M) {
 	}
 	code := 0
 	if os.Getenv(inside) != "" {
-		if err := up("lo"); err != nil {
-			fmt.Fprintln(os.Stderr, "set lo up:", err)
+		if err := prepare(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
@@ -112,7 +112,7 @@ func New(t testing.TB) *NS {
 		var h netns.NsHandle
 		if h, err = netns.New(); err == nil {
 			ns = &NS{h}
-			err = up("lo")
+			err = prepare()
 		}
 	})
 	if err != nil {
@@ -120,6 +120,21 @@ func New(t testing.TB) *NS {
 	}
 	t.Cleanup(func() { _ = ns.handle.Close() })
 	return ns
+}
+
+// prepare makes the namespace of this thread ready: lo up, and no duplicate
+// address detection, which would hold IPv6 back for seconds.
+func prepare() error {
+	for _, which := range []string{"all", "default"} {
+		file := "/proc/sys/net/ipv6/conf/" + which + "/accept_dad"
+		if err := os.WriteFile(file, []byte("0"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("turn duplicate address detection off: %w", err)
+		}
+	}
+	if err := up("lo"); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
 }
 
 // Do runs f on a thread inside ns: sockets made and commands started there
