@@ -181,6 +181,9 @@ func (m *Machine) restart(cfg Config, now time.Duration) {
 		u.greyWhy = ""
 		u.started, u.missed = false, 0
 		u.down = false // the caller tells the links anew
+		// No hold is longer than this, whatever a file says.
+		c, d := cfg.Uplinks[i], standard()
+		u.holdUntil = min(u.holdUntil, now+max(c.HoldDegraded*time.Duration(d.maxDegraded), c.HoldFailover*time.Duration(d.maxFailover)))
 		u.decay(standard(), now)
 		if u.forced.over(now) {
 			u.forced = override{}
@@ -270,7 +273,7 @@ func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 	ok := validTimes(s.Since, s.HalvedAt, s.HoldUntil, s.Heard, s.GreySince) &&
 		within(0, maxCount, int64(s.Good), int64(s.Bad), int64(s.Dead), int64(s.Missed), s.EWMA) &&
 		within(0, maxCount, s.Pending[:]...) && within(0, maxRTT, s.RTTs...) && within(0, maxRTT, s.EWMA) &&
-		within(0, int64(d.limit), int64(s.Penalty)) && s.HalvedAt <= clock && s.Heard <= clock &&
+		within(0, int64(d.limit), int64(s.Penalty)) && s.HalvedAt <= clock && s.Heard <= clock && s.Since <= clock &&
 		len(s.Rounds) <= windowRounds && len(s.RTTs) <= windowRounds && s.Fresh >= 0 && s.Fresh <= len(s.Rounds)
 	for _, r := range s.Rounds {
 		ok = ok && within(0, maxCount, r[:]...)
