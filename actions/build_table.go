@@ -1,0 +1,275 @@
+package actions
+
+import (
+	"fmt"
+	"net/netip"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// Destinations and sources that are never decided: what belongs to the link
+// itself (RFC 1112, 3927, 4291, 6890).
+var (
+	exempt4 = []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+		netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"),
+	}
+	exempt6       = []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8")}
+	exemptSource4 = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("169.254.0.0/16")}
+	exemptSource6 = []netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}
+)
+
+// table puts the gathered rules together.
+func (b *builder) table(w *state.World) {
+	p := b.plan
+	start := uint32(len(b.policy.Rules)+1) << actionBits
+	if d := b.policy.Default; d != nil {
+		start |= b.action(d)
+		b.winner(start, "default", &d.Mods, "default")
+	}
+	p.Table.Name = TableName
+	p.Table.Chains = b.chains(start)
+	p.Table.Chains = append(p.Table.Chains, b.extra...)
+	if len(b.mods) > 0 {
+		p.Table.Chains = append(p.Table.Chains, b.modStage()...)
+	}
+	for _, c := range p.Table.Chains {
+		p.chains[c.Name] = true
+	}
+	p.prepare()
+	lasting := len(p.Table.Chains)
+	p.Table.Sets = b.sets(w)
+	p.Table.Shape = (&Table{Sets: p.Table.Sets, Chains: p.Table.Chains[:lasting]}).lasting(p.PolicyHash)
+}
+
+// modStage is the general chain for modifiers: an address whose names some of
+// these rules ask for goes to a chain of its own.
+func (b *builder) modStage() []Chain {
+	var general []modRule
+	for _, m := range b.mods {
+		var terms []term
+		for _, t := range m.terms {
+			if len(t.names) == 0 {
+				terms = append(terms, t)
+			}
+		}
+		m.terms = terms
+		general = append(general, m)
+	}
+	list := b.plan.modChains("mods", general)
+	if b.plan.names.named {
+		main := &list[len(list)-1]
+		main.Rules = append([]Rule{
+			{Do: []Stmt{{Kind: Lookup, Key: KeyDst, Target: "mhost4"}}},
+			{Do: []Stmt{{Kind: Lookup, Key: KeyDst, V6: true, Target: "mhost6"}}},
+		}, main.Rules...)
+	}
+	return list
+}
+
+func num(n uint32) []Range { return []Range{{n, n}} }
+
+// chains returns the skeleton: hooks, established flows, exemptions, deciding,
+// and one pair of chains a route.
+func (b *builder) chains(start uint32) []Chain {
+	p := b.plan
+	list := []Chain{
+		{Name: "pre", Hook: "type filter hook prerouting priority mangle; policy accept;", Rules: []Rule{
+			{If: []Match{{Key: KeyIifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
+			{Do: []Stmt{{Kind: Goto, Target: "flow"}}},
+		}},
+		{Name: "out", Hook: "type route hook output priority mangle; policy accept;", Rules: []Rule{
+			{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
+			{Do: []Stmt{{Kind: Goto, Target: "flow"}}},
+		}},
+	}
+	if devs := b.masqueraded(); len(devs) > 0 {
+		list = append(list, Chain{Name: "post", Hook: "type nat hook postrouting priority srcnat; policy accept;", Rules: []Rule{
+			{If: []Match{{Key: KeyOifname, Texts: devs}}, Do: []Stmt{{Kind: Masquerade}}},
+		}})
+	}
+	list = append(list, b.flowChain(), newChain(), b.decideChain(start), Chain{Name: "rules", Rules: b.linear})
+	if b.hasLabels() {
+		list = append(list, p.applyChain())
+	}
+	list = append(list, Chain{Name: "reject", Rules: []Rule{
+		{Do: []Stmt{{Kind: SetRank}}},
+		{If: []Match{{Key: KeyL4Proto, Nums: num(6)}}, Do: []Stmt{{Kind: RejectTCP}}},
+		{Do: []Stmt{{Kind: RejectAny}}},
+	}})
+	for _, i := range leaves(b.policy) {
+		list = append(list, b.routeChains(i)...)
+	}
+	return list
+}
+
+func (b *builder) hasLabels() bool { return len(b.plan.labels.dscp)+len(b.plan.labels.mark) > 0 }
+
+// flowChain sends packets of decided flows on their way.
+func (b *builder) flowChain() Chain {
+	p := b.plan
+	blocked := []Range{{place(idReject, p.CTMask), place(idReject, p.CTMask)}, {place(p.top(), p.CTMask), place(p.top(), p.CTMask)}}
+	c := Chain{Name: "flow", Rules: []Rule{
+		{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: []Stmt{{Kind: Return}}},
+		{
+			If: []Match{{Key: KeyCTDir, Nums: num(CTReply)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: blocked}},
+			Do: []Stmt{{Kind: Drop}},
+		},
+		{If: []Match{{Key: KeyCTDir, Nums: num(CTReply)}}, Do: []Stmt{{Kind: Return}}},
+	}}
+	if b.hasLabels() {
+		c.Rules = append(c.Rules, Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Jump, Target: "apply"}}})
+	}
+	c.Rules = append(c.Rules,
+		Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Lookup, Key: KeyCTMark, Mask: p.CTMask, Target: "mk"}}},
+		Rule{
+			If: []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: num(0)}},
+			Do: []Stmt{{Kind: Goto, Target: "new"}},
+		})
+	return c
+}
+
+// newChain leaves alone what belongs to the link: neighbours, multicast,
+// broadcast, DHCP. (Neighbour discovery is not tracked, so never new.)
+func newChain() Chain {
+	ret := []Stmt{{Kind: Return}}
+	udp := Match{Key: KeyL4Proto, Nums: num(17)}
+	c := Chain{Name: "new", Rules: []Rule{
+		{If: []Match{{Key: KeyDst, Prefixes: exempt4}}, Do: ret},
+		{If: []Match{{Key: KeyDst, V6: true, Prefixes: exempt6}}, Do: ret},
+		{If: []Match{{Key: KeySrc, Prefixes: exemptSource4}}, Do: ret},
+		{If: []Match{{Key: KeySrc, V6: true, Prefixes: exemptSource6}}, Do: ret},
+		{If: []Match{{Key: KeyDstType, Texts: []string{"broadcast"}}}, Do: ret},
+	}}
+	for _, pair := range [][]Range{{{67, 68}}, {{546, 547}}} {
+		c.Rules = append(c.Rules, Rule{If: []Match{udp, {Key: KeySrcPort, Nums: pair}, {Key: KeyDstPort, Nums: pair}}, Do: ret})
+	}
+	c.Rules = append(c.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "decide"}}})
+	return c
+}
+
+// decideChain finds the winner and carries it out.
+func (b *builder) decideChain(start uint32) Chain {
+	c := Chain{Name: "decide"}
+	add := func(r Rule) { c.Rules = append(c.Rules, r) }
+	dead := []Match{{Key: KeyNFProto, Op: Not, Set: "alive"}}
+	switch b.cfg.OnCrash {
+	case rules.Open:
+		add(Rule{If: dead, Do: []Stmt{{Kind: Return}}})
+	case rules.Closed:
+		add(Rule{If: dead, Do: []Stmt{{Kind: Drop}}})
+	}
+	add(Rule{Do: []Stmt{{Kind: SetRank, Value: start}}})
+	if len(b.plan.names.terms) > 0 {
+		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, Target: "dhost4"}}})
+		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, V6: true, Target: "dhost6"}}})
+	}
+	add(Rule{Do: []Stmt{{Kind: Jump, Target: "rules"}}})
+	if len(b.mods) > 0 {
+		add(Rule{Do: []Stmt{{Kind: Jump, Target: "mods"}}})
+	}
+	if len(b.winners) > 0 {
+		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyRank, Target: "win"}}})
+	}
+	if b.hasLabels() {
+		add(Rule{Do: []Stmt{{Kind: Jump, Target: "apply"}}})
+	}
+	add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyRank, Mask: actionMask, Target: "fw"}}})
+	add(Rule{Do: []Stmt{{Kind: SetRank}}})
+	return c
+}
+
+// routeChains returns d_N, which pins a new flow to the route, and r_N, which
+// every packet of such a flow goes through.
+func (b *builder) routeChains(route int) []Chain {
+	p, r := b.plan, &b.policy.Routes[route]
+	id := p.routeID(route)
+	every := Chain{Name: fmt.Sprintf("r_%d", id)}
+	pin := Chain{Name: fmt.Sprintf("d_%d", id), Rules: []Rule{
+		{Do: []Stmt{{Kind: SetRank}}},
+		{Do: []Stmt{{Kind: SetCTMark, Mask: p.CTMask, Value: place(id, p.CTMask)}}},
+		{Do: []Stmt{{Kind: Goto, Target: every.Name}}},
+	}}
+	set := func(mask, value uint32) {
+		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: SetMark, Mask: mask, Value: value}}})
+	}
+	switch r.Kind {
+	case rules.RouteMain:
+		set(p.MarkMask, 0)
+	case rules.RouteBlackhole:
+		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Drop}}})
+	case rules.RouteMark:
+		set(p.MarkMask|r.Mark, r.Mark)
+		if r.Mark&p.MarkMask != 0 {
+			b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
+				"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, p.MarkMask)
+		}
+	case rules.RouteOther:
+		// What can't be tunnelled yet must not leave in the clear.
+		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "reject"}}})
+		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
+	default:
+		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
+	}
+	return []Chain{pin, every}
+}
+
+// sets returns the sets and maps with their elements in the world w.
+func (b *builder) sets(w *state.World) []Set {
+	p := b.plan
+	mk := Set{Name: "mk", Type: "type mark", Map: true, Elems: []Elem{
+		{Key: fmt.Sprintf("%#x", place(idReject, p.CTMask)), Value: "goto reject"},
+		{Key: fmt.Sprintf("%#x", place(p.top(), p.CTMask)), Value: "drop"},
+	}}
+	for _, i := range leaves(b.policy) {
+		id := p.routeID(i)
+		mk.Elems = append(mk.Elems, Elem{Key: fmt.Sprintf("%#x", place(id, p.CTMask)), Value: fmt.Sprintf("goto r_%d", id)})
+	}
+	fw := Set{Name: "fw", Type: "typeof meta priority", Map: true}
+	for i := range p.actions {
+		a := &p.actions[i]
+		verdict, chain := p.verdict(a, w)
+		if chain != nil && !p.chains[chain.Name] {
+			p.chains[chain.Name] = true
+			p.Table.Chains = append(p.Table.Chains, *chain)
+		}
+		fw.Elems = append(fw.Elems, Elem{Key: fwKey(a.id), Value: verdict})
+	}
+	list := []Set{mk, fw}
+	if b.cfg.OnCrash != rules.Last {
+		alive := Set{Name: "alive", Type: "type nf_proto", Timeout: true}
+		for _, k := range guardKeys {
+			alive.Elems = append(alive.Elems, Elem{Key: k, Timeout: AliveTTL})
+		}
+		list = append(list, alive)
+	}
+	for i := range p.guards {
+		list = append(list, Set{Name: p.guards[i].set, Type: "type nf_proto", Elems: p.guards[i].elems(w)})
+	}
+	host := func(name string) {
+		list = append(list, Set{Name: name + "4", Type: "type ipv4_addr", Map: true, Timeout: true},
+			Set{Name: name + "6", Type: "type ipv6_addr", Map: true, Timeout: true})
+	}
+	if len(p.names.terms) > 0 {
+		host("dhost")
+	}
+	if p.names.named {
+		host("mhost")
+	}
+	if len(b.winners) > 0 {
+		list = append(list, Set{Name: "win", Type: "typeof meta priority", Map: true, Elems: b.winners})
+	}
+	return list
+}
+
+func (b *builder) masqueraded() []string {
+	var devs []string
+	for _, u := range b.cfg.Masquerade {
+		if dev := b.policy.Uplinks[u].Dev; dev != "" {
+			devs = append(devs, dev)
+		}
+	}
+	return devs
+}

@@ -1,0 +1,169 @@
+package actions
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// StepKind is what a step does.
+type StepKind uint8
+
+// The steps. PutTable replaces the whole table in one transaction (or creates
+// it); PutUpdates changes elements of a table that is otherwise the same.
+const (
+	AddRoute StepKind = iota
+	DelRoute
+	AddRule
+	DelRule
+	PutTable
+	DelTable
+	PutUpdates
+)
+
+// Step is one change of the host, as data. Every step can be repeated: adding
+// what is there and removing what is not are no errors.
+type Step struct {
+	Kind    StepKind
+	Route   IPRoute
+	Rule    IPRule
+	Table   *Table // PutTable: the new one; DelTable: the old one
+	Old     *Table // PutTable, PutUpdates: what was there, nil for none
+	Updates []Update
+}
+
+// String returns the step as a command, for --dry-run and errors.
+func (s Step) String() string {
+	switch s.Kind {
+	case AddRoute:
+		return s.Route.String()
+	case DelRoute:
+		return "undo: " + s.Route.String()
+	case AddRule:
+		return s.Rule.String()
+	case DelRule:
+		return "undo: " + s.Rule.String()
+	case PutTable:
+		return fmt.Sprintf("nft replace table inet %s (%d sets, %d chains)", s.Table.Name, len(s.Table.Sets), len(s.Table.Chains))
+	case DelTable:
+		return "nft delete table inet " + s.Table.Name
+	default:
+		return fmt.Sprintf("nft %d element updates", len(s.Updates))
+	}
+}
+
+// Applier carries steps and updates out. Apply stops at the first error; what
+// was done until then stays done (package host takes it back).
+type Applier interface {
+	Apply(ctx context.Context, steps []Step) error
+	Update(ctx context.Context, updates []Update) error
+}
+
+// Diff returns the steps that lead from old to new; either may be nil for
+// "nothing there". Routes come before the rules that look them up, and rules
+// before the table that marks packets for them; removal is the other way
+// round. Diff(a, a) is empty.
+func Diff(old, new *Plan) []Step {
+	o, n := orEmpty(old), orEmpty(new)
+	var steps []Step
+	for _, r := range n.IPRoutes {
+		if !slices.Contains(o.IPRoutes, r) {
+			steps = append(steps, Step{Kind: AddRoute, Route: r})
+		}
+	}
+	for _, r := range n.IPRules {
+		if !slices.Contains(o.IPRules, r) {
+			steps = append(steps, Step{Kind: AddRule, Rule: r})
+		}
+	}
+	steps = append(steps, diffTable(&o.Table, &n.Table)...)
+	for _, r := range o.IPRules {
+		if !slices.Contains(n.IPRules, r) {
+			steps = append(steps, Step{Kind: DelRule, Rule: r})
+		}
+	}
+	for _, r := range o.IPRoutes {
+		if !slices.Contains(n.IPRoutes, r) {
+			steps = append(steps, Step{Kind: DelRoute, Route: r})
+		}
+	}
+	return steps
+}
+
+func orEmpty(p *Plan) *Plan {
+	if p == nil {
+		return &Plan{}
+	}
+	return p
+}
+
+func diffTable(o, n *Table) []Step {
+	switch {
+	case n.Name == "" && o.Name == "":
+		return nil
+	case n.Name == "":
+		return []Step{{Kind: DelTable, Table: o}}
+	case o.Name == "":
+		return []Step{{Kind: PutTable, Table: n}}
+	case o.Shape != n.Shape:
+		return []Step{{Kind: PutTable, Table: n, Old: o}}
+	case len(o.Chains) == 0:
+		return []Step{{Kind: PutUpdates, Table: n, Old: o, Updates: assert(n)}}
+	case !reflect.DeepEqual(o.Chains, n.Chains):
+		return []Step{{Kind: PutTable, Table: n, Old: o}}
+	}
+	var updates []Update
+	for i := range n.Sets {
+		updates = append(updates, diffElems(&o.Sets[i], &n.Sets[i])...)
+	}
+	if len(updates) == 0 {
+		return nil
+	}
+	return []Step{{Kind: PutUpdates, Table: n, Old: o, Updates: updates}}
+}
+
+// assert returns the updates after which a table of n's shape, whatever its
+// elements, has those of n. Elements with time limits are left to run out.
+func assert(n *Table) []Update {
+	var list []Update
+	for _, c := range n.Chains {
+		if transient(c.Name) {
+			list = append(list, Update{Kind: PutChain, Chain: c})
+		}
+	}
+	for i := range n.Sets {
+		s := &n.Sets[i]
+		if strings.HasPrefix(s.Name, "w") && s.Name != "win" && len(s.Elems) == 0 {
+			for _, k := range guardKeys {
+				list = append(list, Update{Kind: DelElem, Set: s.Name, Elem: Elem{Key: k}})
+			}
+		}
+		if s.Name != "win" { // part of the shape
+			list = append(list, diffElems(&Set{}, s)...)
+		}
+	}
+	return list
+}
+
+// transient reports whether the chain's name says what it holds: it is made
+// when it is first needed, and never changes.
+func transient(name string) bool {
+	return strings.HasPrefix(name, "c_") || strings.HasPrefix(name, "m_") || strings.HasPrefix(name, "s_")
+}
+
+func diffElems(o, n *Set) []Update {
+	var list []Update
+	for _, e := range o.Elems {
+		if !slices.ContainsFunc(n.Elems, func(x Elem) bool { return x.Key == e.Key }) {
+			list = append(list, Update{Kind: DelElem, Set: n.Name, Map: n.Map, Elem: e})
+		}
+	}
+	for _, e := range n.Elems {
+		if !slices.Contains(o.Elems, e) {
+			list = append(list, Update{Kind: PutElem, Set: n.Name, Map: n.Map, Elem: e})
+		}
+	}
+	return list
+}
