@@ -6,12 +6,6 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-// The defaults of a lowest_latency group (docs/states.md).
-const (
-	defaultTolerance = 30 * time.Millisecond
-	defaultMinHold   = 60 * time.Second
-)
-
 // Health returns what the state machine needs to know of the policy. Its
 // uplinks and groups have the policy's order. An uplink without a probe has no
 // interval: its health stays unknown.
@@ -30,12 +24,6 @@ func (p *Policy) Health() state.Config {
 	}
 	for _, g := range p.Groups {
 		s := state.GroupConfig{Name: g.Name, Select: g.Strategy == LowestLatency, Tolerance: g.Tolerance, MinHold: g.MinHold}
-		if s.Tolerance <= 0 {
-			s.Tolerance = defaultTolerance
-		}
-		if s.MinHold <= 0 {
-			s.MinHold = defaultMinHold
-		}
 		for _, m := range g.Members {
 			s.Members = append(s.Members, p.uplinkOf(m, len(p.Groups)))
 		}

@@ -1,6 +1,92 @@
 package rules
 
-import "strings"
+import (
+	"net/netip"
+	"strings"
+
+	"netpolicy.dev/netpolicy/flow"
+)
+
+// maxStars bounds the wildcards of one pattern, and with them the work of a match.
+const maxStars = 3
+
+// ParseNamePattern reads a pattern as a policy spells it; false if it is not a
+// legal one. Check says why.
+func ParseNamePattern(s string) (NamePattern, bool) {
+	p, problem := parseNamePattern(s)
+	return p, problem == patternOK
+}
+
+// patternProblem is what is wrong with a pattern.
+type patternProblem uint8
+
+const (
+	patternOK      patternProblem = iota
+	patternName                   // not a legal name
+	patternAddress                // an IP literal
+	patternStars                  // more than maxStars wildcards
+	patternForm                   // a wildcard where none can be
+)
+
+func parseNamePattern(s string) (NamePattern, patternProblem) {
+	body, kind := s, Exact
+	if rest, ok := strings.CutPrefix(s, "*."); ok {
+		body, kind = rest, Subdomain
+	} else if rest, ok := strings.CutPrefix(s, "."); ok {
+		body, kind = rest, Suffix
+	}
+	stars := strings.Count(body, "*")
+	switch {
+	case strings.Contains(s, "**") || s == "*" || body == "" && kind != Exact:
+		return NamePattern{}, patternForm
+	case strings.Count(s, "*") > maxStars:
+		return NamePattern{}, patternStars
+	case stars > 0 && kind == Suffix:
+		return NamePattern{}, patternForm
+	case stars > 0:
+		return parseNameGlob(s)
+	}
+	name, err := flow.CanonicalName(body)
+	if err != nil {
+		if isAddress(body) {
+			return NamePattern{}, patternAddress
+		}
+		return NamePattern{}, patternName
+	}
+	return NamePattern{kind, name}, patternOK
+}
+
+// parseNameGlob canonicalises the labels one by one; a label with a wildcard is
+// ASCII letters, digits, "-" and "_".
+func parseNameGlob(s string) (NamePattern, patternProblem) {
+	labels := strings.Split(strings.TrimSuffix(s, "."), ".")
+	for i, label := range labels {
+		plain := strings.ReplaceAll(label, "*", "")
+		if plain == label {
+			name, err := flow.CanonicalName(label)
+			if err != nil || strings.Contains(name, ".") {
+				return NamePattern{}, patternName
+			}
+			labels[i] = name
+			continue
+		}
+		label = strings.ToLower(label)
+		if strings.Trim(strings.ToLower(plain), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" || len(label) > 63 {
+			return NamePattern{}, patternForm
+		}
+		labels[i] = label
+	}
+	glob := strings.Join(labels, ".")
+	if len(glob) > 253 {
+		return NamePattern{}, patternName
+	}
+	return NamePattern{GlobName, glob}, patternOK
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	return err == nil
+}
 
 // PatternKind is the form of a name pattern.
 type PatternKind uint8

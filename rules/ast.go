@@ -1,0 +1,174 @@
+package rules
+
+import (
+	"strings"
+
+	"netpolicy.dev/netpolicy/diag"
+)
+
+// AST is a policy as it was written, the same for every syntax. Values are kept
+// as words in the user's spelling; Check gives them types. A parser may leave
+// any part empty: Check reports what is missing.
+type AST struct {
+	File    string
+	Version Word // the zero Word: not given
+
+	Uplinks   []Decl
+	Routes    []Decl
+	Groups    []Decl
+	Throttles []Decl
+	Health    []Decl // the name is an uplink's; without one: the defaults for all
+	Daemon    []Decl // no names
+	Default   *Action
+	Rules     []RuleNode
+
+	// Lost is true when a part of the text could not be read: names may be
+	// missing, so Check does not report undefined or unused ones.
+	Lost bool
+}
+
+// Word is one value as written.
+type Word struct {
+	Text string    // the value, without quotes and escapes
+	Span diag.Span // the whole token, with its quotes
+	// Body is the offset of Text's first byte, or 0 when Text does not stand
+	// in the source byte for byte (escapes, folded lines).
+	Body int
+	// Quoted is true for a string in NPL's quotes: it is one value, never split
+	// or read as a keyword. YAML's own quotes do not set it.
+	Quoted bool
+}
+
+// Given reports whether the word was written at all.
+func (w Word) Given() bool { return w.Span != diag.Span{} }
+
+// Part returns Text[i:j] as a word, with its own span where the source has it.
+func (w Word) Part(i, j int) Word {
+	p := Word{Text: w.Text[i:j], Span: w.Span, Quoted: w.Quoted}
+	if w.Body > 0 {
+		p.Body = w.Body + i
+		p.Span.Start, p.Span.End = w.Body+i, w.Body+j
+	}
+	return p
+}
+
+// commaList splits a word at its commas; a quoted word and one without commas
+// stay whole. Blanks around the parts are dropped, empty parts are kept.
+func (w Word) commaList() []Word {
+	if w.Quoted || !strings.Contains(w.Text, ",") {
+		return []Word{w}
+	}
+	var list []Word
+	for start := 0; start <= len(w.Text); {
+		end := strings.IndexByte(w.Text[start:], ',')
+		if end < 0 {
+			end = len(w.Text)
+		} else {
+			end += start
+		}
+		i, j := start, end
+		for i < j && isBlank(w.Text[i]) {
+			i++
+		}
+		for j > i && isBlank(w.Text[j-1]) {
+			j--
+		}
+		list = append(list, w.Part(i, j))
+		start = end + 1
+	}
+	return list
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// Split reads a short string as NPL does: words, strings in quotes, and each of
+// ( ) = as a word of its own. Commas separate and are dropped. A quoted word
+// stays whole.
+func (w Word) Split() []Word {
+	if w.Quoted || !strings.ContainsAny(w.Text, " \t\r\n,()=\"") {
+		return []Word{w}
+	}
+	var list []Word
+	for i := 0; i < len(w.Text); {
+		switch c := w.Text[i]; {
+		case isBlank(c) || c == ',':
+			i++
+		case c == '"':
+			end := strings.IndexByte(w.Text[i+1:], '"')
+			if end < 0 {
+				end = len(w.Text) - i - 1
+			}
+			p := w.Part(i+1, i+1+end)
+			p.Quoted = true
+			list = append(list, p)
+			i += end + 2
+		case strings.IndexByte("()=", c) >= 0:
+			list = append(list, w.Part(i, i+1))
+			i++
+		default:
+			end := strings.IndexAny(w.Text[i:], " \t\r\n,()=\"")
+			if end < 0 {
+				end = len(w.Text) - i
+			}
+			list = append(list, w.Part(i, i+end))
+			i += end
+		}
+	}
+	return list
+}
+
+// Decl is a declaration: `wan1: {dev: eth1}` or `uplink wan1 { dev eth1 }`.
+type Decl struct {
+	Name  Word
+	Span  diag.Span // the whole declaration
+	Items []Item
+}
+
+// Item is one key of a declaration with its values: `gateway 10.0.0.1`. The
+// keys are those of YAML. A value that is itself a block (probe, threshold) is in Items.
+type Item struct {
+	Key   Word
+	Args  []Word
+	Items []Item
+	Span  diag.Span
+	Block bool // written as a block, even if Items is empty
+	List  bool // written as a list, even if Args has one element
+}
+
+// RuleNode is a rule as written.
+type RuleNode struct {
+	Name        Word
+	Priority    Word
+	Span        diag.Span
+	Match       *ExprNode
+	When        *ExprNode // over `state`
+	Disable     []Word    // states
+	OnUnknown   Word
+	Description Word
+	Allow       []Word // codes of warnings and hints that are wanted here
+	Do          *Action
+}
+
+// Action is what follows `do`, or stands under `action`: primary actions and
+// modifiers by their names, in source order.
+type Action struct {
+	Span  diag.Span
+	Items []Item
+}
+
+// ExprNode is a condition as written.
+type ExprNode struct {
+	Op   Op
+	Span diag.Span
+	Kids []ExprNode
+	Pred PredNode // OpPred
+}
+
+// PredNode is one predicate as written.
+type PredNode struct {
+	Field  Field
+	Key    Word // the field in the user's spelling
+	Cmp    Word // "<", "<=", ">", ">=", "==", "!="; the zero Word: none written
+	Values []Word
+	Text   string // the values as written, for explanations
+}

@@ -1,0 +1,75 @@
+package rules
+
+import (
+	"math/bits"
+	"strings"
+
+	"netpolicy.dev/netpolicy/diag"
+)
+
+func (c *checker) readDaemon() {
+	for _, d := range c.ast.Daemon {
+		c.items(d.Items, "daemon", daemonKeys)
+		for i := range d.Items {
+			c.daemonItem(&d.Items[i])
+		}
+	}
+}
+
+func (c *checker) daemonItem(item *Item) {
+	to := &c.p.Daemon
+	if item.Key.Text == "masquerade" {
+		for _, w := range c.plain(item) {
+			if i := c.resolve(w, c.uplinks, c.usedUplinks, "uplink"); i >= 0 {
+				to.Masquerade = append(to.Masquerade, i)
+			}
+		}
+		return
+	}
+	w, ok := c.single(item)
+	if !ok {
+		return
+	}
+	switch key := item.Key.Text; key {
+	case "on_crash":
+		switch c.oneOf(w, key, "open", "closed", "last") {
+		case "open":
+			to.OnCrash = Open
+		case "closed":
+			to.OnCrash = Closed
+		}
+	case "mark_mask":
+		to.MarkMask = c.mask(w, key)
+	case "ct_mask":
+		to.CTMask = c.mask(w, key)
+	case "table_base":
+		n, _ := c.integer(w, key, 256, 1<<31-1<<16)
+		to.TableBase = uint32(n)
+	case "rule_priority":
+		n, _ := c.integer(w, key, 1, 32000) // below the kernel's main rule at 32766
+		to.RulePriority = int(n)
+	case "state_dir":
+		to.StateDir = c.path(w, key)
+	case "api":
+		to.API = c.path(w, key)
+	}
+}
+
+// mask reads a mask of one run of at least two bits: values are shifted into
+// it, and all ones is the bypass.
+func (c *checker) mask(w Word, what string) uint32 {
+	n, ok := c.integer(w, what, 1, 1<<32-1)
+	m := uint32(n)
+	if ok && (bits.OnesCount32(m) < 2 || bits.OnesCount32(m) != 32-bits.LeadingZeros32(m)-bits.TrailingZeros32(m)) {
+		c.report("NP103", w.Span, "%s must be one run of at least two bits, found %s", what, diag.Quote(w.Text)).
+			Help = "for example 0x70000000"
+	}
+	return m
+}
+
+func (c *checker) path(w Word, what string) string {
+	if !strings.HasPrefix(w.Text, "/") || strings.ContainsRune(w.Text, 0) {
+		c.report("NP004", w.Span, "expected an absolute path for %s, found %s", what, diag.Quote(w.Text))
+	}
+	return w.Text
+}

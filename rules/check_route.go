@@ -1,0 +1,275 @@
+package rules
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"netpolicy.dev/netpolicy/diag"
+)
+
+// The words of `via`.
+var viaKinds = []string{"main", "blackhole", "uplink", "dev", "table", "mark", "group", "xray", "socks"}
+
+func (c *checker) readRoutes() {
+	for i, d := range c.ast.Routes {
+		c.items(d.Items, "a route", []string{"via", "gateway", "on"})
+		var words []Word
+		for _, key := range []string{"via", "gateway", "on"} {
+			item := find(d.Items, key)
+			if item == nil {
+				continue
+			}
+			if key != "via" {
+				words = append(words, Word{Text: key, Span: item.Key.Span})
+			}
+			for _, a := range item.Args {
+				words = append(words, a.Split()...)
+			}
+		}
+		if len(words) == 0 || find(d.Items, "via") == nil {
+			c.report("NP107", d.Name.Span, "the route %s does not say where it leads", diag.Quote(d.Name.Text)).
+				Help = "add `via`: " + orList(viaKinds)
+			continue
+		}
+		c.via(&c.p.Routes[i], words)
+	}
+}
+
+// via reads the words after `via`, and what follows them.
+func (c *checker) via(r *Route, words []Word) {
+	kind, rest := words[0], words[1:]
+	arg := func(what string) (Word, bool) {
+		if len(rest) == 0 {
+			c.report("NP107", kind.Span, "`via %s` needs %s", kind.Text, what)
+			return Word{}, false
+		}
+		w := rest[0]
+		rest = rest[1:]
+		return w, true
+	}
+	switch kind.Text {
+	case "main":
+		r.Kind = RouteMain
+	case "blackhole":
+		r.Kind = RouteBlackhole
+	case "uplink":
+		r.Kind = RouteUplink
+		if w, ok := arg("the name of an uplink"); ok {
+			r.Uplink = c.resolve(w, c.uplinks, c.usedUplinks, "uplink")
+		}
+	case "group":
+		r.Kind = RouteGroup
+		if w, ok := arg("the name of a group"); ok {
+			r.Group = c.resolve(w, c.groups, c.usedGroups, "group")
+		}
+	case "dev":
+		r.Kind = RouteDev
+		if w, ok := arg("a network device"); ok {
+			r.Dev = c.device(w)
+		}
+		if len(rest) > 0 && rest[0].Text == "gateway" {
+			r.Gateway = c.gateway(rest[1:], rest[0])
+			rest = nil
+		}
+	case "table":
+		r.Kind = RouteTable
+		r.Table = c.viaNumber(arg, "a routing table")
+	case "mark":
+		r.Kind = RouteMark
+		r.Mark = c.viaNumber(arg, "a mark")
+	case "xray", "socks":
+		c.viaOther(r, kind, arg, &rest)
+	default:
+		c.report("NP004", kind.Span, "expected %s after via, found %s", orList(viaKinds), diag.Quote(kind.Text)).
+			Help = diag.DidYouMean(kind.Text, viaKinds)
+		return
+	}
+	if len(rest) > 0 {
+		c.report("NP005", rest[0].Span, "expected the end of `via %s`, found %s", kind.Text, diag.Quote(rest[0].Text))
+	}
+}
+
+func (c *checker) viaNumber(arg func(string) (Word, bool), what string) uint32 {
+	w, ok := arg(what)
+	if !ok {
+		return 0
+	}
+	n, _ := c.integer(w, what, 1, 1<<32-1)
+	return uint32(n)
+}
+
+// viaOther reads the kinds that are parsed and not enforced yet.
+func (c *checker) viaOther(r *Route, kind Word, arg func(string) (Word, bool), rest *[]Word) {
+	r.Kind, r.Other = RouteOther, kind.Text
+	if w, ok := arg("a name or address"); ok {
+		r.Other += " " + w.Text
+	}
+	if w := *rest; len(w) > 1 && w[0].Text == "on" {
+		r.Uplink = c.resolve(w[1], c.uplinks, c.usedUplinks, "uplink")
+		*rest = w[2:]
+	}
+	c.report("NP502", kind.Span, "`via %s` can't be carried out yet", kind.Text).
+		Help = "the policy is checked and explained as written; the daemon treats the route as unusable"
+}
+
+// device checks the name of a network device (IFNAMSIZ of linux/if.h: 15 bytes).
+func (c *checker) device(w Word) string {
+	if w.Text == "" || len(w.Text) > 15 || w.Text == "." || w.Text == ".." || strings.ContainsAny(w.Text, "/ \t\r\n\x00:") {
+		c.report("NP004", w.Span, "expected the name of a network device, found %s", diag.Quote(w.Text)).
+			Help = "1 to 15 characters, without / : or blanks"
+		return ""
+	}
+	return w.Text
+}
+
+// gateway reads at most one IPv4 and one IPv6 address.
+func (c *checker) gateway(words []Word, key Word) (g [2]netip.Addr) {
+	if len(words) == 0 {
+		c.report("NP107", key.Span, "gateway needs an IP address")
+	}
+	for _, w := range words {
+		a, ok := c.addr(w, "a gateway")
+		if !ok {
+			continue
+		}
+		family := 0
+		if a.Is6() {
+			family = 1
+		}
+		if g[family].IsValid() {
+			c.report("NP105", w.Span, "a gateway of this family is given already: one IPv4 and one IPv6 can be")
+		}
+		g[family] = a
+	}
+	return g
+}
+
+var (
+	strategies  = []string{"fallback", "lowest_latency"}
+	laterChoice = []string{"weighted", "hash", "sla"}
+	groupKeys   = []string{"fallback", "lowest_latency", "tolerance", "min_hold", "when_none", "interrupt"}
+)
+
+func (c *checker) readGroups() {
+	for i, d := range c.ast.Groups {
+		g := &c.p.Groups[i]
+		*g = Group{Name: d.Name.Text, Span: d.Name.Span, Tolerance: 30 * time.Millisecond, MinHold: 60 * time.Second}
+		c.items(d.Items, "a group", groupKeys)
+		var strategy *Item
+		for j := range d.Items {
+			item := &d.Items[j]
+			if key := canonicalKey(item.Key.Text, strategies); key != "" {
+				if strategy != nil {
+					note(c.report("NP105", item.Key.Span, "the group has a strategy already"), strategy.Key.Span, "first given here")
+					continue
+				}
+				strategy = item
+				if key == "lowest_latency" {
+					g.Strategy = LowestLatency
+				}
+				g.Members = c.members(item)
+			}
+		}
+		if strategy == nil {
+			c.report("NP107", d.Name.Span, "the group %s has no strategy", diag.Quote(d.Name.Text)).
+				Help = "add `fallback: [...]` or `lowest_latency: [...]`"
+		}
+		c.groupOptions(g, d.Items)
+	}
+}
+
+func (c *checker) groupOptions(g *Group, items []Item) {
+	for i := range items {
+		item := &items[i]
+		switch item.Key.Text {
+		case "tolerance", "min_hold":
+			w, ok := c.single(item)
+			switch {
+			case !ok:
+			case g.Strategy != LowestLatency:
+				c.report("NP207", item.Key.Span, "%s is for lowest_latency only", item.Key.Text)
+			case item.Key.Text == "tolerance":
+				g.Tolerance = c.duration(w, "tolerance", 0, time.Minute)
+			default:
+				g.MinHold = c.duration(w, "min_hold", 0, 24*time.Hour)
+			}
+		case "when_none":
+			if w, ok := c.single(item); ok {
+				g.BlockWhenNone = c.oneOf(w, "when_none", "best", "block") == "block"
+			}
+		case "interrupt":
+			if w, ok := c.single(item); ok {
+				g.Interrupt = c.boolean(w, "interrupt")
+			}
+		}
+	}
+}
+
+// members reads the routes of a group or of fallback.
+func (c *checker) members(item *Item) []int {
+	var list []int
+	words := splitAll(item.Args)
+	if len(words) == 0 {
+		c.report("NP107", item.Key.Span, "%s needs at least one route", item.Key.Text)
+	}
+	if len(words) > maxMembers {
+		c.report("NP905", words[maxMembers].Span, "%s has more than %d routes", item.Key.Text, maxMembers)
+		words = words[:maxMembers]
+	}
+	for _, w := range words {
+		if i := c.routeRef(w); i >= 0 {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+func splitAll(args []Word) []Word {
+	var words []Word
+	for _, a := range args {
+		words = append(words, a.Split()...)
+	}
+	return words
+}
+
+// cycles reports groups that lead to themselves, once each cycle, with a note
+// at every step.
+func (c *checker) cycles() {
+	const (
+		untouched = iota
+		open
+		done
+	)
+	mark := make([]uint8, len(c.p.Groups))
+	var path []int
+	var walk func(g int)
+	walk = func(g int) {
+		switch mark[g] {
+		case done:
+			return
+		case open:
+			start := len(path) - 1
+			for path[start] != g {
+				start--
+			}
+			d := c.report("NP114", c.p.Groups[g].Span, "the group %s leads to itself", diag.Quote(c.p.Groups[g].Name))
+			for _, step := range path[start+1:] {
+				note(d, c.p.Groups[step].Span, "through "+diag.Quote(c.p.Groups[step].Name))
+			}
+			return
+		}
+		mark[g] = open
+		path = append(path, g)
+		for _, m := range c.p.Groups[g].Members {
+			if r := &c.p.Routes[m]; r.Kind == RouteGroup && r.Group >= 0 {
+				walk(r.Group)
+			}
+		}
+		path = path[:len(path)-1]
+		mark[g] = done
+	}
+	for g := range c.p.Groups {
+		walk(g)
+	}
+}

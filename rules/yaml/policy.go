@@ -1,0 +1,173 @@
+package yaml
+
+import (
+	"slices"
+
+	"go.yaml.in/yaml/v4"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// The keys at the top of a file, and those that the schema has for later versions.
+var (
+	topKeys   = []string{"version", "uplinks", "routes", "groups", "throttles", "health", "daemon", "default", "rules"}
+	laterKeys = []string{"imports", "sets", "quotas", "schedules", "conditions", "assertions", "invariants"}
+)
+
+// policy walks the whole file.
+func (l *loader) policy(root *yaml.Node) *rules.AST {
+	ast := &rules.AST{File: l.name}
+	for _, e := range l.entries(root, "a policy") {
+		switch e.key.Text {
+		case "version":
+			ast.Version, _ = l.scalar(e.value, "version")
+		case "uplinks":
+			ast.Uplinks = l.decls(e, nil)
+		case "routes":
+			ast.Routes = l.decls(e, l.routeWords)
+		case "groups":
+			ast.Groups = l.decls(e, l.groupWords)
+		case "throttles":
+			ast.Throttles = l.decls(e, nil)
+		case "health":
+			ast.Health = l.block(e)
+		case "daemon":
+			ast.Daemon = l.block(e)
+		case "default":
+			ast.Default = l.action(e.value, "default")
+		case "rules":
+			l.rules(ast, e.value)
+		default:
+			l.unknownTop(e.key)
+		}
+	}
+	ast.Lost = l.lost
+	return ast
+}
+
+func (l *loader) unknownTop(key rules.Word) {
+	l.lost = true // it may be a misspelt section
+	switch {
+	case slices.Contains(ruleKeys, key.Text):
+		l.report("NP010", key.Span, "%s belongs into a rule", diag.Quote(key.Text)).
+			Help = "rules are a list: `rules: [{name: ..., match: ..., action: ...}]`"
+		return
+	case slices.Contains(laterKeys, key.Text):
+		l.report("NP101", key.Span, "this version has no %s", key.Text)
+		return
+	}
+	d := l.report("NP101", key.Span, "no section is called %s", diag.Quote(key.Text))
+	if d.Help = diag.DidYouMean(key.Text, topKeys); d.Help == "" {
+		d.Help = "the sections are " + list(topKeys)
+	}
+}
+
+// list joins words for a sentence.
+func list(words []string) string {
+	s := ""
+	for i, w := range words {
+		switch {
+		case i == 0:
+		case i == len(words)-1:
+			s += " and "
+		default:
+			s += ", "
+		}
+		s += w
+	}
+	return s
+}
+
+// decls reads a map from names to declarations. A short string is read by
+// words, where the section has such a form.
+func (l *loader) decls(section entry, words func(rules.Word) []rules.Item) []rules.Decl {
+	if isNull(section.value) {
+		return nil // `routes:` with nothing below
+	}
+	entries := l.entries(section.value, section.key.Text)
+	list := make([]rules.Decl, 0, len(entries))
+	for _, e := range entries {
+		d := rules.Decl{Name: e.key, Span: l.span(e.key.Span.Start, l.nodeEnd(e.value))}
+		if words != nil && e.value.Kind == yaml.ScalarNode && !isNull(e.value) {
+			if w, ok := l.scalar(e.value, e.key.Text); ok {
+				d.Items = words(w)
+			}
+		} else {
+			d.Items = l.items(e.value, diag.Quote(e.key.Text))
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// block reads a section that is one declaration without a name.
+func (l *loader) block(section entry) []rules.Decl {
+	if isNull(section.value) {
+		return nil
+	}
+	return []rules.Decl{{
+		Span:  l.span(section.key.Span.Start, l.nodeEnd(section.value)),
+		Items: l.items(section.value, section.key.Text),
+	}}
+}
+
+// items reads the keys of a declaration.
+func (l *loader) items(n *yaml.Node, what string) []rules.Item {
+	entries := l.entries(n, what)
+	list := make([]rules.Item, 0, len(entries))
+	for _, e := range entries {
+		if item, ok := l.item(e); ok {
+			list = append(list, item)
+		}
+	}
+	return list
+}
+
+// item reads one key: a value, a list of values, or a block.
+func (l *loader) item(e entry) (rules.Item, bool) {
+	item := rules.Item{Key: e.key, Span: l.span(e.key.Span.Start, max(l.nodeEnd(e.value), e.key.Span.End))}
+	switch e.value.Kind {
+	case yaml.MappingNode:
+		item.Block, item.Items = true, l.items(e.value, e.key.Text)
+	case yaml.SequenceNode:
+		item.List, item.Args = true, l.scalars(e.value, e.key.Text)
+		return item, len(item.Args) > 0
+	default:
+		w, ok := l.scalar(e.value, e.key.Text)
+		item.Args = []rules.Word{w}
+		return item, ok
+	}
+	return item, true
+}
+
+// routeWords reads `via uplink wan1` or `uplink wan1`.
+func (l *loader) routeWords(w rules.Word) []rules.Item {
+	words := w.Split()
+	key := rules.Word{Text: "via", Span: w.Span}
+	if len(words) > 0 && words[0].Text == "via" {
+		key, words = words[0], words[1:]
+	}
+	return []rules.Item{{Key: key, Args: words, Span: w.Span}}
+}
+
+// groupWords reads `fallback(a, b) tolerance 30ms`.
+func (l *loader) groupWords(w rules.Word) []rules.Item {
+	var items []rules.Item
+	open := false
+	for _, word := range w.Split() {
+		last := len(items) - 1
+		switch {
+		case word.Text == "(" && last >= 0:
+			open, items[last].List = true, true
+		case word.Text == ")":
+			open = false
+		case open, last >= 0 && !items[last].List && len(items[last].Args) == 0:
+			items[last].Args = append(items[last].Args, word)
+			items[last].Span.End = word.Span.End
+		default:
+			items = append(items, rules.Item{Key: word, Span: word.Span})
+		}
+	}
+	return items
+}
