@@ -50,5 +50,6 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand()
 	root.AddCommand(newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd())
+	root.AddCommand(newLabCmd())
 	return root
 }

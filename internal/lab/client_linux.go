@@ -33,9 +33,15 @@ func (p *portSource) take() int { return firstPort + int((p.next.Add(1)-1)%portR
 // Dial connects from the client to an address ("203.0.113.10:443"; names are
 // not resolved) over "tcp" or "udp".
 func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, _, err := c.dial(ctx, network, addr)
+	return conn, err
+}
+
+// dial also returns the local address, which a connection that fails has too.
+func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, netip.AddrPort, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
-		return nil, fmt.Errorf("dial: %w", err)
+		return nil, netip.AddrPort{}, fmt.Errorf("dial: %w", err)
 	}
 	from := netip.MustParseAddr(clientAddr4)
 	if to.Addr().Is6() {
@@ -53,7 +59,7 @@ func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 		conn, err = d.DialContext(ctx, network, addr)
 		return err
 	})
-	return conn, err
+	return conn, local, err
 }
 
 // TLS makes a TLS session with the given server name over conn. The servers'

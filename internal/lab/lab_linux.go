@@ -25,6 +25,7 @@ type Lab struct {
 
 	servers *servers
 	ports   portSource
+	quiet   quiet
 
 	daemonMu sync.Mutex
 	daemon   *daemon
@@ -52,7 +53,7 @@ func New(ctx context.Context, opts Options) (_ *Lab, err error) {
 	if _, err := Clean(); err != nil {
 		return nil, err
 	}
-	l := &Lab{opts: opts, lines: lines()}
+	l := &Lab{opts: opts, lines: lines(), quiet: newQuiet()}
 	if l.ID, l.Dir, l.lock, err = newRunDir(); err != nil {
 		return nil, err
 	}

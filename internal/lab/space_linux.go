@@ -228,3 +228,17 @@ func (s *space) own(prefix string) error {
 	}
 	return nil
 }
+
+// start starts a program inside the namespace. The caller's goroutine is locked
+// to its thread, which is the parent that Pdeathsig watches.
+func (s *space) start(cmd *exec.Cmd) error {
+	home, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	if err := netns.Set(s.fd); err != nil {
+		return fmt.Errorf("enter namespace %s: %w", s.name, err)
+	}
+	return errors.Join(cmd.Start(), netns.Set(home))
+}
