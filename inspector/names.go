@@ -150,6 +150,15 @@ func (t *NameTable) Names(addr netip.Addr, now time.Time) flow.Names {
 	return flow.NewNames(live...)
 }
 
+// Until returns the time until which addr has a live name; zero for none.
+func (t *NameTable) Until(addr netip.Addr, now time.Time) time.Time {
+	e := t.addrs[addr.Unmap().WithZone("")]
+	if e == nil || !e.until.After(now) {
+		return time.Time{}
+	}
+	return e.until
+}
+
 // Addrs returns the addresses that have a live name for which match is true,
 // in order, with the time until which the last such name lives. It walks the
 // whole table: for a reload, not for a packet.

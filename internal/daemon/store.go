@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,12 +18,12 @@ const (
 )
 
 // maxJournal is the size at which the journal becomes journal.ndjson.1 and a new
-// one begins: two files of a mebibyte hold about ten thousand transitions, and a
-// router's flash has room for them.
+// one begins: two files of a mebibyte hold the last hours of two uplinks that are
+// probed each second, and a router has room for them.
 const maxJournal = 1 << 20
 
-// maxState bounds the state file that is read: a hundred uplinks are under 64 KiB.
-const maxState = 1 << 20
+// maxState bounds the state file that is read, as package state does.
+const maxState = 4 << 20
 
 // store is the state directory: what survives a restart. The zero store keeps
 // nothing (dry runs, --observe). It is for one goroutine.
@@ -96,19 +95,16 @@ func (s *store) saveState(b []byte) error {
 	return nil
 }
 
-// journal appends one entry. The journal is a help for people and for replays:
-// it is not synced, and a torn last line is ignored by readers.
-func (s *store) journal(entry any) error {
+// appendJournal appends whole lines. With fresh set the journal so far becomes
+// journal.ndjson.1 first. The journal is a help for people and for replays: it is
+// not synced, and a torn last line is no harm.
+func (s *store) appendJournal(lines []byte, fresh bool) error {
 	if s.dir == "" {
 		return nil
 	}
-	line, err := json.Marshal(entry)
-	if err != nil {
-		return fmt.Errorf("write the journal: %w", err)
-	}
 	path := filepath.Join(s.dir, journalFile)
-	if info, err := os.Stat(path); err == nil && info.Size()+int64(len(line)) >= maxJournal {
-		if err := os.Rename(path, path+".1"); err != nil {
+	if fresh {
+		if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("rotate the journal: %w", err)
 		}
 	}
@@ -116,7 +112,7 @@ func (s *store) journal(entry any) error {
 	if err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
-	_, err = f.Write(append(line, '\n'))
+	_, err = f.Write(lines)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,22 +41,19 @@ func TestStore(t *testing.T) {
 	again.Close()
 }
 
-func TestJournalIsBounded(t *testing.T) {
+func TestJournal(t *testing.T) {
 	s := &store{dir: t.TempDir()}
-	entry := strings.Repeat("x", maxJournal/4)
-	for range 20 {
-		if err := s.journal(entry); err != nil {
-			t.Fatal(err)
+	for i, step := range []struct {
+		line  string
+		fresh bool
+	}{{"a", true}, {"b", false}, {"c", true}, {"d", false}} {
+		if err := s.appendJournal([]byte(step.line), step.fresh); err != nil {
+			t.Fatal(i, err)
 		}
 	}
-	files, err := filepath.Glob(filepath.Join(s.dir, "journal*"))
-	if err != nil || len(files) != 2 {
-		t.Fatalf("files %v, %v", files, err)
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil || len(b) > maxJournal || bytes.Count(b, []byte("\n")) == 0 {
-			t.Errorf("%s: %d bytes, %v", f, len(b), err)
+	for name, want := range map[string]string{journalFile: "cd", journalFile + ".1": "ab"} {
+		if b, err := os.ReadFile(filepath.Join(s.dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
 		}
 	}
 }
@@ -67,7 +63,7 @@ func TestZeroStoreKeepsNothing(t *testing.T) {
 	if err := s.saveState([]byte("x")); err != nil {
 		t.Error(err)
 	}
-	if err := s.journal("x"); err != nil {
+	if err := s.appendJournal([]byte("x"), false); err != nil {
 		t.Error(err)
 	}
 	if b, err := s.loadState(); b != nil || err != nil {

@@ -18,15 +18,16 @@ const RingSize = 4096
 // Record added to it.
 type Record struct {
 	Decision json.RawMessage // the engine's object; must be a JSON object
+	Log      bool            // a rule wants it in the log; not encoded
 	Context  Context
 }
 
 // Context is what a record adds to a decision.
 type Context struct {
 	Time time.Time `json:"time"` // when the daemon decided
-	// Event says why it was decided: open, name, policy (a reload or a new
-	// state made an established flow be decided again), logged (the kernel
-	// reported a packet of a rule with log).
+	// Event says why it was decided: open; name or facts, when more became known
+	// of the flow; state or policy, when the world or the policy changed under
+	// it; logged, when the kernel reported a packet that it dropped.
 	Event string `json:"event"`
 	// Mode is "enforce", or "observe" where nothing is carried out.
 	Mode string `json:"mode"`
@@ -41,6 +42,8 @@ type Context struct {
 	PinnedRoute string `json:"pinned_route,omitempty"`
 	// Source is the inspector source that saw the flow.
 	Source string `json:"source,omitempty"`
+	// LogRule is the rule under whose name the kernel logged the packet.
+	LogRule string `json:"log_rule,omitempty"`
 	// Text is what the rule's log action says, where it says something.
 	Text string `json:"text,omitempty"`
 }

@@ -1,0 +1,485 @@
+package daemon
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// maxMarks bounds the conntrack marks that wait to be set: beyond it the newest
+// are dropped and counted. They are few, one for each flow that a late name blocks.
+const maxMarks = 1024
+
+const (
+	// dropMemory is how long a dropped flow is not recorded again: a client's
+	// SYNs repeat after 1, 3, 7, 15 and 31 seconds.
+	dropMemory = time.Minute
+	// maxDropped bounds the dropped flows that are remembered; beyond it repeats are recorded.
+	maxDropped = 4096
+)
+
+// core is what the one event loop owns. It touches nothing outside: each method
+// takes an input with its time and adds to out what must be done, so that the
+// same inputs give the same outputs. It is for one goroutine.
+type core struct {
+	live    live
+	machine state.Machine
+	names   *inspector.NameTable
+	flows   map[flowKey]*tracked
+	// own are the addresses of this host, to tell its own probes from others' flows.
+	own map[netip.Addr]bool
+	// deadLinks are the uplinks whose flows were flushed, by index: entered when
+	// one is found dead, left when it answers again.
+	deadLinks map[int]bool
+	nextID    uint64
+	observe   bool
+
+	boot      string // this boot's id
+	journaled int    // bytes in the present journal
+
+	dirty map[netip.Addr]bool // addresses whose elements the kernel must be told
+	// dropped are flows that the kernel dropped and that were recorded, with
+	// when: a client tries again and again.
+	dropped map[flowKey]time.Duration
+	out     outputs
+}
+
+// live is the policy that decides, as one immutable snapshot.
+type live struct {
+	policy *rules.Policy
+	prog   *engine.Program
+	health state.Config
+	world  *state.World
+	marks  marks
+	since  time.Time // when the policy became live
+}
+
+// marks says what conntrack marks mean. A plan knows.
+type marks interface {
+	// RouteOf returns the concrete route whose id a conntrack mark holds, -1
+	// where it holds none.
+	RouteOf(mark uint32) (route int)
+	// MarkOf returns the conntrack mark, under its mask, of flows with this decision.
+	MarkOf(d *engine.Decision) (value, mask uint32)
+	// IsBlocked reports whether the mark stands for a blocked flow.
+	IsBlocked(mark uint32) bool
+}
+
+// outputs are what one input brought about, in order of time within each list.
+type outputs struct {
+	records     []telemetry.Record
+	counts      []count
+	transitions []state.Transition
+	setMarks    []setMark
+	flush       []flowKey
+	journal     []journalPart
+	drops       map[string]int
+}
+
+// journalPart is some whole lines of the journal; fresh ones begin a new journal.
+type journalPart struct {
+	lines []byte
+	fresh bool
+}
+
+// count is one decision for the metrics.
+type count struct{ rule, action, route, event string }
+
+// setMark asks for the conntrack mark of a flow to be changed.
+type setMark struct {
+	key         flowKey
+	value, mask uint32
+}
+
+func newCore(l live, m state.Machine, observe bool, boot string) *core {
+	c := &core{
+		live: l, machine: m, observe: observe, boot: boot,
+		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
+		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{},
+	}
+	c.beginJournal()
+	return c
+}
+
+// take returns what must be done and forgets it.
+func (c *core) take() outputs {
+	o := c.out
+	c.out = outputs{}
+	return o
+}
+
+func (c *core) drop(queue string) {
+	if c.out.drops == nil {
+		c.out.drops = map[string]int{}
+	}
+	c.out.drops[queue]++
+}
+
+// event takes one observation. now is the loop's time, wall its wall clock.
+func (c *core) event(e *inspector.Event, now time.Duration, wall time.Time) {
+	switch e.Kind {
+	case inspector.Answered:
+		c.answer(e, wall)
+	case inspector.Close:
+		if k, ok := keyOf(&e.Flow); ok && c.closes(e) {
+			delete(c.flows, k)
+		}
+	case inspector.Logged:
+		c.logged(e, now, wall)
+	default:
+		c.seen(e, now, wall)
+	}
+}
+
+// closes reports whether a Close is the end of the flow: a socket that is gone
+// leaves a conntrack entry that lives on and says so itself.
+func (c *core) closes(e *inspector.Event) bool {
+	k, _ := keyOf(&e.Flow)
+	t := c.flows[k]
+	return t != nil && (t.source == e.Source || e.Source == "conntrack")
+}
+
+func (c *core) answer(e *inspector.Event, wall time.Time) {
+	// A longer life is a change for the kernel, whose elements run out.
+	c.names.Add(e.Answer, wall)
+	for _, a := range e.Answer.Addrs {
+		c.dirty[a.Unmap().WithZone("")] = true
+	}
+}
+
+// seen takes Open, Name and Update: what is new about a flow is learned, and the
+// flow is decided again when something is.
+func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
+	k, ok := keyOf(&e.Flow)
+	if !ok || c.ignored(k) {
+		return
+	}
+	t := c.flows[k]
+	if t == nil {
+		if e.Kind == inspector.Update {
+			return // of a flow that began before us, or beyond the bound
+		}
+		c.open(k, e, now, wall)
+		return
+	}
+	before := t.flow
+	learn(&t.flow, &e.Flow)
+	if e.Mark != 0 && e.Mark != t.mark {
+		c.marked(t, e.Mark)
+	}
+	if t.flow == before {
+		return
+	}
+	event := "facts"
+	if t.flow.SNI != before.SNI || t.flow.HTTPHost != before.HTTPHost {
+		event = "name"
+	}
+	c.again(t, event, now, wall)
+}
+
+func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.Time) {
+	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1}
+	c.nextID++
+	t.flow.ID = strconv.FormatUint(c.nextID, 10)
+	c.marked(t, e.Mark)
+	if len(c.flows) < maxFlows {
+		c.flows[k] = t
+	} else {
+		c.drop("flows")
+	}
+	c.decide(t, wall)
+	c.enforce(t)
+	c.record(t, "open", wall)
+	c.failover(t, now, wall)
+}
+
+// again decides a known flow once more, and carries out what is safe on an
+// established one: block, and a log. A new route is only recorded.
+func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time) {
+	old, hash := t.decision, t.policy
+	c.decide(t, wall)
+	if event != "name" && hash == t.policy && sameOutcome(&old, &t.decision) {
+		return
+	}
+	c.enforce(t)
+	c.record(t, event, wall)
+	c.failover(t, now, wall)
+}
+
+// enforce marks a flow as blocked that the kernel let pass (it began before the
+// policy, or a fact came late), or lets one go again.
+func (c *core) enforce(t *tracked) {
+	blocked := t.decision.Blocked()
+	if blocked == t.blocked || c.observe {
+		return
+	}
+	if len(c.out.setMarks) >= maxMarks {
+		c.drop("marks")
+		return
+	}
+	value, mask := c.live.marks.MarkOf(&t.decision)
+	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask})
+	t.blocked = blocked
+}
+
+func (c *core) decide(t *tracked, wall time.Time) {
+	t.flow.DNS = c.names.Names(t.key.dst.Addr(), wall)
+	t.decision = c.live.prog.Decide(&t.flow, c.live.world)
+	t.policy = c.live.policy.Hash
+}
+
+// marked notes the conntrack mark that the kernel gave the flow.
+func (c *core) marked(t *tracked, mark uint32) {
+	t.mark = mark
+	t.route = c.live.marks.RouteOf(mark)
+	t.blocked = c.live.marks.IsBlocked(mark)
+}
+
+// failover carries out a decision that asks for FAILOVER, once for each flow.
+func (c *core) failover(t *tracked, now time.Duration, wall time.Time) {
+	if t.decision.Kind != rules.ActFailover || t.asked || c.observe {
+		return
+	}
+	t.asked = true
+	c.apply(state.Event{Kind: state.EventFailover, At: now, Uplink: -1}, wall)
+}
+
+// logged records a flow that a rule with log made the kernel drop: conntrack
+// never confirms those, so this is the only sign of them. A flow that passes
+// has its record by other sources.
+func (c *core) logged(e *inspector.Event, now time.Duration, wall time.Time) {
+	k, ok := keyOf(&e.Flow)
+	if !ok || c.flows[k] != nil || c.ignored(k) {
+		return
+	}
+	if at, ok := c.dropped[k]; ok && now-at < dropMemory {
+		return
+	}
+	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, logRule: e.Prefix}
+	c.nextID++
+	t.flow.ID = strconv.FormatUint(c.nextID, 10)
+	c.decide(t, wall)
+	if !t.decision.Blocked() {
+		return
+	}
+	if len(c.dropped) < maxDropped {
+		c.dropped[k] = now
+	}
+	c.record(t, "logged", wall)
+}
+
+// expire forgets what is old; it is called with each tick.
+func (c *core) expire(now time.Duration) {
+	for k, at := range c.dropped {
+		if now-at >= dropMemory {
+			delete(c.dropped, k)
+		}
+	}
+}
+
+// holds lists the addresses with live names, in order.
+func (c *core) holds(wall time.Time) []nameHold {
+	var list []nameHold
+	for _, a := range c.names.Addrs(wall, func(string) bool { return true }) {
+		list = append(list, nameHold{a.Addr, c.names.Names(a.Addr, wall), a.Until})
+	}
+	return list
+}
+
+// apply gives the machine one input, and takes over what follows from it.
+func (c *core) apply(e state.Event, wall time.Time) {
+	m, moved := c.machine.Apply(c.live.health, e)
+	w := m.World(c.live.health)
+	c.machine, c.live.world = m, &w
+	c.out.transitions = append(c.out.transitions, moved...)
+	c.journal(func(b []byte) []byte { return state.AppendEvent(b, c.live.health, e, moved) })
+	c.flushDead()
+	if len(moved) > 0 {
+		c.allAgain("state", e.At, wall)
+	}
+}
+
+// allAgain decides every flow anew, in an order that does not depend on chance.
+func (c *core) allAgain(event string, now time.Duration, wall time.Time) {
+	for _, k := range slices.SortedFunc(maps.Keys(c.flows), compareKeys) {
+		if t := c.flows[k]; t != nil {
+			c.again(t, event, now, wall)
+		}
+	}
+}
+
+// journal adds lines to the journal. When that would be too long, a new one
+// begins, with the whole machine.
+func (c *core) journal(add func([]byte) []byte) {
+	if len(c.out.journal) == 0 {
+		c.out.journal = append(c.out.journal, journalPart{})
+	}
+	part := &c.out.journal[len(c.out.journal)-1]
+	before := len(part.lines)
+	part.lines = add(part.lines)
+	c.journaled += len(part.lines) - before
+	if c.journaled >= maxJournal {
+		c.beginJournal()
+	}
+}
+
+// beginJournal starts a new journal: with the daemon, with another policy, and
+// when the one so far is long enough.
+func (c *core) beginJournal() {
+	start := state.AppendStart(nil, c.live.health, c.machine, shortHash(c.live.policy.Hash), c.boot)
+	c.out.journal = append(c.out.journal, journalPart{start, true})
+	c.journaled = len(start)
+}
+
+// flushDead asks for the conntrack entries of flows that hang on a dead uplink
+// and would now be given another one. A line that is merely slow keeps its flows.
+func (c *core) flushDead() {
+	if c.observe {
+		return
+	}
+	for i, s := range c.machine.Status(c.live.health) {
+		dead := !s.Up || s.Under == state.Failover && s.Dead >= c.live.health.Uplinks[i].DeadAfter
+		if !dead {
+			delete(c.deadLinks, i)
+			continue
+		}
+		if c.deadLinks[i] || s.State != state.Failover {
+			continue
+		}
+		c.deadLinks[i] = true
+		c.flushUplink(i)
+	}
+}
+
+func (c *core) flushUplink(uplink int) {
+	var keys []flowKey
+	for k, t := range c.flows {
+		if t.route < 0 || uplinkOf(c.live.policy, t.route) != uplink {
+			continue
+		}
+		d := c.live.prog.Decide(&t.flow, c.live.world)
+		if d.Route < 0 || uplinkOf(c.live.policy, d.Route) == uplink {
+			continue // obeyed even though it is dead, or nothing better
+		}
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compareKeys)
+	c.out.flush = append(c.out.flush, keys...)
+	for _, k := range keys {
+		delete(c.flows, k)
+	}
+}
+
+func compareKeys(a, b flowKey) int {
+	return cmp.Or(cmp.Compare(a.proto, b.proto), a.src.Compare(b.src), a.dst.Compare(b.dst))
+}
+
+// replace makes another policy live: every flow is decided again.
+func (c *core) replace(l live, now time.Duration, wall time.Time) {
+	old := c.live.health
+	c.machine = c.machine.Reconfigure(old, l.health)
+	w := c.machine.World(l.health)
+	l.world = &w
+	c.live = l
+	clear(c.deadLinks)
+	c.beginJournal()
+	for _, t := range c.flows {
+		c.marked(t, t.mark)
+	}
+	c.allAgain("policy", now, wall)
+}
+
+// ignored reports flows that no policy is about: within this host, to many at
+// once, and the daemon's own probes.
+func (c *core) ignored(k flowKey) bool {
+	dst := k.dst.Addr()
+	if beyondPolicy(dst) {
+		return true
+	}
+	if !c.own[k.src.Addr()] {
+		return c.own[dst]
+	}
+	for i := range c.live.policy.Uplinks {
+		p := &c.live.policy.Uplinks[i].Probe
+		icmp := k.proto == flow.ICMP || k.proto == flow.ICMPv6
+		if p.Kind == rules.ProbeICMP && !icmp || p.Kind == rules.ProbeTCP && k.proto != flow.TCP || p.Kind == rules.ProbeNone {
+			continue
+		}
+		for _, target := range p.Targets {
+			if target.Addr() == dst && (icmp || target.Port() == k.dst.Port()) {
+				return true
+			}
+		}
+	}
+	return c.own[dst]
+}
+
+// record notes a decision for the tail, the log and the metrics.
+func (c *core) record(t *tracked, event string, wall time.Time) {
+	d := &t.decision
+	p := c.live.policy
+	text, logs := d.Mods.Log.Get()
+	ctx := telemetry.Context{
+		Time: wall, Event: event, Mode: "enforce", Policy: shortHash(p.Hash),
+		Source: t.source, Flow: flowJSON(&t.flow), Text: text, LogRule: t.logRule,
+	}
+	if c.observe {
+		ctx.Mode = "observe"
+	}
+	route := d.Route
+	if t.route >= 0 && route >= 0 && t.route != route && !d.Blocked() {
+		ctx.Pinned, ctx.PinnedRoute = true, p.Routes[t.route].Name
+		route = t.route
+	}
+	if route >= 0 {
+		if u := uplinkOf(p, route); u >= 0 {
+			ctx.Uplink = p.Uplinks[u].Name
+		}
+	}
+	c.out.records = append(c.out.records, telemetry.Record{Decision: decisionJSON(c.live.prog, t.flow.ID, d), Log: logs, Context: ctx})
+	c.out.counts = append(c.out.counts, count{ruleName(p, d), engine.ActionName(d.Kind), routeName(p, d.Route), event})
+}
+
+// shortHash is how people see a policy's hash.
+func shortHash(h [32]byte) string { return fmt.Sprintf("%x", h[:6]) }
+
+func ruleName(p *rules.Policy, d *engine.Decision) string {
+	if d.Rule < 0 {
+		return ""
+	}
+	return p.Rules[d.Rule].Name
+}
+
+func routeName(p *rules.Policy, route int) string {
+	if route < 0 {
+		return ""
+	}
+	return p.Routes[route].Name
+}
+
+// sameOutcome reports whether two decisions of one policy come to the same for
+// a flow, whatever they still wait for.
+func sameOutcome(a, b *engine.Decision) bool {
+	return a.Rule == b.Rule && a.Kind == b.Kind && a.Asked == b.Asked && a.Route == b.Route &&
+		a.Reject == b.Reject && a.Mods == b.Mods
+}
+
+// uplinkOf returns the uplink that a concrete route leads over, -1 without one.
+func uplinkOf(p *rules.Policy, route int) int {
+	r := &p.Routes[route]
+	if r.Kind == rules.RouteUplink || r.Kind == rules.RouteOther {
+		return r.Uplink
+	}
+	return -1
+}

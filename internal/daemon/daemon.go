@@ -1,0 +1,441 @@
+// Package daemon is netpolicyd without its command line. One goroutine, the
+// loop, owns the policy that decides, the health machine, the plan, the DNS names
+// and the flows; everything else speaks with it through bounded channels:
+//
+//	sources --events----> loop --jobs--> kernel worker (nft, ip, conntrack)
+//	        --answers---> loop --saves-> store (state file, journal)
+//	probes  --rounds----> loop
+//	API     --calls-----> loop ------> one immutable snapshot, which status,
+//	reloads --commits---> loop         explain and new plans read without locks
+//
+// What a full queue does: rounds, calls and commits block their sender; events
+// are dropped and counted, because a source must not block; of the DNS answers
+// the oldest is dropped and counted, because the newest are about to be used;
+// jobs are coalesced by the loop, which starts one when the former is done.
+//
+// The loop itself only feeds core, which is free of side effects: the same
+// inputs give the same outputs.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// The bounds of the queues.
+const (
+	eventQueue  = 8192 // a burst of new flows: twenty seconds of the busiest gateway measured
+	answerQueue = 1024
+	roundQueue  = 64
+	callQueue   = 16
+	eventBatch  = 256 // events taken between looks at the other queues
+)
+
+const (
+	// tickEvery is the machine's clock, and how often the kernel hears that the daemon lives.
+	tickEvery = time.Second
+	// saveEvery is how often state and journal are written when nothing happens.
+	saveEvery = 30 * time.Second
+	// stopTime bounds the clean-up of a clean stop.
+	stopTime = 10 * time.Second
+)
+
+// Options are the daemon's settings.
+type Options struct {
+	Config   string // path of the policy
+	Observe  bool   // decide and log, enforce nothing
+	StateDir string // "" keeps nothing on disk
+	Socket   string // "" serves no API
+	Version  string
+	PID      int
+	Log      *slog.Logger
+	Notifier Notifier
+	// Clean removes everything that was made, on a clean stop; nil leaves it.
+	Clean func(context.Context) error
+}
+
+// Daemon is a running netpolicyd. Make one with New and call Run once.
+type Daemon struct {
+	opts  Options
+	parts Parts
+	log   *slog.Logger
+
+	records *telemetry.Ring
+	metrics *telemetry.Metrics
+	store   *store
+
+	events  chan inspector.Event
+	answers chan inspector.Event
+	rounds  chan taggedRound
+	calls   chan func(*loop)
+	commits chan *commit
+	reloads chan *reloadCall
+	changed chan string // the file changed; coalesced
+	nudge   chan string // reasons to plan anew; coalesced
+
+	snap    atomic.Pointer[snapshot]
+	started time.Time
+	beat    atomic.Int64  // the loop's last sign of life, on the logical clock
+
+	mu      sync.Mutex
+	sources []api.Source
+	lastErr *api.ReloadError
+}
+
+// snapshot is what everything outside the loop reads; immutable.
+type snapshot struct {
+	live    live
+	machine state.Machine
+	plan    *actions.Plan // exported parts only
+	host    *actions.Host
+	text    string // the plan as text
+	clock   time.Duration
+	wall    time.Time
+	flows   int
+	names   int
+	decided uint64
+	broken  string // why the kernel does not hold the plan; "" when it does
+}
+
+// taggedRound is a round of the probes of one generation of policy.
+type taggedRound struct {
+	generation int
+	round      state.Round
+}
+
+// New returns a daemon that is not running yet.
+func New(opts Options, parts Parts) *Daemon {
+	d := &Daemon{
+		opts: opts, parts: parts, log: opts.Log,
+		records: telemetry.NewRing(0), store: &store{},
+		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
+		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
+		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue), changed: make(chan string, 1), nudge: make(chan string, 1),
+		}
+	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
+	return d
+}
+
+// Run loads the policy, brings it about, and works until ctx ends. Each value
+// from hup reads the policy again. Run returns an error when the first policy
+// can't be loaded or applied: a *PolicyError when its text is wrong.
+func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
+	d.started = time.Now()
+	if d.opts.StateDir != "" && !d.opts.Observe {
+		s, err := openStore(d.opts.StateDir)
+		if err != nil {
+			return err
+		}
+		d.store = s
+		defer s.Close()
+	}
+	var listener net.Listener
+	if d.opts.Socket != "" {
+		var err error
+		if listener, err = api.Listen(d.opts.Socket); err != nil {
+			return err
+		}
+	}
+	l, err := d.begin(ctx)
+	if err != nil {
+		if listener != nil {
+			listener.Close()
+		}
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	failed := make(chan error, 4)
+	run := func(name string, f func(context.Context) error) {
+		group.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+				cancel()
+			}
+		})
+	}
+	if listener != nil {
+		server := &api.Server{Reader: d, Admin: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
+	}
+	run("reload", d.transactions)
+	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
+	for _, s := range d.parts.Sources {
+		run(s.Name(), func(ctx context.Context) error { d.observe(ctx, s); return nil })
+	}
+	if !d.opts.Observe {
+		run("keep alive", d.keepAlive)
+	}
+	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
+	err = l.run(ctx)
+	d.notify("STOPPING=1")
+	cancel()
+	group.Wait()
+	select {
+	case err = <-failed:
+	default:
+	}
+	return errors.Join(err, d.stop(l))
+}
+
+// stop saves the state and removes what was made.
+func (d *Daemon) stop(l *loop) error {
+	err := l.saveNow()
+	if d.opts.Clean == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if cleaned := d.opts.Clean(ctx); cleaned != nil {
+		return errors.Join(err, fmt.Errorf("remove what was made: %w", cleaned))
+	}
+	return err
+}
+
+// begin loads the first policy and applies it.
+func (d *Daemon) begin(ctx context.Context) (*loop, error) {
+	b := base{plan: exported(d.parts.Previous), wall: time.Now()}
+	var kernel Kernel
+	if !d.opts.Observe {
+		kernel = d.parts.Kernel
+	}
+	// The machine is resumed for the policy that is about to be read, so that the
+	// first plan is made for the world as it was left.
+	p, diags, source, err := LoadPolicy(d.opts.Config)
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return nil, &PolicyError{diags, source}
+	}
+	health := p.Health()
+	b.machine = d.resume(health, shortHash(p.Hash))
+	b.live = live{health: health}
+	c, err := prepare(ctx, d.opts.Config, p, b, d.parts.Host, kernel)
+	if err != nil {
+		var r *rejection
+		if errors.As(err, &r) {
+			return nil, &PolicyError{r.diags, r.source}
+		}
+		return nil, err
+	}
+	c.diags, c.source = diags, source
+	if kernel != nil {
+		start := time.Now()
+		err := kernel.Apply(ctx, c.plan)
+		d.metrics.Apply("plan", time.Since(start), err)
+		if err != nil {
+			return nil, fmt.Errorf("apply the plan: %w", err)
+		}
+	}
+	l := newLoop(d, c, b.machine)
+	d.log.Info("policy applied", "file", p.File, "hash", shortHash(p.Hash), "rules", len(p.Rules), "mode", d.mode())
+	d.warn(c)
+	return l, nil
+}
+
+// resume returns the machine as the state file left it, or a new one.
+func (d *Daemon) resume(health state.Config, hash string) state.Machine {
+	file, err := d.store.loadState()
+	if err != nil {
+		d.log.Warn("state file not read", "error", err)
+	}
+	if file == nil {
+		return state.New(health)
+	}
+	m, resumed, err := state.Resume(health, file, d.parts.Boot, hash, d.parts.Now())
+	if err != nil {
+		d.log.Warn("state file not used", "error", err)
+		return m
+	}
+	d.log.Info("state file read", "fresh", resumed.Fresh, "why", resumed.Why)
+	return m
+}
+
+// warn logs what a policy asks for and does not get, and what was found in it.
+func (d *Daemon) warn(c *candidate) {
+	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.source, false), apiDiagnostics(c.hints, c.source, false)} {
+		for _, g := range list {
+			d.log.Warn("policy finding", "code", g.Code, "severity", g.Severity, "file", g.File, "line", g.Line,
+				"column", g.Column, "message", g.Message)
+		}
+	}
+}
+
+func (d *Daemon) mode() string {
+	if d.opts.Observe {
+		return "observe"
+	}
+	return "enforce"
+}
+
+func (d *Daemon) notify(assignments string) {
+	if err := d.opts.Notifier.Send(assignments); err != nil {
+		d.log.Warn("service manager not told", "error", err)
+	}
+}
+
+// observe runs one source, and again when it ends, with a growing pause. While
+// it does not run, status says why.
+func (d *Daemon) observe(ctx context.Context, s inspector.Source) {
+	told := ""
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		d.setSource(s.Name(), "")
+		err := s.Run(ctx, d.offer)
+		if ctx.Err() != nil {
+			return
+		}
+		why := "ended"
+		if err != nil {
+			why = err.Error()
+		}
+		d.setSource(s.Name(), why)
+		if why != told {
+			d.log.Warn("source not in use", "source", s.Name(), "error", why)
+			told = why
+		}
+		again := time.NewTimer(pause)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return
+		}
+	}
+}
+
+func (d *Daemon) setSource(name, why string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.sources, func(s api.Source) bool { return s.Name == name })
+	if i < 0 {
+		d.sources = append(d.sources, api.Source{})
+		i = len(d.sources) - 1
+	}
+	d.sources[i] = api.Source{Name: name, Error: why}
+	slices.SortFunc(d.sources, func(a, b api.Source) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+}
+
+// offer puts an event into its queue without ever blocking.
+func (d *Daemon) offer(e inspector.Event) {
+	d.metrics.Event(e.Source)
+	if e.Kind != inspector.Answered {
+		select {
+		case d.events <- e:
+		default:
+			d.metrics.Drop("events", 1)
+		}
+		return
+	}
+	for {
+		select {
+		case d.answers <- e:
+			return
+		default:
+		}
+		select {
+		case <-d.answers:
+			d.metrics.Drop("answers", 1)
+		default:
+		}
+	}
+}
+
+// keepAlive tells systemd each half watchdog time that the loop goes round. The
+// kernel's own guard is refreshed by the loop's jobs.
+func (d *Daemon) keepAlive(ctx context.Context) error {
+	every := d.opts.Notifier.Watchdog()
+	if every == 0 {
+		return nil
+	}
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if d.parts.Now()-time.Duration(d.beat.Load()) < 2*every {
+				d.notify("WATCHDOG=1")
+			}
+		}
+	}
+}
+
+// exported returns the parts of a plan that goroutines other than its owner may read.
+func exported(p *actions.Plan) *actions.Plan {
+	if p == nil {
+		return nil
+	}
+	return &actions.Plan{
+		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Table: p.Table,
+	}
+}
+
+// writeGauges writes what follows from the present state, at each scrape.
+func (d *Daemon) writeGauges(w io.Writer) {
+	s := d.snap.Load()
+	if s == nil {
+		return
+	}
+	for _, st := range []state.State{state.Normal, state.Degraded, state.Failover, state.Recovery} {
+		fmt.Fprintf(w, "netpolicy_state{state=%q} %d\n", st, toInt(s.machine.Host().State == st))
+	}
+	for _, u := range s.machine.Status(s.live.health) {
+		fmt.Fprintf(w, "netpolicy_uplink_up{uplink=%q} %d\n", u.Name, toInt(u.Up && u.State != state.Failover))
+		fmt.Fprintf(w, "netpolicy_uplink_state{uplink=%q,state=%q} 1\n", u.Name, u.State)
+		fmt.Fprintf(w, "netpolicy_uplink_share_ratio{uplink=%q} %g\n", u.Name, float64(u.Share)/100)
+		if u.RTT >= 0 {
+			fmt.Fprintf(w, "netpolicy_uplink_rtt_seconds{uplink=%q} %g\n", u.Name, u.RTT.Seconds())
+		}
+		if u.Loss >= 0 {
+			fmt.Fprintf(w, "netpolicy_uplink_loss_ratio{uplink=%q} %g\n", u.Name, float64(u.Loss)/1e6)
+		}
+		if u.ErrorRate >= 0 {
+			fmt.Fprintf(w, "netpolicy_uplink_error_ratio{uplink=%q} %g\n", u.Name, float64(u.ErrorRate)/1e6)
+		}
+	}
+	fmt.Fprintf(w, "netpolicy_flows %d\nnetpolicy_dns_addresses %d\nnetpolicy_enforced %d\n", s.flows, s.names, toInt(s.broken == "" && !d.opts.Observe))
+}
+
+func toInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// ownAddrs are the host's addresses.
+func ownAddrs(h *actions.Host) map[netip.Addr]bool {
+	own := map[netip.Addr]bool{}
+	for _, l := range h.Links {
+		for _, a := range l.Addrs {
+			own[a.Addr().Unmap().WithZone("")] = true
+		}
+	}
+	return own
+}

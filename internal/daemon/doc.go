@@ -1,2 +1,0 @@
-// Package daemon wires the parts together and runs them.
-package daemon

@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// Host reads the host and watches it. Its methods are called from one goroutine each.
+type Host interface {
+	// ReadHost returns the links, addresses and routes as they are now.
+	ReadHost(context.Context) (*actions.Host, error)
+	// Watch calls changed after links, addresses or main routes changed, until
+	// ctx ends. changed does not block.
+	Watch(ctx context.Context, changed func()) error
+}
+
+// Kernel brings a plan about. Apply and Update are called from one goroutine.
+type Kernel interface {
+	// Check tries a plan without any effect: a dry apply.
+	Check(context.Context, *actions.Plan) error
+	// Apply makes the host equal the plan, whatever was there of ours. On an
+	// error the former plan is in place again.
+	Apply(context.Context, *actions.Plan) error
+	// Update changes elements of the plan that was applied last.
+	Update(context.Context, []actions.Update) error
+}
+
+// Connections changes live connections. Its methods are called from one goroutine.
+type Connections interface {
+	// SetMark changes the bits under mask of a connection's mark.
+	SetMark(ctx context.Context, c Connection, value, mask uint32) error
+	// Forget removes conntrack entries, so that the next packet is decided anew.
+	Forget(ctx context.Context, list []Connection) error
+}
+
+// Connection names a live connection, in the direction of who opened it.
+type Connection struct {
+	Proto    uint8
+	Src, Dst netip.AddrPort
+}
+
+// Parts are what the daemon is wired from. Every field but Prober must be set;
+// with --observe Kernel and Connections are not used.
+type Parts struct {
+	Host        Host
+	Kernel      Kernel
+	Connections Connections
+	Sources     []inspector.Source
+	// Probe measures the policy's uplinks until ctx ends. bypass is the packet
+	// mark of its sockets, 0 for none. nil measures nothing.
+	Probe func(ctx context.Context, p *rules.Policy, bypass uint32, now func() time.Duration, emit func(state.Round)) error
+	// Now is the logical clock: a time since boot that counts sleep, so that it
+	// goes on over a restart of the daemon.
+	Now func() time.Duration
+	// Boot is this boot's id.
+	Boot string
+	// Previous is the plan that a former run left in the kernel, nil for none:
+	// its numbers are kept.
+	Previous *actions.Plan
+}
+
+// planMarks reads conntrack marks by a plan.
+type planMarks struct {
+	mask   uint32
+	routes map[uint32]int // masked mark -> concrete route
+	marks  map[int]uint32
+	block  uint32
+	reject uint32
+}
+
+func marksOf(p *actions.Plan, policy *rules.Policy) planMarks {
+	m := planMarks{
+		mask: p.CTMask, routes: map[uint32]int{}, marks: map[int]uint32{},
+		block: p.BlockMark(false), reject: p.BlockMark(true),
+	}
+	for i := range policy.Routes {
+		if v, ok := p.CTMark(i); ok {
+			m.routes[v], m.marks[i] = i, v
+		}
+	}
+	return m
+}
+
+// RouteOf returns the concrete route that the mark holds, -1 for none.
+func (m planMarks) RouteOf(mark uint32) int {
+	if r, ok := m.routes[mark&m.mask]; ok {
+		return r
+	}
+	return -1
+}
+
+// MarkOf returns the mark of flows with this decision; 0 for those without a route.
+func (m planMarks) MarkOf(d *engine.Decision) (value, mask uint32) {
+	switch {
+	case d.Blocked() && d.Reject:
+		return m.reject, m.mask
+	case d.Blocked():
+		return m.block, m.mask
+	default:
+		return m.marks[d.Route], m.mask
+	}
+}
+
+// IsBlocked reports whether the mark is one of a blocked flow.
+func (m planMarks) IsBlocked(mark uint32) bool {
+	v := mark & m.mask
+	return v != 0 && (v == m.block || v == m.reject)
+}
+
+// noMarks is for --observe: nothing is marked.
+type noMarks struct{}
+
+func (noMarks) RouteOf(uint32) int                       { return -1 }
+func (noMarks) MarkOf(*engine.Decision) (uint32, uint32) { return 0, 0 }
+func (noMarks) IsBlocked(uint32) bool                    { return false }

@@ -1,0 +1,544 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// maxBatch bounds the address elements of one job: a thousand take under two
+// milliseconds, so a failover never waits longer behind them.
+const maxBatch = 1024
+
+// maxPending bounds the marks and the entries to forget that wait for the
+// kernel worker; beyond it they are dropped and counted.
+const maxPending = 65536
+
+// maxUnsaved bounds the journal that waits to be written to a slow disk.
+const maxUnsaved = 256 << 10
+
+// loop is the one goroutine that owns everything which changes.
+type loop struct {
+	d    *Daemon
+	core *core
+	plan *actions.Plan // owned here: Answer and WorldUpdates change it
+	host *actions.Host
+	text string
+
+	applied  *state.World // what the kernel's guards and shares were last told
+	pending  job
+	busy     bool
+	jobs     chan job
+	done     chan jobDone
+	waiting  *commit // a commit that waits for the worker, or is being applied
+	applying bool    // the job under way, or the last one, applies a plan
+	broken   string
+	alive    bool // a keep-alive is due
+
+	saves    chan save
+	unsaved  save
+	saveDue  time.Time
+	decided  uint64
+	gen      int // generation of probes
+	stopProb context.CancelFunc
+	probing  chan struct{} // closed when the probes of this generation have ended
+}
+
+// job is one round of work for the kernel worker, carried out in the order of
+// its fields: first the new rules, then the flows that were on the old ones.
+type job struct {
+	apply   *actions.Plan
+	updates []actions.Update
+	marks   []setMark
+	forget  []flowKey
+}
+
+func (j *job) empty() bool {
+	return j.apply == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
+}
+
+type jobDone struct {
+	job  job
+	err  error // of apply or updates
+	took time.Duration
+}
+
+// save is what goes to the state directory; state nil leaves the state file.
+type save struct {
+	state   []byte
+	journal []journalPart
+}
+
+// commit asks the loop to make a candidate live.
+type commit struct {
+	c     *candidate
+	reply chan error // buffered
+}
+
+func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
+	l := &loop{
+		d: d, plan: c.plan, host: c.host, text: c.text,
+		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1),
+	}
+	w := c.world
+	l.core = newCore(l.liveOf(c), m, d.opts.Observe, d.parts.Boot)
+	l.core.own = ownAddrs(c.host)
+	l.applied = &w
+	l.links()
+	l.settle()
+	return l
+}
+
+func (l *loop) liveOf(c *candidate) live {
+	w := c.world
+	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}}
+	if !l.d.opts.Observe {
+		v.marks = marksOf(c.plan, c.policy)
+	}
+	return v
+}
+
+// run works until ctx ends, and returns when everything it started has ended.
+func (l *loop) run(ctx context.Context) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{}, 2)
+	go func() { l.worker(work); ended <- struct{}{} }()
+	go func() { l.saver(); ended <- struct{}{} }()
+	defer func() {
+		l.stopProbes()
+		stop()
+		close(l.jobs)
+		close(l.saves)
+		<-ended
+		<-ended
+	}()
+	l.startProbes(ctx)
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	l.alive = true
+	for {
+		l.dispatch()
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-l.d.answers:
+			l.core.event(&e, l.d.parts.Now(), time.Now())
+		case e := <-l.d.events:
+			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.moreEvents()
+		case r := <-l.d.rounds:
+			if r.generation == l.gen {
+				r.round.At = max(r.round.At, 0)
+				l.core.apply(state.RoundEvent(r.round), time.Now())
+			}
+		case <-tick.C:
+			l.alive = true
+			l.core.expire(l.d.parts.Now())
+			l.core.apply(state.TickEvent(l.d.parts.Now()), time.Now())
+		case f := <-l.d.calls:
+			f(l)
+		case c := <-l.d.commits:
+			l.waiting = c
+		case j := <-l.done:
+			l.finished(ctx, j)
+		}
+		l.settle()
+	}
+}
+
+// moreEvents takes the events that wait already, answers first: a name that was
+// just resolved is about to be used.
+func (l *loop) moreEvents() {
+	for range eventBatch {
+		select {
+		case e := <-l.d.answers:
+			l.core.event(&e, l.d.parts.Now(), time.Now())
+			continue
+		default:
+		}
+		select {
+		case e := <-l.d.events:
+			l.core.event(&e, l.d.parts.Now(), time.Now())
+		default:
+			return
+		}
+	}
+}
+
+// settle carries out what core asks for, as far as it does not touch the
+// kernel, and publishes the new snapshot.
+func (l *loop) settle() {
+	out := l.core.take()
+	for _, r := range out.records {
+		l.emit(&r)
+	}
+	for _, n := range out.counts {
+		l.d.metrics.Decision(n.rule, n.action, n.route, n.event)
+		l.decided++
+	}
+	for queue, n := range out.drops {
+		l.d.metrics.Drop(queue, n)
+	}
+	for _, t := range out.transitions {
+		l.transition(t)
+	}
+	l.queue(&out)
+	l.keepJournal(out.journal)
+	now := l.d.parts.Now()
+	l.d.beat.Store(int64(now))
+	l.d.snap.Store(&snapshot{
+		live: l.core.live, machine: l.core.machine, plan: exported(l.plan), host: l.host, text: l.text,
+		clock: now, wall: time.Now(), flows: len(l.core.flows), names: l.core.names.Len(),
+		decided: l.decided, broken: l.broken,
+	})
+}
+
+// queue adds what the kernel must be told to what waits for it.
+func (l *loop) queue(out *outputs) {
+	if l.d.opts.Observe {
+		return
+	}
+	if n := maxPending - len(l.pending.marks); len(out.setMarks) > n {
+		l.d.metrics.Drop("marks", len(out.setMarks)-n)
+		out.setMarks = out.setMarks[:n]
+	}
+	if n := maxPending - len(l.pending.forget); len(out.flush) > n {
+		l.d.metrics.Drop("forget", len(out.flush)-n)
+		out.flush = out.flush[:n]
+	}
+	l.pending.marks = append(l.pending.marks, out.setMarks...)
+	l.pending.forget = append(l.pending.forget, out.flush...)
+}
+
+func (l *loop) emit(r *telemetry.Record) {
+	line, err := json.Marshal(r)
+	if err != nil {
+		l.d.log.Error("decision record not written", "error", err)
+		return
+	}
+	l.d.records.Append(line)
+	if r.Log {
+		l.d.log.Info("decision", "record", json.RawMessage(line))
+	}
+}
+
+func (l *loop) transition(t state.Transition) {
+	name := ""
+	if t.Uplink >= 0 {
+		name = l.core.live.health.Uplinks[t.Uplink].Name
+		l.d.metrics.Transition(name, t.From.String(), t.To.String())
+		l.d.log.Info("uplink changed state", "uplink", name, "from", t.From.String(), "to", t.To.String(), "why", t.Why)
+	} else {
+		l.d.metrics.Transition("", t.From.String(), t.To.String())
+		l.d.log.Info("state changed", "from", t.From.String(), "to", t.To.String(), "why", t.Why)
+	}
+	l.saveDue = time.Time{}
+}
+
+// dispatch gives the worker its next job, if it is idle and there is one: a new
+// plan, or what changed within the present one.
+func (l *loop) dispatch() {
+	if l.d.opts.Observe {
+		l.commitObserved()
+		return
+	}
+	if l.busy {
+		return
+	}
+	if l.waiting != nil && !l.applying {
+		// Its turn: a storm of answers must not keep a reload from coming.
+		l.busy, l.applying = true, true
+		l.jobs <- job{apply: l.waiting.c.plan}
+		return
+	}
+	l.applying = false
+	j := l.pending
+	l.pending = job{}
+	if w := l.core.live.world; w != l.applied {
+		j.updates = append(j.updates, l.plan.WorldUpdates(l.applied, w)...)
+		l.applied = w
+	}
+	j.updates = append(j.updates, l.answers()...)
+	if l.alive {
+		j.updates = append(j.updates, l.plan.KeepAlive()...)
+		l.alive = false
+	}
+	if j.empty() {
+		return
+	}
+	l.busy = true
+	l.jobs <- j
+}
+
+// answers returns the element updates for the addresses whose names changed.
+func (l *loop) answers() []actions.Update {
+	if len(l.core.dirty) == 0 {
+		return nil
+	}
+	var out []actions.Update
+	wall := time.Now()
+	list := make([]netip.Addr, 0, len(l.core.dirty))
+	for a := range l.core.dirty {
+		list = append(list, a)
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	for _, a := range list[:min(len(list), maxBatch)] {
+		delete(l.core.dirty, a)
+		ttl := l.core.names.Until(a, wall).Sub(wall)
+		if ttl <= 0 {
+			continue
+		}
+		updates, err := l.plan.Answer(a, l.core.names.Names(a, wall), ttl)
+		if errors.Is(err, actions.ErrClasses) {
+			l.d.wake(reasonNames)
+			break
+		}
+		out = append(out, updates...)
+	}
+	return out
+}
+
+// commitObserved makes a waiting candidate live where nothing is enforced.
+func (l *loop) commitObserved() {
+	clear(l.core.dirty)
+	c := l.waiting
+	if c == nil {
+		return
+	}
+	l.waiting = nil
+	l.swap(c.c)
+	l.settle()
+	c.reply <- nil
+}
+
+// finished takes what came of a job.
+func (l *loop) finished(ctx context.Context, j jobDone) {
+	l.busy = false
+	if j.job.apply != nil {
+		c := l.waiting
+		l.waiting = nil
+		l.d.metrics.Apply("plan", j.took, j.err)
+		if j.err == nil {
+			l.broken = ""
+			probes := !sameProbes(l.core.live.policy, c.c.policy) || l.plan.Bypass() != c.c.plan.Bypass()
+			l.swap(c.c)
+			if probes {
+				l.stopProbes()
+				l.startProbes(ctx)
+			}
+			l.settle()
+		}
+		c.reply <- j.err
+		return
+	}
+	if len(j.job.updates) > 0 {
+		l.d.metrics.Apply("update", j.took, j.err)
+	}
+	if j.err == nil {
+		return
+	}
+	if l.broken == "" {
+		l.d.log.Error("kernel update failed, applying the plan again", "error", j.err)
+	}
+	l.broken = j.err.Error()
+	l.d.wake(reasonRepair)
+}
+
+// swap makes a candidate live, which the kernel holds already.
+func (l *loop) swap(c *candidate) {
+	l.plan, l.host, l.text = c.plan, c.host, c.text
+	w := c.world
+	l.applied = &w
+	l.core.own = ownAddrs(c.host)
+	now := l.d.parts.Now()
+	v := l.liveOf(c)
+	if old := l.core.live; old.policy.Hash == v.policy.Hash {
+		v.since = old.since
+	}
+	l.core.replace(v, now, time.Now())
+	l.links()
+	// Names that changed while the plan was made are in no element of it.
+	for _, a := range l.core.names.Addrs(time.Now(), func(string) bool { return true }) {
+		if c.names[a.Addr] != l.core.names.Names(a.Addr, time.Now()) {
+			l.core.dirty[a.Addr] = true
+		}
+	}
+	l.saveDue = time.Time{}
+}
+
+// links tells the machine which uplinks' devices are up.
+func (l *loop) links() {
+	status := l.core.machine.Status(l.core.live.health)
+	for i := range l.core.live.policy.Uplinks {
+		dev := l.core.live.policy.Uplinks[i].Dev
+		up := slices.ContainsFunc(l.host.Links, func(k actions.Link) bool { return k.Name == dev && k.Up })
+		if status[i].Up != up {
+			l.core.apply(state.Event{Kind: state.EventLink, At: l.d.parts.Now(), Uplink: i, Up: up}, time.Now())
+		}
+	}
+}
+
+// worker carries out jobs until its channel is closed.
+func (l *loop) worker(ctx context.Context) {
+	for j := range l.jobs {
+		start := time.Now()
+		r := jobDone{job: j}
+		switch {
+		case j.apply != nil:
+			r.err = l.d.parts.Kernel.Apply(ctx, j.apply)
+		case len(j.updates) > 0:
+			r.err = l.d.parts.Kernel.Update(ctx, j.updates)
+		}
+		r.took = time.Since(start)
+		for _, m := range j.marks {
+			if err := l.d.parts.Connections.SetMark(ctx, m.key.connection(), m.value, m.mask); err != nil {
+				l.d.log.Warn("connection not marked", "error", err)
+			}
+		}
+		if r.err == nil && len(j.forget) > 0 {
+			list := make([]Connection, len(j.forget))
+			for i, k := range j.forget {
+				list[i] = k.connection()
+			}
+			if err := l.d.parts.Connections.Forget(ctx, list); err != nil {
+				l.d.log.Warn("connections of a dead uplink not forgotten", "error", err)
+			} else {
+				l.d.log.Info("connections of a dead uplink forgotten", "count", len(list))
+			}
+		}
+		l.done <- r
+	}
+}
+
+func (k flowKey) connection() Connection { return Connection{uint8(k.proto), k.src, k.dst} }
+
+// keepJournal collects the journal and hands it, with the state, to the saver:
+// at once when a state changed, else every saveEvery.
+func (l *loop) keepJournal(parts []journalPart) {
+	for _, p := range parts {
+		if n := len(l.unsaved.journal); !p.fresh && n > 0 {
+			last := &l.unsaved.journal[n-1]
+			last.lines = append(last.lines, p.lines...)
+			continue
+		}
+		l.unsaved.journal = append(l.unsaved.journal, p)
+	}
+	size := 0
+	for _, p := range l.unsaved.journal {
+		size += len(p.lines)
+	}
+	if time.Now().Before(l.saveDue) && size < maxUnsaved {
+		return
+	}
+	l.unsaved.state = l.encode()
+	select {
+	case l.saves <- l.unsaved:
+		l.unsaved = save{}
+		l.saveDue = time.Now().Add(saveEvery)
+	default: // the saver is busy: later
+		if size >= 2*maxUnsaved {
+			l.d.metrics.Drop("journal", 1)
+			l.unsaved = save{}
+			l.core.beginJournal()
+		}
+	}
+}
+
+func (l *loop) encode() []byte {
+	return l.core.machine.Encode(l.core.live.health, shortHash(l.core.live.policy.Hash), l.d.parts.Boot)
+}
+
+func (l *loop) saver() {
+	for s := range l.saves {
+		if err := l.d.write(s); err != nil {
+			l.d.log.Warn("state not saved", "error", err)
+		}
+	}
+}
+
+// saveNow writes what is left, after the saver has ended.
+func (l *loop) saveNow() error {
+	l.unsaved.state = l.encode()
+	return l.d.write(l.unsaved)
+}
+
+func (d *Daemon) write(s save) error {
+	var errs []error
+	for _, p := range s.journal {
+		errs = append(errs, d.store.appendJournal(p.lines, p.fresh))
+	}
+	if s.state != nil {
+		errs = append(errs, d.store.saveState(s.state))
+	}
+	return errors.Join(errs...)
+}
+
+// startProbes measures the uplinks of the policy that decides.
+func (l *loop) startProbes(ctx context.Context) {
+	ended := make(chan struct{})
+	l.gen++
+	generation := l.gen
+	ctx, l.stopProb = context.WithCancel(ctx)
+	l.probing = ended
+	if l.d.parts.Probe == nil {
+		close(ended)
+		return
+	}
+	policy, bypass := l.core.live.policy, uint32(0)
+	if !l.d.opts.Observe {
+		bypass = l.plan.Bypass()
+	}
+	go func() {
+		defer close(ended)
+		err := l.d.parts.Probe(ctx, policy, bypass, l.d.parts.Now, func(r state.Round) {
+			select {
+			case l.d.rounds <- taggedRound{generation, r}:
+			case <-ctx.Done():
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			l.d.log.Error("uplinks not measured", "error", err)
+		}
+	}()
+}
+
+func (l *loop) stopProbes() {
+	l.stopProb()
+	<-l.probing
+}
+
+var errStopped = errors.New("the daemon is stopping")
+
+// call runs f in the loop and returns its error.
+func (d *Daemon) call(ctx context.Context, f func(*loop) error) error {
+	reply := make(chan error, 1)
+	select {
+	case d.calls <- func(l *loop) { reply <- f(l) }:
+	case <-ctx.Done():
+		return fmt.Errorf("ask the daemon: %w", ctx.Err())
+	}
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("ask the daemon: %w", errors.Join(errStopped, ctx.Err()))
+	}
+}
+
+// sameProbes reports whether two policies measure the same lines in the same
+// way, in the same order, so that the probes of one serve the other.
+func sameProbes(a, b *rules.Policy) bool {
+	return slices.EqualFunc(a.Uplinks, b.Uplinks, func(x, y rules.Uplink) bool {
+		return x.Name == y.Name && x.Dev == y.Dev && x.Gateway == y.Gateway && x.Probe.Kind == y.Probe.Kind &&
+			x.Probe.Every == y.Probe.Every && slices.Equal(x.Probe.Targets, y.Probe.Targets)
+	})
+}

@@ -1,0 +1,419 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/yaml"
+	"netpolicy.dev/netpolicy/state"
+)
+
+const (
+	// maxPolicy bounds the policy file that is read (language.md section 2); one
+	// byte more is read so that the parser can say NP9xx.
+	maxPolicy = 8 << 20
+	// maxReported is how many errors of a rejected policy status keeps.
+	maxReported = 10
+)
+
+// LoadPolicy reads and checks the policy at path. The policy is nil when there
+// is any error among the diagnostics, which come with the source that they are about.
+func LoadPolicy(path string) (*rules.Policy, []diag.Diagnostic, *diag.Source, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("read the policy: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPolicy+1))
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("read the policy %s: %w", path, err)
+	}
+	p, diags := yaml.Load(path, text)
+	return p, diags, diag.NewSource(path, text), nil
+}
+
+// candidate is a policy with its plan, ready to be made live.
+type candidate struct {
+	policy *rules.Policy
+	prog   *engine.Program
+	health state.Config
+	host   *actions.Host
+	plan   *actions.Plan
+	world  state.World               // the world that the plan was made for
+	text   string                    // the plan as text
+	names  map[netip.Addr]flow.Names // the names that its elements stand for
+	hints  []diag.Diagnostic         // NP502 and the like
+	diags  []diag.Diagnostic
+	source *diag.Source
+}
+
+// rejection is an error about the user's text, with its diagnostics.
+type rejection struct {
+	diags  []diag.Diagnostic
+	source *diag.Source
+}
+
+func (r *rejection) Error() string {
+	return fmt.Sprintf("%d errors in the policy", diag.Count(r.diags, diag.Error))
+}
+
+// nameHold is a live name of an address, as the planner sees it.
+type nameHold struct {
+	addr  netip.Addr
+	names flow.Names
+	until time.Time
+}
+
+// base is what a new plan builds upon: what is live now.
+type base struct {
+	live    live
+	machine state.Machine
+	plan    *actions.Plan // only its exported parts may be read
+	names   []nameHold
+	wall    time.Time
+}
+
+// errSame says that the new policy is the one that decides already.
+var errSame = errors.New("the policy has not changed")
+
+// prepare does everything of a transaction that can fail and has no effect:
+// read, check, compile, plan, dry apply. policy nil means: read it from path.
+func prepare(ctx context.Context, path string, policy *rules.Policy, b base, host Host, kernel Kernel) (*candidate, error) {
+	c := &candidate{policy: policy}
+	if policy == nil {
+		var err error
+		c.policy, c.diags, c.source, err = LoadPolicy(path)
+		if err != nil {
+			return nil, err
+		}
+		if c.policy == nil {
+			return nil, &rejection{c.diags, c.source}
+		}
+		if old := b.live.policy; old != nil && c.policy.Hash == old.Hash && sameDaemon(&c.policy.Daemon, &old.Daemon) {
+			return nil, errSame
+		}
+	}
+	c.prog = engine.Compile(c.policy)
+	c.health = c.policy.Health()
+	var err error
+	if c.host, err = host.ReadHost(ctx); err != nil {
+		return nil, fmt.Errorf("read the host: %w", err)
+	}
+	machine := b.machine
+	if b.live.policy != nil {
+		machine = machine.Reconfigure(b.live.health, c.health)
+	}
+	c.world = machine.World(c.health)
+	c.plan, c.hints = actions.PlanFor(c.prog, *c.host, &c.world, b.plan)
+	if c.plan == nil {
+		return nil, &rejection{c.hints, c.source}
+	}
+	c.text = c.plan.String()
+	if err := c.addNames(b); err != nil {
+		return nil, err
+	}
+	if kernel != nil {
+		if err := kernel.Check(ctx, c.plan); err != nil {
+			return nil, fmt.Errorf("try the plan: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// addNames puts the elements of the addresses whose names are known into the
+// plan, so that a reload does not forget them for a moment.
+func (c *candidate) addNames(b base) error {
+	c.names = make(map[netip.Addr]flow.Names, len(b.names))
+	for _, n := range b.names {
+		c.names[n.addr] = n.names
+		updates, err := c.plan.Answer(n.addr, n.names, n.until.Sub(b.wall))
+		if err != nil {
+			return fmt.Errorf("plan the known names: %w", err)
+		}
+		for _, u := range updates {
+			fold(&c.plan.Table, u)
+		}
+	}
+	return nil
+}
+
+// fold writes an update into a table that is not in the kernel yet.
+func fold(t *actions.Table, u actions.Update) {
+	if u.Kind == actions.PutChain {
+		if !slices.ContainsFunc(t.Chains, func(c actions.Chain) bool { return c.Name == u.Chain.Name }) {
+			t.Chains = append(t.Chains, u.Chain)
+		}
+		return
+	}
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		if s.Name != u.Set {
+			continue
+		}
+		s.Elems = slices.DeleteFunc(slices.Clone(s.Elems), func(e actions.Elem) bool { return e.Key == u.Elem.Key })
+		if u.Kind == actions.PutElem {
+			s.Elems = append(s.Elems, u.Elem)
+		}
+	}
+}
+
+func sameDaemon(a, b *rules.Daemon) bool {
+	x, y := *a, *b
+	x.Masquerade, y.Masquerade = nil, nil
+	return equalDaemon(x, y) && slices.Equal(a.Masquerade, b.Masquerade)
+}
+
+// equalDaemon compares what is left of a daemon section without its lists.
+func equalDaemon(a, b rules.Daemon) bool {
+	return a.OnCrash == b.OnCrash && a.MarkMask == b.MarkMask && a.CTMask == b.CTMask && a.TableBase == b.TableBase &&
+		a.RulePriority == b.RulePriority && a.StateDir == b.StateDir && a.API == b.API
+}
+
+// apiDiagnostics returns diagnostics as the API spells them; at most maxReported
+// when errorsOnly is set, and then errors alone.
+func apiDiagnostics(list []diag.Diagnostic, source *diag.Source, errorsOnly bool) []api.Diagnostic {
+	out := []api.Diagnostic{}
+	for _, d := range list {
+		if errorsOnly && (d.Severity != diag.Error || len(out) == maxReported) {
+			continue
+		}
+		a := api.Diagnostic{
+			Code: string(d.Code), Severity: d.Severity.String(), File: d.Span.File, Message: d.Message, Help: d.Help,
+		}
+		if source != nil && source.Name == d.Span.File {
+			a.Line, a.Column = source.Position(d.Span.Start)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// PolicyError says that a policy's text is wrong: its first errors are among the diagnostics.
+type PolicyError struct {
+	Diagnostics []diag.Diagnostic
+	Source      *diag.Source
+}
+
+func (e *PolicyError) Error() string {
+	return fmt.Sprintf("the policy has %d errors", diag.Count(e.Diagnostics, diag.Error))
+}
+
+// Why the loop asks for a plan.
+const (
+	reasonFile   = "file changed"
+	reasonHup    = "SIGHUP"
+	reasonHost   = "links or routes changed"
+	reasonRepair = "kernel state lost"
+	reasonNames  = "too many combinations of names"
+)
+
+// repairPause is the least time between two attempts to put lost kernel state
+// back: whoever removes it may do so again and again.
+const repairPause = 5 * time.Second
+
+// reloadCall is a reload that somebody waits for.
+type reloadCall struct{ reply chan api.ReloadResult } // buffered
+
+// Reload makes the daemon read its policy again, and waits for what comes of it.
+func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
+	call := &reloadCall{make(chan api.ReloadResult, 1)}
+	select {
+	case d.reloads <- call:
+	case <-ctx.Done():
+		return api.ReloadResult{}, fmt.Errorf("ask for a reload: %w", ctx.Err())
+	}
+	select {
+	case r := <-call.reply:
+		return r, nil
+	case <-ctx.Done():
+		return api.ReloadResult{}, fmt.Errorf("wait for the reload: %w", ctx.Err())
+	}
+}
+
+// wake asks for a transaction without waiting for it. One that is asked for
+// already is enough.
+func (d *Daemon) wake(reason string) {
+	to := d.nudge
+	if reason == reasonFile || reason == reasonHup {
+		to = d.changed
+	}
+	select {
+	case to <- reason:
+	default:
+	}
+}
+
+// watch wakes the daemon when the policy's file or the host changes, and at each
+// value from hup.
+func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := d.parts.Host.Watch(ctx, func() { d.wake(reasonHost) }); err != nil && ctx.Err() == nil {
+			d.log.Warn("host not watched", "error", err)
+		}
+	})
+	group.Go(func() {
+		if err := watchFile(ctx, d.opts.Config, func() { d.wake(reasonFile) }); err != nil && ctx.Err() == nil {
+			d.log.Warn("policy file not watched, reload by SIGHUP or the API", "error", err)
+		}
+	})
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-hup:
+			d.wake(reasonHup)
+		}
+	}
+	group.Wait()
+}
+
+// transactions does reloads and new plans, one after the other.
+func (d *Daemon) transactions(ctx context.Context) error {
+	var repaired time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-d.reloads:
+			call.reply <- d.reload(ctx, "asked for")
+		case reason := <-d.changed:
+			d.reload(ctx, reason)
+		case reason := <-d.nudge:
+			if reason == reasonRepair {
+				pause := time.NewTimer(time.Until(repaired.Add(repairPause)))
+				select {
+				case <-pause.C:
+				case <-ctx.Done():
+					pause.Stop()
+					return nil
+				}
+				repaired = time.Now()
+			}
+			d.replan(ctx, reason)
+		}
+	}
+}
+
+// reload is the transaction: read, check, compile, plan, dry apply, swap. Any
+// failure leaves the policy that decides as it is.
+func (d *Daemon) reload(ctx context.Context, why string) api.ReloadResult {
+	d.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", d.parts.Now().Microseconds()))
+	defer d.notify("READY=1")
+	c, err := d.transact(ctx, nil)
+	result := api.ReloadResult{Diagnostics: []api.Diagnostic{}}
+	switch {
+	case errors.Is(err, errSame):
+		result.Result = api.Unchanged
+		d.setError(nil)
+		d.log.Info("policy unchanged", "trigger", why)
+	case err != nil:
+		result = d.rejected(err)
+	default:
+		result.Result = api.Applied
+		result.Diagnostics = append(apiDiagnostics(c.diags, c.source, false), apiDiagnostics(c.hints, c.source, false)...)
+		d.setError(nil)
+		d.log.Info("policy applied", "trigger", why, "file", c.policy.File, "hash", shortHash(c.policy.Hash),
+			"rules", len(c.policy.Rules), "mode", d.mode())
+		d.warn(c)
+	}
+	d.metrics.Reload(result.Result)
+	result.Policy = policyStatus(d.snap.Load())
+	return result
+}
+
+// rejected notes NP501 in status and log, with the place of the first errors.
+func (d *Daemon) rejected(err error) api.ReloadResult {
+	e := &api.ReloadError{Code: "NP501", Time: time.Now(), Message: err.Error(), Diagnostics: []api.Diagnostic{}}
+	var r *rejection
+	if errors.As(err, &r) {
+		e.Diagnostics = apiDiagnostics(r.diags, r.source, true)
+	}
+	d.setError(e)
+	attrs := []any{"code", e.Code, "error", e.Message}
+	if len(e.Diagnostics) > 0 {
+		first := e.Diagnostics[0]
+		attrs = append(attrs, "file", first.File, "line", first.Line, "column", first.Column, "first", first.Code+": "+first.Message)
+	}
+	d.log.Error("new policy rejected, the old one goes on", attrs...)
+	return api.ReloadResult{Result: api.Rejected, Error: e.Message, Diagnostics: e.Diagnostics}
+}
+
+func (d *Daemon) setError(e *api.ReloadError) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lastErr = e
+}
+
+// replan brings the policy that decides about anew, for the host as it is now.
+func (d *Daemon) replan(ctx context.Context, why string) {
+	c, err := d.transact(ctx, d.snap.Load())
+	switch {
+	case ctx.Err() != nil || errors.Is(err, errSame):
+	case err != nil:
+		d.log.Error("plan not applied", "trigger", why, "error", err)
+		d.wakeLater(ctx, why)
+	default:
+		d.log.Info("plan applied", "trigger", why, "hash", shortHash(c.policy.Hash))
+	}
+}
+
+// wakeLater tries again what could not be done: a device may be half-way up.
+func (d *Daemon) wakeLater(ctx context.Context, why string) {
+	time.AfterFunc(repairPause, func() {
+		if ctx.Err() == nil {
+			d.wake(why)
+		}
+	})
+}
+
+// transact prepares a candidate and has the loop make it live. s is nil for a
+// reload from the file, else the state whose policy is planned anew.
+func (d *Daemon) transact(ctx context.Context, s *snapshot) (*candidate, error) {
+	var names []nameHold
+	err := d.call(ctx, func(l *loop) error { names = l.core.holds(time.Now()); return nil })
+	if err != nil {
+		return nil, err
+	}
+	now := d.snap.Load()
+	b := base{live: now.live, machine: now.machine, plan: now.plan, names: names, wall: time.Now()}
+	var policy *rules.Policy
+	if s != nil {
+		policy = s.live.policy
+	}
+	var kernel Kernel
+	if !d.opts.Observe {
+		kernel = d.parts.Kernel
+	}
+	c, err := prepare(ctx, d.opts.Config, policy, b, d.parts.Host, kernel)
+	if err != nil {
+		return nil, err
+	}
+	com := &commit{c: c, reply: make(chan error, 1)}
+	select {
+	case d.commits <- com:
+	case <-ctx.Done():
+		return nil, errStopped
+	}
+	select {
+	case err := <-com.reply:
+		if err != nil {
+			return nil, fmt.Errorf("apply the plan: %w", err)
+		}
+		return c, nil
+	case <-ctx.Done():
+		return nil, errStopped
+	}
+}

@@ -1,0 +1,183 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// maxForce bounds an override: a day is longer than any works on a line, and a
+// forgotten one ends by itself.
+const maxForce = 24 * time.Hour
+
+// queues are the bounded queues whose losses status shows.
+var queues = []string{"events", "answers", "flows", "marks", "forget", "journal"}
+
+// Status returns what the daemon does now. It waits for nobody.
+func (d *Daemon) Status() api.Status {
+	out := api.Status{
+		Version: d.opts.Version, PID: d.opts.PID, Started: d.started, Now: time.Now(), Mode: d.mode(),
+		Uplinks: []api.Uplink{}, Sources: []api.Source{}, Drops: map[string]uint64{},
+	}
+	for _, q := range queues {
+		out.Drops[q] = d.metrics.Drops(q)
+	}
+	d.mu.Lock()
+	out.Sources = append(out.Sources, d.sources...)
+	out.Error = d.lastErr
+	d.mu.Unlock()
+	s := d.snap.Load()
+	if s == nil {
+		return out
+	}
+	host := s.machine.Host()
+	out.Policy = policyStatus(s)
+	out.Enforcement, out.State = s.broken, host.State.String()
+	if len(s.live.policy.Uplinks) > 0 {
+		out.Since = s.at(host.Since)
+	}
+	out.Flows, out.Names, out.Decisions = s.flows, s.names, s.decided
+	for i, u := range s.machine.Status(s.live.health) {
+		out.Uplinks = append(out.Uplinks, s.uplink(i, &u))
+	}
+	return out
+}
+
+// at turns a moment of the logical clock into one of the wall clock.
+func (s *snapshot) at(t time.Duration) time.Time { return s.wall.Add(t - s.clock) }
+
+func policyStatus(s *snapshot) api.Policy {
+	if s == nil {
+		return api.Policy{}
+	}
+	p := s.live.policy
+	return api.Policy{
+		File: p.File, Hash: shortHash(p.Hash), Since: s.live.since, Rules: len(p.Rules), Routes: len(p.Routes),
+	}
+}
+
+func (s *snapshot) uplink(i int, u *state.UplinkStatus) api.Uplink {
+	out := api.Uplink{
+		Name: u.Name, Dev: s.live.policy.Uplinks[i].Dev, Primary: i == s.live.policy.Primary,
+		State: u.State.String(), Since: s.at(u.Since), Unknown: u.Unknown, Up: u.Up, Share: u.Share,
+		RTTms: milliseconds(u.RTT), P90ms: milliseconds(u.P90), Loss: ratio(u.Loss), Errors: ratio(u.ErrorRate),
+		Penalty: u.Penalty, Suppressed: u.Suppressed,
+	}
+	if u.Grey != "" {
+		out.Verdict, out.VerdictSince, out.Why = "grey", s.at(u.GreySince), u.Grey
+	}
+	if u.HoldUntil > s.clock {
+		out.HoldUntil = s.at(u.HoldUntil)
+	}
+	if u.Suppressed && u.LiftAt > s.clock {
+		out.HoldUntil = s.at(max(u.LiftAt, u.HoldUntil))
+	}
+	if u.Forced.On {
+		out.Forced = &api.Forced{
+			State: u.Forced.To.String(), Shadow: u.Under.String(), Until: s.at(u.Forced.Until), Reason: u.Forced.Reason,
+		}
+	}
+	return out
+}
+
+// milliseconds keeps "not measured" negative.
+func milliseconds(d time.Duration) float64 {
+	if d < 0 {
+		return -1
+	}
+	return float64(d.Microseconds()) / 1000
+}
+
+func ratio(ppm int64) float64 {
+	if ppm < 0 {
+		return -1
+	}
+	return float64(ppm) / 1e6
+}
+
+// Plan returns the host state that is wanted, as text.
+func (d *Daemon) Plan() string {
+	s := d.snap.Load()
+	if s == nil {
+		return ""
+	}
+	return s.text
+}
+
+// Explain answers how a flow would be decided now; it waits for nobody.
+func (d *Daemon) Explain(q api.ExplainRequest) (json.RawMessage, error) {
+	f, err := parseFlow(q.Flow)
+	if err != nil {
+		return nil, fmt.Errorf("flow: %w: %w", err, api.ErrBadRequest)
+	}
+	if q.State != "" {
+		st, ok := state.Parse(q.State)
+		if !ok {
+			return nil, fmt.Errorf("state %q: want NORMAL, DEGRADED, FAILOVER or RECOVERY: %w", q.State, api.ErrBadRequest)
+		}
+		f.State = st.String()
+	}
+	s := d.snap.Load()
+	if s == nil {
+		return nil, fmt.Errorf("no policy is live yet: %w", api.ErrBadRequest)
+	}
+	return explainJSON(&s.live, &f)
+}
+
+// Force overrides the state of an uplink for a while.
+func (d *Daemon) Force(ctx context.Context, q api.ForceRequest) error {
+	to, ok := state.Parse(q.State)
+	if !ok {
+		return fmt.Errorf("state %q: want NORMAL, DEGRADED, FAILOVER or RECOVERY: %w", q.State, api.ErrBadRequest)
+	}
+	span, err := time.ParseDuration(q.For)
+	if err != nil || span <= 0 || span > maxForce {
+		return fmt.Errorf("for %q: want a time above zero and at most %s: %w", q.For, maxForce, api.ErrBadRequest)
+	}
+	if q.Reason == "" {
+		return fmt.Errorf("a reason is required: %w", api.ErrBadRequest)
+	}
+	return d.call(ctx, func(l *loop) error {
+		i, err := l.uplink(q.Uplink)
+		if err != nil {
+			return err
+		}
+		now := l.d.parts.Now()
+		l.core.apply(state.Event{Kind: state.EventForce, At: now, Uplink: i, To: to, Until: now + span, Reason: q.Reason}, time.Now())
+		l.d.log.Info("state forced", "uplink", q.Uplink, "state", to.String(), "for", span.String(), "reason", q.Reason)
+		l.settle()
+		return nil
+	})
+}
+
+// Clear ends an override. "" is the primary uplink's and the whole host's.
+func (d *Daemon) Clear(ctx context.Context, uplink string) error {
+	return d.call(ctx, func(l *loop) error {
+		i, err := l.uplink(uplink)
+		if err != nil {
+			return err
+		}
+		l.core.apply(state.Event{Kind: state.EventClear, At: l.d.parts.Now(), Uplink: i}, time.Now())
+		l.d.log.Info("state override cleared", "uplink", uplink)
+		l.settle()
+		return nil
+	})
+}
+
+// uplink finds an uplink by name; "" is the whole host, which takes the primary with it.
+func (l *loop) uplink(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	uplinks := l.core.live.health.Uplinks
+	i := slices.IndexFunc(uplinks, func(u state.UplinkConfig) bool { return u.Name == name })
+	if i < 0 {
+		return 0, fmt.Errorf("uplink %q is not declared: %w", name, api.ErrBadRequest)
+	}
+	return i, nil
+}
