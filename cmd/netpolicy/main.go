@@ -51,5 +51,6 @@ func newRoot() *cobra.Command {
 	root.AddCommand()
 	root.AddCommand(newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd())
 	root.AddCommand(newLabCmd())
+	root.AddCommand(newLintCmd())
 	return root
 }
