@@ -1,0 +1,140 @@
+package sniff
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"time"
+
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/dns"
+	"netpolicy.dev/netpolicy/inspector/packet"
+)
+
+const (
+	// maxQueries is how many questions wait for their answer: a resolver of a
+	// thousand questions a second whose answers take seconds.
+	maxQueries = 4096
+	// queryLife is how long an answer is waited for; resolvers give up sooner.
+	queryLife = 10 * time.Second
+	// maxRecent segments are remembered to know a forwarded packet's second
+	// copy, which follows the first at once.
+	maxRecent  = 4096
+	recentLife = time.Second
+)
+
+// dnsMessage takes one message. A stream's answer needs no question: its
+// connection was seen from the first SYN.
+func (s *Sniffer) dnsMessage(p packet.Packet, msg []byte, at time.Time, stream bool) {
+	m, err := dns.Parse(msg)
+	if err != nil {
+		return
+	}
+	if !m.Response {
+		if !s.opt.Recorded && !stream {
+			s.queries.add(query{p.Src, p.Dst, m.ID, m.Question}, at)
+		}
+		return
+	}
+	if len(m.Answer.Addrs) == 0 {
+		return
+	}
+	if !s.opt.Recorded {
+		if !stream && !s.queries.take(query{p.Dst, p.Src, m.ID, m.Question}, at) {
+			s.Counters.Unsolicited++
+			return
+		}
+		// The same answer passes by twice when it is forwarded through NAT.
+		if s.recent.seen(maphash.Bytes(s.recent.seeded(), msg), at) {
+			s.Counters.Duplicates++
+			return
+		}
+	}
+	s.Counters.Answers++
+	s.emit(inspector.Event{Kind: inspector.Answered, At: at, Source: s.source, Answer: m.Answer})
+}
+
+// query is a question under way.
+type query struct {
+	client, server netip.AddrPort
+	id             uint16
+	name           string
+}
+
+// queries holds the questions under way, the oldest of which make room.
+type queries struct {
+	open map[query]time.Time
+	ring []query
+	at   int
+}
+
+func (q *queries) add(k query, now time.Time) {
+	if q.open == nil {
+		q.open = make(map[query]time.Time)
+	}
+	if _, again := q.open[k]; !again {
+		if len(q.ring) < maxQueries {
+			q.ring = append(q.ring, k)
+		} else {
+			delete(q.open, q.ring[q.at])
+			q.ring[q.at] = k
+			q.at = (q.at + 1) % maxQueries
+		}
+	}
+	q.open[k] = now
+}
+
+// take reports whether the question was asked, and is not too old. It stays:
+// forwarded answers are seen twice.
+func (q *queries) take(k query, now time.Time) bool {
+	at, ok := q.open[k]
+	return ok && now.Sub(at) <= queryLife
+}
+
+// fingerprintOf hashes what of a segment NAT of the source leaves as it is.
+func fingerprintOf(seed maphash.Seed, p packet.Packet) uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	maphash.WriteComparable(&h, struct {
+		dst   netip.AddrPort
+		seq   uint32
+		flags packet.Flags
+	}{p.Dst, p.Seq, p.Flags})
+	const enough = 64 // covers a ClientHello's random
+	_, _ = h.Write(p.Payload[:min(len(p.Payload), enough)])
+	return h.Sum64()
+}
+
+// recent remembers fingerprints for a short time.
+type recent struct {
+	seed maphash.Seed
+	made bool
+	set  map[uint64]time.Time
+	ring []uint64
+	at   int
+}
+
+func (r *recent) seeded() maphash.Seed {
+	if !r.made {
+		r.seed, r.made = maphash.MakeSeed(), true
+		r.set = make(map[uint64]time.Time)
+	}
+	return r.seed
+}
+
+// seen reports whether h was entered lately, and enters it.
+func (r *recent) seen(h uint64, now time.Time) bool {
+	r.seeded()
+	if at, ok := r.set[h]; ok {
+		r.set[h] = now
+		return now.Sub(at) <= recentLife
+	}
+	if len(r.ring) < maxRecent {
+		r.ring = append(r.ring, h)
+	} else {
+		delete(r.set, r.ring[r.at])
+		r.ring[r.at] = h
+		r.at = (r.at + 1) % maxRecent
+	}
+	r.set[h] = now
+	return false
+}

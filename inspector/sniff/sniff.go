@@ -1,0 +1,343 @@
+// Package sniff turns packets into events: it follows TCP connections just far
+// enough to read the ClientHello or the Host header, and DNS answers over UDP
+// and TCP. It is pure: packets with their times go in, events come out. All it
+// keeps is bounded, and what the bounds cost is counted.
+package sniff
+
+import (
+	"time"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/dns"
+	"netpolicy.dev/netpolicy/inspector/packet"
+	"netpolicy.dev/netpolicy/inspector/tlshello"
+)
+
+// Defaults of Options.
+const (
+	// MaxFlows connections are followed at a time. One takes about 400 bytes;
+	// beyond it the one that has been quiet the longest is forgotten.
+	MaxFlows = 8192
+	// MaxBuffered bytes wait for the rest of their hello, over all connections.
+	MaxBuffered = 4 << 20
+	// Idle is how long a quiet connection is remembered.
+	Idle = 10 * time.Second
+)
+
+// Options say how to sniff. The zero Options are for live traffic with defaults.
+type Options struct {
+	MaxFlows    int
+	MaxBuffered int
+	Idle        time.Duration
+	// Recorded is for captures: it tells of every connection's beginning, RTT and
+	// end, and believes DNS answers whose question was not captured. Live
+	// sniffing tells of names alone, wants the question (an answer out of the
+	// blue may come from anyone), and takes a forwarded packet, seen on two
+	// interfaces, once.
+	Recorded bool
+}
+
+// Counters says what a Sniffer did. They belong to its goroutine.
+type Counters struct {
+	Packets     uint64 // handed in
+	Names       uint64 // verdicts: a name, or known to be absent
+	Answers     uint64 // DNS answers told
+	Unsolicited uint64 // DNS answers without a question, not believed
+	Evicted     uint64 // connections forgotten for want of room
+	Overflow    uint64 // connections given up for want of buffer
+	Duplicates  uint64 // packets seen before on another interface
+}
+
+// Sniffer follows connections. It is for one goroutine.
+type Sniffer struct {
+	opt      Options
+	source   string
+	emit     func(inspector.Event)
+	Counters Counters
+
+	conns    map[key]*conn
+	oldest   conn // sentinel of the ring in order of last activity
+	buffered int
+	hello    tlshello.Parser
+	queries  queries
+	recent   recent
+}
+
+// New returns a sniffer whose events carry source and go to emit.
+func New(source string, opt Options, emit func(inspector.Event)) *Sniffer {
+	if opt.MaxFlows <= 0 {
+		opt.MaxFlows = MaxFlows
+	}
+	if opt.MaxBuffered <= 0 {
+		opt.MaxBuffered = MaxBuffered
+	}
+	if opt.Idle <= 0 {
+		opt.Idle = Idle
+	}
+	s := &Sniffer{opt: opt, source: source, emit: emit, conns: make(map[key]*conn)}
+	s.oldest.prev, s.oldest.next = &s.oldest, &s.oldest
+	return s
+}
+
+// dnsPort is where DNS is spoken in the clear.
+const dnsPort = 53
+
+// Packet takes one packet, seen at the given time, on iface where that is known.
+// Times should not go back by more than Options.Idle.
+func (s *Sniffer) Packet(p packet.Packet, at time.Time, iface string) {
+	s.Counters.Packets++
+	s.expire(at)
+	switch {
+	case p.Proto == flow.TCP && p.HasPorts:
+		s.tcp(p, at, iface)
+	case p.Proto == flow.UDP && p.HasPorts && (p.Src.Port() == dnsPort || p.Dst.Port() == dnsPort):
+		if s.opt.Recorded {
+			s.track(p, at, iface)
+		}
+		s.dnsMessage(p, p.Payload, at, false)
+	case s.opt.Recorded:
+		s.track(p, at, iface)
+	}
+}
+
+// track follows what has no stream: it tells of the beginning and the end.
+func (s *Sniffer) track(p packet.Packet, at time.Time, iface string) *conn {
+	k, fromA := keyOf(p)
+	c := s.conns[k]
+	if c == nil {
+		c = s.open(k, at, iface)
+		c.clientIsA = fromA != looksLikeServer(p)
+		c.dscp = p.DSCP
+		s.event(inspector.Open, c, at)
+	}
+	s.touch(c, at)
+	c.count(p, fromA == c.clientIsA)
+	return c
+}
+
+// looksLikeServer guesses from ports alone whether the sender is the server.
+func looksLikeServer(p packet.Packet) bool {
+	const privileged = 1024
+	return p.HasPorts && p.Src.Port() < privileged && p.Dst.Port() >= privileged
+}
+
+// tcp takes one TCP segment.
+func (s *Sniffer) tcp(p packet.Packet, at time.Time, iface string) {
+	k, fromA := keyOf(p)
+	c := s.conns[k]
+	syn, first := p.Flags&packet.SYN != 0, p.Flags&(packet.SYN|packet.ACK) == packet.SYN
+	if c != nil && first && c.renewedBy(p, fromA) {
+		s.close(c, at)
+		c = nil
+	}
+	if c == nil {
+		if p.Flags&packet.RST != 0 && !s.opt.Recorded || !s.worthOpening(p, at) {
+			return
+		}
+		c = s.open(k, at, iface)
+		c.clientIsA = fromA
+		if !first && (syn || looksLikeServer(p)) {
+			c.clientIsA = !fromA
+		}
+		c.oriented = syn
+		c.dscp = p.DSCP
+		if s.opt.Recorded {
+			s.event(inspector.Open, c, at)
+		}
+	}
+	s.touch(c, at)
+	fromClient := fromA == c.clientIsA
+	if s.opt.Recorded {
+		c.count(p, fromClient)
+		s.handshake(c, p, fromClient, at)
+	}
+	if !c.done || c.dns {
+		s.stream(c, p, fromA, at)
+	}
+	if p.Flags&packet.RST != 0 {
+		s.close(c, at)
+	} else if p.Flags&packet.FIN != 0 {
+		if c.fins |= 1 << dirIndex(fromA); c.fins == 3 {
+			c.closing = true // later segments still count; expiry tells the end
+		}
+	}
+}
+
+// worthOpening reports whether a segment may begin a connection for us. Live,
+// it must not be another interface's copy of a segment taken already.
+func (s *Sniffer) worthOpening(p packet.Packet, at time.Time) bool {
+	if s.opt.Recorded {
+		return true
+	}
+	syn := p.Flags&(packet.SYN|packet.ACK) == packet.SYN
+	if !syn && (len(p.Payload) == 0 || p.Src.Port() == dnsPort) {
+		return false
+	}
+	if s.recent.seen(fingerprintOf(s.recent.seeded(), p), at) {
+		s.Counters.Duplicates++
+		return false
+	}
+	return true
+}
+
+// handshake measures the time from SYN to the client's first ACK: the whole
+// round trip as seen from any point between the two.
+func (s *Sniffer) handshake(c *conn, p packet.Packet, fromClient bool, at time.Time) {
+	switch first := p.Flags&(packet.SYN|packet.ACK) == packet.SYN; {
+	case first && c.synAt.IsZero():
+		c.synAt = at
+	case first:
+		c.measured = true // sent again: no telling which one was answered
+	case !fromClient:
+		c.stats.Replied = true
+	case fromClient && c.stats.Replied && !c.measured && !c.synAt.IsZero():
+		c.measured = true
+		if rtt := at.Sub(c.synAt); rtt > 0 {
+			c.stats.RTT, c.stats.MinRTT = rtt, rtt
+			s.event(inspector.Update, c, at)
+		}
+	}
+}
+
+// stream adds a segment to its direction and looks at what is there now.
+func (s *Sniffer) stream(c *conn, p packet.Packet, fromA bool, at time.Time) {
+	h := &c.half[dirIndex(fromA)]
+	before := h.held()
+	grew := h.add(p, c.dns)
+	s.buffered += h.held() - before
+	if s.buffered > s.opt.MaxBuffered {
+		s.Counters.Overflow++
+		s.settle(c)
+		return
+	}
+	if !grew {
+		return
+	}
+	if c.dns && fromA != c.clientIsA && (h.syn || c.half[dirIndex(!fromA)].syn || s.opt.Recorded) {
+		s.dnsStream(c, h, p, at)
+		return
+	}
+	if c.done || c.oriented && fromA != c.clientIsA {
+		return
+	}
+	s.verdict(c, h, fromA, at)
+}
+
+// dnsStream takes the whole messages at the front of a DNS server's stream.
+func (s *Sniffer) dnsStream(c *conn, h *half, p packet.Packet, at time.Time) {
+	for {
+		msg, rest, ok := dns.Next(h.buf)
+		if !ok {
+			return
+		}
+		s.dnsMessage(p, msg, at, true)
+		s.buffered -= len(h.buf) - len(rest)
+		h.buf = rest
+	}
+}
+
+// maxGuesses is how many segments of a connection whose beginning was missed
+// are tried, in case they came out of order.
+const maxGuesses = 12
+
+// verdict reads the beginning of the stream from one side.
+func (s *Sniffer) verdict(c *conn, h *half, fromA bool, at time.Time) {
+	r := read(&s.hello, h.buf)
+	full := len(h.buf) >= tlshello.MaxStream
+	switch {
+	case r.state == incomplete && !full:
+		return
+	case r.state == neither && !h.syn:
+		// Not the beginning, perhaps: nothing can be said.
+		if h.guesses++; h.guesses >= maxGuesses {
+			s.settle(c)
+		}
+		return
+	}
+	if r.state != neither {
+		c.clientIsA, c.oriented = fromA, true
+	}
+	c.sni, c.host = r.sni, r.host
+	s.named(c, at)
+}
+
+// named tells the names found, or that there are none.
+func (s *Sniffer) named(c *conn, at time.Time) {
+	s.Counters.Names++
+	s.settle(c)
+	s.event(inspector.Name, c, at)
+}
+
+// settle ends the reading of a connection.
+func (s *Sniffer) settle(c *conn) {
+	c.done = true
+	if c.dns {
+		return
+	}
+	for i := range c.half {
+		s.buffered -= c.half[i].held()
+		c.half[i].drop()
+	}
+}
+
+// event tells what is known of c.
+func (s *Sniffer) event(kind inspector.Kind, c *conn, at time.Time) {
+	e := inspector.Event{Kind: kind, At: at, Source: s.source, Flow: c.flow()}
+	if kind == inspector.Update || kind == inspector.Close {
+		e.Stats = c.stats
+	}
+	s.emit(e)
+}
+
+// Flush forgets every connection and, for captures, tells of its end.
+func (s *Sniffer) Flush(at time.Time) {
+	for s.oldest.next != &s.oldest {
+		s.close(s.oldest.next, at)
+	}
+}
+
+// Tick forgets what has been quiet for long. Packet does the same; a live
+// source without packets calls it now and then.
+func (s *Sniffer) Tick(now time.Time) { s.expire(now) }
+
+func (s *Sniffer) expire(now time.Time) {
+	for c := s.oldest.next; c != &s.oldest && now.Sub(c.last) > s.opt.Idle; c = s.oldest.next {
+		s.close(c, c.last)
+	}
+}
+
+func (s *Sniffer) open(k key, at time.Time, iface string) *conn {
+	if len(s.conns) >= s.opt.MaxFlows {
+		s.Counters.Evicted++
+		s.close(s.oldest.next, s.oldest.next.last)
+	}
+	c := &conn{key: k, last: at, iface: iface, dns: k.a.Port() == dnsPort || k.b.Port() == dnsPort}
+	s.conns[k] = c
+	c.link(&s.oldest)
+	return c
+}
+
+func (s *Sniffer) touch(c *conn, at time.Time) {
+	c.last = at
+	c.unlink()
+	c.link(&s.oldest)
+}
+
+// close forgets c. A hello that never became whole counts as none: sniffing
+// timed out (language.md, 4).
+func (s *Sniffer) close(c *conn, at time.Time) {
+	if !c.done && c.key.proto == flow.TCP && c.oriented {
+		if h := &c.half[dirIndex(c.clientIsA)]; h.syn && len(h.buf) > 0 {
+			c.sni, c.host = flow.Absent[string](), flow.Absent[string]()
+			s.named(c, at)
+		}
+	}
+	c.dns = false
+	s.settle(c)
+	c.unlink()
+	delete(s.conns, c.key)
+	if s.opt.Recorded {
+		s.event(inspector.Close, c, at)
+	}
+}
