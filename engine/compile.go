@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/bits"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -24,13 +25,15 @@ type literal struct {
 	negated bool
 }
 
-// guard rejects most rules without a look at their conditions: the rule is
-// false when the state is not active, or the flow's word in slot differs from
-// value under mask. A guard never rejects a rule that is true or unknown.
+// guard settles most rules without a look at their conditions. It holds one
+// predicate that must be true for the rule to be true, as bits of a fact.
 type guard struct {
 	value, mask uint64
+	fields      FieldSet // all that the rule reads
 	slot        uint8
 	active      state.Set
+	primary     bool // the rule has a primary action
+	skip        bool // on_unknown skip
 }
 
 // Compile prepares a checked policy for deciding. It can't fail.
@@ -105,17 +108,29 @@ func readsName(e *rules.Expr) bool {
 
 // guardOf picks the literal whose guard looks at the most bits.
 func guardOf(c *compiled) guard {
-	best := guard{active: c.rule.Active}
+	best := guard{slot: slotNone}
 	for _, l := range c.literals {
 		if l.negated {
 			continue
 		}
 		if g := literalGuard(l.pred); bits.OnesCount64(g.mask) > bits.OnesCount64(best.mask) {
-			g.active = c.rule.Active
 			best = g
 		}
 	}
+	best.active, best.fields = c.rule.Active, fieldsOf(&c.rule.Match)
+	best.primary, best.skip = c.rule.Do.Kind != rules.ActNone, c.rule.OnUnknown == rules.Skip
 	return best
+}
+
+func fieldsOf(e *rules.Expr) FieldSet {
+	if e.Op == rules.OpPred {
+		return FieldSet(0).With(e.Pred.Field)
+	}
+	var s FieldSet
+	for i := range e.Kids {
+		s |= fieldsOf(&e.Kids[i])
+	}
+	return s
 }
 
 // literalGuard keeps the bits on which every element of the predicate agrees.
@@ -123,12 +138,7 @@ func literalGuard(p *rules.Pred) guard {
 	var g common
 	switch p.Field {
 	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
-		for _, n := range p.Names {
-			if n.Kind == rules.GlobName {
-				return guard{}
-			}
-			g.add(tail(n.Name))
-		}
+		return nameGuard(p)
 	case rules.FieldDstIP, rules.FieldSrcIP:
 		for _, n := range p.Prefixes {
 			g.add(addrWord(n.Addr()), prefixMask(n.Addr().Is4(), n.Bits()))
@@ -146,14 +156,38 @@ func literalGuard(p *rules.Pred) guard {
 	return guard{value: g.value, mask: g.mask, slot: slotOf(p.Field)}
 }
 
-func slotOf(f rules.Field) uint8 {
+// nameGuard compares the hash of as many last labels as every pattern has.
+func nameGuard(p *rules.Pred) guard {
+	depth := nameDepth
+	for _, n := range p.Names {
+		if n.Kind == rules.GlobName {
+			return guard{}
+		}
+		depth = min(depth, strings.Count(n.Name, ".")+1)
+	}
+	var g common
+	for _, n := range p.Names {
+		var words [nameDepth]uint64
+		suffixes(words[:], n.Name)
+		g.add(words[depth-1], ^uint64(0))
+	}
+	return guard{value: g.value, mask: g.mask, slot: uint8(nameField(p.Field)*nameDepth + depth - 1)}
+}
+
+// nameField is the field's place in facts.names.
+func nameField(f rules.Field) int {
 	switch f {
 	case rules.FieldSNI:
-		return slotSNI
+		return 0
 	case rules.FieldDomain:
-		return slotDomain
-	case rules.FieldHTTPHost:
-		return slotHost
+		return 1
+	default:
+		return 2
+	}
+}
+
+func slotOf(f rules.Field) uint8 {
+	switch f {
 	case rules.FieldDstIP:
 		return slotDst
 	case rules.FieldSrcIP:
@@ -188,10 +222,39 @@ func (g *common) add(value, mask uint64) {
 	g.mask &= mask &^ (g.value ^ value)
 }
 
-// passes reports whether the rule may be true or unknown.
-func (g *guard) passes(c *facts) bool {
-	wrong := (c.word[g.slot]^g.value)&c.live[g.slot] | c.dead[g.slot]
-	return wrong&g.mask == 0 && g.active.Has(c.state)
+// verdict is what a guard knows of its rule.
+type verdict uint8
+
+const (
+	guardFalse verdict = iota // the rule is false
+	guardOpen                 // the rule is not true
+	guardEval                 // ask the rule
+)
+
+func (g *guard) check(c *facts) verdict {
+	if !g.active.Has(c.state) {
+		return guardFalse
+	}
+	switch c.known[g.slot] {
+	case slotValue:
+		if (c.word[g.slot]^g.value)&g.mask != 0 {
+			return guardFalse
+		}
+		return guardEval
+	case slotAbsent:
+		return guardFalse
+	case slotUnknown:
+		return guardOpen
+	case slotHints:
+		for i := range c.nHint {
+			if (c.hints[i][g.slot%nameDepth]^g.value)&g.mask == 0 {
+				return guardEval
+			}
+		}
+		return guardOpen
+	default:
+		return guardEval
+	}
 }
 
 // eval evaluates the whole rule; its states have been checked.

@@ -8,28 +8,53 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-// hit is a rule that a scan stopped at.
+// hit is a rule that was evaluated.
 type hit struct {
-	pos   int // in the order; len(rules) at the end
-	value tri // isFalse only if rests
-	rests bool
+	pos   int // in the order; len(rules) past the end
+	value tri
+	rests bool // the value comes from DNS names
 }
 
-// next finds the next rule from pos on that is not false, or whose being false
-// rests on DNS names.
-func (p *Program) next(c *facts, pos int) hit {
+// span holds the rules that may be open: those in [first, last] for which
+// nobody has looked closer.
+type span struct{ first, last int }
+
+func (s *span) add(pos int) {
+	if s.first < 0 {
+		s.first = pos
+	}
+	s.last = pos
+}
+
+// next finds the next rule from pos on that is true, and notes in open the ones
+// on the way that may be open. It takes a guard's word that a rule is not true.
+func (p *Program) next(c *facts, pos int, open *span) hit {
 	for ; pos < len(p.guards); pos++ {
-		if !p.guards[pos].passes(c) {
-			continue
-		}
-		r := &p.rules[pos]
-		v := r.eval(c)
-		rests := c.dns != 0 && r.names && v != isUnknown && r.evalBlind(c) == isUnknown
-		if v != isFalse || rests {
-			return hit{pos, v, rests}
+		g := &p.guards[pos]
+		switch g.check(c) {
+		case guardOpen:
+			if !g.skip {
+				open.add(pos)
+			}
+		case guardEval:
+			h := p.look(c, pos)
+			if h.value == isTrue {
+				return h
+			}
+			if !g.skip && (h.value == isUnknown || h.rests) {
+				open.add(pos)
+			}
 		}
 	}
 	return hit{pos: pos}
+}
+
+// look evaluates one rule.
+func (p *Program) look(c *facts, pos int) hit {
+	r := &p.rules[pos]
+	v := r.eval(c)
+	rests := c.dns != 0 && r.names && v != isUnknown && r.evalBlind(c) == isUnknown
+	return hit{pos, v, rests}
 }
 
 // evalBlind evaluates as if DNS names were not there.
@@ -40,31 +65,21 @@ func (r *compiled) evalBlind(c *facts) tri {
 	return v
 }
 
-// open reports whether the rule at h may yet change the result: it is unknown,
-// or false only by DNS names. A rule that says `on_unknown skip` never may.
-func (p *Program) open(h hit) bool {
-	return h.value != isTrue && p.rules[h.pos].rule.OnUnknown != rules.Skip
-}
-
 // decide walks the order to the first true rule with a primary action, then
 // asks of every open rule above it whether it would have given something else.
+// A rule is open when it is unknown, or false only by DNS names, and does not
+// say `on_unknown skip`.
 func (p *Program) decide(c *facts, w *state.World) Decision {
 	d := Decision{Rule: -1, Asked: -1, Route: -1, RunnerUp: -1, Default: true, Final: true}
-	first, last := -1, -1 // the open rules lie between
-	var above rules.Modifiers
+	open, noted := span{first: -1}, false
+	var above rules.Modifiers // gathered before the first open rule
 	outcome := p.policy.Default
-	h := p.next(c, 0)
-	for ; h.pos < len(p.rules); h = p.next(c, h.pos+1) {
+	h := p.next(c, 0, &open)
+	for ; h.pos < len(p.rules); h = p.next(c, h.pos+1, &open) {
+		if open.first >= 0 && !noted {
+			above, noted = d.Mods, true
+		}
 		r := &p.rules[h.pos]
-		if p.open(h) {
-			if first < 0 {
-				first, above = h.pos, d.Mods
-			}
-			last = h.pos
-		}
-		if h.value != isTrue {
-			continue
-		}
 		before := d.Mods
 		merge(&d.Mods, &r.rule.Do.Mods)
 		if h.rests && (r.rule.Do.Kind != rules.ActNone || d.Mods != before) {
@@ -74,6 +89,9 @@ func (p *Program) decide(c *facts, w *state.World) Decision {
 			outcome, d.Rule, d.Default = &r.rule.Do, r.index, false
 			break
 		}
+	}
+	if open.first >= 0 && !noted {
+		above = d.Mods
 	}
 	if outcome != nil {
 		if d.Default {
@@ -88,8 +106,8 @@ func (p *Program) decide(c *facts, w *state.World) Decision {
 		}
 		d.Route = p.routeOf(c.flow, w, &d)
 	}
-	if first >= 0 {
-		p.settle(c, &d, outcome, above, first, last)
+	if open.first >= 0 {
+		p.settle(c, &d, outcome, above, open)
 	}
 	if !d.Default {
 		d.RunnerUp = p.runnerUp(c, h.pos+1)
@@ -97,17 +115,26 @@ func (p *Program) decide(c *facts, w *state.World) Decision {
 	return d
 }
 
-// settle looks at the open rules in [first, last] and makes the decision
-// provisional for each that would have given something else. above holds the
-// modifiers gathered before first.
-func (p *Program) settle(c *facts, d *Decision, outcome *rules.Outcome, above rules.Modifiers, first, last int) {
-	for h := p.next(c, first); h.pos <= last; h = p.next(c, h.pos+1) {
-		r := &p.rules[h.pos]
+// settle looks at the rules in open and makes the decision provisional for each
+// that would have given something else. above holds the modifiers gathered
+// before the first.
+func (p *Program) settle(c *facts, d *Decision, outcome *rules.Outcome, above rules.Modifiers, open span) {
+	settled := c.settled()
+	for pos := open.first; pos <= open.last; pos++ {
+		g := &p.guards[pos]
+		if g.primary && !d.Final && g.fields&^(d.Pending|settled) == 0 && (c.dns == 0 || d.Hinted) {
+			continue // it could add nothing
+		}
+		if g.check(c) == guardFalse {
+			continue
+		}
+		h := p.look(c, pos)
+		r := &p.rules[pos]
 		if h.value == isTrue {
 			merge(&above, &r.rule.Do.Mods)
 			continue
 		}
-		if !p.open(h) || !differs(&r.rule.Do, outcome, above, &d.Mods) {
+		if h.value == isFalse && !h.rests || g.skip || !differs(&r.rule.Do, outcome, above, &d.Mods) {
 			continue
 		}
 		if h.value == isUnknown {
@@ -186,7 +213,7 @@ func (r *compiled) collect(c *facts, set *FieldSet) {
 func (c *facts) hinted(p *rules.Pred) bool {
 	switch p.Field {
 	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
-		return c.names[slotOf(p.Field)].mode == nameHints && c.pred(p) == isTrue
+		return c.names[nameField(p.Field)].mode == nameHints && c.pred(p) == isTrue
 	default:
 		return false
 	}
@@ -221,10 +248,9 @@ func (c *facts) collectHinted(e *rules.Expr, set *FieldSet) {
 
 // runnerUp finds the next true rule, in source order's index.
 func (p *Program) runnerUp(c *facts, pos int) int {
-	for h := p.next(c, pos); h.pos < len(p.rules); h = p.next(c, h.pos+1) {
-		if h.value == isTrue {
-			return p.rules[h.pos].index
-		}
+	var below span // open rules below the winner do not matter
+	if h := p.next(c, pos, &below); h.pos < len(p.rules) {
+		return p.rules[h.pos].index
 	}
 	return -1
 }

@@ -44,18 +44,34 @@ type nameFact struct {
 }
 
 // Slots of the words that guards look at. A word packs so much of a fact that a
-// mismatch under a rule's mask proves the rule false.
+// mismatch under a rule's mask proves a predicate false.
 const (
-	slotSNI = iota // the last eight bytes of the name
-	slotDomain
-	slotHost
-	slotDst // IPv4: ffff and the address; IPv6: the upper half
+	// A name has a slot for each of its last labels: slot field*nameDepth + n-1
+	// holds the hash of its last n labels, for sni, domain and http.host.
+	nameDepth = 6                      // what is deeper is told apart by the rule itself
+	slotDst   = 3*nameDepth - 1 + iota // IPv4: ffff and the address; IPv6: the upper half
 	slotSrc
 	slotPort
 	slotSrcPort
 	slotProto
+	slotNone // of guards that reject nothing
 	slots
 )
+
+// known says what a guard can conclude from a slot.
+type known uint8
+
+const (
+	slotUnknown known = iota // its predicate is unknown
+	slotValue                // false if the word differs
+	slotAbsent               // false
+	slotHints                // unknown if no hint's word fits
+	slotAny                  // nothing
+)
+
+// hintWords is how many DNS names guards tell apart; with more, rules are
+// evaluated in full. Few addresses have more live names.
+const hintWords = 4
 
 // facts is a flow and a world as predicates look at them, made once a decision.
 type facts struct {
@@ -66,9 +82,11 @@ type facts struct {
 	latency   flow.Value[int64]
 	errorRate flow.Value[int64]
 
-	// word, live and dead serve the guards: word holds the fact, live is all
-	// ones where it is known, dead where it is known to be absent.
-	word, live, dead [slots]uint64
+	// What guards look at.
+	word  [slots]uint64
+	known [slots]known
+	hints [hintWords][nameDepth]uint64
+	nHint int
 
 	// dns is how DNS names take part: nameHints, nameDNS, or 0 for not at all.
 	dns nameMode
@@ -95,13 +113,35 @@ func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
 			c.errorRate = flow.Some(l.ErrorRate)
 		}
 	}
+	c.setGuards(f)
+}
+
+// setGuards fills what guards look at.
+func (c *facts) setGuards(f *flow.Flow) {
+	for name := range f.DNS.All() {
+		if c.dns != nameHints || c.nHint == hintWords {
+			c.nHint = -1
+			break
+		}
+		suffixes(c.hints[c.nHint][:], name)
+		c.nHint++
+	}
 	for i, n := range c.names {
-		switch n.mode {
-		case nameKnown:
-			c.word[i], _ = tail(n.name)
-			c.live[i] = ^uint64(0)
-		case nameNone:
-			c.dead[i] = ^uint64(0)
+		at := i * nameDepth
+		k := slotUnknown
+		switch {
+		case n.mode == nameKnown:
+			k = slotValue
+			suffixes(c.word[at:at+nameDepth], n.name)
+		case n.mode == nameNone:
+			k = slotAbsent
+		case n.mode == nameDNS || n.mode == nameHints && c.nHint < 0:
+			k = slotAny
+		case n.mode == nameHints:
+			k = slotHints
+		}
+		for j := range nameDepth {
+			c.known[at+j] = k
 		}
 	}
 	c.setAddr(slotDst, f.Dst)
@@ -109,6 +149,7 @@ func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
 	setWord(c, slotPort, f.DstPort)
 	setWord(c, slotSrcPort, f.SrcPort)
 	setWord(c, slotProto, f.Proto)
+	c.known[slotNone] = slotAny
 }
 
 // setNames applies "ClientHello or Host header replaces the hints": a known
@@ -158,29 +199,36 @@ func (c *facts) setNames(f *flow.Flow) {
 func (c *facts) setAddr(slot int, v flow.Value[netip.Addr]) {
 	switch a, known := v.Get(); {
 	case known:
-		c.word[slot], c.live[slot] = addrWord(a), ^uint64(0)
+		c.word[slot], c.known[slot] = addrWord(a), slotValue
 	case !v.Unknown():
-		c.dead[slot] = ^uint64(0)
+		c.known[slot] = slotAbsent
 	}
 }
 
 func setWord[T uint16 | flow.Proto](c *facts, slot int, v flow.Value[T]) {
 	switch n, known := v.Get(); {
 	case known:
-		c.word[slot], c.live[slot] = uint64(n), ^uint64(0)
+		c.word[slot], c.known[slot] = uint64(n), slotValue
 	case !v.Unknown():
-		c.dead[slot] = ^uint64(0)
+		c.known[slot] = slotAbsent
 	}
 }
 
-// tail packs the last eight bytes of s, the last one lowest, and says which
-// bits they fill.
-func tail(s string) (word, mask uint64) {
-	for i := range min(len(s), 8) {
-		word |= uint64(s[len(s)-1-i]) << (8 * i)
-		mask |= 0xff << (8 * i)
+// suffixes sets to[n-1] to a hash (FNV-1a, from the end) of the last n labels of
+// name. Equal suffixes have equal hashes, and that is all that guards rely on.
+func suffixes(to []uint64, name string) {
+	const offset, prime = 14695981039346656037, 1099511628211
+	h, n := uint64(offset), 0
+	for i := len(name) - 1; i >= 0 && n < len(to); i-- {
+		if name[i] == '.' {
+			to[n] = h ^ h>>32
+			n++
+		}
+		h = (h ^ uint64(name[i])) * prime
 	}
-	return word, mask
+	if n < len(to) {
+		to[n] = h ^ h>>32
+	}
 }
 
 func addrWord(a netip.Addr) uint64 {
@@ -194,6 +242,36 @@ func addrWord(a netip.Addr) uint64 {
 		w = w<<8 | uint64(x)
 	}
 	return w
+}
+
+// settled returns the fields that no decision can be waiting for.
+func (c *facts) settled() FieldSet {
+	f := c.flow
+	s := FieldSet(0).With(rules.FieldState)
+	add := func(field rules.Field, unknown bool) {
+		if !unknown {
+			s = s.With(field)
+		}
+	}
+	for i, field := range [...]rules.Field{rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost} {
+		add(field, c.names[i].mode == nameUnknown || c.names[i].mode == nameHints)
+	}
+	add(rules.FieldDstIP, f.Dst.Unknown())
+	add(rules.FieldSrcIP, f.Src.Unknown())
+	add(rules.FieldPort, f.DstPort.Unknown())
+	add(rules.FieldSrcPort, f.SrcPort.Unknown())
+	add(rules.FieldProto, f.Proto.Unknown())
+	add(rules.FieldProcess, f.Process.Unknown())
+	add(rules.FieldProcessPath, f.ProcessPath.Unknown())
+	add(rules.FieldUser, f.User.Unknown())
+	add(rules.FieldCgroup, f.Cgroup.Unknown())
+	add(rules.FieldIfaceIn, f.IfaceIn.Unknown())
+	add(rules.FieldDSCP, f.DSCP.Unknown())
+	add(rules.FieldMark, f.Mark.Unknown())
+	add(rules.FieldRTT, f.RTT.Unknown())
+	add(rules.FieldLatency, c.latency.Unknown())
+	add(rules.FieldErrorRate, c.errorRate.Unknown())
+	return s
 }
 
 // pred evaluates one predicate.

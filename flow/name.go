@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -28,6 +29,7 @@ var (
 	errLongName   = errors.New("name longer than 253 bytes")
 	errLongLabel  = errors.New("label longer than 63 bytes")
 	errAddress    = errors.New("an IP address is not a name")
+	errUnstable   = errors.New("name without a canonical form")
 	errCharacter  = errors.New("character not allowed in a name")
 )
 
@@ -51,10 +53,16 @@ func CanonicalName(s string) (string, error) {
 		return "", errLongName
 	case isAddress(s):
 		return "", errAddress
+	case !utf8.ValidString(s):
+		return "", errCharacter
 	}
 	a, err := profile.ToASCII(s)
 	if err != nil {
 		return "", err
+	}
+	// What IDNA makes, it must also take: it encodes some labels that it refuses to decode.
+	if again, err := profile.ToASCII(a); err != nil || again != a {
+		return "", errUnstable
 	}
 	if len(a) > maxName {
 		return "", errLongName

@@ -1,0 +1,318 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// nearCount is how many rules an explanation tells about that did not match:
+// what fits a screen beside the answer.
+const nearCount = 5
+
+// Explanation is a decision and how it came about.
+type Explanation struct {
+	Decision
+	State state.State // the state it was decided in
+	Why   string      // see Program.Why
+	// Specificity and RunnerUpSpecificity are the tuples of the winner and the
+	// runner-up; zero where there is none.
+	Specificity, RunnerUpSpecificity rules.Specificity
+	// Near are the rules that came nearest to matching, in the total order.
+	Near []Near
+}
+
+// Near is a rule that is not true.
+type Near struct {
+	Rule   int
+	Failed string // its first condition that is false or unknown, and the flow's value
+}
+
+// Explain decides as Decide does and tells why. It takes time and memory in
+// proportion to the number of rules.
+func (p *Program) Explain(f *flow.Flow, w *state.World) Explanation {
+	var c facts
+	p.newFacts(&c, f, w)
+	e := Explanation{Decision: p.decide(&c, w), State: c.state}
+	e.Why = p.Why(&e.Decision)
+	if e.Rule >= 0 {
+		e.Specificity = p.specs[e.Rule]
+	}
+	if e.RunnerUp >= 0 {
+		e.RunnerUpSpecificity = p.specs[e.RunnerUp]
+	}
+	e.Near = p.near(&c)
+	return e
+}
+
+// Why says in one line what made the winner win: the first component of the
+// order in which it goes before the runner-up.
+func (p *Program) Why(d *Decision) string {
+	switch {
+	case d.Default && p.policy.Default == nil:
+		return "no rule matches, and there is no default"
+	case d.Default && !d.Final:
+		return "no rule is certain to match: default"
+	case d.Default:
+		return "no rule matches: default"
+	case d.RunnerUp < 0 && p.policy.Default == nil:
+		return "the only match; there is no default"
+	case d.RunnerUp < 0:
+		return "the only match; otherwise default"
+	}
+	won, next := &p.policy.Rules[d.Rule], &p.policy.Rules[d.RunnerUp]
+	switch a, b := p.specs[d.Rule], p.specs[d.RunnerUp]; {
+	case won.Priority != next.Priority:
+		return fmt.Sprintf("priority %d before %d (%s)", won.Priority, next.Priority, next.Name)
+	case a != b:
+		return fmt.Sprintf("specificity %v before %v (%s)", a, b, next.Name)
+	default:
+		return fmt.Sprintf("listed before %s", next.Name)
+	}
+}
+
+// near finds the rules that are not true and came nearest to it: fewest
+// conditions that do not hold, then most that do, then the order.
+func (p *Program) near(c *facts) []Near {
+	type candidate struct{ pos, failed, held int }
+	var best []candidate
+	for pos := range p.rules {
+		r := &p.rules[pos]
+		k := candidate{pos: pos}
+		if !r.rule.Active.Has(c.state) {
+			k.failed++
+		}
+		for _, e := range conditions(&r.rule.Match, nil) {
+			if c.expr(e) == isTrue {
+				k.held++
+			} else {
+				k.failed++
+			}
+		}
+		if k.failed == 0 {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(best, k, func(a, b candidate) int {
+			return cmp.Or(cmp.Compare(a.failed, b.failed), cmp.Compare(b.held, a.held), cmp.Compare(a.pos, b.pos))
+		})
+		if i < nearCount {
+			best = slices.Insert(best, i, k)
+			best = best[:min(len(best), nearCount)]
+		}
+	}
+	slices.SortFunc(best, func(a, b candidate) int { return cmp.Compare(a.pos, b.pos) })
+	out := make([]Near, 0, len(best))
+	for _, k := range best {
+		out = append(out, Near{p.rules[k.pos].index, c.failed(p.rules[k.pos].rule)})
+	}
+	return out
+}
+
+// conditions lists what must hold together, with nested ands flattened, in the
+// user's order.
+func conditions(e *rules.Expr, list []*rules.Expr) []*rules.Expr {
+	switch e.Op {
+	case rules.OpAny:
+		return list
+	case rules.OpAnd:
+		for i := range e.Kids {
+			list = conditions(&e.Kids[i], list)
+		}
+		return list
+	default:
+		return append(list, e)
+	}
+}
+
+// failed tells the first condition of a rule that is not true.
+func (c *facts) failed(r *rules.Rule) string {
+	if !r.Active.Has(c.state) {
+		return fmt.Sprintf("state %s (now: %s)", stateList(r.Active), c.state)
+	}
+	for _, e := range conditions(&r.Match, nil) {
+		if c.expr(e) != isTrue {
+			return c.describe(e, false)
+		}
+	}
+	return ""
+}
+
+// describe shows a condition that is not true, as the user wrote it, with the
+// flow's values. negated is whether an odd number of nots stand around it.
+func (c *facts) describe(e *rules.Expr, negated bool) string {
+	switch {
+	case e.Op == rules.OpAny:
+		return "not any"
+	case e.Op == rules.OpPred:
+		text := predText(&e.Pred)
+		if negated {
+			text = "not " + text
+		}
+		return text + " (" + c.value(e.Pred.Field) + ")"
+	case e.Op == rules.OpNot:
+		return c.describe(&e.Kids[0], !negated)
+	case (e.Op == rules.OpAnd) != negated:
+		// The first kid that fails is why the whole fails.
+		for i := range e.Kids {
+			v := c.expr(&e.Kids[i])
+			if negated {
+				v = not(v)
+			}
+			if v != isTrue {
+				return c.describe(&e.Kids[i], negated)
+			}
+		}
+		return "no condition"
+	default:
+		var parts []string
+		for i := range e.Kids {
+			parts = append(parts, c.describe(&e.Kids[i], negated))
+		}
+		return "none of: " + strings.Join(parts, "; ")
+	}
+}
+
+// predText spells a predicate: its field and what the user wrote.
+func predText(p *rules.Pred) string {
+	if p.Text != "" {
+		return p.Field.String() + " " + p.Text
+	}
+	var parts []string
+	for _, n := range p.Names {
+		parts = append(parts, n.String())
+	}
+	for _, n := range p.Prefixes {
+		parts = append(parts, n.String())
+	}
+	for _, r := range p.Ports {
+		if r.Lo == r.Hi {
+			parts = append(parts, fmt.Sprint(r.Lo))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", r.Lo, r.Hi))
+		}
+	}
+	for _, n := range p.Numbers {
+		if p.Field == rules.FieldProto {
+			parts = append(parts, flow.Proto(n).String())
+		} else {
+			parts = append(parts, fmt.Sprint(n))
+		}
+	}
+	for _, g := range p.Globs {
+		parts = append(parts, string(g))
+	}
+	switch p.Field {
+	case rules.FieldState:
+		parts = append(parts, stateList(p.States))
+	case rules.FieldRTT, rules.FieldLatency:
+		parts = append(parts, [...]string{"==", "<", "<=", ">", ">="}[p.Cmp]+fixed(p.Bound, 3)+" ms")
+	case rules.FieldErrorRate:
+		parts = append(parts, [...]string{"==", "<", "<=", ">", ">="}[p.Cmp]+fixed(p.Bound, 4)+"%")
+	}
+	return p.Field.String() + " " + strings.Join(parts, ",")
+}
+
+func stateList(s state.Set) string {
+	var parts []string
+	for v := state.Normal; v <= state.Recovery; v++ {
+		if s.Has(v) {
+			parts = append(parts, v.String())
+		}
+	}
+	if parts == nil {
+		return "never"
+	}
+	return strings.Join(parts, ",")
+}
+
+// value tells what is known of a field.
+func (c *facts) value(field rules.Field) string {
+	f := c.flow
+	switch field {
+	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
+		return c.nameValue(&c.names[nameField(field)], field)
+	case rules.FieldDstIP:
+		return show(f.Dst)
+	case rules.FieldSrcIP:
+		return show(f.Src)
+	case rules.FieldPort:
+		return show(f.DstPort)
+	case rules.FieldSrcPort:
+		return show(f.SrcPort)
+	case rules.FieldProto:
+		return show(f.Proto)
+	case rules.FieldProcess:
+		return show(f.Process)
+	case rules.FieldProcessPath:
+		return show(f.ProcessPath)
+	case rules.FieldUser:
+		return show(f.User)
+	case rules.FieldCgroup:
+		return show(f.Cgroup)
+	case rules.FieldIfaceIn:
+		return show(f.IfaceIn)
+	case rules.FieldDSCP:
+		return show(f.DSCP)
+	case rules.FieldMark:
+		return show(f.Mark)
+	case rules.FieldRTT:
+		return showFixed(f.RTT, 3, " ms")
+	case rules.FieldLatency:
+		return showFixed(c.latency, 3, " ms")
+	case rules.FieldErrorRate:
+		return showFixed(c.errorRate, 4, "%")
+	default:
+		return "now: " + c.state.String()
+	}
+}
+
+func (c *facts) nameValue(n *nameFact, field rules.Field) string {
+	switch n.mode {
+	case nameKnown:
+		return "flow: " + n.name
+	case nameHints, nameDNS:
+		return "flow: by DNS " + strings.Join(slices.Collect(c.flow.DNS.All()), ", ")
+	case nameUnknown:
+		return "flow: not known yet"
+	}
+	v := map[rules.Field]flow.Value[string]{
+		rules.FieldSNI: c.flow.SNI, rules.FieldDomain: c.flow.Domain, rules.FieldHTTPHost: c.flow.HTTPHost,
+	}[field]
+	if v.Status() == flow.Invalid {
+		return "flow: not a legal name"
+	}
+	return "flow: none"
+}
+
+func show[T comparable](v flow.Value[T]) string {
+	switch n, known := v.Get(); {
+	case known:
+		return fmt.Sprintf("flow: %v", n)
+	case v.Unknown():
+		return "flow: not known yet"
+	default:
+		return "flow: none"
+	}
+}
+
+func showFixed(v flow.Value[int64], digits int, unit string) string {
+	if n, known := v.Get(); known {
+		return "flow: " + fixed(n, digits) + unit
+	}
+	return show(v)
+}
+
+// fixed writes n units of 10^-digits as a decimal, without trailing zeros.
+func fixed(n int64, digits int) string {
+	s := fmt.Sprintf("%0*d", digits+1, n)
+	whole, frac := s[:len(s)-digits], strings.TrimRight(s[len(s)-digits:], "0")
+	if frac == "" {
+		return whole
+	}
+	return whole + "." + frac
+}
