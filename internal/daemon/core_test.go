@@ -1,0 +1,332 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/state"
+)
+
+var wall = time.Unix(1_700_000_000, 0).UTC()
+
+// event makes one from the text spelling of a flow.
+func event(t *testing.T, kind inspector.Kind, text string) inspector.Event {
+	t.Helper()
+	f, err := flow.ParseText(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inspector.Event{Kind: kind, At: wall, Source: "conntrack", Flow: f}
+}
+
+// lines returns what the tail would show of the records, without what is the same in all.
+func lines(t *testing.T, o outputs) []string {
+	t.Helper()
+	var out []string
+	for _, r := range o.records {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v struct {
+			Event, Rule, Action, Route, Uplink string
+			Pinned                             bool
+			PinnedRoute                        string `json:"pinned_route"`
+			Final                              bool
+		}
+		if err := json.Unmarshal(b, &v); err != nil {
+			t.Fatal(err)
+		}
+		line := fmt.Sprintf("%s: %s by %q to %q over %q", v.Event, v.Action, v.Rule, v.Route, v.Uplink)
+		if v.Pinned {
+			line += " pinned to " + v.PinnedRoute
+		}
+		if !v.Final {
+			line += " provisional"
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func expect(t *testing.T, c *core, want ...string) outputs {
+	t.Helper()
+	o := c.take()
+	if diff := cmp.Diff(want, lines(t, o)); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	return o
+}
+
+const web = "tcp 10.0.0.5:5000 > 203.0.113.7:443"
+
+func TestNameComesLate(t *testing.T) {
+	c, plan := newTestCore(t, zoomPolicy)
+	direct, _ := plan.CTMark(0)
+	e := event(t, inspector.Open, web)
+	e.Mark = direct
+	c.event(&e, 0, wall)
+	expect(t, c, `open: route by "" to "direct" over "" provisional`)
+
+	// The name wants another route: the flow is established and stays.
+	e = event(t, inspector.Name, web+" sni=us01.zoom.us")
+	e.Source = "afpacket"
+	c.event(&e, 0, wall)
+	o := expect(t, c, `name: route by "zoom" to "fast" over "" pinned to direct`)
+	if len(o.setMarks) > 0 || !o.records[0].Log {
+		t.Errorf("marks %v, log %v", o.setMarks, o.records[0].Log)
+	}
+
+	// The same again is nothing new.
+	c.event(&e, 0, wall)
+	expect(t, c)
+}
+
+func TestLateNameBlocksAtOnce(t *testing.T) {
+	c, plan := newTestCore(t, zoomPolicy)
+	direct, _ := plan.CTMark(0)
+	e := event(t, inspector.Open, web)
+	e.Mark = direct
+	c.event(&e, 0, wall)
+	c.take()
+	e = event(t, inspector.Name, web+" sni=bad.example")
+	c.event(&e, 0, wall)
+	o := expect(t, c, `name: block by "bad" to "" over ""`)
+	want := []setMark{{mustKey(t, web), plan.BlockMark(false), plan.CTMask}}
+	if diff := cmp.Diff(want, o.setMarks, cmp.AllowUnexported(setMark{}, flowKey{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func mustKey(t *testing.T, text string) flowKey {
+	t.Helper()
+	e := event(t, inspector.Open, text)
+	k, ok := keyOf(&e.Flow)
+	if !ok {
+		t.Fatal("no key")
+	}
+	return k
+}
+
+// TestProcessComesLate: conntrack sees a local flow first, the socket's owner follows.
+func TestProcessComesLate(t *testing.T) {
+	c, plan := newTestCore(t, zoomPolicy)
+	const local = "udp 10.0.0.1:5000 > 203.0.113.7:9999"
+	e := event(t, inspector.Open, local)
+	c.event(&e, 0, wall)
+	c.take()
+	e = event(t, inspector.Open, local+" process=game")
+	e.Source = "sockdiag"
+	c.event(&e, 0, wall)
+	o := expect(t, c, `facts: block by "game" to "" over "" provisional`)
+	if len(o.setMarks) != 1 || o.setMarks[0].value != plan.BlockMark(true) {
+		t.Errorf("marks: %+v", o.setMarks)
+	}
+	// The socket's end is not the flow's.
+	e.Kind = inspector.Close
+	c.event(&e, 0, wall)
+	if len(c.flows) != 1 {
+		t.Error("sockdiag closed a flow of conntrack's")
+	}
+	e.Source = "conntrack"
+	c.event(&e, 0, wall)
+	if len(c.flows) != 0 {
+		t.Error("the flow is still there")
+	}
+}
+
+func TestHintsDecideTheFirstPacket(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	a := inspector.Event{Kind: inspector.Answered, Source: "afpacket", Answer: inspector.Answer{
+		Name: "us01.zoom.us", Addrs: []netip.Addr{netip.MustParseAddr("203.0.113.7")}, TTL: time.Hour,
+	}}
+	c.event(&a, 0, wall)
+	if !c.dirty[a.Answer.Addrs[0]] {
+		t.Error("the kernel would not be told")
+	}
+	e := event(t, inspector.Open, web)
+	c.event(&e, 0, wall)
+	expect(t, c, `open: route by "zoom" to "fast" over "wan1" provisional`)
+}
+
+func TestDroppedFlowsAreRecordedOnce(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	e := event(t, inspector.Logged, web+" sni=bad.example")
+	e.Source, e.Prefix = "nflog", "bad"
+	c.event(&e, 0, wall)
+	c.event(&e, time.Second, wall)
+	o := expect(t, c, `logged: block by "bad" to "" over ""`)
+	if got := o.records[0].Context.LogRule; got != "bad" {
+		t.Errorf("log_rule %q", got)
+	}
+	// One that passes is conntrack's to report.
+	e = event(t, inspector.Logged, "tcp 10.0.0.5:5001 > 203.0.113.7:443 sni=us01.zoom.us")
+	c.event(&e, 0, wall)
+	expect(t, c)
+	c.expire(dropMemory)
+	if len(c.dropped) != 0 {
+		t.Error("dropped flows are remembered for ever")
+	}
+}
+
+func TestIgnoredFlows(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	for _, text := range []string{
+		"tcp 127.0.0.1:5000 > 127.0.0.1:80",
+		"udp 10.0.0.5:5353 > 224.0.0.251:5353",
+		"tcp 10.0.0.5:5000 > 10.0.0.1:22", // to this host itself
+		"icmp 192.0.2.2 > 1.1.1.1",        // our own probe
+	} {
+		e := event(t, inspector.Open, text)
+		c.event(&e, 0, wall)
+	}
+	expect(t, c)
+	e := event(t, inspector.Open, "icmp 10.0.0.5 > 1.1.1.1") // a client's ping is nobody's probe
+	c.event(&e, 0, wall)
+	if o := c.take(); len(o.records) != 1 {
+		t.Errorf("%d records", len(o.records))
+	}
+}
+
+// TestDeadUplink: only flows that get another line are forgotten, and only when the line is dead.
+func TestDeadUplink(t *testing.T) {
+	c, plan := newTestCore(t, zoomPolicy)
+	fast, _ := plan.CTMark(1)
+	for _, text := range []string{web + " sni=us01.zoom.us", "tcp 10.0.0.5:5001 > 203.0.113.8:22", "udp 10.0.0.5:5002 > 203.0.113.9:53"} {
+		e := event(t, inspector.Open, text)
+		if text != "udp 10.0.0.5:5002 > 203.0.113.9:53" {
+			e.Mark = fast
+		}
+		c.event(&e, 0, wall)
+	}
+	c.take()
+	c.apply(state.TickEvent(0), wall)
+	var flushed []flowKey
+	for i := range 3 {
+		c.apply(state.RoundEvent(state.Round{Uplink: 0, At: time.Duration(i+1) * time.Second, Probes: []state.Answer{{Lost: true}}}), wall)
+		c.apply(state.RoundEvent(state.Round{Uplink: 1, At: time.Duration(i+1) * time.Second, Probes: []state.Answer{{RTT: time.Millisecond}}}), wall)
+		flushed = append(flushed, c.take().flush...)
+	}
+	if len(flushed) != 1 || flushed[0] != mustKey(t, web) {
+		t.Errorf("flushed %v", flushed)
+	}
+	if c.live.world.Global != state.Failover {
+		t.Errorf("state %s", c.live.world.Global)
+	}
+}
+
+// TestSlowUplinkKeepsItsFlows: FAILOVER by quality moves new flows only.
+func TestSlowUplinkKeepsItsFlows(t *testing.T) {
+	c, plan := newTestCore(t, zoomPolicy)
+	e := event(t, inspector.Open, web+" sni=us01.zoom.us")
+	e.Mark, _ = plan.CTMark(1)
+	c.event(&e, 0, wall)
+	c.take()
+	var out []string
+	for i := range 9 {
+		at := time.Duration(i+1) * time.Second
+		c.apply(state.RoundEvent(state.Round{Uplink: 1, At: at, Probes: []state.Answer{{RTT: time.Millisecond}}}), wall)
+		c.apply(state.RoundEvent(state.Round{Uplink: 0, At: at, Probes: []state.Answer{{RTT: 300 * time.Millisecond}}}), wall)
+		o := c.take()
+		if len(o.flush) > 0 {
+			t.Fatalf("flushed %v", o.flush)
+		}
+		out = append(out, lines(t, o)...)
+	}
+	want := []string{`state: route by "zoom" to "backup" over "wan1" pinned to fast`}
+	if diff := cmp.Diff(want, out); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFailoverIsAskedFor(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy+`
+  - {name: away, priority: 300, match: {port: 7}, action: {failover: backup}}
+`)
+	c.apply(state.TickEvent(time.Second), wall)
+	e := event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.7:7")
+	c.event(&e, 2*time.Second, wall)
+	o := c.take()
+	if len(o.transitions) != 2 || c.live.world.Uplinks[0].State != state.Failover {
+		t.Errorf("transitions %v", o.transitions)
+	}
+}
+
+// TestSameInputsSameOutputs runs a random sequence of inputs twice.
+func TestSameInputsSameOutputs(t *testing.T) {
+	const seed = 7
+	run := func() []string {
+		rnd := rand.New(rand.NewPCG(seed, seed))
+		c, plan := newTestCore(t, zoomPolicy)
+		fast, _ := plan.CTMark(1)
+		var out []string
+		for i := range 3000 {
+			now := time.Duration(i) * 100 * time.Millisecond
+			at := wall.Add(now)
+			text := fmt.Sprintf("tcp 10.0.0.%d:5000 > 203.0.113.%d:%d", 5+rnd.IntN(20), rnd.IntN(30), []int{22, 443}[rnd.IntN(2)])
+			switch rnd.IntN(8) {
+			case 0:
+				e := event(t, inspector.Name, text+[]string{" sni=us01.zoom.us", " sni=bad.example", " sni=x.example"}[rnd.IntN(3)])
+				c.event(&e, now, at)
+			case 1:
+				e := event(t, inspector.Close, text)
+				c.event(&e, now, at)
+			case 2:
+				e := inspector.Event{Kind: inspector.Answered, Answer: inspector.Answer{
+					Name: []string{"a.zoom.us", "bad.example"}[rnd.IntN(2)], TTL: time.Minute,
+					Addrs: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(rnd.IntN(30))})},
+				}}
+				c.event(&e, now, at)
+			case 3:
+				a := state.Answer{RTT: time.Duration(rnd.IntN(200)) * time.Millisecond, Lost: rnd.IntN(3) > 0}
+				c.apply(state.RoundEvent(state.Round{Uplink: rnd.IntN(2), At: now, Probes: []state.Answer{a}}), at)
+			case 4:
+				c.apply(state.TickEvent(now), at)
+			default:
+				e := event(t, inspector.Open, text)
+				e.Mark = []uint32{0, fast}[rnd.IntN(2)]
+				c.event(&e, now, at)
+			}
+			o := c.take()
+			out = append(out, lines(t, o)...)
+			out = append(out, fmt.Sprint(o.transitions, o.setMarks, o.flush))
+			for _, j := range o.journal {
+				out = append(out, string(j.lines))
+			}
+		}
+		return out
+	}
+	a, b := run(), run()
+	if diff := cmp.Diff(a, b); diff != "" {
+		t.Errorf("seed %d: two runs differ:\n%s", seed, diff)
+	}
+	if len(a) < 1000 {
+		t.Errorf("only %d outputs: the test tests nothing", len(a))
+	}
+}
+
+func TestJournalReplays(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	for i := range 40 {
+		c.apply(state.RoundEvent(state.Round{Uplink: i % 2, At: time.Duration(i) * time.Second / 2, Probes: []state.Answer{{Lost: i < 10}}}), wall)
+	}
+	parts := c.take().journal
+	if len(parts) != 1 || !parts[0].fresh {
+		t.Fatalf("%d parts", len(parts))
+	}
+	_, again, err := state.Replay(c.live.health, parts[0].lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(parts[0].lines), string(again)); diff != "" {
+		t.Error(diff)
+	}
+}
