@@ -90,8 +90,8 @@ func (q *queries) take(k query, now time.Time) bool {
 	return ok && now.Sub(at) <= queryLife
 }
 
-// fingerprintOf hashes what of a segment NAT of the source leaves as it is.
-func fingerprintOf(seed maphash.Seed, p packet.Packet) uint64 {
+// fingerprint hashes what of a segment stays the same when NAT changes its source.
+func fingerprint(seed maphash.Seed, p packet.Packet) uint64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
 	maphash.WriteComparable(&h, struct {

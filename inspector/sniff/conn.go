@@ -115,7 +115,6 @@ const (
 type half struct {
 	known   bool   // first and next hold
 	syn     bool   // first comes from the SYN: the true beginning
-	used    bool   // bytes were cut off the front of buf
 	first   uint32 // sequence number of the stream's first byte, as far as known
 	next    uint32 // sequence number after buf
 	guesses int
@@ -145,7 +144,7 @@ func (h *half) add(p packet.Packet, dnsStream bool) (grew bool) {
 	seq := p.Seq
 	if p.Flags&packet.SYN != 0 {
 		seq++
-		if !h.syn && !h.used {
+		if !h.syn {
 			// What came before the SYN was something else, or is about to be
 			// placed after it.
 			h.drop()
@@ -158,7 +157,7 @@ func (h *half) add(p packet.Packet, dnsStream bool) (grew bool) {
 	if !h.known {
 		h.known, h.first, h.next = true, seq, seq
 	}
-	if before := int32(h.first - seq); before > 0 && !h.syn && !h.used && before <= maxAhead && len(p.Payload) > 1 {
+	if before := int32(h.first - seq); before > 0 && !h.syn && before <= maxAhead && len(h.ahead) < maxSegments {
 		// The beginning was missed, and this lies further in front.
 		if len(h.buf) > 0 {
 			h.ahead = append(h.ahead, segment{h.first, h.buf})

@@ -145,6 +145,8 @@ func (s *Sniffer) tcp(p packet.Packet, at time.Time, iface string) {
 		if s.opt.Recorded {
 			s.event(inspector.Open, c, at)
 		}
+	} else if !s.opt.Recorded && !c.done && len(p.Payload) > 0 {
+		s.recent.seen(fingerprint(s.recent.seeded(), p), at) // so that a copy does not open another
 	}
 	s.touch(c, at)
 	fromClient := fromA == c.clientIsA
@@ -174,7 +176,7 @@ func (s *Sniffer) worthOpening(p packet.Packet, at time.Time) bool {
 	if !syn && (len(p.Payload) == 0 || p.Src.Port() == dnsPort) {
 		return false
 	}
-	if s.recent.seen(fingerprintOf(s.recent.seeded(), p), at) {
+	if s.recent.seen(fingerprint(s.recent.seeded(), p), at) {
 		s.Counters.Duplicates++
 		return false
 	}
