@@ -169,6 +169,9 @@ func (b *builder) lower() {
 
 func (b *builder) rule(r *rules.Rule, epoch uint32, terms []term) {
 	cand := epoch << actionBits
+	for i := range terms { // the sets of guards must all be known before the table is written
+		b.plan.conditions(&terms[i])
+	}
 	if r.Do.Kind == rules.ActNone {
 		if anyMods(&r.Do.Mods) && len(terms) > 0 {
 			m := modRule{bound: cand | actionMask, name: r.Name, mods: r.Do.Mods, terms: terms}

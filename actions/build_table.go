@@ -237,7 +237,11 @@ func (b *builder) sets(w *state.World) []Set {
 		}
 		fw.Elems = append(fw.Elems, Elem{Key: fwKey(a.id), Value: verdict})
 	}
-	list := []Set{mk, fw}
+	ported := Set{Name: portSet, Type: "type inet_proto"}
+	for _, r := range portProtos {
+		ported.Elems = append(ported.Elems, Elem{Key: fmt.Sprint(r.Lo)})
+	}
+	list := []Set{mk, fw, ported}
 	if b.cfg.OnCrash != rules.Last {
 		alive := Set{Name: "alive", Type: "type nf_proto", Timeout: true}
 		for _, k := range guardKeys {

@@ -23,6 +23,9 @@ var errTerms = errors.New("more alternatives than the table takes for one rule")
 // kernel's `th sport` reads them: TCP, UDP, DCCP, SCTP, UDP-Lite.
 var portProtos = []Range{{6, 6}, {17, 17}, {33, 33}, {132, 132}, {136, 136}}
 
+// portSet is the table's set of them.
+const portSet = "ported"
+
 // HasPorts reports whether the protocol has ports for the table.
 func HasPorts(proto uint8) bool {
 	return slices.Contains(portProtos, Range{uint32(proto), uint32(proto)})
@@ -211,8 +214,8 @@ func ports(key Key, list []rules.PortRange, negated bool) []term {
 		nums = append(nums, Range{uint32(r.Lo), uint32(r.Hi)})
 	}
 	all := len(nums) == 1 && nums[0] == Range{0, 65535}
-	has := Match{Key: KeyL4Proto, Nums: portProtos}
-	none := Match{Key: KeyL4Proto, Op: Not, Nums: portProtos}
+	has := Match{Key: KeyL4Proto, Set: portSet}
+	none := Match{Key: KeyL4Proto, Op: Not, Set: portSet}
 	switch {
 	case !negated && len(nums) == 0:
 		return nil
@@ -376,9 +379,15 @@ func (t *term) pin(own Match) {
 	t.matches = slices.Insert(t.matches, 0, own)
 }
 
-// dropDoubles leaves out equal matches, as two port conditions bring.
+// dropDoubles leaves out equal matches, as two port conditions bring, and the
+// test for ports where the protocols asked for all have them.
 func (t *term) dropDoubles() {
 	var out []Match
+	ported := slices.ContainsFunc(t.matches, func(m Match) bool {
+		return m.Key == KeyL4Proto && m.Op == Is && len(m.Nums) > 0 &&
+			!slices.ContainsFunc(m.Nums, func(r Range) bool { return !slices.Contains(portProtos, r) })
+	})
+	t.matches = slices.DeleteFunc(t.matches, func(m Match) bool { return ported && m.Op == Is && m.Set == portSet })
 	seen := map[string]bool{}
 	for i := range t.matches {
 		text := (&Rule{If: t.matches[i : i+1]}).String()

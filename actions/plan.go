@@ -309,3 +309,6 @@ func settings(d rules.Daemon) rules.Daemon {
 	}
 	return d
 }
+
+// Program returns what the plan was made from; nil for one read from the ledger.
+func (p *Plan) Program() *engine.Program { return p.prog }

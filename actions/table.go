@@ -159,7 +159,7 @@ func (t *Table) lasting(policyHash string) string {
 	h := sha256.New()
 	fmt.Fprintln(h, policyHash)
 	for _, s := range t.Sets {
-		if s.Name != "win" {
+		if s.Name != "win" && s.Name != portSet {
 			s.Elems = nil
 		}
 		var b strings.Builder

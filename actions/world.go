@@ -162,9 +162,9 @@ func (p *Plan) shareChain(segs []segment) Chain {
 		to := verdictStmt(p.leafVerdict(s.leaf))
 		for _, v6 := range []bool{false, true} {
 			below := Match{Key: KeyHash, V6: v6, Op: Below, Nums: []Range{{uint32(s.upto), uint32(s.upto)}}}
-			c.Rules = append(c.Rules, Rule{If: []Match{{Key: KeyL4Proto, Nums: portProtos}, below}, Do: []Stmt{to}})
+			c.Rules = append(c.Rules, Rule{If: []Match{{Key: KeyL4Proto, Set: portSet}, below}, Do: []Stmt{to}})
 			below.Key = KeyHash0
-			c.Rules = append(c.Rules, Rule{If: []Match{{Key: KeyL4Proto, Op: Not, Nums: portProtos}, below}, Do: []Stmt{to}})
+			c.Rules = append(c.Rules, Rule{If: []Match{{Key: KeyL4Proto, Op: Not, Set: portSet}, below}, Do: []Stmt{to}})
 		}
 	}
 	c.Rules = append(c.Rules, Rule{Do: []Stmt{verdictStmt(p.leafVerdict(segs[len(segs)-1].leaf))}})

@@ -1,0 +1,401 @@
+// Package fake is a kernel in memory: it takes the same steps and updates as
+// the real appliers, and sends packets through the planned table, rules and
+// routes. It has the semantics of nftables as far as plans use them; time does
+// not pass in it (Expire).
+package fake
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/flow"
+)
+
+// maxDepth is the kernel's limit of nested chains (NFT_JUMP_STACK_SIZE).
+const maxDepth = 16
+
+// Kernel is the state that appliers write to. The zero Kernel is empty.
+type Kernel struct {
+	Rules  []actions.IPRule
+	Routes []actions.IPRoute
+	Table  *actions.Table // nil: none
+
+	chains map[string]*actions.Chain
+	sets   map[string]map[string]string // set -> key -> verdict
+}
+
+// Apply carries out steps as the real appliers do.
+func (k *Kernel) Apply(ctx context.Context, steps []actions.Step) error {
+	for _, s := range steps {
+		switch s.Kind {
+		case actions.AddRoute:
+			if !slices.Contains(k.Routes, s.Route) {
+				k.Routes = append(k.Routes, s.Route)
+			}
+		case actions.DelRoute:
+			k.Routes = slices.DeleteFunc(k.Routes, func(r actions.IPRoute) bool { return r == s.Route })
+		case actions.AddRule:
+			if !slices.Contains(k.Rules, s.Rule) {
+				k.Rules = append(k.Rules, s.Rule)
+			}
+		case actions.DelRule:
+			k.Rules = slices.DeleteFunc(k.Rules, func(r actions.IPRule) bool { return r == s.Rule })
+		case actions.PutTable:
+			k.load(s.Table)
+		case actions.DelTable:
+			k.Table, k.chains, k.sets = nil, nil, nil
+		default:
+			if err := k.Update(ctx, s.Updates); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (k *Kernel) load(t *actions.Table) {
+	k.Table = t
+	k.chains, k.sets = map[string]*actions.Chain{}, map[string]map[string]string{}
+	for i := range t.Chains {
+		k.chains[t.Chains[i].Name] = &t.Chains[i]
+	}
+	for i := range t.Sets {
+		k.sets[t.Sets[i].Name] = map[string]string{}
+		for _, e := range t.Sets[i].Elems {
+			k.sets[t.Sets[i].Name][e.Key] = e.Value
+		}
+	}
+}
+
+// Update makes the updates. Like the kernel it refuses elements that jump to no chain.
+func (k *Kernel) Update(_ context.Context, updates []actions.Update) error {
+	for _, u := range updates {
+		if u.Kind == actions.PutChain {
+			if k.chains[u.Chain.Name] == nil {
+				c := u.Chain
+				k.chains[c.Name] = &c
+			}
+			continue
+		}
+		set := k.sets[u.Set]
+		if set == nil {
+			return fmt.Errorf("%s: no such set", u)
+		}
+		if u.Kind == actions.DelElem {
+			delete(set, u.Elem.Key)
+			continue
+		}
+		if _, chain, ok := strings.Cut(u.Elem.Value, " "); ok && k.chains[chain] == nil {
+			return fmt.Errorf("%s: no such chain", u)
+		}
+		set[u.Elem.Key] = u.Elem.Value
+	}
+	return nil
+}
+
+// Elems returns a set's elements, key to verdict. Do not modify.
+func (k *Kernel) Elems(set string) map[string]string { return k.sets[set] }
+
+// Expire removes all elements of a set, as time does.
+func (k *Kernel) Expire(set string) { clear(k.sets[set]) }
+
+// Packet is a packet with its connection, as a hook sees it.
+type Packet struct {
+	In           string // "" for the host's own
+	Out          string // for the host's own: where it would leave
+	Proto        uint8
+	Src, Dst     netip.Addr
+	Sport, Dport uint16
+	DSCP         uint8
+	Mark         uint32
+	UID          uint32
+	HasUID       bool
+	Broadcast    bool
+	New, Reply   bool
+	CTMark       uint32
+	Labels       map[uint32]bool // connection labels; made when needed
+	rank         uint32
+	logs         []string
+	deep         int
+}
+
+// Verdict is what becomes of a packet.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Accept Verdict = iota
+	Drop
+	Reject
+)
+
+func (v Verdict) String() string { return [...]string{"accept", "drop", "reject"}[v] }
+
+// Result is a packet after the table, and where routing sends it.
+type Result struct {
+	Verdict Verdict
+	Mark    uint32
+	CTMark  uint32
+	DSCP    uint8
+	Rank    uint32 // the packet's priority: 0 again when decided
+	Logs    []string
+	// Dev is the device by which it leaves; "" when the main table (or a table
+	// of the user's) decides, Unreachable when ours says so.
+	Dev         string
+	Unreachable bool
+	Err         error // the table asked for something that is not there
+}
+
+// Send sends one packet through the table and the rules.
+func (k *Kernel) Send(p Packet) Result {
+	r := Result{Mark: p.Mark, CTMark: p.CTMark, DSCP: p.DSCP}
+	if k.Table != nil {
+		base := "pre"
+		if p.In == "" {
+			base = "out"
+		}
+		if p.Labels == nil {
+			p.Labels = map[uint32]bool{}
+		}
+		out := k.run(base, &p)
+		r = Result{Verdict: out.verdict, Mark: p.Mark, CTMark: p.CTMark, DSCP: p.DSCP, Rank: p.rank, Logs: p.logs, Err: out.err}
+	}
+	if r.Verdict == Accept {
+		r.Dev, r.Unreachable = k.route(&p)
+	}
+	return r
+}
+
+// outcome of a chain: final, or go on after the jump.
+type outcome struct {
+	final   bool
+	verdict Verdict
+	err     error
+}
+
+func (k *Kernel) run(name string, p *Packet) outcome {
+	c := k.chains[name]
+	if c == nil {
+		return outcome{true, Accept, fmt.Errorf("no chain %q", name)}
+	}
+	if p.deep++; p.deep > maxDepth {
+		return outcome{true, Accept, fmt.Errorf("more than %d nested chains at %q", maxDepth, name)}
+	}
+	defer func() { p.deep-- }()
+rules:
+	for i := range c.Rules {
+		for j := range c.Rules[i].If {
+			if !k.match(&c.Rules[i].If[j], p) {
+				continue rules
+			}
+		}
+		for _, s := range c.Rules[i].Do {
+			verb, target, stop := k.do(&s, p)
+			if stop {
+				continue rules
+			}
+			switch verb {
+			case "":
+			case "return":
+				return outcome{}
+			case "drop":
+				return outcome{final: true, verdict: Drop}
+			case "reject":
+				return outcome{final: true, verdict: Reject}
+			case "goto":
+				return k.run(target, p)
+			default: // jump
+				if o := k.run(target, p); o.final || o.err != nil {
+					return o
+				}
+			}
+		}
+	}
+	return outcome{}
+}
+
+// do carries a statement out. stop means that the rule ends here (NFT_BREAK).
+func (k *Kernel) do(s *actions.Stmt, p *Packet) (verb, target string, stop bool) {
+	switch s.Kind {
+	case actions.SetRank:
+		p.rank = s.Value
+	case actions.SetMark:
+		p.Mark = p.Mark&^s.Mask | s.Value
+	case actions.SetCTMark:
+		p.CTMark = p.CTMark&^s.Mask | s.Value
+	case actions.SetLabel:
+		p.Labels[s.Value] = true
+	case actions.SetDSCP4, actions.SetDSCP6:
+		p.DSCP = uint8(s.Value)
+	case actions.Log:
+		p.logs = append(p.logs, s.Target)
+	case actions.Goto:
+		return "goto", s.Target, false
+	case actions.Jump:
+		return "jump", s.Target, false
+	case actions.Return:
+		return "return", "", false
+	case actions.Drop:
+		return "drop", "", false
+	case actions.RejectTCP, actions.RejectAny:
+		return "reject", "", false
+	case actions.Lookup:
+		key, ok := lookupKey(s, p)
+		if !ok {
+			return "", "", true
+		}
+		verdict, ok := k.sets[s.Target][key]
+		if !ok {
+			return "", "", true
+		}
+		verb, target, _ := strings.Cut(verdict, " ")
+		return verb, target, false
+	}
+	return "", "", false
+}
+
+func lookupKey(s *actions.Stmt, p *Packet) (string, bool) {
+	mask := s.Mask
+	if mask == 0 {
+		mask = ^uint32(0)
+	}
+	switch s.Key {
+	case actions.KeyDst:
+		return p.Dst.String(), p.Dst.Is6() == s.V6
+	case actions.KeyRank:
+		return fmt.Sprintf("%#x", p.rank&mask), true
+	default:
+		return fmt.Sprintf("%#x", p.CTMark&mask), true
+	}
+}
+
+// match evaluates one condition. A fact that the packet does not have fails it,
+// whatever the comparison.
+func (k *Kernel) match(m *actions.Match, p *Packet) bool {
+	var text string
+	var n uint32
+	switch m.Key {
+	case actions.KeyNFProto:
+		n, text = 2, "ipv4"
+		if p.Dst.Is6() {
+			n, text = 10, "ipv6"
+		}
+	case actions.KeySrc, actions.KeyDst:
+		addr := p.Src
+		if m.Key == actions.KeyDst {
+			addr = p.Dst
+		}
+		if addr.Is6() != m.V6 {
+			return false
+		}
+		in := slices.ContainsFunc(m.Prefixes, func(x netip.Prefix) bool { return x.Contains(addr) })
+		return in == (m.Op == actions.Is)
+	case actions.KeyIifname:
+		return slices.Contains(m.Texts, p.In) == (m.Op == actions.Is)
+	case actions.KeyOifname:
+		return slices.Contains(m.Texts, p.Out) == (m.Op == actions.Is)
+	case actions.KeyDstType:
+		return p.Broadcast
+	case actions.KeyCTLabel:
+		return p.Labels[m.Nums[0].Lo]
+	default:
+		var ok bool
+		if n, ok = number(m, p); !ok {
+			return false
+		}
+		text = strconv.FormatUint(uint64(n), 10)
+	}
+	if m.Set != "" {
+		_, in := k.sets[m.Set][text]
+		return in == (m.Op == actions.Is)
+	}
+	if m.Mask != 0 {
+		n &= m.Mask
+	}
+	switch m.Op {
+	case actions.Above:
+		return n > m.Nums[0].Lo
+	case actions.Below:
+		return n < m.Nums[0].Lo
+	default:
+		in := slices.ContainsFunc(m.Nums, func(r actions.Range) bool { return r.Lo <= n && n <= r.Hi })
+		return in == (m.Op == actions.Is)
+	}
+}
+
+// number loads a numeric key.
+func number(m *actions.Match, p *Packet) (uint32, bool) {
+	switch m.Key {
+	case actions.KeyL4Proto:
+		return uint32(p.Proto), true
+	case actions.KeySrcPort:
+		return uint32(p.Sport), true
+	case actions.KeyDstPort:
+		return uint32(p.Dport), true
+	case actions.KeyIif:
+		if p.In == "" {
+			return 0, true
+		}
+		return 1, true
+	case actions.KeyDSCP:
+		return uint32(p.DSCP), p.Dst.Is6() == m.V6
+	case actions.KeyMark:
+		return p.Mark, true
+	case actions.KeyCTMark:
+		return p.CTMark, true
+	case actions.KeyCTState:
+		if p.New {
+			return actions.CTNew, true
+		}
+		return 0, true
+	case actions.KeyCTDir:
+		if p.Reply {
+			return actions.CTReply, true
+		}
+		return actions.CTOriginal, true
+	case actions.KeyRank:
+		return p.rank, true
+	case actions.KeyUID:
+		return p.UID, p.HasUID
+	default:
+		f := flow.Flow{Src: flow.Some(p.Src), Dst: flow.Some(p.Dst)}
+		if m.Key == actions.KeyHash {
+			f.SrcPort, f.DstPort = flow.Some(p.Sport), flow.Some(p.Dport)
+		}
+		return flow.Bucket(flow.Hash(&f), 100), p.Dst.Is6() == m.V6
+	}
+}
+
+// route does what ip rules and our tables do with the packet.
+func (k *Kernel) route(p *Packet) (dev string, unreachable bool) {
+	family := actions.IPv4
+	if p.Dst.Is6() {
+		family = actions.IPv6
+	}
+	rules := slices.Clone(k.Rules)
+	slices.SortStableFunc(rules, func(a, b actions.IPRule) int { return a.Priority - b.Priority })
+	for _, r := range rules {
+		if r.Family != family || p.Mark&r.Mask != r.Mark {
+			continue
+		}
+		best := -1
+		for i, x := range k.Routes {
+			if x.Family != family || x.Table != r.Table || !x.Dst.Contains(p.Dst) {
+				continue
+			}
+			if best < 0 || x.Dst.Bits() > k.Routes[best].Dst.Bits() ||
+				x.Dst.Bits() == k.Routes[best].Dst.Bits() && x.Metric < k.Routes[best].Metric {
+				best = i
+			}
+		}
+		if best >= 0 {
+			return k.Routes[best].Dev, k.Routes[best].Unreachable
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,371 @@
+// Package host enforces plans on this Linux host: it ties the nftables and the
+// ip rule/route appliers together, keeps the ledger of what was created, takes
+// everything back when a step fails, and cleans up after itself, also after a
+// crash.
+//
+//	e, err := host.New(host.Config{StateDir: dir})
+//	h, err := e.ReadHost()
+//	plan, diags := actions.PlanFor(prog, h, world, e.Previous())
+//	err = e.Apply(ctx, plan)
+//	err = e.Update(ctx, plan.WorldUpdates(old, new))
+//
+// It is the one edge that imports other edges (actions/nft, actions/iproute):
+// order and take-back concern both.
+package host
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/actions/iproute"
+	"netpolicy.dev/netpolicy/actions/nft"
+)
+
+// backTimeout bounds taking back what a failed Apply has done: it must end even
+// when the caller's context is over.
+const backTimeout = 30 * time.Second
+
+// maxPasswd bounds what is read of the user list.
+const maxPasswd = 4 << 20
+
+// Config is what an Enforcer needs to know.
+type Config struct {
+	StateDir string // created when missing, 0700
+}
+
+// Enforcer writes plans to the network namespace it was made in. It is safe
+// for concurrent use; one process at a time has a state folder.
+type Enforcer struct {
+	dir  string
+	lock *os.File
+
+	mu    sync.Mutex
+	nft   *nft.Applier
+	ip    *iproute.Applier
+	books ledger
+	plan  *actions.Plan // in force, whole; nil before the first Apply
+	// before, if set, is called before each change; an error stands for a
+	// process that ends there. Tests set it.
+	before func(what string) error
+}
+
+// New takes the state folder and opens the netlink sockets. It changes nothing.
+func New(cfg Config) (*Enforcer, error) {
+	f, err := lock(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	e := &Enforcer{dir: cfg.StateDir, lock: f}
+	if e.books, err = load(cfg.StateDir); err == nil {
+		e.nft, err = nft.New()
+	}
+	if err == nil {
+		e.ip, err = iproute.New()
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// Close lets go of sockets and folder. What is enforced stays in force.
+func (e *Enforcer) Close() error {
+	var err error
+	if e.nft != nil {
+		err = e.nft.Close()
+	}
+	if e.ip != nil {
+		e.ip.Close()
+	}
+	return errors.Join(err, e.lock.Close())
+}
+
+// Previous returns the plan in force, of this process or, from the ledger, of
+// the one before; nil for none. PlanFor takes it to keep numbers.
+func (e *Enforcer) Previous() *actions.Plan {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.plan != nil {
+		return e.plan
+	}
+	return e.books.Plan
+}
+
+// ReadHost returns what plans need to know of this host.
+func (e *Enforcer) ReadHost() (actions.Host, error) {
+	h, err := e.ip.ReadHost()
+	if err != nil {
+		return h, fmt.Errorf("read host: %w", err)
+	}
+	h.Users, err = users()
+	return h, err
+}
+
+// users reads /etc/passwd. A host without it has users by number only.
+func users() (map[string]uint32, error) {
+	f, err := os.Open("/etc/passwd")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read users: %w", err)
+	}
+	defer f.Close()
+	list := map[string]uint32{}
+	for s := bufio.NewScanner(io.LimitReader(f, maxPasswd)); s.Scan(); {
+		part := strings.Split(s.Text(), ":")
+		if len(part) < 3 {
+			continue
+		}
+		if uid, err := strconv.ParseUint(part[2], 10, 32); err == nil {
+			list[part[0]] = uint32(uid)
+		}
+	}
+	return list, nil
+}
+
+// Apply brings the host to the plan: routes, then rules, then the table, then
+// what the old plan leaves over. What is there already is left alone, so a
+// second Apply changes nothing and a restart adopts. On an error everything
+// goes back to the plan that was in force.
+func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.refuseForeign(plan); err != nil {
+		return err
+	}
+	have, err := e.have(plan)
+	if err != nil {
+		return err
+	}
+	inForce := e.plan
+	if inForce == nil {
+		inForce = e.books.Plan
+	}
+	intent := of(inForce, plan)
+	intent.add(&e.books)
+	intent.Pending = true
+	if err := e.write(intent); err != nil {
+		return err
+	}
+	table := have.Table
+	for _, s := range actions.Diff(have, plan) {
+		if err := e.step(ctx, &s); err != nil {
+			if errors.Is(err, errKilled) {
+				return err
+			}
+			return errors.Join(fmt.Errorf("apply plan: %w", err), e.back(ctx, plan, table))
+		}
+		if s.Kind == actions.PutTable {
+			table = *s.Table
+		}
+	}
+	e.plan = plan
+	return e.write(of(plan, plan))
+}
+
+// errKilled stands in tests for the end of the process.
+var errKilled = errors.New("killed")
+
+func (e *Enforcer) pass(what string) error {
+	if e.before == nil {
+		return nil
+	}
+	return e.before(what)
+}
+
+func (e *Enforcer) write(l ledger) error {
+	if err := e.pass("ledger"); err != nil {
+		return err
+	}
+	if err := save(e.dir, &l); err != nil {
+		return err
+	}
+	e.books = l
+	return nil
+}
+
+func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
+	if err := e.pass(s.String()); err != nil {
+		return err
+	}
+	switch s.Kind {
+	case actions.PutTable, actions.DelTable, actions.PutUpdates:
+		return e.nft.Apply(ctx, []actions.Step{*s})
+	default:
+		return e.ip.Apply(ctx, []actions.Step{*s})
+	}
+}
+
+// back returns to the plan in force after a failed Apply of plan; table is what
+// the kernel has now.
+func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.Table) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
+	defer cancel()
+	have, err := e.have(plan)
+	if err != nil {
+		return fmt.Errorf("take back: %w", err)
+	}
+	goal := &actions.Plan{}
+	switch old := e.books.Plan; {
+	case e.plan != nil:
+		goal = e.plan
+	case old == nil:
+	case table.Shape != old.Table.Shape:
+		// The old table's contents died with the process that made them: the
+		// new table is in force with all that it needs, and stays.
+		return errors.New("take back: the old table is not known any more; the new one stays in force")
+	default:
+		goal = old
+		have.Table = old.Table
+	}
+	if goal.Table.Name != "" && len(goal.Table.Chains) > 0 {
+		have.Table.Shape = table.Shape
+	}
+	for _, s := range actions.Diff(have, goal) {
+		if err := e.step(ctx, &s); err != nil {
+			return fmt.Errorf("take back: %w", err)
+		}
+	}
+	if goal.Table.Name == "" {
+		e.books = ledger{Version: ledgerVersion, BootID: bootID()}
+		return remove(e.dir)
+	}
+	return e.write(of(goal, goal))
+}
+
+// have returns what is really there of the ledger and of plan, as a plan.
+// Contents of the table are not compared: the shape of the plan in force
+// stands for them, and elements are put anew.
+func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
+	var h actions.Plan
+	exists, err := e.nft.Exists(actions.TableName)
+	if err != nil {
+		return nil, err
+	}
+	if exists {
+		h.Table.Name = actions.TableName
+		if e.plan != nil {
+			h.Table.Shape = e.plan.Table.Shape
+		} else if e.books.Plan != nil && !e.books.Pending {
+			h.Table.Shape = e.books.Plan.Table.Shape
+		}
+	}
+	rules, err := e.ip.Rules()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rules {
+		if slices.Contains(e.books.Rules, r) || slices.Contains(plan.IPRules, r) {
+			h.IPRules = append(h.IPRules, r)
+		}
+	}
+	routes, _, err := e.ip.Routes(tables(plan, &e.books))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if slices.Contains(e.books.Routes, r) || slices.Contains(plan.IPRoutes, r) {
+			h.IPRoutes = append(h.IPRoutes, r)
+		}
+	}
+	return &h, nil
+}
+
+func tables(plan *actions.Plan, l *ledger) []uint32 {
+	var list []uint32
+	for _, r := range slices.Concat(plan.IPRoutes, l.Routes) {
+		if !slices.Contains(list, r.Table) {
+			list = append(list, r.Table)
+		}
+	}
+	return list
+}
+
+// refuseForeign stops before anything of others would be touched.
+func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
+	exists, err := e.nft.Exists(actions.TableName)
+	if err != nil {
+		return err
+	}
+	if exists && e.books.Table == "" {
+		return fmt.Errorf("nft table inet %s is there and not in the ledger %s: not ours to replace", actions.TableName, e.dir)
+	}
+	_, foreign, err := e.ip.Routes(tables(plan, &ledger{}))
+	if err != nil {
+		return err
+	}
+	if foreign > 0 {
+		return fmt.Errorf("%d routes of others in the tables of daemon.table_base: choose another table_base", foreign)
+	}
+	return nil
+}
+
+// Update makes small changes: a failover, a DNS answer. See actions.Plan.
+func (e *Enforcer) Update(ctx context.Context, updates []actions.Update) error {
+	if len(updates) == 0 {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.nft.Update(ctx, updates)
+}
+
+// KeepAlive tells the kernel that the daemon lives; call it each second.
+func (e *Enforcer) KeepAlive(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.plan == nil {
+		return nil
+	}
+	return e.nft.Update(ctx, e.plan.KeepAlive())
+}
+
+// Cleanup removes exactly what the ledger in stateDir lists, and the ledger.
+// It is safe at any time and twice, but not while a daemon has the folder
+// (ErrRunning). What is gone already is no error.
+func Cleanup(ctx context.Context, stateDir string) error {
+	if _, err := os.Stat(stateDir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	e, err := New(Config{StateDir: stateDir})
+	if err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	err = e.clean(ctx)
+	if err != nil {
+		err = fmt.Errorf("clean up: %w", err)
+	}
+	return errors.Join(err, e.Close())
+}
+
+func (e *Enforcer) clean(ctx context.Context) error {
+	made := actions.Plan{IPRules: e.books.Rules, IPRoutes: e.books.Routes}
+	exists, err := e.nft.Exists(actions.TableName)
+	if err != nil {
+		return err
+	}
+	if exists && e.books.Table != "" {
+		made.Table.Name = e.books.Table
+	}
+	var errs error
+	for _, s := range actions.Diff(&made, nil) {
+		errs = errors.Join(errs, e.step(ctx, &s)) // one that fails must not keep the rest
+	}
+	if errs != nil {
+		return errs
+	}
+	return remove(e.dir)
+}
+
+var _ actions.Applier = (*nft.Applier)(nil)

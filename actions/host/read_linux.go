@@ -1,0 +1,28 @@
+package host
+
+import (
+	"fmt"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/actions/iproute"
+)
+
+// Read returns what plans need to know of this host, and the plan that a ledger
+// in stateDir names, nil for none. It changes nothing and takes no lock: for
+// dry runs and for observing beside a daemon that runs.
+func Read(stateDir string) (actions.Host, *actions.Plan, error) {
+	ip, err := iproute.New()
+	if err != nil {
+		return actions.Host{}, nil, err
+	}
+	defer ip.Close()
+	h, err := ip.ReadHost()
+	if err != nil {
+		return h, nil, fmt.Errorf("read host: %w", err)
+	}
+	if h.Users, err = users(); err != nil {
+		return h, nil, err
+	}
+	books, err := load(stateDir)
+	return h, books.Plan, err
+}
