@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/signal"
 	"strings"
@@ -29,11 +30,13 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 	inLab := func(cmd *cobra.Command, f func(context.Context, *lab.Printer) error) error {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
-		if err := f(ctx, lab.NewPrinter(cmd.OutOrStdout(), quiet)); err != nil {
+		err := f(ctx, lab.NewPrinter(cmd.OutOrStdout(), quiet))
+		var code exitCode
+		if err != nil && !errors.As(err, &code) {
 			fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
 			return exitErrors
 		}
-		return nil
+		return err
 	}
 
 	run := &cobra.Command{
@@ -42,7 +45,10 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, dirs []string) error {
 			return inLab(cmd, func(ctx context.Context, out *lab.Printer) error {
-				return lab.RunDirs(ctx, lab.Options{Seed: seed}, out, dirs...)
+				if lab.RunDirs(ctx, lab.Options{Seed: seed}, out, dirs...) != nil {
+					return exitErrors // what failed has been printed where it happened
+				}
+				return nil
 			})
 		},
 	}

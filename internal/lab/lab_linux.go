@@ -67,7 +67,7 @@ func New(ctx context.Context, opts Options) (_ *Lab, err error) {
 	if err := l.build(ctx); err != nil {
 		return nil, fmt.Errorf("build the lab: %w", err)
 	}
-	if l.servers, err = startServers(l.inet); err != nil {
+	if l.servers, err = startServers(l.inet, l.rescue); err != nil {
 		return nil, fmt.Errorf("start the lab's servers: %w", err)
 	}
 	if err := l.ready(ctx); err != nil {
@@ -88,13 +88,29 @@ func (l *Lab) Close() error {
 		for _, ln := range l.lines {
 			errs = append(errs, ln.release())
 		}
-		for _, s := range l.spaces {
-			errs = append(errs, killInside(netnsDir+s.name), s.close())
-		}
-		errs = append(errs, removeRunDir(l.Dir), l.lock.Close())
+		errs = append(errs, l.remove(), l.lock.Close())
 		l.closed = errors.Join(errs...)
 	})
 	return l.closed
+}
+
+// remove removes what would outlive the process: the namespaces, what runs in
+// them, and the directory.
+func (l *Lab) remove() error {
+	var errs []error
+	for _, s := range l.spaces {
+		errs = append(errs, killInside(netnsDir+s.name), s.close())
+	}
+	return errors.Join(append(errs, removeRunDir(l.Dir))...)
+}
+
+// rescue is deferred by the lab's goroutines: a panic there, which ends the
+// program without running any other deferred call, still leaves nothing behind.
+func (l *Lab) rescue() {
+	if p := recover(); p != nil {
+		_ = l.remove() // the panic is what has to be told
+		panic(p)
+	}
 }
 
 // Namespaces returns the names of the lab's namespaces: client, gw, isp1, isp2, inet.

@@ -15,9 +15,6 @@ import (
 	"netpolicy.dev/netpolicy/rules/yaml"
 )
 
-// ScriptName is the file that RunDirs looks for in a directory.
-const ScriptName = "lab.txt"
-
 // Total is what a run of scripts amounts to.
 type Total struct {
 	Connections int // whose uplink was measured, or that were blocked as expected
@@ -65,7 +62,7 @@ type run struct {
 }
 
 func runDir(ctx context.Context, opts Options, out *Printer, dir string) (total Total, err error) {
-	file := filepath.Join(dir, ScriptName)
+	file := filepath.Join(dir, scriptName)
 	src, err := os.ReadFile(file)
 	if err != nil {
 		return total, fmt.Errorf("read the lab script: %w", err)

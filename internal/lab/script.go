@@ -13,6 +13,9 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
+// scriptName is the file that RunDirs looks for in a directory.
+const scriptName = "lab.txt"
+
 // Limits of a script: far above what a person reads, far below what hurts.
 const (
 	maxScriptBytes = 1 << 20

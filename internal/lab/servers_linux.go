@@ -67,6 +67,7 @@ var plainPorts = []int{PortEcho, 22, 23, 80, 5001, 8080}
 type servers struct {
 	closers []io.Closer
 	serving sync.WaitGroup
+	rescue  func() // deferred by every goroutine
 	slots   chan struct{}
 
 	mu    sync.Mutex
@@ -75,8 +76,8 @@ type servers struct {
 }
 
 // startServers opens the sockets inside s and serves them.
-func startServers(s *space) (*servers, error) {
-	sv := &servers{slots: make(chan struct{}, maxConns), conns: map[net.Conn]struct{}{}}
+func startServers(s *space, rescue func()) (*servers, error) {
+	sv := &servers{rescue: rescue, slots: make(chan struct{}, maxConns), conns: map[net.Conn]struct{}{}}
 	cert, err := selfSigned()
 	if err != nil {
 		return nil, err
@@ -141,6 +142,7 @@ func (sv *servers) close() error {
 // accept serves each connection of ln, at most maxConns at once; more wait in the kernel's backlog.
 func (sv *servers) accept(ln net.Listener, serve func(net.Conn) error) {
 	sv.serving.Go(func() {
+		defer sv.rescue()
 		for {
 			conn, err := ln.Accept()
 			if errors.Is(err, net.ErrClosed) {
@@ -153,6 +155,7 @@ func (sv *servers) accept(ln net.Listener, serve func(net.Conn) error) {
 				return
 			}
 			sv.serving.Go(func() {
+				defer sv.rescue()
 				defer sv.remove(conn)
 				_ = serve(conn) // the far end went away, which is its right
 			})
@@ -188,6 +191,7 @@ func echo(conn net.Conn) error {
 // packets answers each datagram: with itself, or as a resolver.
 func (sv *servers) packets(pc net.PacketConn, resolver bool) {
 	sv.serving.Go(func() {
+		defer sv.rescue()
 		buf := make([]byte, 65536)
 		for {
 			n, from, err := pc.ReadFrom(buf)

@@ -63,7 +63,10 @@ func (l *Lab) StartTransfer(ctx context.Context, addr string) (*Transfer, error)
 		Local: conn.LocalAddr().String(), Remote: conn.RemoteAddr().String(),
 		cancel: cancel, done: make(chan struct{}), last: time.Now(),
 	}
-	go t.run(ctx, conn, l.quiet)
+	go func() {
+		defer l.rescue()
+		t.run(ctx, conn, l.quiet)
+	}()
 	return t, nil
 }
 

@@ -31,8 +31,12 @@ type watcher struct {
 // newWatcher watches until ctx ends; wait then waits for its end.
 func newWatcher(ctx context.Context, l *Lab, out *Printer) *watcher {
 	w := &watcher{l: l, out: out, seen: newDecisions()}
-	w.workers.Go(func() { w.poll(ctx) })
-	w.workers.Go(func() { w.tail(ctx) })
+	for _, f := range []func(context.Context){w.poll, w.tail} {
+		w.workers.Go(func() {
+			defer l.rescue()
+			f(ctx)
+		})
+	}
 	return w
 }
 
