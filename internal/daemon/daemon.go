@@ -91,7 +91,7 @@ type Daemon struct {
 
 	snap    atomic.Pointer[snapshot]
 	started time.Time
-	beat    atomic.Int64  // the loop's last sign of life, on the logical clock
+	beat    atomic.Int64 // the loop's last sign of life, on the logical clock
 
 	mu      sync.Mutex
 	sources []api.Source
@@ -127,7 +127,7 @@ func New(opts Options, parts Parts) *Daemon {
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue), changed: make(chan string, 1), nudge: make(chan string, 1),
-		}
+	}
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
 	return d
 }

@@ -34,6 +34,7 @@ type loop struct {
 	host *actions.Host
 	text string
 
+	made     state.World  // what the plan was made for
 	applied  *state.World // what the kernel's guards and shares were last told
 	pending  job
 	busy     bool
@@ -90,6 +91,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1),
 	}
 	w := c.world
+	l.made = w
 	l.core = newCore(l.liveOf(c), m, d.opts.Observe, d.parts.Boot)
 	l.core.own = ownAddrs(c.host)
 	l.applied = &w
@@ -336,6 +338,13 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 				l.startProbes(ctx)
 			}
 			l.settle()
+		} else {
+			// The former plan is back as it was made, without what came since.
+			made := l.made
+			l.applied = &made
+			for _, n := range l.core.holds(time.Now()) {
+				l.core.dirty[n.addr] = true
+			}
 		}
 		c.reply <- j.err
 		return
@@ -357,7 +366,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 func (l *loop) swap(c *candidate) {
 	l.plan, l.host, l.text = c.plan, c.host, c.text
 	w := c.world
-	l.applied = &w
+	l.made, l.applied = w, &w
 	l.core.own = ownAddrs(c.host)
 	now := l.d.parts.Now()
 	v := l.liveOf(c)

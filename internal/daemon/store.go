@@ -144,12 +144,12 @@ func replaceFile(path string, b []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// bootID names this boot of the machine: a state saved under another one tells
-// nothing about the lines of now. It is "" where the kernel does not say.
-func bootID() string {
+// BootID names this boot of the machine: a state saved under another one tells
+// nothing about the lines of now.
+func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return ""
+		return "", fmt.Errorf("read the boot's id: %w", err)
 	}
-	return strings.TrimSpace(string(b))
+	return strings.TrimSpace(string(b)), nil
 }

@@ -1,0 +1,227 @@
+// Command netpolicyd enforces a network policy: it observes connections,
+// decides them, steers them over the uplinks, and leaves a line that fails.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/daemon"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+)
+
+// exitCode is an error that ends the program with a code of language.md
+// section 5 and prints nothing more: what there is to say has been said.
+type exitCode int
+
+// The exit codes; 0 is success.
+const (
+	exitErrors exitCode = 1
+	exitUsage  exitCode = 2
+)
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	default:
+		fmt.Fprintln(os.Stderr, "error:", err)
+		return int(exitUsage)
+	}
+}
+
+// settings are the flags of netpolicyd.
+type settings struct {
+	config    string
+	dryRun    bool
+	flow      string
+	state     string
+	output    string
+	observe   bool
+	keep      bool
+	stateDir  string
+	socket    string
+	logLevel  string
+	logFormat string
+}
+
+func newRoot() *cobra.Command {
+	var s settings
+	root := &cobra.Command{
+		Use:   "netpolicyd --config FILE",
+		Short: "Enforce a network policy",
+		Long: "netpolicyd observes connections, decides them by the policy, steers them over the\n" +
+			"uplinks, and leaves a line that fails. On SIGHUP, and when the file changes, it\n" +
+			"reads the policy again; one with an error is rejected and the old one goes on.\n" +
+			"When it stops it removes everything it made, unless --keep is given.",
+		Example: "  netpolicyd --config policy.yaml --dry-run\n" +
+			"  netpolicyd --config policy.yaml --dry-run --flow 'tcp 10.0.0.5:5000 > 1.2.3.4:443 sni=us01.zoom.us'\n" +
+			"  netpolicyd --config policy.yaml",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return s.run(cmd) },
+	}
+	f := root.Flags()
+	f.StringVar(&s.config, "config", "", "the policy `file`")
+	f.BoolVar(&s.dryRun, "dry-run", false, "print the plan and the decisions for the connections now alive; touch nothing")
+	f.StringVar(&s.flow, "flow", "", "with --dry-run: decide this one `flow` and print the answer")
+	f.StringVar(&s.state, "state", "", "with --dry-run: in this state (NORMAL, DEGRADED, FAILOVER, RECOVERY)")
+	f.StringVarP(&s.output, "output", "o", "text", "with --dry-run: text or json")
+	f.BoolVar(&s.observe, "observe", false, "decide and log live traffic, enforce nothing")
+	f.BoolVar(&s.keep, "keep", false, "leave rules and routes in place when stopping")
+	f.StringVar(&s.stateDir, "state-dir", "", "the state `directory`; the policy's, or "+defaultStateDir)
+	f.StringVar(&s.socket, "socket", "", "the API `socket`; the policy's, or "+api.DefaultSocket)
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&s.logFormat, "log-format", "json", "json or text")
+	root.AddCommand(newCleanupCmd(), newVersionCmd())
+	return root
+}
+
+func (s *settings) run(cmd *cobra.Command) error {
+	switch {
+	case s.config == "":
+		return errors.New("--config FILE is required")
+	case s.output != "text" && s.output != "json":
+		return fmt.Errorf("-o %q: want text or json", s.output)
+	case !s.dryRun && (s.flow != "" || s.state != ""):
+		return errors.New("--flow and --state need --dry-run: the daemon answers `netpolicy explain` and `netpolicy state`")
+	case s.dryRun && s.observe:
+		return errors.New("--dry-run and --observe exclude each other: one ends at once, the other runs")
+	case s.dryRun && s.flow != "":
+		return s.decideFlow(cmd)
+	case s.dryRun:
+		return s.printPlan(cmd)
+	default:
+		return s.serve(cmd)
+	}
+}
+
+// serve runs the daemon until a signal ends it.
+func (s *settings) serve(cmd *cobra.Command) error {
+	log, err := telemetry.NewLogger(cmd.ErrOrStderr(), s.logFormat, s.logLevel)
+	if err != nil {
+		return err
+	}
+	if err := s.fromPolicy(cmd); err != nil {
+		return err
+	}
+	parts, clean, err := wire(s.stateDir, s.observe, log)
+	if err != nil {
+		return failed(cmd, err)
+	}
+	opts := daemon.Options{
+		Config: s.config, Observe: s.observe, StateDir: s.stateDir, Socket: s.socket,
+		Version: version(), PID: os.Getpid(), Log: log, Notifier: daemon.NewNotifier(os.Getenv, os.Getpid()),
+	}
+	if !s.keep && !s.observe {
+		opts.Clean = clean
+	}
+	d := daemon.New(opts, parts)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	log.Info("netpolicyd starts", "version", version(), "config", s.config, "state_dir", s.stateDir, "socket", s.socket)
+	err = d.Run(cmd.Context(), hup)
+	log.Info("netpolicyd stopped")
+	return failed(cmd, err)
+}
+
+// fromPolicy fills in what the command line leaves to the policy's daemon
+// section. A policy with errors is left to what reads it next.
+func (s *settings) fromPolicy(cmd *cobra.Command) error {
+	p, diags, source, err := daemon.LoadPolicy(s.config)
+	if err != nil {
+		return failed(cmd, err)
+	}
+	if p == nil {
+		return failed(cmd, &daemon.PolicyError{Diagnostics: diags, Source: source})
+	}
+	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
+	s.socket = firstOf(s.socket, p.Daemon.API, api.DefaultSocket)
+	return nil
+}
+
+func firstOf(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// failed prints an error that is not about usage, and returns its exit code.
+func failed(cmd *cobra.Command, err error) error {
+	var text *daemon.PolicyError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &text):
+		printDiagnostics(cmd.ErrOrStderr(), text.Diagnostics, text.Source)
+	default:
+		fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
+		if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), "hint: rules and routes are root's to change; --dry-run needs no rights for one --flow")
+		}
+	}
+	return exitErrors
+}
+
+func printDiagnostics(w io.Writer, list []diag.Diagnostic, source *diag.Source) {
+	var sources []*diag.Source
+	if source != nil {
+		sources = append(sources, source)
+	}
+	if err := diag.Text(w, list, sources...); err != nil {
+		fmt.Fprintln(w, "error:", err)
+	}
+}
+
+func newVersionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "netpolicyd", version())
+			return err
+		},
+	}
+}
+
+// version is the module's version with the commit it was built from, as far as
+// the build recorded them.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" {
+		v = "devel"
+	}
+	return v
+}

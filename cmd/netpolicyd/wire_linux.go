@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/actions/conntrack"
+	"netpolicy.dev/netpolicy/actions/host"
+	"netpolicy.dev/netpolicy/internal/daemon"
+)
+
+// defaultStateDir is where state is kept unless told otherwise.
+const defaultStateDir = "/var/lib/netpolicy"
+
+// maxComplaint bounds what is quoted of nft's complaints.
+const maxComplaint = 2000
+
+// wire connects the daemon with this host. clean removes everything that was made.
+func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, clean func(context.Context) error, err error) {
+	boot, err := daemon.BootID()
+	if err != nil {
+		return parts, nil, err
+	}
+	parts = daemon.Parts{Sources: sources(), Probe: measure, Now: sinceBoot, Boot: boot}
+	if observe {
+		parts.Host = reader{stateDir}
+		return parts, nil, nil
+	}
+	e, err := host.New(host.Config{StateDir: stateDir})
+	if err != nil {
+		return parts, nil, err
+	}
+	ct, err := conntrack.New()
+	if err != nil {
+		return parts, nil, errors.Join(err, e.Close())
+	}
+	parts.Host, parts.Kernel, parts.Connections = reader{stateDir}, kernel{e}, connected{ct, log}
+	parts.Previous = e.Previous()
+	return parts, func(ctx context.Context) error {
+		if err := errors.Join(e.Close(), ct.Close()); err != nil {
+			return err
+		}
+		return host.Cleanup(ctx, stateDir)
+	}, nil
+}
+
+// readHost reads the host and the plan that a former run left, for a dry run.
+func readHost(_ context.Context, stateDir string) (*actions.Host, *actions.Plan, error) {
+	h, previous, err := host.Read(stateDir)
+	return &h, previous, err
+}
+
+// reader is the daemon's view of links, addresses and routes.
+type reader struct{ stateDir string }
+
+func (r reader) ReadHost(context.Context) (*actions.Host, error) {
+	h, _, err := host.Read(r.stateDir)
+	return &h, err
+}
+
+func (reader) Watch(ctx context.Context, changed func()) error { return daemon.WatchHost(ctx, changed) }
+
+// kernel enforces plans.
+type kernel struct{ *host.Enforcer }
+
+// Check has nft read the plan's table without putting it into the kernel.
+func (kernel) Check(ctx context.Context, p *actions.Plan) error {
+	cmd := exec.CommandContext(ctx, "nft", "-c", "-f", "-")
+	cmd.Stdin = strings.NewReader(p.Table.Text())
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	if err := cmd.Run(); err != nil {
+		text := strings.TrimSpace(complaint.String())
+		return fmt.Errorf("nft -c: %w: %s", err, text[:min(len(text), maxComplaint)])
+	}
+	return nil
+}
+
+// connected changes live connections.
+type connected struct {
+	*conntrack.Conn
+	log *slog.Logger
+}
+
+func tuple(c daemon.Connection) conntrack.Tuple {
+	return conntrack.Tuple{Proto: c.Proto, Src: c.Src, Dst: c.Dst}
+}
+
+// SetMark marks a connection; one that is gone needs no mark.
+func (c connected) SetMark(_ context.Context, conn daemon.Connection, value, mask uint32) error {
+	err := c.Conn.SetMark(tuple(conn), value, mask)
+	if errors.Is(err, conntrack.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Forget removes connections; one that is gone already is as it should be.
+func (c connected) Forget(ctx context.Context, list []daemon.Connection) error {
+	var errs []error
+	for _, conn := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.Conn.Forget(tuple(conn)); err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sinceBoot is the time since boot, sleep included: it goes on over restarts of
+// the daemon and does not jump when the wall clock is set.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0 // since Linux 2.6.39 it can't fail
+	}
+	return time.Duration(t.Nano())
+}
+
+func newCleanupCmd() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove everything that netpolicyd made: table, rules, routes",
+		Long: "Remove exactly what the ledger in the state directory lists: the nftables table,\n" +
+			"the ip rules and the routes. It is safe at any time and twice, but not while\n" +
+			"netpolicyd runs.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			err := host.Cleanup(cmd.Context(), dir)
+			if errors.Is(err, host.ErrRunning) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
+				fmt.Fprintln(cmd.ErrOrStderr(), "hint: stop netpolicyd; when it stops it cleans up by itself")
+				return exitErrors
+			}
+			return failed(cmd, err)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "state-dir", defaultStateDir, "the state `directory`")
+	return cmd
+}
