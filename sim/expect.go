@@ -62,8 +62,7 @@ func (p *parser) expectAt() {
 			return
 		}
 	default:
-		p.report("NP004", w.span, "expected state or share, found %s", quote(w.text)).Help =
-			orHelp(diag.DidYouMean(w.text, []string{"state", "share"}), "what a flow gets is expected without a time, below its `flow` line")
+		p.report("NP004", w.span, "expected state or share, found %s", quote(w.text)).Help = orHelp(diag.DidYouMean(w.text, []string{"state", "share"}), "what a flow gets is expected without a time, below its `flow` line")
 		return
 	}
 	e.uplink = p.uplink()

@@ -451,8 +451,7 @@ func (p *parser) state() (state.State, bool) {
 	}
 	s, ok := state.Parse(w.text)
 	if !ok {
-		p.report("NP204", w.span, "unknown state %s", quote(w.text)).Help =
-			orHelp(diag.DidYouMean(w.text, stateNames()), "NORMAL, DEGRADED, FAILOVER or RECOVERY")
+		p.report("NP204", w.span, "unknown state %s", quote(w.text)).Help = orHelp(diag.DidYouMean(w.text, stateNames()), "NORMAL, DEGRADED, FAILOVER or RECOVERY")
 	}
 	return s, ok
 }

@@ -222,6 +222,9 @@ func (u *uplink) take(c UplinkConfig, v verdict, detail string, now time.Duratio
 		return ""
 	}
 	u.fresh = 0 // evidence is used once
+	if v == good {
+		return why
+	}
 	return why + " (" + detail + ")"
 }
 
