@@ -78,11 +78,11 @@ func (b *builder) chains(start uint32) []Chain {
 	list := []Chain{
 		{Name: "pre", Hook: "type filter hook prerouting priority mangle; policy accept;", Rules: []Rule{
 			{If: []Match{{Key: KeyIifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
-			{Do: []Stmt{{Kind: Goto, Target: "flow"}}},
+			{Do: []Stmt{{Kind: Goto, Target: "traffic"}}},
 		}},
 		{Name: "out", Hook: "type route hook output priority mangle; policy accept;", Rules: []Rule{
 			{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
-			{Do: []Stmt{{Kind: Goto, Target: "flow"}}},
+			{Do: []Stmt{{Kind: Goto, Target: "traffic"}}},
 		}},
 	}
 	if devs := b.masqueraded(); len(devs) > 0 {
@@ -90,11 +90,11 @@ func (b *builder) chains(start uint32) []Chain {
 			{If: []Match{{Key: KeyOifname, Texts: devs}}, Do: []Stmt{{Kind: Masquerade}}},
 		}})
 	}
-	list = append(list, b.flowChain(), newChain(), b.decideChain(start), Chain{Name: "rules", Rules: b.linear})
+	list = append(list, b.flowChain(), newChain(), b.decideChain(start), Chain{Name: "general", Rules: b.linear})
 	if b.hasLabels() {
 		list = append(list, p.applyChain())
 	}
-	list = append(list, Chain{Name: "reject", Rules: []Rule{
+	list = append(list, Chain{Name: "refuse", Rules: []Rule{
 		{Do: []Stmt{{Kind: SetRank}}},
 		{If: []Match{{Key: KeyL4Proto, Nums: num(6)}}, Do: []Stmt{{Kind: RejectTCP}}},
 		{Do: []Stmt{{Kind: RejectAny}}},
@@ -111,7 +111,7 @@ func (b *builder) hasLabels() bool { return len(b.plan.labels.dscp)+len(b.plan.l
 func (b *builder) flowChain() Chain {
 	p := b.plan
 	blocked := []Range{{place(idReject, p.CTMask), place(idReject, p.CTMask)}, {place(p.top(), p.CTMask), place(p.top(), p.CTMask)}}
-	c := Chain{Name: "flow", Rules: []Rule{
+	c := Chain{Name: "traffic", Rules: []Rule{
 		{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: []Stmt{{Kind: Return}}},
 		{
 			If: []Match{{Key: KeyCTDir, Nums: num(CTReply)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: blocked}},
@@ -126,7 +126,7 @@ func (b *builder) flowChain() Chain {
 		Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Lookup, Key: KeyCTMark, Mask: p.CTMask, Target: "mk"}}},
 		Rule{
 			If: []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: num(0)}},
-			Do: []Stmt{{Kind: Goto, Target: "new"}},
+			Do: []Stmt{{Kind: Goto, Target: "first"}},
 		})
 	return c
 }
@@ -136,7 +136,7 @@ func (b *builder) flowChain() Chain {
 func newChain() Chain {
 	ret := []Stmt{{Kind: Return}}
 	udp := Match{Key: KeyL4Proto, Nums: num(17)}
-	c := Chain{Name: "new", Rules: []Rule{
+	c := Chain{Name: "first", Rules: []Rule{
 		{If: []Match{{Key: KeyDst, Prefixes: exempt4}}, Do: ret},
 		{If: []Match{{Key: KeyDst, V6: true, Prefixes: exempt6}}, Do: ret},
 		{If: []Match{{Key: KeySrc, Prefixes: exemptSource4}}, Do: ret},
@@ -166,7 +166,7 @@ func (b *builder) decideChain(start uint32) Chain {
 		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, Target: "dhost4"}}})
 		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, V6: true, Target: "dhost6"}}})
 	}
-	add(Rule{Do: []Stmt{{Kind: Jump, Target: "rules"}}})
+	add(Rule{Do: []Stmt{{Kind: Jump, Target: "general"}}})
 	if len(b.mods) > 0 {
 		add(Rule{Do: []Stmt{{Kind: Jump, Target: "mods"}}})
 	}
@@ -208,7 +208,7 @@ func (b *builder) routeChains(route int) []Chain {
 		}
 	case rules.RouteOther:
 		// What can't be tunnelled yet must not leave in the clear.
-		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "reject"}}})
+		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
 		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
 	default:
 		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
@@ -220,7 +220,7 @@ func (b *builder) routeChains(route int) []Chain {
 func (b *builder) sets(w *state.World) []Set {
 	p := b.plan
 	mk := Set{Name: "mk", Type: "type mark", Map: true, Elems: []Elem{
-		{Key: fmt.Sprintf("%#x", place(idReject, p.CTMask)), Value: "goto reject"},
+		{Key: fmt.Sprintf("%#x", place(idReject, p.CTMask)), Value: "goto refuse"},
 		{Key: fmt.Sprintf("%#x", place(p.top(), p.CTMask)), Value: "drop"},
 	}}
 	for _, i := range leaves(b.policy) {

@@ -131,7 +131,7 @@ func (a *action) resolve(p *rules.Policy, w *state.World) []segment {
 func (p *Plan) verdict(a *action, w *state.World) (string, *Chain) {
 	if a.block {
 		if a.reject {
-			return "goto reject", nil
+			return "goto refuse", nil
 		}
 		return "drop", nil
 	}
