@@ -25,9 +25,9 @@ func AppendFlow(dst []byte, at time.Duration, f flow.Flow) []byte {
 }
 
 // Replay runs a recorded journal (state.AppendEvent, AppendFlow) under a policy
-// and returns what happens: the recorded transitions if the policy is the one
-// of the recording, others if it is not. Journals replay without a start line,
-// from a new machine; a start line's machine is not taken over.
+// and returns what happens: what was recorded if the policy is the one of the
+// recording, else what it would have done. Without a start line it begins with
+// a new machine; a start under another policy is carried over by name.
 func Replay(p *rules.Policy, journal []byte) ([]Entry, error) {
 	d := newDriver(p)
 	number := 0
@@ -55,6 +55,12 @@ func (d *driver) replay(text []byte) error {
 		}
 		d.flow(l.At, f)
 		return nil
+	}
+	if m, ok, err := state.ParseStart(d.config, text); ok || err != nil {
+		if err == nil {
+			d.machine = m
+		}
+		return err
 	}
 	e, ok, err := state.ParseEvent(d.config, text)
 	if err != nil {

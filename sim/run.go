@@ -59,11 +59,10 @@ type runner struct {
 	uplinks []int    // by step: the uplink meant, -1: the host
 	former  []answer // by step: what a `sample A..B` replaced
 
-	away  bool // between the two ends of a restart
-	back  time.Duration
-	boot  int
-	file  []byte // the state file, while away
-	round int    // rounds run
+	away bool // between the two ends of a restart
+	back time.Duration
+	boot int
+	file []byte // the state file, while away
 }
 
 // lineState is how an uplink answers now.

@@ -165,6 +165,16 @@ expect 60s state NORMAL
 	if len(got) != 8 {
 		t.Errorf("%d entries: %v", len(got), lines(got))
 	}
+	// A recording of another policy begins with the states it has in common.
+	other := testPolicy()
+	other.Uplinks, other.Rules = other.Uplinks[:2], nil
+	d.apply(state.Event{Kind: state.EventForce, Uplink: 0, To: state.Failover, Until: time.Hour})
+	start := state.AppendStart(nil, d.config, d.machine, "", "")
+	f := want.Log[0].Decided.Flow
+	got, err = Replay(other, AppendFlow(start, time.Second, f))
+	if err != nil || len(got) != 1 || got[0].Decided.Decision.Route != 1 {
+		t.Errorf("%v %v", lines(got), err)
+	}
 	if _, err := Replay(p, []byte("\n{\"ev\":\"flow\",\"at_ns\":0,\"flow\":{\"proto\":5.5}}\n")); err == nil || !strings.HasPrefix(err.Error(), "journal line 2: ") {
 		t.Errorf("%v", err)
 	}

@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// maxRun bounds the run counters: years of good rounds are no better than a day
+// of them, and a state file can tell a damaged counter.
+const maxRun = 1 << 20
+
 // damping makes a line that fails again and again wait longer each time. The
 // units of the penalty are arbitrary.
 type damping struct {
@@ -70,6 +74,7 @@ func (c *core) count(v verdict) {
 	case dead:
 		c.good, c.bad, c.dead = 0, c.bad+1, c.dead+1
 	}
+	c.good, c.bad, c.dead = min(c.good, maxRun), min(c.bad, maxRun), min(c.dead, maxRun)
 }
 
 // edge is where the counters lead: FAILOVER is tried first, then DEGRADED,

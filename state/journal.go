@@ -201,6 +201,27 @@ func (l line) event(cfg Config) (Event, bool, error) {
 	return e, true, nil
 }
 
+// ParseStart reads a line of a journal as its start. ok is false for other
+// lines. A start under another policy is carried over by name.
+func ParseStart(cfg Config, text []byte) (m Machine, ok bool, err error) {
+	l, err := parseLine(text)
+	if err != nil || l.Ev != "start" {
+		return Machine{}, false, err
+	}
+	s, err := parseSnapshot(l.State)
+	if err != nil {
+		return Machine{}, true, err
+	}
+	if m, err = s.machine(cfg); err == nil {
+		return m, true, nil
+	}
+	old := s.config()
+	if m, err = s.machine(old); err != nil {
+		return Machine{}, true, err
+	}
+	return m.Reconfigure(old, cfg), true, nil
+}
+
 // Replay runs a journal again and returns the machine at its end and the
 // journal that this run writes: byte for byte the same one, unless the code or
 // the policy differs. It must begin with a start line.

@@ -30,7 +30,7 @@ func (m Machine) Force(cfg Config, uplink int, to State, until time.Duration, re
 		return m, nil
 	}
 	before := m.look(cfg)
-	o := override{on: true, to: to, until: until, reason: clip(reason)}
+	o := override{on: true, to: to, until: min(until, maxTime), reason: clip(reason)}
 	if uplink < 0 {
 		m.forced = o
 	} else {

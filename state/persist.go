@@ -271,7 +271,7 @@ func (f *forcedSnapshot) override(ok bool) (override, bool) {
 func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 	d := standard()
 	ok := validTimes(s.Since, s.HalvedAt, s.HoldUntil, s.Heard, s.GreySince) &&
-		within(0, maxCount, int64(s.Good), int64(s.Bad), int64(s.Dead), int64(s.Missed), s.EWMA) &&
+		within(0, maxRun, int64(s.Good), int64(s.Bad), int64(s.Dead)) && within(0, maxCount, int64(s.Missed)) &&
 		within(0, maxCount, s.Pending[:]...) && within(0, maxRTT, s.RTTs...) && within(0, maxRTT, s.EWMA) &&
 		within(0, int64(d.limit), int64(s.Penalty)) && s.HalvedAt <= clock && s.Heard <= clock && s.Since <= clock &&
 		len(s.Rounds) <= windowRounds && len(s.RTTs) <= windowRounds && s.Fresh >= 0 && s.Fresh <= len(s.Rounds)
