@@ -54,12 +54,15 @@ func (p *Program) Explain(f *flow.Flow, w *state.World) Explanation {
 // order in which it goes before the runner-up.
 func (p *Program) Why(d *Decision) string {
 	switch {
-	case d.Default && p.policy.Default == nil:
-		return "no rule matches, and there is no default"
-	case d.Default && !d.Final:
-		return "no rule is certain to match: default"
 	case d.Default:
-		return "no rule matches: default"
+		why := "no rule matches"
+		if !d.Final {
+			why = "no rule is certain to match"
+		}
+		if p.policy.Default == nil {
+			return why + ", and there is no default"
+		}
+		return why + ": default"
 	case d.RunnerUp < 0 && p.policy.Default == nil:
 		return "the only match; there is no default"
 	case d.RunnerUp < 0:
@@ -150,7 +153,7 @@ func (c *facts) describe(e *rules.Expr, negated bool) string {
 		return "not any"
 	case e.Op == rules.OpPred:
 		text := predText(&e.Pred)
-		if negated {
+		if negated && !strings.Contains(text, "!=") { // "!=" is spelled in the text already
 			text = "not " + text
 		}
 		return text + " (" + c.value(e.Pred.Field) + ")"
@@ -177,10 +180,11 @@ func (c *facts) describe(e *rules.Expr, negated bool) string {
 	}
 }
 
-// predText spells a predicate: its field and what the user wrote.
+// predText spells a predicate as the user wrote it; policies built without text
+// get the canonical spelling.
 func predText(p *rules.Pred) string {
 	if p.Text != "" {
-		return p.Field.String() + " " + p.Text
+		return p.Text
 	}
 	var parts []string
 	for _, n := range p.Names {

@@ -168,28 +168,15 @@ func appendSpecificity(b []byte, some bool, s rules.Specificity) []byte {
 // ActionText returns what the decision does, as a person says it:
 // "route best -> tunnel_fast, log, throttle slow".
 func (p *Program) ActionText(d *Decision) string {
-	name := func(route int) string { return p.policy.Routes[route].Name }
-	var parts []string
-	switch d.Kind {
-	case rules.ActNone:
-		parts = append(parts, "none: the flow is left to the kernel")
-	case rules.ActBlock:
-		parts = append(parts, "block "+map[bool]string{false: "drop", true: "reject"}[d.Reject])
-	case rules.ActFallback:
-		var list []string
-		for _, r := range d.AskedList {
-			list = append(list, name(r))
-		}
-		parts = append(parts, "fallback "+strings.Join(list, ", "))
-	default:
-		parts = append(parts, ActionName(d.Kind)+" "+name(d.Asked))
-	}
+	parts := []string{p.askedText(d.Kind, d.Asked, d.AskedList, d.Reject)}
 	switch {
-	case d.Kind == rules.ActNone || d.Kind == rules.ActBlock:
+	case d.Kind == rules.ActNone:
+		parts[0] = "none: the flow is left to the kernel"
+	case d.Kind == rules.ActBlock:
 	case d.Route < 0:
 		parts[0] += " -> blocked: no member is usable"
 	case d.Route != d.Asked:
-		parts[0] += " -> " + name(d.Route)
+		parts[0] += " -> " + p.policy.Routes[d.Route].Name
 	}
 	if text, set := d.Mods.Log.Get(); set {
 		parts = append(parts, strings.TrimSpace("log "+quoteUnlessEmpty(text)))
@@ -204,6 +191,27 @@ func (p *Program) ActionText(d *Decision) string {
 		parts = append(parts, fmt.Sprintf("dscp %d", v))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// askedText spells a primary action and its target.
+func (p *Program) askedText(kind rules.ActionKind, asked int, list []int, reject bool) string {
+	switch kind {
+	case rules.ActNone:
+		return "none"
+	case rules.ActBlock:
+		if reject {
+			return "block reject"
+		}
+		return "block drop"
+	case rules.ActFallback:
+		var names []string
+		for _, r := range list {
+			names = append(names, p.policy.Routes[r].Name)
+		}
+		return "fallback " + strings.Join(names, ", ")
+	default:
+		return ActionName(kind) + " " + p.policy.Routes[asked].Name
+	}
 }
 
 func quoteUnlessEmpty(s string) string {
@@ -237,7 +245,8 @@ func (p *Program) ExplainText(f *flow.Flow, e *Explanation) string {
 		case p.policy.Default == nil:
 			line("runner-up", "none")
 		default:
-			line("runner-up", "the default")
+			o := p.policy.Default
+			line("runner-up", "the default: %s", p.askedText(o.Kind, o.Route, o.Routes, o.Reject))
 		}
 	}
 	switch pending := strings.Join(e.Pending.Names(), ", "); {
