@@ -53,5 +53,6 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd())
 	root.AddCommand(newLabCmd())
 	root.AddCommand(newLintCmd())
+	root.AddCommand(newTestCmd())
 	return root
 }
