@@ -102,6 +102,9 @@ const maxQuoted = 60
 // Quote returns the user's text for a message, in back quotes, shortened, and
 // with everything that a terminal would obey replaced.
 func Quote(s string) string {
+	if s == "" {
+		return "nothing"
+	}
 	var b strings.Builder
 	b.WriteByte('`')
 	n := 0

@@ -22,9 +22,12 @@ type AST struct {
 	Default   *Action
 	Rules     []RuleNode
 
-	// Lost is true when a part of the text could not be read: names may be
-	// missing, so Check does not report undefined or unused ones.
+	// Lost is true when declarations may be missing because a part of the text
+	// could not be read: Check does not report undefined names.
 	Lost bool
+	// Partial is true when anything could not be read and was reported: Check
+	// does not report unused names.
+	Partial bool
 }
 
 // Word is one value as written.
@@ -122,6 +125,7 @@ type Decl struct {
 	Name  Word
 	Span  diag.Span // the whole declaration
 	Items []Item
+	Bad   bool // could not be read, and was reported
 }
 
 // Item is one key of a declaration with its values: `gateway 10.0.0.1`. The
@@ -133,6 +137,7 @@ type Item struct {
 	Span  diag.Span
 	Block bool // written as a block, even if Items is empty
 	List  bool // written as a list, even if Args has one element
+	Bad   bool // the value could not be read, and was reported
 }
 
 // RuleNode is a rule as written.

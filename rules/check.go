@@ -25,6 +25,9 @@ const (
 // returns every finding, in the order of diag.Sort, and the policy unless one
 // of them is an error. It does not keep ast; keys in an old spelling are rewritten in it.
 func Check(ast *AST) (*Policy, []diag.Diagnostic) {
+	if len(ast.Rules) > MaxRules {
+		return nil, []diag.Diagnostic{diag.New("NP903", ast.Rules[MaxRules].Span, "a policy has at most %d rules", MaxRules)}
+	}
 	c := &checker{
 		ast: ast, p: &Policy{File: ast.File, Primary: -1},
 		uplinks: map[string]int{}, routes: map[string]int{}, groups: map[string]int{}, throttles: map[string]int{},
@@ -57,7 +60,7 @@ func Check(ast *AST) (*Policy, []diag.Diagnostic) {
 type checker struct {
 	ast   *AST
 	p     *Policy
-	diags []diag.Diagnostic
+	diags diag.Collector
 
 	uplinks, routes, groups, throttles map[string]int
 
@@ -73,13 +76,7 @@ type checker struct {
 // report adds a diagnostic and returns it for help and notes; the pointer is
 // good until the next report.
 func (c *checker) report(code diag.Code, span diag.Span, format string, args ...any) *diag.Diagnostic {
-	c.diags = append(c.diags, diag.New(code, span, format, args...))
-	return &c.diags[len(c.diags)-1]
-}
-
-// note adds another place to the last diagnostic.
-func note(d *diag.Diagnostic, span diag.Span, message string) {
-	d.Notes = append(d.Notes, diag.Note{Span: span, Message: message})
+	return c.diags.Report(code, span, format, args...)
 }
 
 func (c *checker) version() {
@@ -136,8 +133,8 @@ func (c *checker) declare() {
 	}
 	for i, d := range a.Groups {
 		if j, ok := c.uplinks[d.Name.Text]; ok && !c.declaredRoute(d.Name.Text) {
-			note(c.report("NP106", d.Name.Span, "%s is both an uplink and a group: as a route the name is ambiguous",
-				diag.Quote(d.Name.Text)), a.Uplinks[j].Name.Span, "the uplink is declared here")
+			c.report("NP106", d.Name.Span, "%s is both an uplink and a group: as a route the name is ambiguous", diag.Quote(d.Name.Text)).
+				Note(a.Uplinks[j].Name.Span, "the uplink is declared here")
 			continue
 		}
 		c.implyRoute(d.Name, Route{Kind: RouteGroup, Group: i, Uplink: -1})
@@ -170,8 +167,8 @@ func (c *checker) register(list []Decl, index map[string]int, what string) {
 	for i, d := range list {
 		c.name(d.Name, what)
 		if first, ok := index[d.Name.Text]; ok {
-			note(c.report("NP106", d.Name.Span, "%s called %s is declared already", what, diag.Quote(d.Name.Text)),
-				list[first].Name.Span, "first declared here")
+			c.report("NP106", d.Name.Span, "%s called %s is declared already", what, diag.Quote(d.Name.Text)).
+				Note(list[first].Name.Span, "first declared here")
 			continue
 		}
 		index[d.Name.Text] = i
@@ -273,7 +270,7 @@ func (p *Policy) firstUplink(route int) int {
 // unused reports declarations that nothing refers to. A misspelt reference
 // would make its target look unused, so it says nothing beside NP110.
 func (c *checker) unused() {
-	if c.undefined || c.ast.Lost {
+	if c.undefined || c.ast.Partial {
 		return
 	}
 	say := func(list []Decl, used []bool, what string) {
@@ -303,10 +300,10 @@ func (c *checker) allowed() []diag.Diagnostic {
 		}
 	}
 	if len(allowing) == 0 {
-		return c.diags
+		return c.diags.List()
 	}
 	slices.SortFunc(allowing, func(a, b *RuleNode) int { return compareStart(a.Span, b.Span) })
-	return slices.DeleteFunc(c.diags, func(d diag.Diagnostic) bool {
+	return slices.DeleteFunc(c.diags.List(), func(d diag.Diagnostic) bool {
 		i, found := slices.BinarySearchFunc(allowing, d.Span, func(r *RuleNode, s diag.Span) int { return compareStart(r.Span, s) })
 		if !found {
 			i-- // the last rule that begins before it

@@ -45,7 +45,7 @@ func (c *checker) items(items []Item, where string, known []string) {
 				d.Help = "it has " + orList(known)
 			}
 			if slices.Contains(laterChoice, key.Text) && where == "a group" {
-				d.Help = "this version knows the strategies " + orList(strategies)
+				d.Help = "this version knows fallback and lowest_latency"
 			}
 			continue
 		}
@@ -55,7 +55,7 @@ func (c *checker) items(items []Item, where string, known []string) {
 		}
 		for j := range i {
 			if items[j].Key.Text == canonical && items[j].Key.Span != key.Span {
-				note(c.report("NP105", key.Span, "%s is given already", diag.Quote(canonical)), items[j].Key.Span, "first given here")
+				c.report("NP105", key.Span, "%s is given already", diag.Quote(canonical)).Note(items[j].Key.Span, "first given here")
 				break
 			}
 		}
@@ -73,6 +73,9 @@ func find(items []Item, key string) *Item {
 
 // single returns the one word of an item; more or fewer is reported.
 func (c *checker) single(item *Item) (Word, bool) {
+	if item.Bad {
+		return Word{}, false
+	}
 	if len(item.Args) == 1 && !item.Block {
 		return item.Args[0], true
 	}
@@ -142,6 +145,9 @@ func (c *checker) thresholdItem(item *Item, h *state.UplinkConfig) {
 	pairs := item.Items
 	if !item.Block {
 		words := splitAll(item.Args)
+		if item.Bad {
+			return
+		}
 		if len(words) == 0 {
 			c.report("NP107", item.Key.Span, "threshold needs %s", orList(thresholds))
 			return
@@ -168,6 +174,9 @@ const (
 
 // threshold reads "enter / exit"; exit must be below enter.
 func (c *checker) threshold(item *Item, to *state.Threshold, read func(Word, string) (int64, bool), most int64) {
+	if item.Bad {
+		return
+	}
 	var parts []Word
 	slashes := 0
 	for _, w := range c.plain(item) {
@@ -212,7 +221,7 @@ func (c *checker) readUplinks() {
 		*u = Uplink{Name: d.Name.Text, Span: d.Name.Span, Weight: 1, Health: c.health}
 		u.Health.Name = u.Name
 		c.items(d.Items, "an uplink", uplinkKeys)
-		if find(d.Items, "dev") == nil {
+		if find(d.Items, "dev") == nil && !d.Bad {
 			c.report("NP107", d.Name.Span, "the uplink %s has no device", diag.Quote(d.Name.Text)).Help = "add `dev: eth1`"
 		}
 		for _, h := range c.ast.Health {
@@ -232,7 +241,9 @@ func (c *checker) readUplinks() {
 func (c *checker) uplinkItem(u *Uplink, item *Item) {
 	switch item.Key.Text {
 	case "gateway":
-		u.Gateway = c.gateway(c.plain(item), item.Key)
+		if !item.Bad {
+			u.Gateway = c.gateway(c.plain(item), item.Key)
+		}
 		return
 	case "probe":
 		c.probe(u, item)
@@ -261,6 +272,9 @@ func (c *checker) uplinkItem(u *Uplink, item *Item) {
 
 // probe reads `{kind: icmp, targets: [...], every: 1s}` or the words `icmp T, T every D`.
 func (c *checker) probe(u *Uplink, item *Item) {
+	if item.Bad {
+		return
+	}
 	items := item.Items
 	if !item.Block {
 		items = probeWords(splitAll(item.Args), item.Span)
@@ -295,7 +309,7 @@ func (c *checker) probe(u *Uplink, item *Item) {
 		return
 	}
 	words := c.plain(targets)
-	if len(words) == 0 {
+	if len(words) == 0 && !targets.Bad {
 		c.report("NP107", targets.Key.Span, "the probe has no targets")
 	}
 	if len(words) > maxMembers {
@@ -366,7 +380,7 @@ func (c *checker) readThrottles() {
 				t.Per = c.oneOf(w, "per", "host", "conn", "all")
 			}
 		}
-		if find(d.Items, "down") == nil && find(d.Items, "up") == nil {
+		if find(d.Items, "down") == nil && find(d.Items, "up") == nil && !d.Bad {
 			c.report("NP107", d.Name.Span, "the throttle %s limits nothing", diag.Quote(d.Name.Text)).Help = "add `down: 2mbit` or `up: 512kbit`"
 		}
 	}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,11 @@ func (c *checker) readRoutes() {
 				words = append(words, a.Split()...)
 			}
 		}
-		if len(words) == 0 || find(d.Items, "via") == nil {
+		via := find(d.Items, "via")
+		if d.Bad || via != nil && via.Bad {
+			continue
+		}
+		if len(words) == 0 || via == nil {
 			c.report("NP107", d.Name.Span, "the route %s does not say where it leads", diag.Quote(d.Name.Text)).
 				Help = "add `via`: " + orList(viaKinds)
 			continue
@@ -161,7 +166,7 @@ func (c *checker) readGroups() {
 			item := &d.Items[j]
 			if key := canonicalKey(item.Key.Text, strategies); key != "" {
 				if strategy != nil {
-					note(c.report("NP105", item.Key.Span, "the group has a strategy already"), strategy.Key.Span, "first given here")
+					c.report("NP105", item.Key.Span, "the group has a strategy already").Note(strategy.Key.Span, "first given here")
 					continue
 				}
 				strategy = item
@@ -171,12 +176,17 @@ func (c *checker) readGroups() {
 				g.Members = c.members(item)
 			}
 		}
-		if strategy == nil {
+		if strategy == nil && !d.Bad && !hasLaterChoice(d.Items) {
 			c.report("NP107", d.Name.Span, "the group %s has no strategy", diag.Quote(d.Name.Text)).
 				Help = "add `fallback: [...]` or `lowest_latency: [...]`"
 		}
 		c.groupOptions(g, d.Items)
 	}
+}
+
+// hasLaterChoice reports a strategy that was refused as an unknown key already.
+func hasLaterChoice(items []Item) bool {
+	return slices.ContainsFunc(items, func(i Item) bool { return slices.Contains(laterChoice, i.Key.Text) })
 }
 
 func (c *checker) groupOptions(g *Group, items []Item) {
@@ -210,7 +220,7 @@ func (c *checker) groupOptions(g *Group, items []Item) {
 func (c *checker) members(item *Item) []int {
 	var list []int
 	words := splitAll(item.Args)
-	if len(words) == 0 {
+	if len(words) == 0 && !item.Bad {
 		c.report("NP107", item.Key.Span, "%s needs at least one route", item.Key.Text)
 	}
 	if len(words) > maxMembers {
@@ -255,7 +265,7 @@ func (c *checker) cycles() {
 			}
 			d := c.report("NP114", c.p.Groups[g].Span, "the group %s leads to itself", diag.Quote(c.p.Groups[g].Name))
 			for _, step := range path[start+1:] {
-				note(d, c.p.Groups[step].Span, "through "+diag.Quote(c.p.Groups[step].Name))
+				d.Note(c.p.Groups[step].Span, "through "+diag.Quote(c.p.Groups[step].Name))
 			}
 			return
 		}

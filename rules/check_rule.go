@@ -2,6 +2,7 @@ package rules
 
 import (
 	"math"
+	"slices"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/flow"
@@ -10,10 +11,6 @@ import (
 
 func (c *checker) readRules() {
 	list := c.ast.Rules
-	if len(list) > MaxRules {
-		c.report("NP903", list[MaxRules].Span, "a policy has at most %d rules", MaxRules)
-		list = list[:MaxRules]
-	}
 	names := make(map[string]int, len(list))
 	c.p.Rules = make([]Rule, len(list))
 	for i := range list {
@@ -21,8 +18,8 @@ func (c *checker) readRules() {
 		if n.Name.Given() {
 			c.name(n.Name, "a rule")
 			if first, ok := names[n.Name.Text]; ok {
-				note(c.report("NP106", n.Name.Span, "a rule called %s exists already", diag.Quote(n.Name.Text)),
-					list[first].Name.Span, "first used here")
+				c.report("NP106", n.Name.Span, "a rule called %s exists already", diag.Quote(n.Name.Text)).
+					Note(list[first].Name.Span, "first used here")
 			} else {
 				names[n.Name.Text] = i
 			}
@@ -77,15 +74,21 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 		c.report("NP122", n.where(), "the rule has no action").Help = "add `action`: route, switch_route, fallback, failover, block, log or throttle"
 		return
 	}
+	before := c.diags.Len()
 	r.Do = c.outcome(n.Do)
-	if len(n.Do.Items) == 0 {
-		c.report("NP122", n.Do.Span, "the action is empty").Help = "route, switch_route, fallback, failover, block, log, throttle, mark or dscp"
+	if r.Do.Kind == ActNone && r.Do.Mods == (Modifiers{}) && c.diags.Len() == before && !explicit(n.Do) {
+		c.report("NP122", n.Do.Span, "the rule does nothing").Help = "route, switch_route, fallback, failover, block, log, throttle, mark or dscp"
 	}
+}
+
+// explicit reports whether an action without effect is meant, or was reported.
+func explicit(a *Action) bool {
+	return slices.ContainsFunc(a.Items, func(i Item) bool { return i.Key.Text == "continue" || i.Bad })
 }
 
 // active combines `when` and `disable`.
 func (c *checker) active(n *RuleNode, r *Rule) {
-	before := len(c.diags)
+	before := c.diags.Len()
 	when := state.AllStates
 	if n.When != nil {
 		when = c.states(n.When)
@@ -95,7 +98,7 @@ func (c *checker) active(n *RuleNode, r *Rule) {
 		disabled |= c.state(w)
 	}
 	r.Active = when &^ disabled
-	if r.Active == 0 && len(c.diags) == before {
+	if r.Active == 0 && c.diags.Len() == before {
 		c.report("NP307", n.where(), "the rule is disabled in every state in which it would be looked at")
 	}
 }
@@ -181,8 +184,8 @@ func (c *checker) outcome(a *Action) Outcome {
 		switch item.Key.Text {
 		case "route", "switch_route", "fallback", "failover", "block", "continue":
 			if primary != nil {
-				note(c.report("NP121", item.Key.Span, "a rule has one primary action: %s stands beside %s", item.Key.Text, primary.Key.Text),
-					primary.Key.Span, "the other one is here")
+				c.report("NP121", item.Key.Span, "a rule has one primary action: %s stands beside %s", item.Key.Text, primary.Key.Text).
+					Note(primary.Key.Span, "the other one is here")
 				c.primaryAction(item, &Outcome{}) // for its own errors
 				continue
 			}
@@ -220,7 +223,7 @@ func (c *checker) primaryAction(item *Item, o *Outcome) {
 
 // block reads true, drop or reject; NPL's bare `block` has no word.
 func (c *checker) block(item *Item) bool {
-	if len(item.Args) == 0 && !item.List && !item.Block {
+	if len(item.Args) == 0 && !item.List && !item.Block && !item.Bad {
 		return false
 	}
 	w, ok := c.single(item)
@@ -231,7 +234,7 @@ func (c *checker) block(item *Item) bool {
 }
 
 func (c *checker) modifier(item *Item, m *Modifiers) {
-	if item.Key.Text == "log" && len(item.Args) == 0 && !item.List && !item.Block {
+	if item.Key.Text == "log" && len(item.Args) == 0 && !item.List && !item.Block && !item.Bad {
 		m.Log = flow.Some("")
 		return
 	}

@@ -32,7 +32,7 @@ func (l *loader) compose() *yaml.Node {
 		root, err := l.parse()
 		if err == nil {
 			if root == nil || len(root.Content) == 0 {
-				if len(l.diags) == 0 {
+				if l.diags.Len() == 0 {
 					l.report("NP107", l.span(l.skip, l.skip), "the file holds no policy").Help = "add `rules:`"
 				}
 				return nil
@@ -100,6 +100,8 @@ func (l *loader) syntax(err error) bool {
 		return l.unquoted(at)
 	case context == "while scanning an alias" && l.byteAt(opener) == '*':
 		return l.unquoted(opener)
+	case strings.HasSuffix(context, " a tag") && bytes.HasPrefix(l.src.Text[opener:], []byte("!=")):
+		return l.unquoted(opener)
 	case context == "while scanning a block scalar" && l.byteAt(opener) == '>':
 		return l.unquoted(opener)
 	case l.tabbed(at):
@@ -111,13 +113,16 @@ func (l *loader) syntax(err error) bool {
 	case context == "while parsing a flow mapping", context == "while parsing a flow sequence":
 		l.unclosed(opener, at, message)
 		return l.blank(opener)
+	case strings.HasPrefix(message, "found character that cannot start") && l.byteAt(at) == '>':
+		return l.unquoted(at)
 	case strings.HasPrefix(message, "found character that cannot start"):
 		l.report("NP001", l.span(at, at+1), "a value can't begin with %s", diag.Quote(string(l.byteAt(at)))).
 			Help = "put the value in quotes"
 	case strings.HasPrefix(message, "mapping values are not allowed"):
 		l.report("NP004", l.span(at, at+1), "expected a value, found another `:`").
 			Help = "put a value that contains `: ` in quotes; keys of one block stand in one column"
-	case strings.HasPrefix(message, "could not find expected ':'"), strings.HasPrefix(message, "did not find expected key"):
+	case strings.HasPrefix(message, "could not find expected ':'"), strings.HasPrefix(message, "did not find expected key"),
+		strings.HasPrefix(message, "did not find expected '-'"):
 		l.expectedKey(at, opener, context)
 	default:
 		l.report("NP004", l.span(at, l.wordEnd(at)), "this is not YAML: %s", message)
@@ -137,8 +142,11 @@ func (l *loader) unquoted(at int) bool {
 	}
 	value := strings.TrimRight(string(l.src.Text[at:end]), " \t")
 	what := "an alias"
-	if value[0] == '>' {
+	switch value[0] {
+	case '>':
 		what = "the start of a text block"
+	case '!':
+		what = "a tag"
 	}
 	l.report("NP009", l.span(at, at+len(value)), "YAML reads the unquoted `%c` as %s", value[0], what).
 		Help = `put it in quotes: "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`
@@ -163,7 +171,7 @@ func (l *loader) unclosed(opener, at int, message string) {
 	d := l.report("NP006", l.span(opener, opener+1), "the bracket is not closed")
 	d.Help = "add `" + closer + "`"
 	if at < len(l.src.Text) {
-		d.Notes = append(d.Notes, diag.Note{Span: l.span(at, l.wordEnd(at)), Message: "this can't stand inside it"})
+		d.Note(l.span(at, l.wordEnd(at)), "this can't stand inside it")
 	}
 }
 
@@ -176,7 +184,7 @@ func (l *loader) expectedKey(at, opener int, context string) {
 		diag.Quote(string(l.src.Text[min(at, len(l.src.Text)):l.wordEnd(at)])))
 	d.Help = "keys of one block stand in one column"
 	if context == "while parsing a block mapping" || context == "while parsing a block collection" {
-		d.Notes = append(d.Notes, diag.Note{Span: l.span(opener, l.wordEnd(opener)), Message: "the block begins here"})
+		d.Note(l.span(opener, l.wordEnd(opener)), "the block begins here")
 	}
 }
 

@@ -51,13 +51,13 @@ func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
 	}
 	l := newLoader(name, src)
 	if !l.characters() {
-		return nil, l.diags
+		return nil, l.diags.List()
 	}
 	root := l.compose()
 	if root == nil {
-		return nil, l.diags
+		return nil, l.diags.List()
 	}
-	return l.policy(root), l.diags
+	return l.policy(root), l.diags.List()
 }
 
 // loader is one run of Parse.
@@ -66,7 +66,7 @@ type loader struct {
 	src   *diag.Source
 	text  []byte // what the library sees: src without its mark, repaired in place
 	skip  int    // bytes of src before text: the byte order mark
-	diags []diag.Diagnostic
+	diags diag.Collector
 	lost  bool
 	ascii bool
 	// quoted holds characters that repairs replaced, by their offset in src, to
@@ -91,8 +91,7 @@ func newLoader(name string, src []byte) *loader {
 }
 
 func (l *loader) report(code diag.Code, span diag.Span, format string, args ...any) *diag.Diagnostic {
-	l.diags = append(l.diags, diag.New(code, span, format, args...))
-	return &l.diags[len(l.diags)-1]
+	return l.diags.Report(code, span, format, args...)
 }
 
 func (l *loader) span(start, end int) diag.Span {

@@ -106,7 +106,7 @@ func (l *loader) conjunction(node rules.ExprNode, entries []entry, anyKey *rules
 			d.Help = "remove `any`, or the other keys"
 			for _, e := range entries {
 				if e.key.Span != anyKey.Span && len(d.Notes) < maxNotes {
-					d.Notes = append(d.Notes, diag.Note{Span: e.key.Span, Message: diag.Quote(e.key.Text) + " is ignored"})
+					d.Note(e.key.Span, diag.Quote(e.key.Text)+" is ignored")
 				}
 			}
 		}

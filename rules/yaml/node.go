@@ -262,8 +262,7 @@ func (l *loader) entries(n *yaml.Node, what string) []entry {
 const smallMapping = 16
 
 func (l *loader) duplicate(key, first rules.Word) {
-	d := l.report("NP105", key.Span, "the key %s is given already", diag.Quote(key.Text))
-	d.Notes = append(d.Notes, diag.Note{Span: first.Span, Message: "first given here"})
+	l.report("NP105", key.Span, "the key %s is given already", diag.Quote(key.Text)).Note(first.Span, "first given here")
 }
 
 func (l *loader) legalKey(k *yaml.Node) bool {

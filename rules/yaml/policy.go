@@ -18,7 +18,11 @@ var (
 // policy walks the whole file.
 func (l *loader) policy(root *yaml.Node) *rules.AST {
 	ast := &rules.AST{File: l.name}
-	for _, e := range l.entries(root, "a policy") {
+	before := l.diags.Len()
+	entries := l.entries(root, "a policy")
+	// Of a section that stands twice, the second part is not read.
+	l.lost = l.lost || l.diags.Len() > before && root.Kind == yaml.MappingNode && 2*len(entries) < len(root.Content)
+	for _, e := range entries {
 		switch e.key.Text {
 		case "version":
 			ast.Version, _ = l.scalar(e.value, "version")
@@ -42,7 +46,7 @@ func (l *loader) policy(root *yaml.Node) *rules.AST {
 			l.unknownTop(e.key)
 		}
 	}
-	ast.Lost = l.lost
+	ast.Lost, ast.Partial = l.lost, diag.HasErrors(l.diags.List())
 	return ast
 }
 
@@ -86,6 +90,7 @@ func (l *loader) decls(section entry, words func(rules.Word) []rules.Item) []rul
 		return nil // `routes:` with nothing below
 	}
 	entries := l.entries(section.value, section.key.Text)
+	l.lost = l.lost || entries == nil
 	list := make([]rules.Decl, 0, len(entries))
 	for _, e := range entries {
 		d := rules.Decl{Name: e.key, Span: l.span(e.key.Span.Start, l.nodeEnd(e.value))}
@@ -95,6 +100,7 @@ func (l *loader) decls(section entry, words func(rules.Word) []rules.Item) []rul
 			}
 		} else {
 			d.Items = l.items(e.value, diag.Quote(e.key.Text))
+			d.Bad = d.Items == nil
 		}
 		list = append(list, d)
 	}
@@ -112,33 +118,35 @@ func (l *loader) block(section entry) []rules.Decl {
 	}}
 }
 
-// items reads the keys of a declaration.
+// items reads the keys of a declaration; nil where there is no block of keys.
 func (l *loader) items(n *yaml.Node, what string) []rules.Item {
 	entries := l.entries(n, what)
-	list := make([]rules.Item, 0, len(entries))
-	for _, e := range entries {
-		if item, ok := l.item(e); ok {
-			list = append(list, item)
-		}
+	if entries == nil {
+		return nil
+	}
+	list := make([]rules.Item, len(entries))
+	for i, e := range entries {
+		list[i] = l.item(e)
 	}
 	return list
 }
 
 // item reads one key: a value, a list of values, or a block.
-func (l *loader) item(e entry) (rules.Item, bool) {
+func (l *loader) item(e entry) rules.Item {
 	item := rules.Item{Key: e.key, Span: l.span(e.key.Span.Start, max(l.nodeEnd(e.value), e.key.Span.End))}
 	switch e.value.Kind {
 	case yaml.MappingNode:
 		item.Block, item.Items = true, l.items(e.value, e.key.Text)
 	case yaml.SequenceNode:
 		item.List, item.Args = true, l.scalars(e.value, e.key.Text)
-		return item, len(item.Args) > 0
+		item.Bad = len(item.Args) == 0
 	default:
 		w, ok := l.scalar(e.value, e.key.Text)
-		item.Args = []rules.Word{w}
-		return item, ok
+		if item.Bad = !ok; ok {
+			item.Args = []rules.Word{w}
+		}
 	}
-	return item, true
+	return item
 }
 
 // routeWords reads `via uplink wan1` or `uplink wan1`.

@@ -24,8 +24,8 @@ func (l *loader) rules(ast *rules.AST, n *yaml.Node) {
 	}
 	ast.Rules = make([]rules.RuleNode, 0, len(n.Content))
 	for _, k := range n.Content {
-		if k.Kind != yaml.MappingNode {
-			if l.legal(k) {
+		if !l.legal(k) || k.Kind != yaml.MappingNode {
+			if k.Kind != yaml.AliasNode && k.Style&yaml.TaggedStyle == 0 && k.Anchor == "" {
 				l.report("NP004", l.opening(k), "expected a rule, found %s", kindName(k)).Help = "a rule is a block: `- name: ...`"
 			}
 			continue
@@ -36,6 +36,7 @@ func (l *loader) rules(ast *rules.AST, n *yaml.Node) {
 
 func (l *loader) rule(n *yaml.Node) rules.RuleNode {
 	r := rules.RuleNode{Span: l.nodeSpan(n)}
+	guess := map[string]bool{} // clauses that an unknown key may be meant for
 	for _, e := range l.entries(n, "a rule") {
 		switch e.key.Text {
 		case "name":
@@ -51,7 +52,7 @@ func (l *loader) rule(n *yaml.Node) rules.RuleNode {
 		case "action":
 			r.Do = l.action(e.value, "action")
 			if r.Do == nil { // reported; not missing
-				r.Do = &rules.Action{Span: e.key.Span, Items: []rules.Item{{Key: rules.Word{Text: "continue", Span: e.key.Span}}}}
+				r.Do = unread(e.key.Span)
 			}
 		case "on_unknown":
 			r.OnUnknown, _ = l.scalar(e.value, "on_unknown")
@@ -60,10 +61,21 @@ func (l *loader) rule(n *yaml.Node) rules.RuleNode {
 		case "allow":
 			r.Allow = l.scalars(e.value, "allow")
 		default:
-			l.unknownClause(e.key)
+			guess[l.unknownClause(e.key)] = true
 		}
 	}
+	if r.Match == nil && guess["match"] {
+		r.Match = &rules.ExprNode{}
+	}
+	if r.Do == nil && guess["action"] {
+		r.Do = unread(r.Span)
+	}
 	return r
+}
+
+// unread stands for an action that was reported.
+func unread(span diag.Span) *rules.Action {
+	return &rules.Action{Span: span, Items: []rules.Item{{Key: rules.Word{Text: "continue", Span: span}, Span: span, Bad: true}}}
 }
 
 // given reads a scalar whose absence is reported here already: the word keeps a place.
@@ -75,19 +87,24 @@ func (l *loader) given(e entry) (rules.Word, bool) {
 	return w, ok
 }
 
-func (l *loader) unknownClause(key rules.Word) {
+// unknownClause reports a key and returns the clause that it may be meant for.
+func (l *loader) unknownClause(key rules.Word) string {
 	if _, ok := fields[key.Text]; ok {
 		l.report("NP010", key.Span, "%s belongs under match", diag.Quote(key.Text)).Help = "write `match: {" + key.Text + ": ...}`"
-		return
+		return "match"
 	}
 	if slices.Contains(rules.Actions(), key.Text) {
 		l.report("NP010", key.Span, "%s belongs under action", diag.Quote(key.Text)).Help = "write `action: {" + key.Text + ": ...}`"
-		return
+		return "action"
 	}
 	d := l.report("NP102", key.Span, "a rule has no key %s", diag.Quote(key.Text))
 	if d.Help = diag.DidYouMean(key.Text, ruleKeys); d.Help == "" {
 		d.Help = "it has " + list(ruleKeys)
 	}
+	if first, _, found := strings.Cut(key.Text, " "); found {
+		return first // "match {port" for want of a colon
+	}
+	return diag.Suggest(key.Text, ruleKeys)
 }
 
 // when reads `{state: NORMAL}` or `{state: [NORMAL, DEGRADED]}`.
@@ -131,7 +148,11 @@ func (l *loader) action(n *yaml.Node, what string) *rules.Action {
 		if !ok {
 			return nil
 		}
-		return &rules.Action{Span: w.Span, Items: l.knownActions(actionWords(w))}
+		a := &rules.Action{Span: w.Span, Items: l.knownActions(actionWords(w))}
+		if len(a.Items) == 0 {
+			return nil
+		}
+		return a
 	}
 	if !l.legal(n) || n.Kind != yaml.MappingNode {
 		l.entries(n, what) // says why
@@ -141,12 +162,13 @@ func (l *loader) action(n *yaml.Node, what string) *rules.Action {
 	entries := l.entries(n, what)
 	a.Items = make([]rules.Item, 0, len(entries))
 	for _, e := range entries {
-		if item, ok := l.item(e); ok && !(e.key.Text == "continue" && l.refused(item)) {
-			a.Items = append(a.Items, item)
+		item := l.item(e)
+		if e.key.Text == "continue" {
+			item.Bad = item.Bad || l.refused(item)
 		}
+		a.Items = append(a.Items, item)
 	}
-	some := len(a.Items) > 0
-	if a.Items = l.knownActions(a.Items); len(a.Items) == 0 && (some || len(entries) > 0) {
+	if a.Items = l.knownActions(a.Items); len(a.Items) == 0 && len(entries) > 0 {
 		return nil // every key was reported
 	}
 	return a
