@@ -146,11 +146,11 @@ func literalGuard(p *rules.Pred) guard {
 	case rules.FieldPort, rules.FieldSrcPort:
 		for _, r := range p.Ports {
 			// The bits above the highest one in which the ends differ are shared by all between.
-			g.add(uint64(r.Lo), ^uint64(0)<<bits.Len16(r.Lo^r.Hi))
+			g.add(uint64(r.Lo), 0xffff&(^uint64(0)<<bits.Len16(r.Lo^r.Hi)))
 		}
 	case rules.FieldProto:
 		for _, n := range p.Numbers {
-			g.add(uint64(n), ^uint64(0))
+			g.add(uint64(n), 0xff)
 		}
 	}
 	return guard{value: g.value, mask: g.mask, slot: slotOf(p.Field)}

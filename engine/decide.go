@@ -31,6 +31,9 @@ func (s *span) add(pos int) {
 func (p *Program) next(c *facts, pos int, open *span) hit {
 	for ; pos < len(p.guards); pos++ {
 		g := &p.guards[pos]
+		if c.known[g.slot] == slotValue && (c.word[g.slot]^g.value)&g.mask != 0 {
+			continue // as check would say; most rules end here
+		}
 		switch g.check(c) {
 		case guardOpen:
 			if !g.skip {
