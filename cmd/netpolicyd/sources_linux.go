@@ -6,13 +6,17 @@ import (
 
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
+	"netpolicy.dev/netpolicy/inspector/sockdiag"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
 
 // sources are all that can tell of connections here, without BPF.
 func sources() []inspector.Source {
-	return []inspector.Source{conntrack.New(conntrack.Options{})}
+	return []inspector.Source{
+		conntrack.New(conntrack.Options{}),
+		sockdiag.New(sockdiag.Options{}),
+	}
 }
 
 // measure probes the policy's uplinks until ctx ends.
