@@ -75,8 +75,9 @@ type uplink struct {
 	heard   time.Duration
 	missed  int // missing rounds accounted for since heard
 
-	greySince time.Duration
-	greyWhy   string // "": the last verdict was not grey
+	last      verdict // the last one, if known
+	lastSince time.Duration
+	lastWhy   string
 	forced    override
 }
 
@@ -208,15 +209,10 @@ func (u *uplink) finish(c UplinkConfig, r Round, now time.Duration) string {
 
 // take moves by one verdict.
 func (u *uplink) take(c UplinkConfig, v verdict, detail string, now time.Duration) string {
-	u.known = true
-	switch {
-	case v != grey:
-		u.greyWhy = ""
-	case u.greyWhy == "":
-		u.greySince, u.greyWhy = now, detail
-	default:
-		u.greyWhy = detail
+	if u.lastWhy == "" || u.last != v {
+		u.lastSince = now
 	}
+	u.known, u.last, u.lastWhy = true, v, detail
 	moved, why := u.step(c, standard(), v, now)
 	if !moved {
 		return ""

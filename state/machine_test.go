@@ -384,7 +384,11 @@ func TestGreyInStatus(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	l.round(10)
-	if s := l.m.Status(l.cfg)[0]; s.Grey == "rtt 104 ms, exit 90 ms" {
+	if s := l.m.Status(l.cfg)[0]; s.Grey != "" || s.Verdict != "good" || s.VerdictSince != 7*sec {
+		t.Errorf("%+v", s)
+	}
+	l.rounds(2, 400)
+	if s := l.m.Status(l.cfg)[0]; s.Verdict != "bad" || s.VerdictSince != 8*sec || s.VerdictWhy != "rtt 400 ms, enter 120 ms" {
 		t.Errorf("%+v", s)
 	}
 }

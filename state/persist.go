@@ -60,8 +60,9 @@ type uplinkSnapshot struct {
 	RTTs       []int64         `json:"rtts_us"`
 	EWMA       int64           `json:"ewma_us"`
 	Pending    [2]int64        `json:"pending"` // dials, failures
-	GreySince  time.Duration   `json:"grey_since_ns"`
-	Grey       string          `json:"grey,omitempty"`
+	Last       string          `json:"verdict"` // of the last round
+	LastSince  time.Duration   `json:"verdict_since_ns"`
+	LastWhy    string          `json:"verdict_why"` // "" before the first
 	Forced     *forcedSnapshot `json:"forced,omitempty"`
 }
 
@@ -113,7 +114,7 @@ func (u *uplink) snapshot(name string) uplinkSnapshot {
 		Penalty: u.penalty, HalvedAt: u.halvedAt, Suppressed: u.suppressed, HoldUntil: u.holdUntil,
 		Known: u.known, Down: u.down, Started: u.started, Heard: u.heard, Missed: u.missed,
 		Rounds: [][4]int64{}, Fresh: u.fresh, RTTs: slices.Clone(u.rtts[:u.nRTT]), EWMA: u.ewma,
-		Pending: [2]int64{u.pendingDials, u.pendingFailed}, GreySince: u.greySince, Grey: u.greyWhy,
+		Pending: [2]int64{u.pendingDials, u.pendingFailed}, Last: u.last.String(), LastSince: u.lastSince, LastWhy: u.lastWhy,
 		Forced: u.forced.snapshot(),
 	}
 	for _, r := range u.rounds[:u.n] {
@@ -178,7 +179,7 @@ func (m *Machine) restart(cfg Config, now time.Duration) {
 		u := &m.uplinks[i]
 		u.good, u.bad, u.dead = 0, 0, 0
 		u.window = window{}
-		u.greyWhy = ""
+		u.last, u.lastWhy = good, ""
 		u.started, u.missed = false, 0
 		u.down = false // the caller tells the links anew
 		// No hold is longer than this, whatever a file says.
@@ -270,7 +271,7 @@ func (f *forcedSnapshot) override(ok bool) (override, bool) {
 
 func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 	d := standard()
-	ok := validTimes(s.Since, s.HalvedAt, s.HoldUntil, s.Heard, s.GreySince) &&
+	ok := validTimes(s.Since, s.HalvedAt, s.HoldUntil, s.Heard, s.LastSince) &&
 		within(0, maxRun, int64(s.Good), int64(s.Bad), int64(s.Dead)) && within(0, maxCount, int64(s.Missed)) &&
 		within(0, maxCount, s.Pending[:]...) && within(0, maxRTT, s.RTTs...) && within(0, maxRTT, s.EWMA) &&
 		within(0, int64(d.limit), int64(s.Penalty)) && s.HalvedAt <= clock && s.Heard <= clock && s.Since <= clock &&
@@ -278,7 +279,8 @@ func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 	for _, r := range s.Rounds {
 		ok = ok && within(0, maxCount, r[:]...)
 	}
-	st, ok := parseInto(s.State, ok)
+	last := slices.Index(verdictNames[:], s.Last)
+	st, ok := parseInto(s.State, ok && last >= 0)
 	forced, ok := s.Forced.override(ok)
 	if !ok {
 		return uplink{}, false
@@ -289,7 +291,7 @@ func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 			halvedAt: s.HalvedAt, suppressed: s.Suppressed, holdUntil: s.HoldUntil,
 		},
 		known: s.Known, down: s.Down, started: s.Started, heard: s.Heard, missed: s.Missed,
-		greySince: s.GreySince, greyWhy: s.Grey, forced: forced,
+		last: verdict(last), lastSince: s.LastSince, lastWhy: clip(s.LastWhy), forced: forced,
 	}
 	u.n, u.fresh, u.nRTT, u.ewma = len(s.Rounds), s.Fresh, len(s.RTTs), s.EWMA
 	u.pendingDials, u.pendingFailed = s.Pending[0], s.Pending[1]

@@ -19,8 +19,13 @@ type UplinkStatus struct {
 	Share           int           // per cent of new flows that groups give it
 	RTT, P90        time.Duration // negative until measured
 	Loss, ErrorRate int64         // parts per million; negative until measured
-	// Grey is "" unless the last verdict was between the thresholds; then it
-	// says what keeps it there: "rtt 104 ms, exit 90 ms".
+	// Verdict is the last round's: "good", "grey", "bad" or "dead", and "" before
+	// the first; the same since VerdictSince. VerdictWhy names what kept it from
+	// being better: "rtt 400 ms, enter 120 ms", "no answer".
+	Verdict, VerdictWhy string
+	VerdictSince        time.Duration
+	// Grey is VerdictWhy while the verdict is grey, else "": what keeps the
+	// uplink where it is, "rtt 104 ms, exit 90 ms".
 	Grey      string
 	GreySince time.Duration
 	Forced    Forced
@@ -53,7 +58,13 @@ func (m Machine) Status(cfg Config) []UplinkStatus {
 			Unknown: !u.known, Up: l.Up, Good: u.good, Bad: u.bad, Dead: u.dead,
 			Penalty: u.penalty, Suppressed: u.suppressed, HoldUntil: u.holdUntil, Share: l.Share,
 			RTT: l.RTT, P90: l.P90, Loss: l.Loss, ErrorRate: l.ErrorRate,
-			Grey: u.greyWhy, GreySince: u.greySince, Forced: m.override(cfg, i).public(),
+			Forced: m.override(cfg, i).public(),
+		}
+		if u.lastWhy != "" {
+			s.Verdict, s.VerdictWhy, s.VerdictSince = u.last.String(), u.lastWhy, u.lastSince
+			if u.last == grey {
+				s.Grey, s.GreySince = u.lastWhy, u.lastSince
+			}
 		}
 		if u.suppressed {
 			s.LiftAt = u.liftAt(standard())
