@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
 	"netpolicy.dev/netpolicy/inspector/sockdiag"
 	"netpolicy.dev/netpolicy/rules"
@@ -16,6 +17,7 @@ func sources() []inspector.Source {
 	return []inspector.Source{
 		conntrack.New(conntrack.Options{}),
 		sockdiag.New(sockdiag.Options{}),
+		afpacket.New(afpacket.Options{}),
 	}
 }
 

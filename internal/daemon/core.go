@@ -25,9 +25,19 @@ const (
 	// dropMemory is how long a dropped flow is not recorded again: a client's
 	// SYNs repeat after 1, 3, 7, 15 and 31 seconds.
 	dropMemory = time.Minute
+	// earlyLife is how long a name waits for its flow: sockdiag polls each second.
+	earlyLife = 5 * time.Second
+	// maxEarly bounds the names that wait; beyond it they are dropped and counted.
+	maxEarly = 1024
 	// maxDropped bounds the dropped flows that are remembered; beyond it repeats are recorded.
 	maxDropped = 4096
 )
+
+// earlyName is what is known of a flow that nobody has seen open.
+type earlyName struct {
+	flow flow.Flow
+	at   time.Duration
+}
 
 // core is what the one event loop owns. It touches nothing outside: each method
 // takes an input with its time and adds to out what must be done, so that the
@@ -49,6 +59,8 @@ type core struct {
 	journaled int    // bytes in the present journal
 
 	dirty map[netip.Addr]bool // addresses whose elements the kernel must be told
+	// early are names that came before their flow was seen, by another source.
+	early map[flowKey]earlyName
 	// dropped are flows that the kernel dropped and that were recorded, with
 	// when: a client tries again and again.
 	dropped map[flowKey]time.Duration
@@ -106,7 +118,7 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 	c := &core{
 		live: l, machine: m, observe: observe, boot: boot,
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
-		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{},
+		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{}, early: map[flowKey]earlyName{},
 	}
 	c.beginJournal()
 	return c
@@ -167,10 +179,19 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 	}
 	t := c.flows[k]
 	if t == nil {
-		if e.Kind == inspector.Update {
-			return // of a flow that began before us, or beyond the bound
+		switch {
+		case e.Kind == inspector.Update: // of a flow beyond the bound
+		case e.Kind == inspector.Name && c.own[k.src.Addr()]:
+			// A flow of this host is another source's to open. Or it is a
+			// forwarded one behind NAT, which has its name under its own address.
+			if len(c.early) >= maxEarly {
+				c.drop("names")
+				return
+			}
+			c.early[k] = earlyName{e.Flow, now}
+		default:
+			c.open(k, e, now, wall)
 		}
-		c.open(k, e, now, wall)
 		return
 	}
 	before := t.flow
@@ -192,6 +213,10 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1}
 	c.nextID++
 	t.flow.ID = strconv.FormatUint(c.nextID, 10)
+	if n, ok := c.early[k]; ok {
+		learn(&t.flow, &n.flow)
+		delete(c.early, k)
+	}
 	c.marked(t, e.Mark)
 	if len(c.flows) < maxFlows {
 		c.flows[k] = t
@@ -284,6 +309,11 @@ func (c *core) expire(now time.Duration) {
 	for k, at := range c.dropped {
 		if now-at >= dropMemory {
 			delete(c.dropped, k)
+		}
+	}
+	for k, n := range c.early {
+		if now-n.at >= earlyLife {
+			delete(c.early, k)
 		}
 	}
 }

@@ -143,6 +143,24 @@ func TestProcessComesLate(t *testing.T) {
 	}
 }
 
+// TestNameComesEarly: two sources race; and what leaves behind NAT is no flow of its own.
+func TestNameComesEarly(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	const local = "tcp 10.0.0.1:5000 > 203.0.113.7:443"
+	for _, text := range []string{local + " sni=us01.zoom.us", "tcp 192.0.2.2:6000 > 203.0.113.7:443 sni=us01.zoom.us"} {
+		e := event(t, inspector.Name, text)
+		c.event(&e, 0, wall)
+	}
+	expect(t, c)
+	e := event(t, inspector.Open, local)
+	c.event(&e, 0, wall)
+	expect(t, c, `open: route by "zoom" to "fast" over "wan1"`)
+	c.expire(earlyLife)
+	if len(c.early) != 0 {
+		t.Error("early names are remembered for ever")
+	}
+}
+
 func TestHintsDecideTheFirstPacket(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	a := inspector.Event{Kind: inspector.Answered, Source: "afpacket", Answer: inspector.Answer{

@@ -67,7 +67,7 @@ type rejection struct {
 }
 
 func (r *rejection) Error() string {
-	return fmt.Sprintf("%d errors in the policy", diag.Count(r.diags, diag.Error))
+	return errorCount(r.diags)
 }
 
 // nameHold is a live name of an address, as the planner sees it.
@@ -208,7 +208,7 @@ type PolicyError struct {
 }
 
 func (e *PolicyError) Error() string {
-	return fmt.Sprintf("the policy has %d errors", diag.Count(e.Diagnostics, diag.Error))
+	return errorCount(e.Diagnostics)
 }
 
 // Why the loop asks for a plan.
@@ -416,4 +416,11 @@ func (d *Daemon) transact(ctx context.Context, s *snapshot) (*candidate, error) 
 	case <-ctx.Done():
 		return nil, errStopped
 	}
+}
+
+func errorCount(list []diag.Diagnostic) string {
+	if n := diag.Count(list, diag.Error); n != 1 {
+		return fmt.Sprintf("%d errors in the policy", n)
+	}
+	return "1 error in the policy"
 }
