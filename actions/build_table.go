@@ -39,9 +39,9 @@ func (b *builder) table(w *state.World) {
 		p.chains[c.Name] = true
 	}
 	p.prepare()
-	lasting := len(p.Table.Chains)
+	p.Table.lasts = len(p.Table.Chains)
 	p.Table.Sets = b.sets(w)
-	p.Table.Shape = (&Table{Sets: p.Table.Sets, Chains: p.Table.Chains[:lasting]}).lasting(p.PolicyHash)
+	p.Table.Shape = (&Table{Sets: p.Table.Sets, Chains: p.Table.Chains[:p.Table.lasts]}).lasting(p.PolicyHash)
 }
 
 // modStage is the general chain for modifiers: an address whose names some of
@@ -114,7 +114,8 @@ func (b *builder) flowChain() Chain {
 	c := Chain{Name: "traffic", Rules: []Rule{
 		{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: []Stmt{{Kind: Return}}},
 		{
-			If: []Match{{Key: KeyCTDir, Nums: num(CTReply)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: blocked}},
+			// Not the host's own packets: the refusals are among them.
+			If: []Match{{Key: KeyIif, Op: Not, Nums: num(0)}, {Key: KeyCTDir, Nums: num(CTReply)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: blocked}},
 			Do: []Stmt{{Kind: Drop}},
 		},
 		{If: []Match{{Key: KeyCTDir, Nums: num(CTReply)}}, Do: []Stmt{{Kind: Return}}},

@@ -128,10 +128,8 @@ func diffTable(o, n *Table) []Step {
 // elements, has those of n. Elements with time limits are left to run out.
 func assert(n *Table) []Update {
 	var list []Update
-	for _, c := range n.Chains {
-		if transient(c.Name) {
-			list = append(list, Update{Kind: PutChain, Chain: c})
-		}
+	for _, c := range n.Chains[n.lasts:] {
+		list = append(list, Update{Kind: PutChain, Chain: c})
 	}
 	for i := range n.Sets {
 		s := &n.Sets[i]
@@ -145,12 +143,6 @@ func assert(n *Table) []Update {
 		}
 	}
 	return list
-}
-
-// transient reports whether the chain's name says what it holds: it is made
-// when it is first needed, and never changes.
-func transient(name string) bool {
-	return strings.HasPrefix(name, "c_") || strings.HasPrefix(name, "m_") || strings.HasPrefix(name, "s_")
 }
 
 func diffElems(o, n *Set) []Update {

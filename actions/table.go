@@ -147,11 +147,12 @@ type Elem struct {
 type Table struct {
 	Name string
 	// Shape is a digest of the policy, the declarations and the lasting chains.
-	// Tables of equal shape differ at most in elements, and in chains whose
-	// names say what they hold (see reduced).
+	// Tables of equal shape differ at most in elements, and in chains made when
+	// they were first needed, whose names say what they hold.
 	Shape  string
 	Sets   []Set
 	Chains []Chain
+	lasts  int // how many chains the shape covers
 }
 
 // lasting is a table's shape: what WorldUpdates and Answer never change.

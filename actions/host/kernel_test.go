@@ -25,8 +25,21 @@ func rounds() int {
 	return 12
 }
 
+// home is the namespace that tests must not write to.
+var home string
+
+func TestMain(m *testing.M) {
+	home, _ = os.Readlink("/proc/thread-self/ns/net")
+	os.Exit(m.Run())
+}
+
 func enforcer(t testing.TB, dir string) *Enforcer {
 	t.Helper()
+	here, err := os.Readlink("/proc/thread-self/ns/net")
+	must(t, err)
+	if here == home {
+		t.Fatal("in the machine's own namespace: the test has left its thread")
+	}
 	e, err := New(Config{StateDir: dir})
 	if err != nil {
 		t.Fatal(err)

@@ -119,7 +119,8 @@ func inNS(t testing.TB, name string, f func()) {
 func newLab(t testing.TB) *lab {
 	needRoot(t)
 	gw, cl := newNS(t, "gw"), newNS(t, "cl")
-	sh(t, `ip -n %[1]s link set lo up
+	sh(t, `for n in %[1]s %[2]s; do nsenter --net=/run/netns/$n sysctl -qw net.ipv6.conf.default.dad_transmits=0 net.ipv6.conf.default.accept_dad=0; done
+ip -n %[1]s link set lo up
 ip -n %[1]s link add lan0 address 02:00:00:00:00:01 type veth peer name eth0 netns %[2]s
 ip -n %[2]s link set eth0 address 02:00:00:00:00:02
 ip -n %[1]s addr add 10.0.0.1/24 dev lan0
@@ -128,12 +129,15 @@ for a in 10.0.0.2/24 10.0.0.3/24 10.0.0.130/24; do ip -n %[2]s addr add $a dev e
 for a in 2001:db8:10::2/64 2001:db8:10::3/64; do ip -n %[2]s addr add $a dev eth0 nodad; done
 ip -n %[1]s link set lan0 up
 ip -n %[2]s link set eth0 up
+for a in 10.0.0.2 10.0.0.3 10.0.0.130 2001:db8:10::2 2001:db8:10::3; do ip -n %[1]s neigh replace $a lladdr 02:00:00:00:00:02 dev lan0 nud permanent; done
 nsenter --net=/run/netns/%[1]s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0
 nsenter --net=/run/netns/%[1]s sysctl -qw net.ipv4.icmp_msgs_per_sec=100000 net.ipv4.icmp_msgs_burst=10000 2>/dev/null || true`, gw, cl)
 	l := &lab{t: t, sinks: map[string]int{}, id: 2000}
 	for i := range 3 {
 		far, dev := newNS(t, fmt.Sprint("u", i)), fmt.Sprint("wan", i)
-		sh(t, `ip -n %[1]s link add %[3]s type veth peer name eth0 netns %[2]s
+		sh(t, `nsenter --net=/run/netns/%[2]s sysctl -qw net.ipv6.conf.default.dad_transmits=0 net.ipv6.conf.default.accept_dad=0
+ip -n %[1]s link add %[3]s type veth peer name eth0 netns %[2]s
+ip -n %[2]s link set eth0 address 02:00:00:00:01:0%[6]d
 ip -n %[1]s addr add 192.0.2.%[4]d/26 dev %[3]s
 ip -n %[1]s addr add 2001:db8:%[6]d::1/64 dev %[3]s nodad
 ip -n %[2]s addr add 192.0.2.%[5]d/26 dev eth0
@@ -146,10 +150,21 @@ ip -n %[2]s link set eth0 up`, gw, far, dev, 64*i+1, 64*i+2, i)
 ip -n %[1]s -6 route add default via 2001:db8::2`, gw)
 	inNS(t, cl, func() { l.client = l.open("eth0") })
 	enter(t, gw)
+	for i := range 3 {
+		l.neighbours(i)
+	}
 	l.gateway, _ = net.ParseMAC("02:00:00:00:00:01")
 	l.own, _ = net.ParseMAC("02:00:00:00:00:02")
 	l.waitUp()
 	return l
+}
+
+// neighbours makes the far end of wan i known, so that no packet waits for an answer.
+func (l *lab) neighbours(i int) {
+	l.t.Helper()
+	for _, a := range gateways(i) {
+		sh(l.t, "ip neigh replace %s lladdr 02:00:00:00:01:0%d dev wan%d nud permanent", a, i, i)
+	}
 }
 
 // open opens a packet socket on a device of the thread's namespace.
@@ -163,10 +178,6 @@ func (l *lab) open(dev string) int {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index})
-	}
-	if err == nil {
-		// The last reading of a batch waits this long for a packet that does not come.
-		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000})
 	}
 	if err != nil {
 		l.t.Fatal(err)
@@ -211,21 +222,35 @@ func (l *lab) send(flows []flow.Flow) map[uint16]seen {
 			l.t.Fatal(err)
 		}
 	}
+	return l.collect(len(flows))
+}
+
+// quiet is how long nothing must come before a packet counts as lost; settled
+// packets end the wait at once.
+const quiet = 60 * time.Millisecond
+
+// collect reads what has arrived at the sinks and at the client, until n
+// packets are accounted for or nothing more comes.
+func (l *lab) collect(n int) map[uint16]seen {
 	out := map[uint16]seen{}
-	for dev, fd := range l.sinks {
-		l.read(fd, func(p gopacket.Packet) {
-			if id, dscp, ok := identify(p); ok {
-				out[id] = seen{dev: dev, dscp: dscp}
+	for end := time.Now().Add(quiet); time.Now().Before(end) && len(out) < n; time.Sleep(time.Millisecond) {
+		for dev, fd := range l.sinks {
+			l.read(fd, func(p gopacket.Packet) {
+				if id, dscp, ok := identify(p); ok {
+					out[id] = seen{dev: dev, dscp: dscp}
+					end = time.Now().Add(quiet)
+				}
+			})
+		}
+		l.read(l.client, func(p gopacket.Packet) {
+			if id, ok := refused(p); ok {
+				s := out[id]
+				s.reject = true
+				out[id] = s
+				end = time.Now().Add(quiet)
 			}
 		})
 	}
-	l.read(l.client, func(p gopacket.Packet) {
-		if id, ok := refused(p); ok {
-			s := out[id]
-			s.reject = true
-			out[id] = s
-		}
-	})
 	return out
 }
 
@@ -236,11 +261,11 @@ func (l *lab) drain() {
 	l.read(l.client, func(gopacket.Packet) {})
 }
 
-// read reads what is there, until nothing comes for a while.
+// read reads what is there.
 func (l *lab) read(fd int, each func(gopacket.Packet)) {
 	buf := make([]byte, 4096)
 	for {
-		n, from, err := unix.Recvfrom(fd, buf, 0)
+		n, from, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
 		if err != nil {
 			return
 		}

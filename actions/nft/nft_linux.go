@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,15 +20,18 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/actions"
 )
 
 const (
-	// maxBatch bounds one netlink transaction of elements: google/nftables
-	// sends it as one buffer, which the default socket buffers must hold.
-	maxBatch = 200
+	// maxBatch bounds one netlink transaction of elements: a netlink attribute
+	// holds 64 KiB, about 1,200 elements, and socket buffers 200 KiB.
+	maxBatch = 500
+	// socketBuffer holds a batch and the kernel's answers to it.
+	socketBuffer = 4 << 20
 	// maxErrorText bounds what is quoted of nft's complaints.
 	maxErrorText = 2000
 )
@@ -47,11 +51,37 @@ const maxKnown = 65536
 
 // New opens a netlink socket in the current network namespace.
 func New() (*Applier, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	return &Applier{conn: conn, known: map[string]time.Time{}}, nil
+}
+
+func dial() (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables netlink socket: %w", err)
 	}
-	return &Applier{conn: conn, known: map[string]time.Time{}}, nil
+	return conn, nil
+}
+
+// send sends what is queued. After anything but the kernel's plain refusal the
+// answers on the socket can't be told apart any more: it is opened anew.
+func (a *Applier) send() error {
+	err := a.conn.Flush()
+	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	fresh, dialErr := dial()
+	if dialErr != nil {
+		return errors.Join(err, dialErr)
+	}
+	_ = a.conn.CloseLasting() // it is of no use any more
+	a.conn = fresh
+	return err
 }
 
 // Close closes the socket.
@@ -131,7 +161,7 @@ func (a *Applier) Update(ctx context.Context, updates []actions.Update) error {
 	defer a.mu.Unlock()
 	var chains []actions.Chain
 	var together, hosts []actions.Update
-	for _, u := range updates {
+	for _, u := range last(updates) {
 		switch {
 		case u.Kind == actions.PutChain:
 			chains = append(chains, u.Chain)
@@ -231,43 +261,83 @@ func (a *Applier) flush(parts ...func() error) error {
 			return err
 		}
 	}
-	return a.conn.Flush()
+	return a.send()
 }
 
-// batch makes element updates in one transaction. An element of a set is added
-// first, so that its removal can't fail; one of a lasting map is there.
+// change gathers one set's part of a batch: elements are added so that their
+// removal can't fail, removed, and added.
+type change struct {
+	set              *nftables.Set
+	sure, gone, here []nftables.SetElement
+}
+
+// batch makes element updates in one transaction, with at most three messages a
+// set. An element of a set is added first, so that its removal can't fail; one
+// of a lasting map is there.
 func (a *Applier) batch(list []actions.Update, lasting bool) error {
-	if len(list) == 0 {
-		return nil
-	}
+	var changes []*change
+	bySet := map[string]*change{}
 	for i := range list {
 		u := &list[i]
 		set, elem, err := element(u)
 		if err != nil {
 			return err
 		}
-		one := []nftables.SetElement{elem}
-		there := lasting || time.Now().Before(a.known[u.Set+u.Elem.Key])
-		if !u.Map {
-			if err := a.conn.SetAddElements(set, one); err != nil {
-				return err
-			}
-			there = true
+		c := bySet[u.Set]
+		if c == nil {
+			c = &change{set: set}
+			bySet[u.Set] = c
+			changes = append(changes, c)
 		}
-		if there {
-			if err := a.conn.SetDeleteElements(set, one); err != nil {
-				return err
-			}
-		} else if u.Kind == actions.DelElem {
+		c.set.HasTimeout = c.set.HasTimeout || set.HasTimeout
+		switch {
+		case !u.Map:
+			c.sure, c.gone = append(c.sure, elem), append(c.gone, elem)
+		case lasting || time.Now().Before(a.known[u.Set+u.Elem.Key]):
+			c.gone = append(c.gone, elem)
+		case u.Kind == actions.DelElem:
 			return errors.New("not known to be there") // each alone, then
 		}
 		if u.Kind == actions.PutElem {
-			if err := a.conn.SetAddElements(set, one); err != nil {
-				return err
-			}
+			c.here = append(c.here, elem)
 		}
 	}
-	return a.conn.Flush()
+	for _, c := range changes {
+		if err := c.queue(a.conn); err != nil {
+			return err
+		}
+	}
+	return a.send()
+}
+
+func (c *change) queue(conn *nftables.Conn) error {
+	for _, part := range []struct {
+		elems []nftables.SetElement
+		put   func(*nftables.Set, []nftables.SetElement) error
+	}{{c.sure, conn.SetAddElements}, {c.gone, conn.SetDeleteElements}, {c.here, conn.SetAddElements}} {
+		if len(part.elems) == 0 {
+			continue
+		}
+		if err := part.put(c.set, part.elems); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// last keeps the last update of each element.
+func last(list []actions.Update) []actions.Update {
+	seen := map[string]bool{}
+	var out []actions.Update
+	for i := len(list) - 1; i >= 0; i-- {
+		u := list[i]
+		if key := u.Set + " " + u.Elem.Key; u.Kind == actions.PutChain || !seen[key] {
+			seen[key] = true
+			out = append(out, u)
+		}
+	}
+	slices.Reverse(out)
+	return out
 }
 
 func table() *nftables.Table {
