@@ -77,12 +77,13 @@ func example(t *testing.T, e diag.Entry) string {
 	return b.String()
 }
 
-// TestDocExamples loads every block of docs/*.md that is fenced as ```yaml policy.
+// TestDocExamples loads every block of README.md and docs/*.md that is fenced as ```yaml policy.
 func TestDocExamples(t *testing.T) {
 	files, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	files = append(files, "../../README.md")
 	n := 0
 	for _, f := range files {
 		text, err := os.ReadFile(f)
@@ -107,7 +108,24 @@ func TestDocExamples(t *testing.T) {
 			}
 		}
 	}
-	if n < 5 {
+	if n < 10 {
 		t.Errorf("only %d examples found", n)
+	}
+}
+
+// TestExamples loads every policy of examples/: no errors, no warnings.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, diags := Load(f, src); diag.HasErrors(diags) || diag.Count(diags, diag.Warning) > 0 {
+			t.Errorf("%s", render(t, f, src))
+		}
 	}
 }
