@@ -19,13 +19,14 @@ type Chance interface{ IntN(n int) int }
 var (
 	dnsNames = []string{
 		"zoom.us", "us01.zoom.us", "a.b.zoom.us", "evilzoom.us", "zoom-1.us", "zoom-.us", "us", "zoom.us.example",
-		"x.zoom-1.us", "corp.example",
+		"x.zoom-1.us", "corp.example", "a.b.c.d.e.f.zoom.us", "x.b.c.d.e.f.zoom.us",
 	}
 	patterns = []rules.NamePattern{
 		{Kind: rules.Exact, Name: "zoom.us"}, {Kind: rules.Suffix, Name: "zoom.us"}, {Kind: rules.Subdomain, Name: "zoom.us"},
 		{Kind: rules.Exact, Name: "us01.zoom.us"}, {Kind: rules.Suffix, Name: "us"}, {Kind: rules.Suffix, Name: "b.zoom.us"},
 		{Kind: rules.GlobName, Name: "zoom-*.us"}, {Kind: rules.GlobName, Name: "*.zoom-*.us"}, {Kind: rules.GlobName, Name: "*zoom.us"},
 		{Kind: rules.GlobName, Name: "us*.zoom.*"}, {Kind: rules.Exact, Name: "corp.example"},
+		{Kind: rules.Exact, Name: "a.b.c.d.e.f.zoom.us"}, {Kind: rules.Subdomain, Name: "b.c.d.e.f.zoom.us"},
 	}
 	addresses = []string{
 		"10.0.0.5", "10.0.1.5", "192.0.2.1", "192.0.2.129", "203.0.113.9", "2001:db8::1", "2001:db8:1::1", "fc00::5", "0:ffff:a00:5::1",
@@ -96,7 +97,7 @@ func Flow(c Chance) flow.Flow {
 		f.Domain = name(g)
 	}
 	if g.chance(60) {
-		f.DNS = flow.NewNames(some(g, 3, dnsNames)...)
+		f.DNS = flow.NewNames(some(g, 8, dnsNames)...)
 	}
 	if g.chance(30) {
 		f.State = one(g, stateIDs).String()
