@@ -76,7 +76,9 @@ type kernel struct{ *host.Enforcer }
 // Check has nft read the plan's table without putting it into the kernel.
 func (kernel) Check(ctx context.Context, p *actions.Plan) error {
 	cmd := exec.CommandContext(ctx, "nft", "-c", "-f", "-")
-	cmd.Stdin = strings.NewReader(p.Table.Text())
+	// Without the deletion the elements of the live table would be in the way.
+	replace := fmt.Sprintf("add table inet %[1]s\ndelete table inet %[1]s\n", p.Table.Name)
+	cmd.Stdin = strings.NewReader(replace + p.Table.Text())
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
 	if err := cmd.Run(); err != nil {
