@@ -252,7 +252,7 @@ func (s *Sniffer) verdict(c *conn, h *half, fromA bool, at time.Time) {
 		return
 	case r.state == neither && !h.syn:
 		// Not the beginning, perhaps: nothing can be said.
-		if h.guesses++; h.guesses >= maxGuesses {
+		if h.guesses++; h.guesses >= maxGuesses || full {
 			s.settle(c)
 		}
 		return
@@ -290,6 +290,14 @@ func (s *Sniffer) event(kind inspector.Kind, c *conn, at time.Time) {
 		e.Stats = c.stats
 	}
 	s.emit(e)
+}
+
+// Settled reports whether nothing more is to be learned from the segments of
+// the packet's TCP connection.
+func (s *Sniffer) Settled(p packet.Packet) bool {
+	k, _ := keyOf(p)
+	c := s.conns[k]
+	return c != nil && c.done && !c.dns
 }
 
 // Flush forgets every connection and, for captures, tells of its end.
