@@ -315,22 +315,17 @@ func TestLinkGoesAndComes(t *testing.T) {
 func TestLostKernelStateIsPutBack(t *testing.T) {
 	r := start(t, zoomPolicy+"daemon: {on_crash: open}\n", nil)
 	r.host.mu.Lock()
-	before := len(r.host.applied)
-	r.host.fail = errors.New("no such table")
+	r.host.lost = errors.New("no such table")
 	r.host.mu.Unlock()
-	for r.Status().Enforcement == "" { // the next keep-alive
-		time.Sleep(5 * time.Millisecond)
+	for again := false; !again; { // the next keep-alive fails, then the plan is applied
+		time.Sleep(time.Millisecond)
+		r.host.mu.Lock()
+		again = len(r.host.applied) == 2
+		r.host.mu.Unlock()
 	}
-	r.host.mu.Lock()
-	r.host.fail = nil
-	r.host.mu.Unlock()
-	for r.Status().Enforcement != "" {
-		time.Sleep(5 * time.Millisecond)
-	}
-	r.host.mu.Lock()
-	defer r.host.mu.Unlock()
-	if len(r.host.applied) <= before {
-		t.Error("the plan was not applied again")
+	r.sync()
+	if why := r.Status().Enforcement; why != "" {
+		t.Errorf("status says %q", why)
 	}
 }
 

@@ -71,7 +71,8 @@ type fakeHost struct {
 	marks   []string
 	forgot  []Connection
 	changed func() // tells that the host changed; set while Watch runs
-	fail    error  // what the next Apply, Check and Update answer
+	fail    error  // what Apply answers
+	lost    error  // what Update answers
 	gate    chan struct{}
 }
 
@@ -105,7 +106,7 @@ func (h *fakeHost) Apply(_ context.Context, p *actions.Plan) error {
 	if h.fail != nil {
 		return h.fail
 	}
-	h.applied = append(h.applied, p)
+	h.applied, h.lost = append(h.applied, p), nil
 	return nil
 }
 
@@ -115,7 +116,7 @@ func (h *fakeHost) Update(_ context.Context, list []actions.Update) error {
 	for _, u := range list {
 		h.updates = append(h.updates, u.String())
 	}
-	return h.fail
+	return h.lost
 }
 
 func (h *fakeHost) SetMark(_ context.Context, c Connection, value, mask uint32) error {

@@ -68,8 +68,8 @@ func (s *snapshot) uplink(i int, u *state.UplinkStatus) api.Uplink {
 		RTTms: milliseconds(u.RTT), P90ms: milliseconds(u.P90), Loss: ratio(u.Loss), Errors: ratio(u.ErrorRate),
 		Penalty: u.Penalty, Suppressed: u.Suppressed,
 	}
-	if u.Grey != "" {
-		out.Verdict, out.VerdictSince, out.Why = "grey", s.at(u.GreySince), u.Grey
+	if u.Verdict != "" {
+		out.Verdict, out.VerdictSince, out.Why = u.Verdict, s.at(u.VerdictSince), u.VerdictWhy
 	}
 	if u.HoldUntil > s.clock {
 		out.HoldUntil = s.at(u.HoldUntil)
