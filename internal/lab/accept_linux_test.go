@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"netpolicy.dev/netpolicy/internal/api"
 )
@@ -212,11 +215,16 @@ func rejected(t *testing.T, l *Lab, before api.Status) {
 	}
 	found := false
 	for line := range bytes.Lines(log) {
-		text := string(line)
-		found = found || strings.Contains(text, "NP501") && strings.Contains(text, "policy.yaml:16:13")
+		var entry struct {
+			Code, File   string
+			Line, Column int
+		}
+		if json.Unmarshal(line, &entry) == nil && entry.Code == "NP501" {
+			found = filepath.Base(entry.File) == "policy.yaml" && entry.Line == 16 && entry.Column == 13
+		}
 	}
 	if !found {
-		t.Errorf("the log does not say NP501 with policy.yaml:16:13:\n%s", l.tail())
+		t.Errorf("the log does not say NP501 with policy.yaml, line 16, column 13:\n%s", l.tail())
 	}
 }
 
@@ -248,25 +256,8 @@ func sameKernel(t *testing.T, l *Lab, before, when string) {
 		t.Fatalf("cleanup %s: %v", when, err)
 	}
 	if after := kernel(t, l); after != before {
-		t.Fatalf("%s, cleanup left a difference:\n%s", when, difference(before, after))
+		t.Fatalf("%s, cleanup left a difference:\n%s", when, cmp.Diff(strings.Split(before, "\n"), strings.Split(after, "\n")))
 	}
-}
-
-// difference lists the lines that only one text has.
-func difference(before, after string) string {
-	var out strings.Builder
-	a, b := strings.Split(before, "\n"), strings.Split(after, "\n")
-	for _, line := range a {
-		if !slices.Contains(b, line) {
-			fmt.Fprintln(&out, "-", line)
-		}
-	}
-	for _, line := range b {
-		if !slices.Contains(a, line) {
-			fmt.Fprintln(&out, "+", line)
-		}
-	}
-	return out.String()
 }
 
 // online are where the client must get to, over both families.

@@ -20,6 +20,10 @@ const (
 	// blockTime is how long silence must last to count as blocked: over the
 	// first retransmission of a SYN, after one second.
 	blockTime = 1500 * time.Millisecond
+	// namePause is how long after its name was resolved a connection begins. A
+	// gateway that overhears an answer needs a millisecond to act on it, so a
+	// client that is faster than that is decided without the name.
+	namePause = 100 * time.Millisecond
 	// recordTime is how long a connection's decision may take to be reported.
 	recordTime = 3 * time.Second
 )
@@ -41,6 +45,7 @@ func (r *run) connect(ctx context.Context, c Connect) error {
 	if err != nil {
 		return err
 	}
+	sleep(ctx, namePause)
 	to := net.JoinHostPort(addr.String(), c.Port)
 	if c.Times == 1 {
 		_, err := r.connectOnce(ctx, c, to, true)
@@ -166,7 +171,7 @@ func (r *run) fetchRecords(ctx context.Context, c Connect, a *attempt) {
 	defer cancel()
 	a.records = r.watch.seen.wait(ctx, a.conn, func(list []Record) bool {
 		last := list[len(list)-1]
-		return (c.Expect.Rule == "" || ruleName(last) == c.Expect.Rule) && (!c.Expect.Logged || last.Log)
+		return (c.Expect.Rule == "" || ruleName(last) == c.Expect.Rule) && (!c.Expect.Logged || bool(last.Log))
 	})
 }
 
@@ -225,7 +230,7 @@ func (r *run) judge(c Connect, a *attempt, left string) error {
 		return fmt.Errorf("given route %q, want %s", last.Route, e.Route)
 	case e.Uplink != "" && left != e.Uplink:
 		return fmt.Errorf("left by %q, want %s", left, e.Uplink)
-	case e.Logged && !last.Log:
+	case e.Logged && !bool(last.Log):
 		return errors.New("the decision is not logged")
 	case e.Outcome == Connected && last.Action == "block":
 		return errors.New("the connection works, but the decision blocks it")

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -59,7 +60,8 @@ func (l *Lab) LogPath() string { return filepath.Join(l.Dir, "netpolicyd.log") }
 func (l *Lab) API() *api.Client { return api.NewClient(l.SocketPath()) }
 
 // StartDaemon starts netpolicyd in the gateway with its own state directory and
-// socket, and waits until it enforces the policy at path. The state directory
+// socket, and waits until it enforces the policy at path
+// and observes traffic. The state directory
 // outlives a kill, so that the next start finds what the last one left.
 func (l *Lab) StartDaemon(ctx context.Context, policy string) error {
 	if err := l.SpawnDaemon(policy); err != nil {
@@ -71,7 +73,7 @@ func (l *Lab) StartDaemon(ctx context.Context, policy string) error {
 	client := l.API()
 	for {
 		s, err := client.Status(ctx)
-		if err == nil && s.Mode == "enforce" && s.Enforcement == "" && s.PID == d.process.Pid {
+		if err == nil && s.Mode == "enforce" && s.Enforcement == "" && s.PID == d.process.Pid && observes(s.Sources) {
 			return nil
 		}
 		select {
@@ -83,6 +85,16 @@ func (l *Lab) StartDaemon(ctx context.Context, policy string) error {
 			return fmt.Errorf("netpolicyd does not enforce the policy after %v (status: %q, %v)\n%s", startTime, s.Enforcement, err, l.tail())
 		}
 	}
+}
+
+// observes reports whether the sources that a gateway's decisions need are at work.
+func observes(list []api.Source) bool {
+	for _, need := range []string{"conntrack", "afpacket"} {
+		if !slices.ContainsFunc(list, func(s api.Source) bool { return s.Name == need && s.Error == "" }) {
+			return false
+		}
+	}
+	return true
 }
 
 // SpawnDaemon starts netpolicyd and waits for nothing.

@@ -18,7 +18,7 @@ type Record struct {
 	Action  string          `json:"action"`
 	Target  json.RawMessage `json:"target"`
 	Route   string          `json:"route"`
-	Log     bool            `json:"log"`
+	Log     Logged          `json:"log"`
 	Default bool            `json:"default"`
 	Final   bool            `json:"final"`
 	Why     string          `json:"why"`
@@ -32,6 +32,19 @@ type Record struct {
 	FlowJSON    json.RawMessage `json:"flow"`
 
 	Flow flow.Flow `json:"-"`
+}
+
+// Logged is the log modifier: false, true, or the text to log.
+type Logged bool
+
+// UnmarshalJSON takes any text for true.
+func (l *Logged) UnmarshalJSON(b []byte) error {
+	if s := string(b); s == "false" || s == "null" {
+		*l = false
+		return nil
+	}
+	*l = true
+	return nil
 }
 
 // ParseRecord reads one line of the daemon's decisions.

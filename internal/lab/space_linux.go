@@ -242,3 +242,22 @@ func (s *space) start(cmd *exec.Cmd) error {
 	}
 	return errors.Join(cmd.Start(), netns.Set(home))
 }
+
+// linkLocal reports whether dev has its IPv6 link-local address: the last thing
+// that the kernel gives a link that has come up.
+func (s *space) linkLocal(dev string) bool {
+	link, err := s.nl.LinkByName(dev)
+	if err != nil {
+		return false
+	}
+	addrs, err := s.nl.AddrList(link, netlink.FAMILY_V6)
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if a.IP.IsLinkLocalUnicast() && a.Flags&syscall.IFA_F_TENTATIVE == 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -179,6 +179,9 @@ func (l *Lab) line(name string) *line {
 	return nil
 }
 
+// readyTime is how long a lab's links may take until they carry.
+const readyTime = 10 * time.Second
+
 // The queues of a provider: packets from the gateway, packets from inet.
 const (
 	queueUp   = 1
@@ -292,11 +295,18 @@ func (l *Lab) Counters() (Counters, error) {
 	return c, nil
 }
 
-// ready waits until the client reaches the resolver over both families: fresh
-// links take some milliseconds to carry.
+// ready waits until the gateway's links have settled, which the kernel notices up
+// to a second late, and until the client reaches the resolver over both families.
 func (l *Lab) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
+	for _, dev := range []string{"lan", Wan1, Wan2} {
+		for !l.gw.linkLocal(dev) {
+			if !sleep(ctx, 10*time.Millisecond) {
+				return fmt.Errorf("%s in %s gets no link-local address: %w", dev, l.gw.name, ctx.Err())
+			}
+		}
+	}
 	for _, server := range []string{Resolver4, Resolver6} {
 		for {
 			_, err := l.Client().resolveAt(ctx, server, "example.com", false)
