@@ -219,24 +219,6 @@ func hostUpdate(set string, addr netip.Addr, verb, chain string, ttl time.Durati
 	return u
 }
 
-// Seed puts the names that are known already into the plan itself, so that the
-// transaction that loads it leaves no moment without them. Call it before the
-// plan is applied, for every live address.
-func (p *Plan) Seed(addr netip.Addr, names flow.Names, ttl time.Duration) error {
-	updates, err := p.Answer(addr, names, ttl)
-	for _, u := range updates {
-		switch u.Kind {
-		case PutChain:
-			p.Table.Chains = append(p.Table.Chains, u.Chain)
-		case PutElem:
-			s := p.Table.set(u.Set)
-			s.Elems = slices.DeleteFunc(s.Elems, func(e Elem) bool { return e.Key == u.Elem.Key })
-			s.Elems = append(s.Elems, u.Elem)
-		}
-	}
-	return err
-}
-
 // prepare makes the classes that a single pattern's names give.
 func (p *Plan) prepare() {
 	for i := range p.names.terms {

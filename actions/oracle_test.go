@@ -2,7 +2,9 @@ package actions_test
 
 import (
 	"context"
+	"flag"
 	"net/netip"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,6 +21,19 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
+
+// TestMain asks rapid for more than its hundred cases: 1,000 policies with 16
+// packets each take a second or two. -rapid.checks overrides it.
+func TestMain(m *testing.M) {
+	checks := "1000"
+	if os.Getenv("FULL") != "" {
+		checks = "20000"
+	}
+	if err := flag.Set("rapid.checks", checks); err != nil {
+		panic(err) // rapid has renamed its flag: our own bug
+	}
+	os.Exit(m.Run())
+}
 
 var uids = map[string]uint32{"alice": 1000, "bob": 1001, "4242": 4242}
 

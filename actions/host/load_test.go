@@ -49,12 +49,13 @@ func TestLoadTenThousand(t *testing.T) {
 	t.Logf("failover: %v", time.Since(start))
 	w = engine.OfflineWorld(p, state.Failover)
 	var some []string
-	for i := range p.Rules { // two names under two rules far apart: no single pattern's class
-		if preds := p.Rules[i].Match; preds.Op == rules.OpPred && len(preds.Pred.Names) > 0 && i%4999 < 50 {
-			some = append(some, "x."+preds.Pred.Names[0].Name)
+	for i := range p.Rules { // two names of rules with more conditions: no single pattern's class
+		m := &p.Rules[i].Match
+		if m.Op == rules.OpAnd && len(m.Kids[0].Pred.Names) > 0 && len(some) < 2 {
+			some = append(some, "x."+m.Kids[0].Pred.Names[0].Name)
 		}
 	}
-	names := flow.NewNames(some[0], some[len(some)-1])
+	names := flow.NewNames(some[0], some[1])
 	updates, err := plan.Answer(netip.MustParseAddr("203.0.113.7"), names, time.Minute)
 	must(t, err)
 	start = time.Now()

@@ -1,14 +1,13 @@
-// Package iproute adds and removes ip rules and routes over netlink. Every
-// operation can be repeated, and only what carries our protocol number is ever
-// listed. Needs Linux 4.17 (protocol of rules).
 package iproute
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -206,6 +205,9 @@ func prefix(n *net.IPNet, f actions.Family) netip.Prefix {
 	return netip.PrefixFrom(addr, ones)
 }
 
+// working is a link that is up and can carry packets, as far as it can tell.
+const working = unix.IFF_UP | unix.IFF_RUNNING
+
 // ReadHost returns what plans need to know of the host, but for its users.
 func (a *Applier) ReadHost() (actions.Host, error) {
 	var h actions.Host
@@ -217,7 +219,7 @@ func (a *Applier) ReadHost() (actions.Host, error) {
 	for _, l := range links {
 		at := l.Attrs()
 		names[at.Index] = at.Name
-		link := actions.Link{Name: at.Name, Index: at.Index, Up: at.Flags&net.FlagUp != 0 && at.OperState != netlink.OperDown}
+		link := actions.Link{Name: at.Name, Index: at.Index, Up: at.RawFlags&working == working}
 		addrs, err := a.h.AddrList(l, unix.AF_UNSPEC)
 		if err != nil {
 			return h, fmt.Errorf("list addresses of %s: %w", at.Name, err)
@@ -243,19 +245,31 @@ func (a *Applier) readMain(h *actions.Host, f actions.Family, names map[int]stri
 	if err != nil {
 		return fmt.Errorf("list main table: %w", err)
 	}
+	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return cmp.Compare(a.Priority, b.Priority) })
 	for i := range routes {
 		r := &routes[i]
-		dst, dev := prefix(r.Dst, f), names[r.LinkIndex]
-		if r.Type != unix.RTN_UNICAST || dev == "" || dev == "lo" {
+		if r.Type != unix.RTN_UNICAST {
 			continue
 		}
-		gw, hasGateway := netip.AddrFromSlice(r.Gw)
-		switch {
-		case dst.Bits() == 0:
-			h.Defaults = append(h.Defaults, actions.DefaultRoute{Dev: dev, Family: f, Gateway: gw.Unmap()})
-		case !hasGateway && !dst.Addr().IsLinkLocalUnicast() && !dst.Addr().IsMulticast():
-			h.Connected = append(h.Connected, actions.Connected{Prefix: dst, Dev: dev})
+		hops := r.MultiPath
+		if len(hops) == 0 {
+			hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+		}
+		for _, hop := range hops {
+			if dev := names[hop.LinkIndex]; dev != "" && dev != "lo" {
+				addMain(h, f, prefix(r.Dst, f), dev, hop.Gw)
+			}
 		}
 	}
 	return nil
+}
+
+func addMain(h *actions.Host, f actions.Family, dst netip.Prefix, dev string, gateway net.IP) {
+	gw, hasGateway := netip.AddrFromSlice(gateway)
+	switch {
+	case dst.Bits() == 0:
+		h.Defaults = append(h.Defaults, actions.DefaultRoute{Dev: dev, Family: f, Gateway: gw.Unmap()})
+	case !hasGateway && !dst.Addr().IsLinkLocalUnicast() && !dst.Addr().IsMulticast():
+		h.Connected = append(h.Connected, actions.Connected{Prefix: dst, Dev: dev})
+	}
 }
