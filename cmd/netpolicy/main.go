@@ -49,6 +49,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand()
+	root.AddCommand(newInspectCmd())
 	root.AddCommand(newExplainCmd(), newDecideCmd())
 	root.AddCommand(newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd())
 	root.AddCommand(newLabCmd())

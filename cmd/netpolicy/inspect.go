@@ -1,0 +1,308 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/replay"
+)
+
+// newInspectCmd shows connections and their names, from a capture or live.
+func newInspectCmd() *cobra.Command {
+	var file, output string
+	var live, tunnels bool
+	cmd := &cobra.Command{
+		Use:   "inspect --pcap FILE | --live",
+		Short: "Show connections and the names they carry, from a capture or live",
+		Long: `Show one line for each connection: its ends, the server name of its ClientHello (sni, null when it is known
+that there is none), the Host of its HTTP request, and the DNS names of its destination. name_source tells where
+the best name comes from: tls, http or dns.
+
+--live watches this host (or network namespace) until interrupted: conntrack, local sockets, DNS answers and
+ClientHellos. It needs root and changes nothing.`,
+		Example: `  netpolicy inspect --pcap capture.pcapng -o ndjson
+  netpolicy inspect --live -o table`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "ndjson" && output != "table" {
+				return fmt.Errorf("unknown output %q: ndjson or table", output)
+			}
+			if live == (file != "") {
+				return errors.New("give either --pcap FILE or --live")
+			}
+			if live {
+				return inspectLive(cmd.Context(), cmd.OutOrStdout(), output == "table")
+			}
+			return inspectFile(cmd, file, output, !tunnels)
+		},
+	}
+	cmd.Flags().StringVar(&file, "pcap", "", "read this capture (pcap or pcapng; - for standard input)")
+	cmd.Flags().BoolVar(&live, "live", false, "watch this host's connections until interrupted")
+	cmd.Flags().BoolVar(&tunnels, "tunnels", false, "show tunnels themselves, not the connections inside them")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "ndjson or table")
+	return cmd
+}
+
+func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
+	in := cmd.InOrStdin()
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
+			return exitErrors
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	src := replay.New(in, replay.Options{CaptureOnly: true, KeepTunnels: !inside})
+	c := newConnections()
+	// What was read before an error is worth showing.
+	runErr := src.Run(cmd.Context(), c.take)
+	var err error
+	if runErr != nil && len(c.order) == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "error: %s: %v\n", file, runErr)
+		return exitErrors
+	}
+	if output == "table" {
+		err = c.table(cmd.OutOrStdout())
+	} else {
+		err = c.lines(cmd.OutOrStdout())
+	}
+	if err != nil {
+		return err
+	}
+	if c.dropped > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %d connections beyond the first %d are not shown\n", c.dropped, maxShown)
+	}
+	switch {
+	case errors.Is(runErr, replay.ErrCut):
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s: %v\n", file, runErr)
+	case runErr != nil:
+		fmt.Fprintf(cmd.ErrOrStderr(), "error: %s: %v\n", file, runErr)
+		return exitErrors
+	}
+	return nil
+}
+
+// maxShown bounds the connections held for one output; each takes about 1 KiB.
+const maxShown = 1 << 18
+
+// ends identify a connection.
+type ends struct {
+	proto    flow.Proto
+	src, dst netip.AddrPort
+}
+
+// connection is what was gathered of one connection.
+type connection struct {
+	flow  flow.Flow
+	began time.Time
+	shown bool
+	over  bool
+}
+
+// connections gathers events into connections, in the order of their beginning.
+type connections struct {
+	byEnds  map[ends]*connection
+	order   []*connection
+	names   *inspector.NameTable
+	dropped int
+}
+
+func newConnections() *connections {
+	return &connections{byEnds: make(map[ends]*connection), names: inspector.NewNameTable(0)}
+}
+
+func endsOf(f flow.Flow) ends {
+	proto, _ := f.Proto.Get()
+	src, _ := f.Src.Get()
+	dst, _ := f.Dst.Get()
+	srcPort, _ := f.SrcPort.Get()
+	dstPort, _ := f.DstPort.Get()
+	return ends{proto, netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, dstPort)}
+}
+
+// take enters one event.
+func (c *connections) take(e inspector.Event) { c.enter(e) }
+
+// enter enters one event and returns its connection, nil where it has none.
+func (c *connections) enter(e inspector.Event) *connection {
+	if e.Kind == inspector.Answered {
+		c.names.Add(e.Answer, e.At)
+		return nil
+	}
+	k := endsOf(e.Flow)
+	n := c.byEnds[k]
+	if n == nil && e.Kind == inspector.Name {
+		// A hello may come from the side that was taken for the server.
+		if o := c.byEnds[ends{k.proto, k.dst, k.src}]; o != nil && o.flow.SNI.Unknown() {
+			delete(c.byEnds, ends{k.proto, k.dst, k.src})
+			n, c.byEnds[k] = o, o
+		}
+	}
+	if n == nil || n.over && e.Kind == inspector.Open {
+		if e.Kind == inspector.Close && n == nil {
+			return nil
+		}
+		if len(c.order) >= maxShown {
+			c.dropped++
+			return nil
+		}
+		n = &connection{flow: e.Flow, began: e.At}
+		c.byEnds[k] = n
+		c.order = append(c.order, n)
+	}
+	merge(&n.flow, e.Flow)
+	if dst, ok := n.flow.Dst.Get(); ok && (n.flow.DNS.Empty() || e.Kind == inspector.Name) {
+		n.flow.DNS = c.names.Names(dst, e.At)
+	}
+	n.over = n.over || e.Kind == inspector.Close
+	return n
+}
+
+// merge adds to f what another source knows of the same connection.
+func merge(f *flow.Flow, more flow.Flow) {
+	learn(&f.SNI, more.SNI)
+	learn(&f.HTTPHost, more.HTTPHost)
+	learn(&f.Process, more.Process)
+	learn(&f.ProcessPath, more.ProcessPath)
+	learn(&f.User, more.User)
+	learn(&f.IfaceIn, more.IfaceIn)
+	learn(&f.DSCP, more.DSCP)
+	learn(&f.RTT, more.RTT)
+	f.Src, f.SrcPort, f.Dst, f.DstPort = more.Src, more.SrcPort, more.Dst, more.DstPort
+}
+
+func learn[T comparable](v *flow.Value[T], more flow.Value[T]) {
+	if !more.Unknown() {
+		*v = more
+	}
+}
+
+// best returns the best name known of a connection and where it comes from.
+func best(f flow.Flow) (name, source string) {
+	if n, ok := f.SNI.Get(); ok {
+		return n, "tls"
+	}
+	if n, ok := f.HTTPHost.Get(); ok {
+		return n, "http"
+	}
+	if names := slices.Collect(f.DNS.All()); len(names) > 0 {
+		return strings.Join(names, " "), "dns"
+	}
+	return "", ""
+}
+
+// appendLine appends the connection as a flow record with its name_source.
+func appendLine(b []byte, f flow.Flow) []byte {
+	b = f.AppendJSON(b)
+	b = append(b[:len(b)-1], `,"name_source":`...)
+	if _, source := best(f); source != "" {
+		b = flow.AppendString(b, source)
+	} else {
+		b = append(b, "null"...)
+	}
+	return append(b, "}\n"...)
+}
+
+func (c *connections) lines(w io.Writer) error {
+	var b []byte
+	for _, n := range c.order {
+		b = appendLine(b, n.flow)
+		const enough = 64 << 10
+		if len(b) >= enough {
+			if _, err := w.Write(b); err != nil {
+				return fmt.Errorf("write output: %w", err)
+			}
+			b = b[:0]
+		}
+	}
+	if _, err := w.Write(b); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+func (c *connections) table(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "PROTO\tSOURCE\tDESTINATION\tNAME\tFROM")
+	for _, n := range c.order {
+		fmt.Fprintln(t, row(n.flow, "\t"))
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+// row is a connection for people. Control characters can't occur: names are
+// canonical, and a process's name is quoted when it has any.
+func row(f flow.Flow, sep string) string {
+	k := endsOf(f)
+	name, source := best(f)
+	fields := []string{k.proto.String(), end(k.src, f.SrcPort), end(k.dst, f.DstPort), cmp.Or(name, "-"), cmp.Or(source, "-")}
+	if p, ok := f.Process.Get(); ok {
+		fields = append(fields, fmt.Sprintf("%q", p))
+	}
+	return strings.Join(fields, sep)
+}
+
+func end(a netip.AddrPort, port flow.Value[uint16]) string {
+	if _, ok := port.Get(); ok {
+		return a.String()
+	}
+	return a.Addr().String()
+}
+
+// watch shows connections as they come: each once, when its name is known, at
+// the latest a moment after it was seen, or when it ends.
+func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, show func(flow.Flow) error) error {
+	const patience = 2 * time.Second
+	tick := time.NewTicker(patience / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case e := <-events:
+			n := c.enter(e)
+			if n == nil || n.shown {
+				continue
+			}
+			if e.Kind == inspector.Name || e.Kind == inspector.Close {
+				n.shown = true
+				if err := show(n.flow); err != nil {
+					return err
+				}
+			}
+		case now := <-tick.C:
+			for k, n := range c.byEnds {
+				if n.over {
+					delete(c.byEnds, k)
+				}
+			}
+			for _, n := range c.order {
+				if !n.shown && now.Sub(n.began) > patience {
+					n.shown = true
+					if err := show(n.flow); err != nil {
+						return err
+					}
+				}
+			}
+			c.order = slices.DeleteFunc(c.order, func(n *connection) bool { return n.over && n.shown })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
