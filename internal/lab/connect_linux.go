@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/rules"
 )
 
@@ -35,6 +37,7 @@ type attempt struct {
 	err     error
 	delta   Counters
 	records []Record
+	asked   bool // the record is the answer to a question, not a report
 }
 
 // connect tries each connection of a step and compares it with its decision.
@@ -160,19 +163,50 @@ func outcomeOf(err error) Outcome {
 	return Rejected
 }
 
-// fetchRecords waits for the connection's decision. A blocked connection that
-// no rule logs may have none.
-func (r *run) fetchRecords(ctx context.Context, c Connect, a *attempt) {
+// brief is the heart of a dial's error.
+func brief(err error) string {
+	var number syscall.Errno
+	switch {
+	case outcomeOf(err) == Blocked:
+		return "no answer"
+	case errors.As(err, &number):
+		return number.Error()
+	}
+	return err.Error()
+}
+
+// fetchRecords waits for the connection's decision. A blocked connection that no
+// rule logs is known to the kernel alone: then the daemon is asked how it would
+// decide it.
+func (r *run) fetchRecords(parent context.Context, c Connect, a *attempt) {
 	limit := recordTime
-	if a.outcome != Connected && c.Expect.Rule == "" && !c.Expect.Logged {
+	if a.outcome != Connected && !c.Expect.Logged {
 		limit = recordTime / 6
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	a.records = r.watch.seen.wait(ctx, a.conn, func(list []Record) bool {
 		last := list[len(list)-1]
 		return (c.Expect.Rule == "" || ruleName(last) == c.Expect.Rule) && (!c.Expect.Logged || bool(last.Log))
 	})
+	if len(a.records) > 0 || a.outcome == Connected {
+		return
+	}
+	question, err := json.Marshal(a.conn.String())
+	if err != nil {
+		return
+	}
+	answer, err := r.l.API().Explain(parent, api.ExplainRequest{Flow: question})
+	if err != nil {
+		r.out.line(yellow, "explain", "%v: %v", a.conn, err)
+		return
+	}
+	var rec Record
+	if err := json.Unmarshal(answer, &rec); err != nil {
+		r.out.line(yellow, "explain", "%v: %v", a.conn, err)
+		return
+	}
+	a.asked, a.records = true, []Record{rec}
 }
 
 func ruleName(r Record) string {
@@ -186,7 +220,7 @@ func (r *run) show(c Connect, to string, a *attempt, left string) {
 	what := "left by " + left
 	switch {
 	case a.outcome != Connected:
-		what = fmt.Sprintf("%v (%v)", a.outcome, a.err)
+		what = fmt.Sprintf("%v (%s)", a.outcome, brief(a.err))
 	case left == "":
 		what = "left by no single uplink"
 	}
@@ -195,7 +229,11 @@ func (r *run) show(c Connect, to string, a *attempt, left string) {
 		text += "  (" + describeCounters(a.delta) + ")"
 	}
 	if n := len(a.records); n > 0 {
-		text += "\ndecision: " + describeRecord(a.records[n-1])
+		label := "decision: "
+		if a.asked {
+			label = "explain: "
+		}
+		text += "\n" + label + describeRecord(a.records[n-1])
 	}
 	r.out.line(plain, "connect", "%s", text)
 }
@@ -207,10 +245,7 @@ func (r *run) judge(c Connect, a *attempt, left string) error {
 		return fmt.Errorf("the connection was %v (%v), want %v", a.outcome, a.err, e.Outcome)
 	}
 	if len(a.records) == 0 {
-		if a.outcome == Connected || e.Rule != "" || e.Route != "" || e.Logged {
-			return fmt.Errorf("the daemon reports no decision for %v", a.conn)
-		}
-		return nil
+		return fmt.Errorf("the daemon reports no decision for %v", a.conn)
 	}
 	last := a.records[len(a.records)-1]
 	if a.outcome == Connected {
@@ -232,8 +267,8 @@ func (r *run) judge(c Connect, a *attempt, left string) error {
 		return fmt.Errorf("left by %q, want %s", left, e.Uplink)
 	case e.Logged && !bool(last.Log):
 		return errors.New("the decision is not logged")
-	case e.Outcome == Connected && last.Action == "block":
-		return errors.New("the connection works, but the decision blocks it")
+	case a.outcome == Connected && last.Action == "block":
+		return errors.New("MISMATCH: the connection works, but the decision blocks it")
 	}
 	return nil
 }

@@ -141,9 +141,17 @@ func stateColour(s string) string {
 // between the daemon's start and the tail's.
 const lookBack = 256
 
+// logged is what a log line is about: a connection that is decided again the
+// same, once its name is seen, is not shown twice.
+type logged struct {
+	conn                tuple
+	rule, action, route string
+}
+
 // tail follows the daemon's decisions, also over its restarts.
 func (w *watcher) tail(ctx context.Context) {
 	client := w.l.API()
+	var last logged
 	for {
 		// A daemon that is not there, or goes away, is asked again.
 		_ = client.Decisions(ctx, lookBack, true, func(line []byte) error {
@@ -153,7 +161,9 @@ func (w *watcher) tail(ctx context.Context) {
 				return nil
 			}
 			w.seen.add(r)
-			if r.Log {
+			key, _ := tupleOf(&r.Flow)
+			if now := (logged{key, r.Rule, r.Action, r.Route}); bool(r.Log) && now != last {
+				last = now
 				w.out.line(dim, "log", "%s", describeRecord(r))
 			}
 			return nil
