@@ -112,6 +112,18 @@ func TestTextShowsFifty(t *testing.T) {
 	if got := b.String(); strings.Count(got, "NP001") != 50 || !strings.HasSuffix(got, "... and 3 more\n") {
 		t.Errorf("got %q", got)
 	}
+	for i := range list {
+		list[i] = New("NP401", Span{"f", i, i + 1}, "m")
+	}
+	list[52] = New("NP110", Span{"f", 52, 53}, "m")
+	list[51] = New("NP115", Span{"f", 51, 52}, "m")
+	b.Reset()
+	if err := Text(&b, list); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); strings.Count(got, "NP401") != 48 || !strings.HasSuffix(got, "f: warning NP115: m\nf: error NP110: m\n... and 3 more\n") {
+		t.Errorf("hints hide the error: %q", got)
+	}
 }
 
 func TestJSON(t *testing.T) {

@@ -23,15 +23,12 @@ const (
 
 // Text writes diagnostics for people: place, severity, code and message, the
 // source line with carets under the token, help, and notes at their places. The
-// list is shown as it is ordered (see Sort); at most 50 are shown. Files without
-// a source are shown without excerpt.
+// list is shown as it is ordered (see Sort); of more than 50 the most severe 50
+// are shown. Files without a source are shown without excerpt.
 func Text(w io.Writer, list []Diagnostic, sources ...*Source) error {
 	r := renderer{w: bufio.NewWriter(w), sources: sourceMap(sources)}
-	for i, d := range list {
-		if i == maxShown {
-			fmt.Fprintf(r.w, "... and %d more\n", len(list)-maxShown)
-			break
-		}
+	shown := mostSevere(list, maxShown)
+	for _, d := range shown {
 		r.head(d.Span, d.Severity.String()+" "+string(d.Code), d.Message)
 		r.excerpt(d.Span)
 		if d.Help != "" {
@@ -42,10 +39,36 @@ func Text(w io.Writer, list []Diagnostic, sources ...*Source) error {
 			r.excerpt(n.Span)
 		}
 	}
+	if len(list) > len(shown) {
+		fmt.Fprintf(r.w, "... and %d more\n", len(list)-len(shown))
+	}
 	if err := r.w.Flush(); err != nil {
 		return fmt.Errorf("write diagnostics: %w", err)
 	}
 	return nil
+}
+
+// mostSevere returns at most n of list in their order, errors before warnings
+// before hints, so that an error at the end is not hidden by hints above it.
+func mostSevere(list []Diagnostic, n int) []Diagnostic {
+	if len(list) <= n {
+		return list
+	}
+	var room [Error + 1]int // how many of each severity are shown
+	for s := Error; ; s-- {
+		room[s] = min(n, Count(list, s))
+		if n -= room[s]; s == Hint {
+			break
+		}
+	}
+	var shown []Diagnostic
+	for _, d := range list {
+		if room[d.Severity] > 0 {
+			room[d.Severity]--
+			shown = append(shown, d)
+		}
+	}
+	return shown
 }
 
 func sourceMap(sources []*Source) map[string]*Source {
@@ -81,7 +104,9 @@ func (r *renderer) excerpt(span Span) {
 	start, end := s.LineStart(line), s.LineEnd(line)
 	from := min(max(span.Start, start), end)
 	to := min(max(span.End, from), end)
-	text, pad, carets := layout(string(s.Text[start:from]), string(s.Text[from:to]), string(s.Text[to:end]))
+	const window = 2 * maxExcerpt * utf8.UTFMax // bytes; more is never shown
+	start, end = max(start, from-window), min(end, to+window)
+	text, pad, carets := layout(string(s.Text[start:from]), string(s.Text[from:min(to, from+window)]), string(s.Text[to:end]))
 	number := strconv.Itoa(line)
 	fmt.Fprintf(r.w, " %s | %s\n", number, text)
 	fmt.Fprintf(r.w, " %s | %s%s\n", strings.Repeat(" ", len(number)), strings.Repeat(" ", pad), strings.Repeat("^", carets))
@@ -90,10 +115,8 @@ func (r *renderer) excerpt(span Span) {
 // layout returns the line as shown, and how many cells lie before and under the
 // token. Tabs become spaces; what a terminal would obey is replaced.
 func layout(before, token, after string) (text string, pad, carets int) {
-	if utf8.RuneCountInString(before)+utf8.RuneCountInString(token)+utf8.RuneCountInString(after) > maxExcerpt {
-		if r := []rune(before); len(r) > beforeCaret {
-			before = "..." + string(r[len(r)-beforeCaret:])
-		}
+	if longer(before, token, after) {
+		before = tail(before, beforeCaret)
 		rest := maxExcerpt - utf8.RuneCountInString(before)
 		token, rest = head(token, rest)
 		after, _ = head(after, rest)
@@ -105,17 +128,47 @@ func layout(before, token, after string) (text string, pad, carets int) {
 	return strings.TrimRight(b.String(), " "), pad, max(end-pad, 1)
 }
 
-// head returns the first n characters of s with an ellipsis where some are
+// longer reports whether the parts together exceed an excerpt. It reads no more
+// of them than that takes.
+func longer(parts ...string) bool {
+	bytes, chars := 0, 0
+	for _, p := range parts {
+		bytes += len(p)
+	}
+	if bytes <= maxExcerpt || bytes > maxExcerpt*utf8.UTFMax {
+		return bytes > maxExcerpt
+	}
+	for _, p := range parts {
+		chars += utf8.RuneCountInString(p)
+	}
+	return chars > maxExcerpt
+}
+
+// tail returns the last n characters of s, with an ellipsis where some are left out.
+func tail(s string, n int) string {
+	i := len(s)
+	for ; n > 0 && i > 0; n-- {
+		_, size := utf8.DecodeLastRuneInString(s[:i])
+		i -= size
+	}
+	if i == 0 {
+		return s
+	}
+	return "..." + s[i:]
+}
+
+// head returns the first n characters of s, with an ellipsis where some are
 // left out, and how many of the n are left.
 func head(s string, n int) (string, int) {
-	r := []rune(s)
-	if len(r) <= n {
-		return s, n - len(r)
+	i := 0
+	for ; n > 0 && i < len(s); n-- {
+		_, size := utf8.DecodeRuneInString(s[i:])
+		i += size
 	}
-	if n == 0 {
-		return "", 0
+	if i == len(s) || i == 0 {
+		return s[:i], n
 	}
-	return string(r[:n]) + "...", 0
+	return s[:i] + "...", 0
 }
 
 // writeCells writes s from cell at on, and returns the cell behind it.
@@ -142,9 +195,22 @@ func writeCells(b *strings.Builder, s string, at int) int {
 // wide holds the ranges that terminals draw two cells wide (Unicode UAX #11,
 // classes W and F, and the emoji blocks).
 var wide = [...][2]rune{
-	{0x1100, 0x115f}, {0x2e80, 0x303e}, {0x3041, 0x33ff}, {0x3400, 0x4dbf}, {0x4e00, 0x9fff}, {0xa000, 0xa4cf},
-	{0xa960, 0xa97f}, {0xac00, 0xd7a3}, {0xf900, 0xfaff}, {0xfe30, 0xfe6f}, {0xff01, 0xff60}, {0xffe0, 0xffe6},
-	{0x1f300, 0x1f64f}, {0x1f680, 0x1f6ff}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd},
+	{0x1100, 0x115f},
+	{0x2e80, 0x303e},
+	{0x3041, 0x33ff},
+	{0x3400, 0x4dbf},
+	{0x4e00, 0x9fff},
+	{0xa000, 0xa4cf},
+	{0xa960, 0xa97f},
+	{0xac00, 0xd7a3},
+	{0xf900, 0xfaff},
+	{0xfe30, 0xfe6f},
+	{0xff01, 0xff60},
+	{0xffe0, 0xffe6},
+	{0x1f300, 0x1f64f},
+	{0x1f680, 0x1f6ff},
+	{0x1f900, 0x1f9ff},
+	{0x20000, 0x3fffd},
 }
 
 // cells is how many terminal cells a character takes: 0, 1 or 2.

@@ -39,12 +39,21 @@ func (l *loader) compose() *yaml.Node {
 			}
 			return root.Content[0]
 		}
-		budget -= len(l.text)
+		budget -= l.cost(err)
 		if !l.syntax(err) || budget < 0 {
 			return nil
 		}
 	}
 	return nil
+}
+
+// cost is how many bytes were parsed before an error.
+func (l *loader) cost(err error) int {
+	var e *yaml.LoadError
+	if !errors.As(err, &e) || e.Mark.Line == 0 {
+		return len(l.text)
+	}
+	return l.offset(e.Mark.Line, e.Mark.Column)
 }
 
 // parse runs the library once. A second document is reported and left out.

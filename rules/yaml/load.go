@@ -75,7 +75,8 @@ type loader struct {
 	at     cursor
 }
 
-// cursor remembers the last place found, for long lines of other than ASCII.
+// cursor remembers the last place found: in long lines of other than ASCII the
+// next one is near, and counting from the line's start would be quadratic.
 type cursor struct{ line, column, offset int }
 
 func newLoader(name string, src []byte) *loader {
@@ -159,12 +160,16 @@ func (l *loader) offset(line, column int) int {
 		return min(start+column-1, len(l.src.Text))
 	}
 	c := l.at
-	if c.line != line || c.column > column {
+	if c.line != line || column < c.column-column { // nearer to the line's start
 		c = cursor{line, 1, start}
 	}
-	for text := l.text; c.column < column && c.offset < len(l.src.Text); c.column++ {
-		_, size := utf8.DecodeRune(text[c.offset-l.skip:])
+	for ; c.column < column && c.offset < len(l.src.Text); c.column++ {
+		_, size := utf8.DecodeRune(l.text[c.offset-l.skip:])
 		c.offset += size
+	}
+	for ; c.column > column && c.offset > start; c.column-- {
+		_, size := utf8.DecodeLastRune(l.text[:c.offset-l.skip])
+		c.offset -= size
 	}
 	l.at = c
 	return c.offset
