@@ -48,7 +48,7 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 	p := &Plan{
 		PolicyHash: hashText(policy.Hash), MarkMask: cfg.MarkMask, CTMask: cfg.CTMask,
 		prog: prog, byRoute: map[int]uint32{}, names: newNameIndex(),
-		chains: map[string]bool{}, guardOf: map[string]string{},
+		chains: map[string]bool{}, guardOf: map[string]string{}, listOf: map[string]string{},
 	}
 	b := &builder{plan: p, policy: policy, host: &h, cfg: cfg, byKey: map[string]uint32{}}
 	if !b.number(prev) {
@@ -169,7 +169,10 @@ func (b *builder) lower() {
 
 func (b *builder) rule(r *rules.Rule, epoch uint32, terms []term) {
 	cand := epoch << actionBits
-	for i := range terms { // the sets of guards must all be known before the table is written
+	for i := range terms { // the sets must all be known before the table is written
+		for j := range terms[i].matches {
+			b.plan.intern(&terms[i].matches[j])
+		}
 		b.plan.conditions(&terms[i])
 	}
 	if r.Do.Kind == rules.ActNone {

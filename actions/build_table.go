@@ -82,6 +82,8 @@ func (b *builder) chains(start uint32) []Chain {
 		}},
 		{Name: "out", Hook: "type route hook output priority mangle; policy accept;", Rules: []Rule{
 			{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
+			// Sockets that chose their way by SO_MARK: the probes of each uplink.
+			{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: []Stmt{{Kind: Return}}},
 			{Do: []Stmt{{Kind: Goto, Target: "traffic"}}},
 		}},
 	}
@@ -242,7 +244,7 @@ func (b *builder) sets(w *state.World) []Set {
 	for _, r := range portProtos {
 		ported.Elems = append(ported.Elems, Elem{Key: fmt.Sprint(r.Lo)})
 	}
-	list := []Set{mk, fw, ported}
+	list := append([]Set{mk, fw, ported}, p.lists...)
 	if b.cfg.OnCrash != rules.Last {
 		alive := Set{Name: "alive", Type: "type nf_proto", Timeout: true}
 		for _, k := range guardKeys {

@@ -138,7 +138,7 @@ func assert(n *Table) []Update {
 				list = append(list, Update{Kind: DelElem, Set: s.Name, Elem: Elem{Key: k}})
 			}
 		}
-		if s.Name != "win" && s.Name != portSet { // those are part of the shape
+		if !s.fixed() { // those are part of the shape
 			list = append(list, diffElems(&Set{}, s)...)
 		}
 	}

@@ -182,6 +182,8 @@ type Plan struct {
 	names   *nameIndex
 	chains  map[string]bool // chains the table has, with those added by updates
 	guardOf map[string]string
+	lists   []Set // the lists that rules ask for
+	listOf  map[string]string
 	labels  labelSet
 }
 
@@ -203,6 +205,14 @@ func (p *Plan) String() string {
 // Bypass returns the packet mark of the daemon's own sockets (SO_MARK): they
 // are never decided.
 func (p *Plan) Bypass() uint32 { return p.MarkMask }
+
+// UplinkMark returns the packet mark that selects an uplink's own table, and
+// whether the plan has one (some route leads over the uplink). It is for the
+// sockets that measure the uplink, which are not decided either.
+func (p *Plan) UplinkMark(uplink string) (uint32, bool) {
+	n, ok := p.IDs.Marks["uplink "+uplink]
+	return place(n, p.MarkMask), ok
+}
 
 // CTMark returns the connection mark that pins a flow to the policy's concrete
 // route, under CTMask, and whether the plan has it.

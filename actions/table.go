@@ -71,7 +71,7 @@ const (
 type Range struct{ Lo, Hi uint32 }
 
 // Match is one condition of a table rule. Exactly one of Nums, Prefixes, Texts
-// and Set is used.
+// and Set is used; or Set is the table's set of the others' elements.
 type Match struct {
 	Key      Key
 	V6       bool   // the family, for KeySrc, KeyDst, KeyDSCP and the hashes
@@ -133,6 +133,7 @@ type Set struct {
 	Type    string // as nft declares it: "type ipv4_addr", "typeof meta priority"
 	Map     bool
 	Timeout bool // its elements may have time limits
+	Ranges  bool // its elements may be ranges or prefixes
 	Elems   []Elem
 }
 
@@ -155,12 +156,17 @@ type Table struct {
 	lasts  int // how many chains the shape covers
 }
 
+// fixed reports whether the set's elements never change while the policy is the same.
+func (s *Set) fixed() bool {
+	return s.Name == "win" || s.Name == portSet || strings.HasPrefix(s.Name, listPrefix)
+}
+
 // lasting is a table's shape: what WorldUpdates and Answer never change.
 func (t *Table) lasting(policyHash string) string {
 	h := sha256.New()
 	fmt.Fprintln(h, policyHash)
 	for _, s := range t.Sets {
-		if s.Name != "win" && s.Name != portSet {
+		if !s.fixed() {
 			s.Elems = nil
 		}
 		var b strings.Builder
@@ -197,6 +203,9 @@ func (s *Set) text(b *strings.Builder) {
 	fmt.Fprintf(b, "\t%s %s {\n\t\t%s\n", kind, s.Name, typ)
 	if s.Timeout {
 		b.WriteString("\t\tflags timeout\n")
+	}
+	if s.Ranges {
+		b.WriteString("\t\tflags interval\n")
 	}
 	if len(s.Elems) > 0 {
 		b.WriteString("\t\telements = { ")
@@ -294,7 +303,7 @@ func (m *Match) text(b *strings.Builder) {
 	if m.Mask != 0 {
 		fmt.Fprintf(b, " & %#x", m.Mask)
 	}
-	n := len(m.Nums) + len(m.Prefixes) + len(m.Texts)
+	elems := m.elems()
 	switch {
 	case m.Op == Not:
 		b.WriteString(" != ")
@@ -302,47 +311,86 @@ func (m *Match) text(b *strings.Builder) {
 		b.WriteString(" > ")
 	case m.Op == Below:
 		b.WriteString(" < ")
-	case m.Mask != 0 && n == 1:
+	case m.Mask != 0 && len(elems) == 1:
 		b.WriteString(" == ")
 	default:
 		b.WriteByte(' ')
 	}
-	if m.Set != "" {
+	switch {
+	case m.Set != "":
 		b.WriteString("@" + m.Set)
-		return
+	case len(elems) == 1:
+		b.WriteString(elems[0])
+	default:
+		b.WriteString("{ " + strings.Join(elems, ", ") + " }")
 	}
-	if n > 1 {
-		b.WriteString("{ ")
-	}
-	first := true
-	sep := func() {
-		if !first {
-			b.WriteString(", ")
-		}
-		first = false
-	}
+}
+
+// elems spells what the match compares with.
+func (m *Match) elems() []string {
+	var list []string
 	for _, r := range m.Nums {
-		sep()
-		b.WriteString(m.Key.number(r.Lo))
+		s := m.Key.number(r.Lo)
 		if r.Hi != r.Lo {
-			b.WriteString("-" + m.Key.number(r.Hi))
+			s += "-" + m.Key.number(r.Hi)
 		}
+		list = append(list, s)
 	}
 	for _, p := range m.Prefixes {
-		sep()
-		b.WriteString(prefixText(p))
+		list = append(list, prefixText(p))
 	}
 	for _, t := range m.Texts {
-		sep()
-		if m.Key == KeyDstType || m.Key == KeyOif {
-			b.WriteString(t)
-		} else {
-			b.WriteString(strconv.Quote(t))
+		if m.Key != KeyDstType {
+			t = strconv.Quote(t)
+		}
+		list = append(list, t)
+	}
+	return list
+}
+
+// listPrefix begins the names of the sets that hold rules' lists.
+const listPrefix = "list"
+
+// setTypes are the types of sets for the keys that rules ask for.
+var setTypes = map[Key]string{
+	KeyL4Proto: "inet_proto", KeySrcPort: "inet_service", KeyDstPort: "inet_service", KeyDSCP: "dscp",
+	KeyMark: "mark", KeyIifname: "ifname", KeyUID: "uid",
+}
+
+// intern gives a match on several elements a set with a name, shared by equal
+// lists. Thousands of nameless sets take the kernel half a minute: it looks for
+// a free name by reading all the others.
+func (p *Plan) intern(m *Match) {
+	elems := m.elems()
+	if len(elems) < 2 || m.Set != "" {
+		return
+	}
+	typ := setTypes[m.Key]
+	if m.Key == KeySrc || m.Key == KeyDst {
+		typ = "ipv4_addr"
+		if m.V6 {
+			typ = "ipv6_addr"
 		}
 	}
-	if n > 1 {
-		b.WriteString(" }")
+	s := Set{Type: "type " + typ}
+	for _, e := range elems {
+		s.Elems = append(s.Elems, Elem{Key: e})
 	}
+	for _, r := range m.Nums {
+		s.Ranges = s.Ranges || r.Lo != r.Hi
+	}
+	for _, x := range m.Prefixes {
+		s.Ranges = s.Ranges || !x.IsSingleIP()
+	}
+	key := typ + " " + strings.Join(elems, " ")
+	name, ok := p.listOf[key]
+	if !ok {
+		name = listPrefix + strconv.Itoa(len(p.lists))
+		s.Name = name
+		p.listOf[key] = name
+		p.lists = append(p.lists, s)
+	}
+	m.Set = name
 }
 
 func prefixText(p netip.Prefix) string {

@@ -310,7 +310,7 @@ func (k *Kernel) match(m *actions.Match, p *Packet) bool {
 		}
 		text = strconv.FormatUint(uint64(n), 10)
 	}
-	if m.Set != "" {
+	if m.Set != "" && len(m.Nums) == 0 {
 		_, in := k.sets[m.Set][text]
 		return in == (m.Op == actions.Is)
 	}
