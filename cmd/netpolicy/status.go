@@ -254,14 +254,13 @@ func uplinkDetail(u *api.Uplink, now time.Time) string {
 	case u.Unknown:
 		parts = append(parts, "not measured yet")
 	}
-	verdict := u.Verdict
-	if verdict != "" && !u.VerdictSince.IsZero() {
-		verdict += " since " + clock(u.VerdictSince, now)
-	}
-	if verdict != "" && u.Why != "" {
-		verdict += " (" + u.Why + ")"
-	}
-	if verdict != "" {
+	if verdict := u.Verdict; verdict != "" && (verdict != "good" || u.State != "NORMAL") {
+		if !u.VerdictSince.IsZero() {
+			verdict += " since " + clock(u.VerdictSince, now)
+		}
+		if u.Why != "" {
+			verdict += " (" + u.Why + ")"
+		}
 		parts = append(parts, verdict)
 	}
 	if u.RTTms >= 0 {

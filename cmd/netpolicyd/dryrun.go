@@ -105,7 +105,7 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 	if plan == nil {
 		return exitErrors
 	}
-	live, problems := connections(cmd.Context(), sources())
+	live, problems := connections(cmd.Context(), lookers())
 	if s.output == "json" {
 		return printPlanJSON(cmd.OutOrStdout(), prog, world, plan, live)
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"time"
 
+	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
+	"netpolicy.dev/netpolicy/inspector/nflog"
 	"netpolicy.dev/netpolicy/inspector/sockdiag"
+	"netpolicy.dev/netpolicy/probe"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -18,11 +21,36 @@ func sources() []inspector.Source {
 		conntrack.New(conntrack.Options{}),
 		sockdiag.New(sockdiag.Options{}),
 		afpacket.New(afpacket.Options{}),
+		nflog.New(nflog.Options{Group: actions.LogGroup}),
 	}
 }
 
-// measure probes the policy's uplinks until ctx ends.
-func measure(ctx context.Context, p *rules.Policy, bypass uint32, now func() time.Duration, emit func(state.Round)) error {
-	<-ctx.Done()
-	return nil
+// lookers are the sources that list what is alive at once, and take nothing
+// away from a daemon that runs.
+func lookers() []inspector.Source {
+	return []inspector.Source{conntrack.New(conntrack.Options{}), sockdiag.New(sockdiag.Options{})}
+}
+
+// measure probes the policy's uplinks until ctx ends. An uplink that no route
+// leads over has no table of its own: its probes use the main one, undecided.
+func measure(ctx context.Context, p *rules.Policy, plan *actions.Plan, now func() time.Duration, emit func(state.Round)) error {
+	var uplinks []probe.Uplink
+	for i := range p.Uplinks {
+		u := &p.Uplinks[i]
+		if u.Probe.Kind == rules.ProbeNone {
+			continue
+		}
+		w := probe.Uplink{Index: i, Dev: u.Dev, Targets: u.Probe.Targets, Every: u.Probe.Every}
+		if u.Probe.Kind == rules.ProbeTCP {
+			w.Kind = probe.TCP
+		}
+		if plan != nil {
+			var ok bool
+			if w.Mark, ok = plan.UplinkMark(u.Name); !ok {
+				w.Mark = plan.Bypass()
+			}
+		}
+		uplinks = append(uplinks, w)
+	}
+	return probe.Run(ctx, uplinks, now, emit)
 }

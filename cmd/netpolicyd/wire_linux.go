@@ -73,7 +73,7 @@ func (reader) Watch(ctx context.Context, changed func()) error { return daemon.W
 // kernel enforces plans.
 type kernel struct{ *host.Enforcer }
 
-// Check has nft read the plan's table without putting it into the kernel.
+// Check has nft try to put the plan's table in place of the present one, without doing it.
 func (kernel) Check(ctx context.Context, p *actions.Plan) error {
 	cmd := exec.CommandContext(ctx, "nft", "-c", "-f", "-")
 	// Without the deletion the elements of the live table would be in the way.

@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
@@ -291,7 +293,7 @@ func (c *core) logged(e *inspector.Event, now time.Duration, wall time.Time) {
 	if at, ok := c.dropped[k]; ok && now-at < dropMemory {
 		return
 	}
-	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, logRule: e.Prefix}
+	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, logRule: strings.TrimPrefix(e.Prefix, actions.LogPrefix(""))}
 	c.nextID++
 	t.flow.ID = strconv.FormatUint(c.nextID, 10)
 	c.decide(t, wall)
@@ -430,15 +432,19 @@ func (c *core) replace(l live, now time.Duration, wall time.Time) {
 	c.allAgain("policy", now, wall)
 }
 
-// ignored reports flows that no policy is about: within this host, to many at
-// once, and the daemon's own probes.
+// ignored reports flows that the kernel's table does not decide either (within
+// this host, to many at once, address configuration), and the daemon's own probes.
 func (c *core) ignored(k flowKey) bool {
-	dst := k.dst.Addr()
-	if beyondPolicy(dst) {
+	src, dst := k.src.Addr(), k.dst.Addr()
+	dhcp := k.proto == flow.UDP && (between(k, 67, 68) || between(k, 546, 547))
+	if beyondPolicy(dst) || src.IsUnspecified() || src.IsLinkLocalUnicast() || dhcp {
 		return true
 	}
-	if !c.own[k.src.Addr()] {
-		return c.own[dst]
+	if !c.own[src] {
+		return false
+	}
+	if c.own[dst] {
+		return true
 	}
 	for i := range c.live.policy.Uplinks {
 		p := &c.live.policy.Uplinks[i].Probe
@@ -452,7 +458,12 @@ func (c *core) ignored(k flowKey) bool {
 			}
 		}
 	}
-	return c.own[dst]
+	return false
+}
+
+// between reports whether both ports lie in [lo, hi].
+func between(k flowKey, lo, hi uint16) bool {
+	return k.src.Port() >= lo && k.src.Port() <= hi && k.dst.Port() >= lo && k.dst.Port() <= hi
 }
 
 // record notes a decision for the tail, the log and the metrics.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/state"
@@ -178,7 +179,7 @@ func TestHintsDecideTheFirstPacket(t *testing.T) {
 func TestDroppedFlowsAreRecordedOnce(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	e := event(t, inspector.Logged, web+" sni=bad.example")
-	e.Source, e.Prefix = "nflog", "bad"
+	e.Source, e.Prefix = "nflog", actions.LogPrefix("bad")
 	c.event(&e, 0, wall)
 	c.event(&e, time.Second, wall)
 	o := expect(t, c, `logged: block by "bad" to "" over ""`)
@@ -200,8 +201,9 @@ func TestIgnoredFlows(t *testing.T) {
 	for _, text := range []string{
 		"tcp 127.0.0.1:5000 > 127.0.0.1:80",
 		"udp 10.0.0.5:5353 > 224.0.0.251:5353",
-		"tcp 10.0.0.5:5000 > 10.0.0.1:22", // to this host itself
-		"icmp 192.0.2.2 > 1.1.1.1",        // our own probe
+		"tcp 10.0.0.1:5000 > 192.0.2.2:22", // within this host
+		"udp 10.0.0.5:68 > 10.0.0.1:67",    // DHCP
+		"icmp 192.0.2.2 > 1.1.1.1",         // our own probe
 	} {
 		e := event(t, inspector.Open, text)
 		c.event(&e, 0, wall)

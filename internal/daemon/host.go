@@ -53,9 +53,10 @@ type Parts struct {
 	Kernel      Kernel
 	Connections Connections
 	Sources     []inspector.Source
-	// Probe measures the policy's uplinks until ctx ends. bypass is the packet
-	// mark of its sockets, 0 for none. nil measures nothing.
-	Probe func(ctx context.Context, p *rules.Policy, bypass uint32, now func() time.Duration, emit func(state.Round)) error
+	// Probe measures the policy's uplinks until ctx ends. The plan says which
+	// packet marks lead over them; nil where nothing is enforced. emit blocks
+	// while the loop is busy. nil measures nothing.
+	Probe func(ctx context.Context, p *rules.Policy, plan *actions.Plan, now func() time.Duration, emit func(state.Round)) error
 	// Now is the logical clock: a time since boot that counts sleep, so that it
 	// goes on over a restart of the daemon.
 	Now func() time.Duration

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -331,7 +332,8 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 		l.d.metrics.Apply("plan", j.took, j.err)
 		if j.err == nil {
 			l.broken = ""
-			probes := !sameProbes(l.core.live.policy, c.c.policy) || l.plan.Bypass() != c.c.plan.Bypass()
+			probes := !sameProbes(l.core.live.policy, c.c.policy) || l.plan.MarkMask != c.c.plan.MarkMask ||
+				!maps.Equal(l.plan.IDs.Marks, c.c.plan.IDs.Marks)
 			l.swap(c.c)
 			if probes {
 				l.stopProbes()
@@ -502,13 +504,14 @@ func (l *loop) startProbes(ctx context.Context) {
 		close(ended)
 		return
 	}
-	policy, bypass := l.core.live.policy, uint32(0)
+	policy := l.core.live.policy
+	var plan *actions.Plan
 	if !l.d.opts.Observe {
-		bypass = l.plan.Bypass()
+		plan = exported(l.plan)
 	}
 	go func() {
 		defer close(ended)
-		err := l.d.parts.Probe(ctx, policy, bypass, l.d.parts.Now, func(r state.Round) {
+		err := l.d.parts.Probe(ctx, policy, plan, l.d.parts.Now, func(r state.Round) {
 			select {
 			case l.d.rounds <- taggedRound{generation, r}:
 			case <-ctx.Done():

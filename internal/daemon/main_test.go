@@ -191,7 +191,7 @@ func start(t *testing.T, text string, set func(*Options, *Parts)) *rig {
 	parts := Parts{
 		Host: r.host, Kernel: r.host, Connections: r.host,
 		Sources: []inspector.Source{fakeSource{r.events}},
-		Probe: func(ctx context.Context, _ *rules.Policy, _ uint32, now func() time.Duration, emit func(state.Round)) error {
+		Probe: func(ctx context.Context, _ *rules.Policy, _ *actions.Plan, now func() time.Duration, emit func(state.Round)) error {
 			for {
 				select {
 				case <-ctx.Done():

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+)
+
+// night is a moment at which somebody looks at a router.
+var night = time.Date(2026, 2, 3, 3, 0, 0, 0, time.Local)
+
+func sampleStatus() api.Status {
+	at := func(ago time.Duration) time.Time { return night.Add(-ago) }
+	return api.Status{
+		Version: "v0.1.0", PID: 812, Started: at(2 * time.Hour), Now: night, Mode: "enforce",
+		Policy: api.Policy{File: "/etc/netpolicy/policy.yaml", Hash: "8664947ab4b8", Since: at(2 * time.Hour), Rules: 12},
+		Error: &api.ReloadError{
+			Code: "NP501", Time: at(time.Minute), Message: "1 error in the policy",
+			Diagnostics: []api.Diagnostic{{Code: "NP110", Severity: "error", File: "policy.yaml", Line: 16, Column: 21, Message: "no route is called `hx`", Help: "did you mean `ha`?"}},
+		},
+		State: "DEGRADED", Since: at(5 * time.Minute),
+		Uplinks: []api.Uplink{
+			{
+				Name: "wan1", Dev: "eth1", State: "DEGRADED", Since: at(5 * time.Minute), Up: true, Share: 100,
+				Verdict: "grey", VerdictSince: at(2 * time.Minute), Why: "rtt 104 ms, exit 90 ms", RTTms: 103.8, Loss: 0.1,
+				HoldUntil: night.Add(time.Minute),
+			},
+			{
+				Name: "wan2", Dev: "wwan0", State: "FAILOVER", Since: at(30 * time.Hour), Up: true, Verdict: "good", RTTms: 31.25,
+				Forced: &api.Forced{State: "FAILOVER", Shadow: "NORMAL", Until: night.Add(10 * time.Minute), Reason: "cable works"},
+			},
+			{Name: "wan3", Dev: "eth3", State: "NORMAL", Unknown: true, Share: 100, RTTms: -1, Loss: -1, Errors: -1},
+			{Name: "wan4", Dev: "eth4", State: "RECOVERY", Since: at(3 * time.Second), Up: true, Share: 25, RTTms: 8, Verdict: "good"},
+		},
+		Sources: []api.Source{{Name: "afpacket", Error: "operation not permitted"}, {Name: "conntrack"}},
+		Flows:   412, Names: 873, Decisions: 18234, Drops: map[string]uint64{"events": 7, "answers": 0},
+	}
+}
+
+func TestStatusText(t *testing.T) {
+	s := sampleStatus()
+	var b bytes.Buffer
+	writeStatus(&b, &s)
+	want := `netpolicyd v0.1.0 (pid 812), enforcing, up 2h0m
+policy   /etc/netpolicy/policy.yaml, 8664947ab4b8, 12 rules, live since 01:00:00 (2h0m ago)
+state    DEGRADED since 02:55:00 (5m0s ago)
+uplinks
+  wan1  eth1   DEGRADED  since 02:55:00 (5m0s ago), grey since 02:58:00 (rtt 104 ms, exit 90 ms), rtt 103.8 ms, loss 10%, held until 03:01:00
+  wan2  wwan0  FAILOVER  since 2026-02-01 21:00:00 (30h0m ago), forced until 03:10:00 (cable works), by itself it would be NORMAL, good, rtt 31.25 ms
+  wan3  eth3   NORMAL    link down
+  wan4  eth4   RECOVERY  since 02:59:57 (3s ago), good, rtt 8 ms, takes 25% of new flows
+sources  conntrack; afpacket not in use: operation not permitted
+flows    412 followed, 873 addresses with names, 18234 decisions
+dropped  7 events (queue full)
+NP501    the reload at 02:59:00 (1m0s ago) was rejected, the old policy goes on: 1 error in the policy
+  policy.yaml:16:21: error NP110: no route is called ` + "`hx`" + `
+    help: did you mean ` + "`ha`" + `?
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTailText(t *testing.T) {
+	at := night.Format(time.RFC3339)
+	for _, c := range []struct{ record, want string }{
+		{
+			`{"id":"1","rule":"zoom","action":"route","target":"ha","route":"fast","log":true,"default":false,"final":true,"pending":[],"why":"priority 100 before 10 (x)","time":"` + at + `","event":"open","mode":"enforce","flow":{"proto":"tcp","src":"10.0.0.5:5000","dst":"1.2.3.4:443","sni":"us01.zoom.us"},"uplink":"wan1"}`,
+			`03:00:00.000 open   tcp 10.0.0.5:5000 > 1.2.3.4:443 us01.zoom.us  route fast (asked ha) via wan1  by zoom (priority 100 before 10 (x))`,
+		},
+		{
+			`{"rule":"bad","action":"block","target":"reject","route":null,"final":true,"time":"` + at + `","event":"logged","mode":"observe","text":"no","flow":{"proto":"udp","src":"10.0.0.5:5000","dst":"[2001:db8::1]:53","dns":["a.example","b.example"],"process":"game"}}`,
+			`03:00:00.000 logged udp 10.0.0.5:5000 > [2001:db8::1]:53 a.example,b.example? [game]  block reject  by bad  "no"  (observed only)`,
+		},
+		{
+			`{"rule":null,"action":"route","target":"direct","route":"direct","default":true,"final":false,"pending":["sni"],"time":"` + at + `","event":"state","mode":"enforce","pinned":true,"pinned_route":"fast","flow":{"proto":"tcp","src":"10.0.0.5:1","dst":"1.2.3.4:2"}}`,
+			`03:00:00.000 state  tcp 10.0.0.5:1 > 1.2.3.4:2  route direct  by default  waits for sni  stays on fast`,
+		},
+		{`{"dropped":12}`, `... 12 records missed: this tail is slower than the decisions`},
+	} {
+		var b bytes.Buffer
+		if err := writeRecord(&b, []byte(c.record)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want+"\n", b.String()); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// backend answers the commands of these tests.
+type backend struct {
+	forced api.ForceRequest
+	reload api.ReloadResult
+}
+
+func (b *backend) Status() api.Status { return sampleStatus() }
+func (b *backend) Plan() string       { return "" }
+func (b *backend) Explain(api.ExplainRequest) (json.RawMessage, error) {
+	return nil, errors.New("not asked")
+}
+func (b *backend) Reload(context.Context) (api.ReloadResult, error) { return b.reload, nil }
+func (b *backend) Force(_ context.Context, q api.ForceRequest) error {
+	b.forced = q
+	return nil
+}
+
+func (b *backend) Clear(_ context.Context, uplink string) error {
+	if uplink == "wan9" {
+		return fmt.Errorf("uplink %q is not declared: %w", uplink, api.ErrBadRequest)
+	}
+	return nil
+}
+
+// TestDaemonCommands runs the client commands against a socket.
+func TestDaemonCommands(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := api.Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &backend{reload: api.ReloadResult{Result: api.Rejected, Error: "1 error in the policy", Diagnostics: sampleStatus().Error.Diagnostics}}
+	ring := telemetry.NewRing(4)
+	ring.Append([]byte(`{"id":"7"}`))
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- (&api.Server{Reader: b, Admin: b, Records: ring, Metrics: func(io.Writer) {}}).Run(ctx, l)
+	}()
+	defer func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, c := range []struct {
+		args string
+		code int
+		want string // in the output
+	}{
+		{"status", 0, "state    DEGRADED"},
+		{"status -o json", 0, `"state": "DEGRADED"`},
+		{"status -o xml", 2, "want text or json"},
+		{"uplinks", 0, "wan4  eth4   RECOVERY"},
+		{"uplinks -o json", 0, `"name": "wan4"`},
+		{"tail --follow=false -o json", 0, `{"id":"7"}`},
+		{"reload", 1, "policy.yaml:16:21: error NP110"},
+		{"reload -o json", 1, `"result": "rejected"`},
+		{"state force failover --for 10m --reason test --uplink wan1", 0, "wan1"},
+		{"state force WORSE --for 10m --reason test", 2, "want NORMAL"},
+		{"state force FAILOVER --reason test", 2, `"for" not set`},
+		{"state clear", 0, "wan1"},
+		{"state clear --uplink wan9", 1, `uplink "wan9" is not declared`},
+	} {
+		code, out := command(append(strings.Fields(c.args), "--socket", socket)...)
+		if code != c.code || !strings.Contains(out, c.want) {
+			t.Errorf("%s: exit %d, want %d and %q in\n%s", c.args, code, c.code, c.want, out)
+		}
+	}
+	if want := (api.ForceRequest{State: "FAILOVER", Uplink: "wan1", For: "10m0s", Reason: "test"}); b.forced != want {
+		t.Errorf("forced %+v", b.forced)
+	}
+}
+
+func TestNoDaemon(t *testing.T) {
+	for _, args := range []string{"status", "uplinks", "tail", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
+		code, out := command(append(strings.Fields(args), "--socket", filepath.Join(t.TempDir(), "none"))...)
+		if code != int(exitUnreachable) || !strings.Contains(out, "hint: is netpolicyd running?") {
+			t.Errorf("%s: exit %d\n%s", args, code, out)
+		}
+	}
+}
+
+// command runs the program and returns its exit code and all it said.
+func command(args ...string) (code int, out string) {
+	var b bytes.Buffer
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(&b)
+	root.SetErr(&b)
+	err := root.Execute()
+	var c exitCode
+	switch {
+	case err == nil:
+		return 0, b.String()
+	case errors.As(err, &c):
+		return int(c), b.String()
+	default:
+		return int(exitUsage), b.String() + err.Error()
+	}
+}
