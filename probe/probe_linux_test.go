@@ -149,6 +149,18 @@ func TestAliveAndDead(t *testing.T) {
 	}
 }
 
+// TestReversePath shows what docs/probes.md says of rp_filter.
+func TestReversePath(t *testing.T) {
+	here, _, _ := lines(t)
+	for value, lost := range map[string]bool{"0": false, "1": true, "2": false} {
+		here.Set(t, "net/ipv4/conf/wan2/rp_filter", value)
+		r := next(t, start(t, Uplink{Dev: "wan2", Mark: mark2, Every: 300 * time.Millisecond, Targets: targets("203.0.113.1:0")}))
+		if r.Probes[0].Lost != lost {
+			t.Errorf("rp_filter %s: %+v, want lost %v", value, r, lost)
+		}
+	}
+}
+
 // TestDelayed answers by hand: first with forgeries, then late.
 func TestDelayed(t *testing.T) {
 	_, far, _ := lines(t)
