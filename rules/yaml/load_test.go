@@ -181,7 +181,7 @@ func TestPolicy(t *testing.T) {
 	if r.Do.Mods != (rules.Modifiers{Log: flow.Some("hello"), Throttle: flow.Some(0), Mark: flow.Some(uint32(16)), DSCP: flow.Some(uint8(46))}) {
 		t.Errorf("modifiers: %+v", r.Do.Mods)
 	}
-	cfg := p.StateConfig()
+	cfg := p.Health()
 	u := cfg.Uplinks[0]
 	if u.DegradeAfter != 7 || u.RTT != (state.Threshold{Enter: 200_000, Exit: 100_000}) || u.Loss != (state.Threshold{Enter: 100_000, Exit: 10_000}) ||
 		u.Every.Seconds() != 2 || !cfg.Uplinks[1].Required || cfg.Primary != 0 {
