@@ -1,17 +1,14 @@
 #!/usr/bin/env bash
-# Runs fuzz targets for FUZZTIME (default 2m) each, one after the other: those
-# named as arguments, or all. A finding is written to the package's testdata/fuzz
-# and fails the run.
-set -eu
+# Runs the fuzz targets of the packages named as arguments, or of all, for
+# FUZZTIME (default 2m) each, one after the other. A finding is written to the
+# package's testdata/fuzz and fails the run.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-time=${FUZZTIME:-2m}
-wanted=" $* "
 status=0
-while read -r file target; do
-  if [ $# -gt 0 ] && [ "${wanted#* "$target" }" = "$wanted" ]; then continue; fi
-  echo "== $(dirname "$file") $target $time"
-  go test "./$(dirname "$file")" -run '^$' -fuzz "^$target\$" -fuzztime "$time" | tail -n 3 || status=1
-  [ "${PIPESTATUS[0]}" = 0 ] || status=1
-done < <(git grep -hoE --no-color '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' >/dev/null 2>&1 &&
-  git grep -oE --no-color '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' | sed -E 's/:func / /')
+while IFS=: read -r file target; do
+  dir=$(dirname "$file")
+  case " ${*:-$dir} " in *" $dir "*) ;; *) continue ;; esac
+  echo "== $dir ${target#func } ${FUZZTIME:-2m}"
+  go test "./$dir" -run '^$' -fuzz "^${target#func }\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x | tail -n 2 || status=1
+done < <(git grep -oE --no-color '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go')
 exit $status
