@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"syscall"
 	"time"
 
@@ -73,7 +72,8 @@ func (l *Lab) StartDaemon(ctx context.Context, policy string) error {
 	client := l.API()
 	for {
 		s, err := client.Status(ctx)
-		if err == nil && s.Mode == "enforce" && s.Enforcement == "" && s.PID == d.process.Pid && observes(s.Sources) {
+		if err == nil && s.Mode == "enforce" && s.Enforcement == "" && s.PID == d.process.Pid {
+			l.warm(ctx)
 			return nil
 		}
 		select {
@@ -87,14 +87,29 @@ func (l *Lab) StartDaemon(ctx context.Context, policy string) error {
 	}
 }
 
-// observes reports whether the sources that a gateway's decisions need are at work.
-func observes(list []api.Source) bool {
-	for _, need := range []string{"conntrack", "afpacket"} {
-		if !slices.ContainsFunc(list, func(s api.Source) bool { return s.Name == need && s.Error == "" }) {
-			return false
+// warmTime is how long the daemon may take until it sees traffic.
+const warmTime = 3 * time.Second
+
+// warm asks the resolver, from the client, until the daemon has seen a
+// connection and the name in an answer: only then does it observe. A policy may
+// keep the client from its resolver, so this gives up quietly.
+func (l *Lab) warm(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, warmTime)
+	defer cancel()
+	client := l.API()
+	for {
+		asking, stop := context.WithTimeout(ctx, time.Second/2)
+		_, _ = l.Client().resolveAt(asking, Resolver4, "dns.example.net", false)
+		stop()
+		for range 5 {
+			if s, err := client.Status(ctx); err == nil && s.Names > 0 && s.Flows > 0 {
+				return
+			}
+			if !sleep(ctx, 10*time.Millisecond) {
+				return
+			}
 		}
 	}
-	return true
 }
 
 // SpawnDaemon starts netpolicyd and waits for nothing.

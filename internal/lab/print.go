@@ -31,13 +31,14 @@ func NewPrinter(w io.Writer, quiet bool) *Printer {
 
 // The kinds of line, as terminal attributes (ECMA-48, SGR).
 const (
-	plain  = ""
-	dim    = "2"
-	bold   = "1"
-	green  = "32"
-	yellow = "33"
-	red    = "1;31"
-	cyan   = "36"
+	plain   = ""
+	dim     = "2"
+	bold    = "1"
+	green   = "32"
+	yellow  = "33"
+	magenta = "35"
+	cyan    = "36"
+	red     = "1;31" // failures alone: quiet shows them
 )
 
 // line writes one line with the time since the beginning and a label.

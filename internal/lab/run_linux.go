@@ -44,7 +44,7 @@ func RunDirs(ctx context.Context, opts Options, out *Printer, dirs ...string) er
 		}
 	}
 	if len(errs) == 0 {
-		out.result(bold, "ok", "%d connections, each left by the uplink its decision names; %d transitions", sum.Connections, sum.Transitions)
+		out.result(bold, "ok", "%d connections, each as its decision says; %d transitions", sum.Connections, sum.Transitions)
 	}
 	return errors.Join(errs...)
 }

@@ -130,7 +130,7 @@ func stateColour(s string) string {
 	case "NORMAL":
 		return green
 	case "FAILOVER":
-		return red
+		return magenta
 	case "RECOVERY":
 		return cyan
 	}
