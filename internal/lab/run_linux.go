@@ -49,7 +49,7 @@ func RunDirs(ctx context.Context, opts Options, out *Printer, dirs ...string) er
 	return errors.Join(errs...)
 }
 
-// run is one script under way.
+// run is one lab with a daemon in which scripts are carried out.
 type run struct {
 	l         *Lab
 	out       *Printer
@@ -57,8 +57,40 @@ type run struct {
 	live      string // the policy file that the daemon watches
 	policy    *rules.Policy
 	watch     *watcher
+	unwatch   context.CancelFunc
 	transfers map[string]*Transfer
 	total     Total
+}
+
+// newRun builds a lab and starts the daemon with a policy of dir. On an error
+// nothing is left; otherwise the caller calls close.
+func newRun(ctx context.Context, opts Options, out *Printer, dir, policy string) (_ *run, err error) {
+	l, err := New(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{l: l, out: out, dir: dir, live: filepath.Join(l.Dir, "policy.yaml"), transfers: map[string]*Transfer{}}
+	if err = r.install(policy); err == nil {
+		err = l.StartDaemon(ctx, r.live)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	watching, stop := context.WithCancel(ctx)
+	r.unwatch = stop
+	r.watch = newWatcher(watching, l, out)
+	return r, nil
+}
+
+// close ends everything and removes the lab.
+func (r *run) close() error {
+	for _, t := range r.transfers {
+		_ = t.Stop()
+	}
+	r.unwatch()
+	r.watch.wait()
+	r.total.Transitions = r.watch.transitions
+	return r.l.Close()
 }
 
 func runDir(ctx context.Context, opts Options, out *Printer, dir string) (total Total, err error) {
@@ -73,48 +105,38 @@ func runDir(ctx context.Context, opts Options, out *Printer, dir string) (total 
 	}
 	opts.Main = script.Main
 	out.line(bold, "lab", "%s: client - gateway =(wan1, wan2)= internet; the gateway's own default route is %s", filepath.Base(dir), script.Main)
-	l, err := New(ctx, opts)
+	r, err := newRun(ctx, opts, out, dir, script.Policy)
 	if err != nil {
 		return total, err
 	}
-	// Close also runs when what follows panics; the panic is then an error, so that others end well too.
+	// The lab is also removed when what follows panics; the panic is then an error.
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
-		err = errors.Join(err, l.Close())
-	}()
-	r := &run{l: l, out: out, dir: dir, live: filepath.Join(l.Dir, "policy.yaml"), transfers: map[string]*Transfer{}}
-	if err := r.install(script.Policy); err != nil {
-		return total, err
-	}
-	if err := l.StartDaemon(ctx, r.live); err != nil {
-		return total, err
-	}
-	watching, stop := context.WithCancel(ctx)
-	r.watch = newWatcher(watching, l, out)
-	defer func() {
-		stop()
-		r.watch.wait()
-		r.total.Transitions = r.watch.transitions
+		err = errors.Join(err, r.close())
 		total = r.total
 	}()
-	defer r.stopTransfers()
 	out.line(dim, "daemon", "netpolicyd enforces %s", script.Policy)
-	for _, step := range script.Steps {
+	return total, r.steps(ctx, script.Steps)
+}
+
+// steps carries out the steps up to the first that fails.
+func (r *run) steps(ctx context.Context, list []Step) error {
+	for _, step := range list {
 		if err := r.do(ctx, step); err != nil {
 			if ctx.Err() != nil {
-				return total, ctx.Err()
+				return ctx.Err()
 			}
-			return total, fmt.Errorf("%s: %s: %w", step.Where(), step.Text, err)
+			return fmt.Errorf("%s: %s: %w", step.Where(), step.Text, err)
 		}
 	}
 	for name, t := range r.transfers {
 		if err := t.Stop(); err != nil {
-			return total, fmt.Errorf("transfer %s broke: %w", name, err)
+			return fmt.Errorf("transfer %s broke: %w", name, err)
 		}
 	}
-	return total, nil
+	return nil
 }
 
 // install puts a policy file of the example in the place that the daemon reads.
@@ -139,12 +161,6 @@ func WriteFile(path string, data []byte) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
-}
-
-func (r *run) stopTransfers() {
-	for _, t := range r.transfers {
-		_ = t.Stop()
-	}
 }
 
 // do carries out one step.

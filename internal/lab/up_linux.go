@@ -18,22 +18,12 @@ func Up(ctx context.Context, opts Options, out *Printer, path string, in io.Read
 	if err != nil {
 		return fmt.Errorf("find the policy: %w", err)
 	}
-	l, err := New(ctx, opts)
+	r, err := newRun(ctx, opts, out, filepath.Dir(path), filepath.Base(path))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	r := &run{l: l, out: out, dir: filepath.Dir(path), live: filepath.Join(l.Dir, "policy.yaml"), transfers: map[string]*Transfer{}}
-	if err := r.install(filepath.Base(path)); err != nil {
-		return err
-	}
-	if err := l.StartDaemon(ctx, r.live); err != nil {
-		return err
-	}
-	watching, stop := context.WithCancel(ctx)
-	r.watch = newWatcher(watching, l, out)
-	defer func() { stop(); r.watch.wait() }()
-	defer r.stopTransfers()
+	defer func() { err = errors.Join(err, r.close()) }()
+	l := r.l
 
 	enter := func(s *space, command string) string {
 		return fmt.Sprintf("nsenter --net=%s%s %s", netnsDir, s.name, command)
