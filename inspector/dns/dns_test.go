@@ -64,21 +64,38 @@ func TestParse(t *testing.T) {
 		records        []string
 		want           inspector.Answer
 	}{
-		{"one address", "Us01.Zoom.US.", response, []string{"us01.zoom.us. 300s A 192.0.2.1"},
-			inspector.Answer{Name: "us01.zoom.us", Addrs: addrs("192.0.2.1"), TTL: 300 * time.Second}},
-		{"both families", "a.example.", response, []string{"a.example. 300s A 192.0.2.1", "a.example. 60s AAAA 2001:db8::1"},
-			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1", "2001:db8::1"), TTL: 60 * time.Second}},
-		{"chain out of order", "www.example.", response,
+		{
+			"one address", "Us01.Zoom.US.", response,
+			[]string{"us01.zoom.us. 300s A 192.0.2.1"},
+			inspector.Answer{Name: "us01.zoom.us", Addrs: addrs("192.0.2.1"), TTL: 300 * time.Second},
+		},
+		{
+			"both families", "a.example.", response,
+			[]string{"a.example. 300s A 192.0.2.1", "a.example. 60s AAAA 2001:db8::1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1", "2001:db8::1"), TTL: 60 * time.Second},
+		},
+		{
+			"chain out of order", "www.example.", response,
 			[]string{"c.cdn.example. 20s A 198.51.100.9", "b.cdn.example. 900s CNAME c.cdn.example.", "www.example. 30s CNAME b.cdn.example."},
-			inspector.Answer{Name: "www.example", Addrs: addrs("198.51.100.9"), TTL: 20 * time.Second}},
-		{"the alias' ttl is the least", "www.example.", response, []string{"www.example. 5s CNAME c.example.", "c.example. 600s A 192.0.2.3"},
-			inspector.Answer{Name: "www.example", Addrs: addrs("192.0.2.3"), TTL: 5 * time.Second}},
+			inspector.Answer{Name: "www.example", Addrs: addrs("198.51.100.9"), TTL: 20 * time.Second},
+		},
+		{
+			"the alias' ttl is the least", "www.example.", response,
+			[]string{"www.example. 5s CNAME c.example.", "c.example. 600s A 192.0.2.3"},
+			inspector.Answer{Name: "www.example", Addrs: addrs("192.0.2.3"), TTL: 5 * time.Second},
+		},
 		{"alias loop", "a.example.", response, []string{"a.example. 5s CNAME b.example.", "b.example. 5s CNAME a.example."}, inspector.Answer{}},
 		{"strange owner", "a.example.", response, []string{"bank.example. 5s A 203.0.113.6"}, inspector.Answer{}},
-		{"other types are skipped", "a.example.", response, []string{"a.example. 5s TXT hello", "a.example. 9s A 192.0.2.1"},
-			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1"), TTL: 9 * time.Second}},
-		{"mapped address", "a.example.", response, []string{"a.example. 5s AAAA ::ffff:192.0.2.1"},
-			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1"), TTL: 5 * time.Second}},
+		{
+			"other types are skipped", "a.example.", response,
+			[]string{"a.example. 5s TXT hello", "a.example. 9s A 192.0.2.1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1"), TTL: 9 * time.Second},
+		},
+		{
+			"mapped address", "a.example.", response,
+			[]string{"a.example. 5s AAAA ::ffff:192.0.2.1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1"), TTL: 5 * time.Second},
+		},
 		{"failure", "a.example.", dnsmessage.Header{Response: true, RCode: dnsmessage.RCodeNameError}, []string{"a.example. 5s A 192.0.2.1"}, inspector.Answer{}},
 		{"query", "a.example.", dnsmessage.Header{ID: 9}, nil, inspector.Answer{}},
 	} {

@@ -146,8 +146,10 @@ func TestNames(t *testing.T) {
 		}}, say(whole)...)...), []string{zoom}},
 		{"hello that never ends", with(say(whole[:60])...), []string{none}},
 		{"the server speaks first", with(append([]packet.Packet{func() packet.Packet { m := *l; return m.segment(false, packet.ACK, "220 hi\r\n") }()}, say(whole)...)...), []string{zoom}},
-		{"http", with(say("GET / HTTP/1.1\r\nAccept: x\r\nhOst: ", "WWW.Example:8080\r\n\r\n")...),
-			[]string{"name " + up + `,"sni":null,"http_host":"www.example"}`}},
+		{
+			"http", with(say("GET / HTTP/1.1\r\nAccept: x\r\nhOst: ", "WWW.Example:8080\r\n\r\n")...),
+			[]string{"name " + up + `,"sni":null,"http_host":"www.example"}`},
+		},
 		{"http without host", with(say("GET / HTTP/1.0\r\n\r\n")...), []string{none}},
 		{"connect", with(say("CONNECT a.example:443 HTTP/1.1\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"a.example"}`}},
 		{"http to an address", with(say("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n")...), []string{"name " + up + `,"sni":null,"http_host":""}`}},

@@ -168,11 +168,13 @@ func length(msg []byte) (int, bool) {
 
 // parseBody reads the ClientHello itself; whole is false when body is cut.
 func parseBody(body []byte, whole bool) (Hello, error) {
-	short := ErrMalformed
-	if !whole {
-		short = ErrIncomplete
-	}
 	var h Hello
+	short := func() (Hello, error) {
+		if whole {
+			return Hello{}, ErrMalformed
+		}
+		return h, ErrIncomplete
+	}
 	r := reader{body}
 	version, ok := r.uint16()
 	if ok && version>>8 != 3 {
@@ -181,17 +183,17 @@ func parseBody(body []byte, whole bool) (Hello, error) {
 	h.Version = version
 	// random, legacy_session_id, cipher_suites, legacy_compression_methods
 	if !ok || !r.skip(32) || !r.skipVector8() || !r.skipVector16() || !r.skipVector8() {
-		return h, short
+		return short()
 	}
 	if whole && len(r.b) == 0 {
 		return h, nil // no extensions at all: TLS 1.2 and older
 	}
 	n, ok := r.uint16()
 	if !ok {
-		return h, short
+		return short()
 	}
 	if whole && int(n) != len(r.b) {
-		return h, ErrMalformed
+		return short()
 	}
 	if len(r.b) > int(n) {
 		r.b = r.b[:n]
@@ -200,7 +202,7 @@ func parseBody(body []byte, whole bool) (Hello, error) {
 		kind, ok1 := r.uint16()
 		data, ok2 := r.vector16()
 		if !ok1 || !ok2 {
-			return h, short
+			return short()
 		}
 		if !h.extension(kind, data) {
 			return Hello{}, ErrMalformed
