@@ -169,12 +169,12 @@ func (b *builder) lower() {
 
 func (b *builder) rule(r *rules.Rule, epoch uint32, terms []term) {
 	cand := epoch << actionBits
-	for i := range terms { // the sets must all be known before the table is written
-		for j := range terms[i].matches {
-			b.plan.intern(&terms[i].matches[j])
-		}
-		b.plan.conditions(&terms[i])
+	var ready []term
+	for _, t := range terms { // the sets must all be known before the table is written
+		ready = append(ready, b.plan.spread(t)...)
+		b.plan.conditions(&t)
 	}
+	terms = ready
 	if r.Do.Kind == rules.ActNone {
 		if anyMods(&r.Do.Mods) && len(terms) > 0 {
 			m := modRule{bound: cand | actionMask, name: r.Name, mods: r.Do.Mods, terms: terms}

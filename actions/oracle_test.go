@@ -177,6 +177,41 @@ func TestTableDecidesAsEngine(t *testing.T) {
 	})
 }
 
+// TestManyLists has more different lists than sets for them: the rest become
+// rules, and must mean the same.
+func TestManyLists(t *testing.T) {
+	p := zoom()
+	p.Rules = nil
+	for i := range uint16(2500) {
+		e := pred(rules.Pred{Field: rules.FieldPort, Ports: []rules.PortRange{{Lo: i, Hi: i}, {Lo: 2 * i, Hi: 2*i + 3}, {Lo: 60000, Hi: 60000 + i}}})
+		if i%3 == 0 {
+			e = both(pred(rules.Pred{Field: rules.FieldProto, Numbers: []uint32{6}}), rules.Expr{Op: rules.OpNot, Kids: []rules.Expr{e}})
+		}
+		p.Rules = append(p.Rules, rules.Rule{
+			Name: "r", Priority: int(i % 7), Active: state.AllStates, Match: e,
+			Do: rules.Outcome{Kind: rules.ActRoute, Route: int(i % 3)},
+		})
+	}
+	p.Rules[2499].Priority = -1
+	prog := engine.Compile(p)
+	w := engine.OfflineWorld(p, state.Normal)
+	pl := plan(t, p, twoLines(), w, nil)
+	var k fake.Kernel
+	if err := k.Apply(context.Background(), actions.Diff(nil, pl)); err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		f := policyrand.First(t)
+		f.Proto, f.SrcPort = flow.Some(rapid.SampledFrom([]flow.Proto{flow.TCP, flow.UDP}).Draw(t, "l4")), flow.Some(uint16(1024))
+		f.DstPort = flow.Some(uint16(rapid.IntRange(0, 65535).Draw(t, "any port")))
+		d := prog.Decide(&f, w)
+		got := k.Send(packetOf(&f))
+		if want := want(p, pl, &f, &d); got.Verdict != want.Verdict || got.CTMark != want.CTMark {
+			t.Fatalf("%+v: got %+v, want %+v", f, got, want)
+		}
+	})
+}
+
 func check(t *rapid.T, p *rules.Policy, prog *engine.Program, plan *actions.Plan, k *fake.Kernel, f *flow.Flow, w *state.World) {
 	d := prog.Decide(f, w)
 	pkt := packetOf(f)

@@ -348,51 +348,6 @@ func (m *Match) elems() []string {
 	return list
 }
 
-// listPrefix begins the names of the sets that hold rules' lists.
-const listPrefix = "list"
-
-// setTypes are the types of sets for the keys that rules ask for.
-var setTypes = map[Key]string{
-	KeyL4Proto: "inet_proto", KeySrcPort: "inet_service", KeyDstPort: "inet_service", KeyDSCP: "dscp",
-	KeyMark: "mark", KeyIifname: "ifname", KeyUID: "uid",
-}
-
-// intern gives a match on several elements a set with a name, shared by equal
-// lists. Thousands of nameless sets take the kernel half a minute: it looks for
-// a free name by reading all the others.
-func (p *Plan) intern(m *Match) {
-	elems := m.elems()
-	if len(elems) < 2 || m.Set != "" {
-		return
-	}
-	typ := setTypes[m.Key]
-	if m.Key == KeySrc || m.Key == KeyDst {
-		typ = "ipv4_addr"
-		if m.V6 {
-			typ = "ipv6_addr"
-		}
-	}
-	s := Set{Type: "type " + typ}
-	for _, e := range elems {
-		s.Elems = append(s.Elems, Elem{Key: e})
-	}
-	for _, r := range m.Nums {
-		s.Ranges = s.Ranges || r.Lo != r.Hi
-	}
-	for _, x := range m.Prefixes {
-		s.Ranges = s.Ranges || !x.IsSingleIP()
-	}
-	key := typ + " " + strings.Join(elems, " ")
-	name, ok := p.listOf[key]
-	if !ok {
-		name = listPrefix + strconv.Itoa(len(p.lists))
-		s.Name = name
-		p.listOf[key] = name
-		p.lists = append(p.lists, s)
-	}
-	m.Set = name
-}
-
 func prefixText(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

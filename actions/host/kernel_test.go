@@ -105,8 +105,12 @@ func TestKernelDecidesAsEngine(t *testing.T) {
 		return d
 	})
 	verdicts := map[string]int{}
-	for seed := range rounds() {
-		d := gen.Example(seed + 1)
+	seeds := []int{93} // a list of DSCP values for IPv6, which nft can't have in a named set
+	for i := range rounds() {
+		seeds = append(seeds, i+1)
+	}
+	for _, seed := range seeds {
+		d := gen.Example(seed)
 		for i := range d.policy.Uplinks {
 			d.policy.Uplinks[i].Gateway = gateways(i)
 		}
@@ -133,12 +137,12 @@ func TestKernelDecidesAsEngine(t *testing.T) {
 				want := outcome(d.policy, &flows[i], &dec)
 				verdicts[want.dev]++
 				if got := got[uint16(id)]; got != want {
-					t.Errorf("seed %d: flow %+v\nworld %+v\ndecision %+v\ngot %+v, want %+v", seed+1, flows[i], world, dec, got, want)
+					t.Errorf("seed %d: flow %+v\nworld %+v\ndecision %+v\ngot %+v, want %+v", seed, flows[i], world, dec, got, want)
 				}
 			}
 		}
 		if t.Failed() {
-			t.Log(sh(t, "nft list table inet netpolicy"))
+			t.Log(snapshot(t))
 			break
 		}
 	}
