@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/conntrack"
 	"netpolicy.dev/netpolicy/actions/host"
+	"netpolicy.dev/netpolicy/actions/iproute"
+	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
 
@@ -44,10 +47,14 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	if err != nil {
 		return parts, nil, errors.Join(err, e.Close())
 	}
-	parts.Host, parts.Kernel, parts.Connections = reader{stateDir}, kernel{e}, connected{ct, log}
+	v, err := newVerifier()
+	if err != nil {
+		return parts, nil, errors.Join(err, ct.Close(), e.Close())
+	}
+	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, kernel{e}, v, connected{ct, log}
 	parts.Previous = e.Previous()
 	return parts, func(ctx context.Context) error {
-		if err := errors.Join(e.Close(), ct.Close()); err != nil {
+		if err := errors.Join(v.Close(), e.Close(), ct.Close()); err != nil {
 			return err
 		}
 		return host.Cleanup(ctx, stateDir)
@@ -84,6 +91,67 @@ func (kernel) Check(ctx context.Context, p *actions.Plan) error {
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimSpace(complaint.String())
 		return fmt.Errorf("nft -c: %w: %s", err, text[:min(len(text), maxComplaint)])
+	}
+	return nil
+}
+
+// verifier looks for a plan in the kernel.
+type verifier struct {
+	nft *nft.Applier
+	ip  *iproute.Applier
+}
+
+func newVerifier() (verifier, error) {
+	n, err := nft.New()
+	if err != nil {
+		return verifier{}, err
+	}
+	ip, err := iproute.New()
+	if err != nil {
+		return verifier{}, errors.Join(err, n.Close())
+	}
+	return verifier{n, ip}, nil
+}
+
+// Close closes the sockets.
+func (v verifier) Close() error {
+	v.ip.Close()
+	return v.nft.Close()
+}
+
+// Verify reports what of the plan is not there: its table, a rule, or the last
+// resort of one of its routing tables. Routes over devices come and go with them.
+func (v verifier) Verify(_ context.Context, p *actions.Plan) error {
+	exists, err := v.nft.Exists(p.Table.Name)
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return fmt.Errorf("nft table inet %s is gone", p.Table.Name)
+	}
+	rules, err := v.ip.Rules()
+	if err != nil {
+		return err
+	}
+	for _, r := range p.IPRules {
+		if !slices.Contains(rules, r) {
+			return fmt.Errorf("gone: %s", r)
+		}
+	}
+	var tables []uint32
+	for _, r := range p.IPRoutes {
+		if !slices.Contains(tables, r.Table) {
+			tables = append(tables, r.Table)
+		}
+	}
+	routes, _, err := v.ip.Routes(tables)
+	if err != nil {
+		return err
+	}
+	for _, r := range p.IPRoutes {
+		if r.Unreachable && !slices.Contains(routes, r) {
+			return fmt.Errorf("gone: %s", r)
+		}
 	}
 	return nil
 }

@@ -51,8 +51,10 @@ type core struct {
 	flows   map[flowKey]*tracked
 	// own are the addresses of this host, to tell its own probes from others' flows.
 	own map[netip.Addr]bool
-	// deadLinks are the uplinks whose flows were flushed, by index: entered when
-	// one is found dead, left when it answers again.
+	// todo are the flows that are to be decided again for the reason why; see work.
+	todo []flowKey
+	why  string
+	// deadLinks are the uplinks that are dead, by index: their flows were looked at.
 	deadLinks map[int]bool
 	nextID    uint64
 	observe   bool
@@ -234,14 +236,16 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 // again decides a known flow once more, and carries out what is safe on an
 // established one: block, and a log. A new route is only recorded.
 func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time) {
-	old, hash := t.decision, t.policy
+	old := t.outcome
 	c.decide(t, wall)
-	if event != "name" && hash == t.policy && sameOutcome(&old, &t.decision) {
+	if event != "name" && old == t.outcome {
 		return
 	}
 	c.enforce(t)
 	c.record(t, event, wall)
-	c.failover(t, now, wall)
+	if event == "name" || event == "facts" {
+		c.failover(t, now, wall)
+	}
 }
 
 // enforce marks a flow as blocked that the kernel let pass (it began before the
@@ -257,13 +261,19 @@ func (c *core) enforce(t *tracked) {
 	}
 	value, mask := c.live.marks.MarkOf(&t.decision)
 	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask})
+	c.marked(t, t.mark&^mask|value)
 	t.blocked = blocked
 }
 
 func (c *core) decide(t *tracked, wall time.Time) {
-	t.flow.DNS = c.names.Names(t.key.dst.Addr(), wall)
+	c.hint(t, wall)
 	t.decision = c.live.prog.Decide(&t.flow, c.live.world)
-	t.policy = c.live.policy.Hash
+	t.outcome = outcomeOf(c.live.policy, &t.decision)
+}
+
+// hint gives the flow the names that its destination has now.
+func (c *core) hint(t *tracked, wall time.Time) {
+	t.flow.DNS = c.names.Names(t.key.dst.Addr(), wall)
 }
 
 // marked notes the conntrack mark that the kernel gave the flow.
@@ -336,19 +346,48 @@ func (c *core) apply(e state.Event, wall time.Time) {
 	c.machine, c.live.world = m, &w
 	c.out.transitions = append(c.out.transitions, moved...)
 	c.journal(func(b []byte) []byte { return state.AppendEvent(b, c.live.health, e, moved) })
-	c.flushDead()
-	if len(moved) > 0 {
-		c.allAgain("state", e.At, wall)
+	if died := c.lookForDead(); died || len(moved) > 0 {
+		c.allAgain("state")
 	}
 }
 
-// allAgain decides every flow anew, in an order that does not depend on chance.
-func (c *core) allAgain(event string, now time.Duration, wall time.Time) {
-	for _, k := range slices.SortedFunc(maps.Keys(c.flows), compareKeys) {
-		if t := c.flows[k]; t != nil {
-			c.again(t, event, now, wall)
+// allAgain has every flow decided anew, in an order that does not depend on
+// chance, in portions: the kernel hears of a failover before the last of many
+// flows is looked at.
+func (c *core) allAgain(why string) {
+	c.todo, c.why = slices.SortedFunc(maps.Keys(c.flows), compareKeys), why
+}
+
+// work decides the next n of the flows that wait for it. A flow that hangs on a
+// dead uplink and would now be given another one is forgotten: its next packet
+// is a new flow's. One that leads there by the rule's own word stays, and so
+// does every flow of a line that is merely slow.
+func (c *core) work(n int, now time.Duration, wall time.Time) {
+	n = min(n, len(c.todo))
+	for _, k := range c.todo[:n] {
+		t := c.flows[k]
+		switch {
+		case t == nil: // gone meanwhile
+		case c.stranded(t, wall):
+			c.out.flush = append(c.out.flush, k)
+			delete(c.flows, k)
+		default:
+			c.again(t, c.why, now, wall)
 		}
 	}
+	if c.todo = c.todo[n:]; len(c.todo) == 0 {
+		c.todo = nil
+	}
+}
+
+// stranded reports whether the flow is on a dead uplink that it need not be on.
+func (c *core) stranded(t *tracked, wall time.Time) bool {
+	if t.route < 0 || c.observe || !c.deadLinks[uplinkOf(c.live.policy, t.route)] {
+		return false
+	}
+	c.hint(t, wall)
+	d := c.live.prog.Decide(&t.flow, c.live.world)
+	return d.Route >= 0 && uplinkOf(c.live.policy, d.Route) != uplinkOf(c.live.policy, t.route)
 }
 
 // journal adds lines to the journal. When that would be too long, a new one
@@ -374,43 +413,19 @@ func (c *core) beginJournal() {
 	c.journaled = len(start)
 }
 
-// flushDead asks for the conntrack entries of flows that hang on a dead uplink
-// and would now be given another one. A line that is merely slow keeps its flows.
-func (c *core) flushDead() {
-	if c.observe {
-		return
-	}
+// lookForDead finds the uplinks that have died, and reports whether one has
+// since the last look.
+func (c *core) lookForDead() (died bool) {
 	for i, s := range c.machine.Status(c.live.health) {
 		dead := !s.Up || s.Under == state.Failover && s.Dead >= c.live.health.Uplinks[i].DeadAfter
-		if !dead {
+		switch {
+		case !dead:
 			delete(c.deadLinks, i)
-			continue
+		case s.State == state.Failover && !c.deadLinks[i]:
+			c.deadLinks[i], died = true, true
 		}
-		if c.deadLinks[i] || s.State != state.Failover {
-			continue
-		}
-		c.deadLinks[i] = true
-		c.flushUplink(i)
 	}
-}
-
-func (c *core) flushUplink(uplink int) {
-	var keys []flowKey
-	for k, t := range c.flows {
-		if t.route < 0 || uplinkOf(c.live.policy, t.route) != uplink {
-			continue
-		}
-		d := c.live.prog.Decide(&t.flow, c.live.world)
-		if d.Route < 0 || uplinkOf(c.live.policy, d.Route) == uplink {
-			continue // obeyed even though it is dead, or nothing better
-		}
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compareKeys)
-	c.out.flush = append(c.out.flush, keys...)
-	for _, k := range keys {
-		delete(c.flows, k)
-	}
+	return died
 }
 
 func compareKeys(a, b flowKey) int {
@@ -418,7 +433,7 @@ func compareKeys(a, b flowKey) int {
 }
 
 // replace makes another policy live: every flow is decided again.
-func (c *core) replace(l live, now time.Duration, wall time.Time) {
+func (c *core) replace(l live) {
 	old := c.live.health
 	c.machine = c.machine.Reconfigure(old, l.health)
 	w := c.machine.World(l.health)
@@ -429,7 +444,7 @@ func (c *core) replace(l live, now time.Duration, wall time.Time) {
 	for _, t := range c.flows {
 		c.marked(t, t.mark)
 	}
-	c.allAgain("policy", now, wall)
+	c.allAgain("policy")
 }
 
 // ignored reports flows that the kernel's table does not decide either (within
@@ -509,11 +524,27 @@ func routeName(p *rules.Policy, route int) string {
 	return p.Routes[route].Name
 }
 
-// sameOutcome reports whether two decisions of one policy come to the same for
-// a flow, whatever they still wait for.
-func sameOutcome(a, b *engine.Decision) bool {
-	return a.Rule == b.Rule && a.Kind == b.Kind && a.Asked == b.Asked && a.Route == b.Route &&
-		a.Reject == b.Reject && a.Mods == b.Mods
+// outcome is what a decision comes to for a flow, whatever it still waits for,
+// in terms that outlive the policy.
+type outcome struct {
+	rule, asked, route string
+	kind               rules.ActionKind
+	reject             bool
+	log                flow.Value[string]
+	throttle           string
+	mark               flow.Value[uint32]
+	dscp               flow.Value[uint8]
+}
+
+func outcomeOf(p *rules.Policy, d *engine.Decision) outcome {
+	o := outcome{
+		rule: ruleName(p, d), asked: routeName(p, d.Asked), route: routeName(p, d.Route), kind: d.Kind,
+		reject: d.Reject, log: d.Mods.Log, mark: d.Mods.Mark, dscp: d.Mods.DSCP,
+	}
+	if i, ok := d.Mods.Throttle.Get(); ok {
+		o.throttle = p.Throttles[i].Name
+	}
+	return o
 }
 
 // uplinkOf returns the uplink that a concrete route leads over, -1 without one.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -233,6 +234,7 @@ func TestDeadUplink(t *testing.T) {
 	for i := range 3 {
 		c.apply(state.RoundEvent(state.Round{Uplink: 0, At: time.Duration(i+1) * time.Second, Probes: []state.Answer{{Lost: true}}}), wall)
 		c.apply(state.RoundEvent(state.Round{Uplink: 1, At: time.Duration(i+1) * time.Second, Probes: []state.Answer{{RTT: time.Millisecond}}}), wall)
+		c.work(maxFlows, time.Duration(i+1)*time.Second, wall)
 		flushed = append(flushed, c.take().flush...)
 	}
 	if len(flushed) != 1 || flushed[0] != mustKey(t, web) {
@@ -255,6 +257,7 @@ func TestSlowUplinkKeepsItsFlows(t *testing.T) {
 		at := time.Duration(i+1) * time.Second
 		c.apply(state.RoundEvent(state.Round{Uplink: 1, At: at, Probes: []state.Answer{{RTT: time.Millisecond}}}), wall)
 		c.apply(state.RoundEvent(state.Round{Uplink: 0, At: at, Probes: []state.Answer{{RTT: 300 * time.Millisecond}}}), wall)
+		c.work(maxFlows, at, wall)
 		o := c.take()
 		if len(o.flush) > 0 {
 			t.Fatalf("flushed %v", o.flush)
@@ -264,6 +267,33 @@ func TestSlowUplinkKeepsItsFlows(t *testing.T) {
 	want := []string{`state: route by "zoom" to "backup" over "wan1" pinned to fast`}
 	if diff := cmp.Diff(want, out); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestReloadDecidesAnew: what comes to the same is not recorded again, what is blocked now is blocked at once.
+func TestReloadDecidesAnew(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	for _, text := range []string{web + " sni=us01.zoom.us", "tcp 10.0.0.5:5001 > 203.0.113.8:22 sni=none.example"} {
+		e := event(t, inspector.Open, text)
+		c.event(&e, 0, wall)
+	}
+	c.take()
+	next, plan := newTestCore(t, strings.Replace(zoomPolicy, "{port: 22}, action: {route: fast}", "{port: 22}, action: {block: reject}", 1))
+	c.replace(next.live)
+	expect(t, c)
+	c.work(1, 0, wall)
+	c.work(100, 0, wall)
+	o := expect(t, c, `policy: block by "pinned" to "" over ""`)
+	if len(o.setMarks) != 1 || o.setMarks[0].value != plan.BlockMark(true) || len(c.todo) > 0 {
+		t.Errorf("marks %v, %d to do", o.setMarks, len(c.todo))
+	}
+	// And let go again.
+	again, plan := newTestCore(t, zoomPolicy)
+	c.replace(again.live)
+	c.work(100, 0, wall)
+	fast, _ := plan.CTMark(1)
+	if o := c.take(); len(o.setMarks) != 1 || o.setMarks[0].value != fast {
+		t.Errorf("marks %v", o.setMarks)
 	}
 }
 
@@ -315,6 +345,7 @@ func TestSameInputsSameOutputs(t *testing.T) {
 				e.Mark = []uint32{0, fast}[rnd.IntN(2)]
 				c.event(&e, now, at)
 			}
+			c.work(3, now, at)
 			o := c.take()
 			out = append(out, lines(t, o)...)
 			out = append(out, fmt.Sprint(o.transitions, o.setMarks, o.flush))

@@ -39,8 +39,8 @@ type tracked struct {
 	key      flowKey
 	flow     flow.Flow
 	decision engine.Decision
-	policy   [32]byte // hash of the policy that decided
-	source   string   // who saw it first
+	outcome  outcome // what it came to
+	source   string  // who saw it first
 	// route is the concrete route whose id the kernel put into the conntrack
 	// mark, -1 when it is not known.
 	route   int

@@ -32,6 +32,12 @@ type Kernel interface {
 	Update(context.Context, []actions.Update) error
 }
 
+// Verifier looks whether a plan's table, rules and routes are still there: other
+// programs flush what is not theirs. It is called from the kernel's goroutine.
+type Verifier interface {
+	Verify(context.Context, *actions.Plan) error
+}
+
 // Connections changes live connections. Its methods are called from one goroutine.
 type Connections interface {
 	// SetMark changes the bits under mask of a connection's mark.
@@ -46,11 +52,12 @@ type Connection struct {
 	Src, Dst netip.AddrPort
 }
 
-// Parts are what the daemon is wired from. Every field but Prober must be set;
-// with --observe Kernel and Connections are not used.
+// Parts are what the daemon is wired from. Every field must be set unless it
+// says otherwise; with --observe Kernel, Verifier and Connections are not used.
 type Parts struct {
 	Host        Host
 	Kernel      Kernel
+	Verifier    Verifier // nil: nothing is verified
 	Connections Connections
 	Sources     []inspector.Source
 	// Probe measures the policy's uplinks until ctx ends. The plan says which

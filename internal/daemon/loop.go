@@ -24,6 +24,10 @@ const maxBatch = 1024
 // kernel worker; beyond it they are dropped and counted.
 const maxPending = 65536
 
+// verifyTicks is how often the kernel's state is looked at, in ticks: what others
+// flush is back in seconds, and a look takes about a millisecond.
+const verifyTicks = 5
+
 // maxUnsaved bounds the journal that waits to be written to a slow disk.
 const maxUnsaved = 256 << 10
 
@@ -45,6 +49,7 @@ type loop struct {
 	applying bool    // the job under way, or the last one, applies a plan
 	broken   string
 	alive    bool // a keep-alive is due
+	ticks    int  // keep-alives so far
 
 	saves    chan save
 	unsaved  save
@@ -59,13 +64,14 @@ type loop struct {
 // its fields: first the new rules, then the flows that were on the old ones.
 type job struct {
 	apply   *actions.Plan
+	verify  *actions.Plan // exported parts only
 	updates []actions.Update
 	marks   []setMark
 	forget  []flowKey
 }
 
 func (j *job) empty() bool {
-	return j.apply == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
+	return j.apply == nil && j.verify == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
 }
 
 type jobDone struct {
@@ -97,6 +103,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 	l.core.own = ownAddrs(c.host)
 	l.applied = &w
 	l.links()
+	l.core.apply(state.TickEvent(d.parts.Now()), time.Now())
 	l.settle()
 	return l
 }
@@ -128,11 +135,19 @@ func (l *loop) run(ctx context.Context) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	l.alive = true
+	now := make(chan struct{})
+	close(now)
 	for {
 		l.dispatch()
+		var ready <-chan struct{} // closed while flows wait to be decided again
+		if len(l.core.todo) > 0 {
+			ready = now
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-ready:
+			l.core.work(eventBatch, l.d.parts.Now(), time.Now())
 		case e := <-l.d.answers:
 			l.core.event(&e, l.d.parts.Now(), time.Now())
 		case e := <-l.d.events:
@@ -274,6 +289,9 @@ func (l *loop) dispatch() {
 	if l.alive {
 		j.updates = append(j.updates, l.plan.KeepAlive()...)
 		l.alive = false
+		if l.ticks++; l.ticks%verifyTicks == 0 && l.d.parts.Verifier != nil {
+			j.verify = exported(l.plan)
+		}
 	}
 	if j.empty() {
 		return
@@ -358,7 +376,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 		return
 	}
 	if l.broken == "" {
-		l.d.log.Error("kernel update failed, applying the plan again", "error", j.err)
+		l.d.log.Error("the kernel lacks a part of the plan, applying it again", "error", j.err)
 	}
 	l.broken = j.err.Error()
 	l.d.wake(reasonRepair)
@@ -370,12 +388,11 @@ func (l *loop) swap(c *candidate) {
 	w := c.world
 	l.made, l.applied = w, &w
 	l.core.own = ownAddrs(c.host)
-	now := l.d.parts.Now()
 	v := l.liveOf(c)
 	if old := l.core.live; old.policy.Hash == v.policy.Hash {
 		v.since = old.since
 	}
-	l.core.replace(v, now, time.Now())
+	l.core.replace(v)
 	l.links()
 	// Names that changed while the plan was made are in no element of it.
 	for _, a := range l.core.names.Addrs(time.Now(), func(string) bool { return true }) {
@@ -408,6 +425,9 @@ func (l *loop) worker(ctx context.Context) {
 			r.err = l.d.parts.Kernel.Apply(ctx, j.apply)
 		case len(j.updates) > 0:
 			r.err = l.d.parts.Kernel.Update(ctx, j.updates)
+		}
+		if r.err == nil && j.verify != nil {
+			r.err = l.d.parts.Verifier.Verify(ctx, j.verify)
 		}
 		r.took = time.Since(start)
 		for _, m := range j.marks {

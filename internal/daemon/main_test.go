@@ -239,7 +239,7 @@ func (r *rig) sync() {
 		var idle bool
 		err := r.call(r.t.Context(), func(l *loop) error {
 			idle = !l.busy && len(l.d.events) == 0 && len(l.d.answers) == 0 && len(l.d.rounds) == 0 &&
-				l.pending.empty() && l.core.live.world == l.applied && len(l.core.dirty) == 0
+				l.pending.empty() && l.core.live.world == l.applied && len(l.core.dirty) == 0 && len(l.core.todo) == 0
 			return nil
 		})
 		if err != nil {
