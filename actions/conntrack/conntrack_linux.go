@@ -14,7 +14,7 @@ import (
 
 // Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const (
-	msgNew    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0 // IPCTNL_MSG_CT_NEW
+	msgNew    = unix.NFNL_SUBSYS_CTNETLINK << 8   // and IPCTNL_MSG_CT_NEW, 0
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
 	ctaTupleOrig = 1

@@ -124,7 +124,9 @@ func users() (map[string]uint32, error) {
 // Apply brings the host to the plan: routes, then rules, then the table, then
 // what the old plan leaves over. What is there already is left alone, so a
 // second Apply changes nothing and a restart adopts. On an error everything
-// goes back to the plan that was in force.
+// goes back to the plan that was in force; if the table had been replaced by
+// then, its elements are those that were planned, and names and world have to
+// be put anew.
 func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -214,9 +216,12 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 		return errors.New("take back: the old table is not known any more; the new one stays in force")
 	default:
 		goal = old
-		have.Table = old.Table
 	}
-	if goal.Table.Name != "" && len(goal.Table.Chains) > 0 {
+	// A table that was not replaced stays as it is: what updates have changed
+	// in it since is newer than the plan.
+	if goal.Table.Name != "" && goal.Table.Shape == table.Shape {
+		have.Table = goal.Table
+	} else {
 		have.Table.Shape = table.Shape
 	}
 	for _, s := range actions.Diff(have, goal) {

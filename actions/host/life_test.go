@@ -350,14 +350,18 @@ func TestTakeBack(t *testing.T) {
 	fails := 0
 	dir := t.TempDir()
 	e := enforcer(t, dir)
-	must(t, e.Apply(ctx, planFor(t, e, a, engine.OfflineWorld(a, state.Normal))))
+	normal, failed := engine.OfflineWorld(a, state.Normal), engine.OfflineWorld(a, state.Failover)
+	plan := planFor(t, e, a, normal)
+	must(t, e.Apply(ctx, plan))
+	must(t, e.Update(ctx, plan.WorldUpdates(normal, failed)))
 	want := snapshot(t)
 	for at := 1; ; at++ {
-		left := at
+		left, replaced := at, false
 		e.before = func(what string) error {
 			if left--; left == -1 && what != "ledger" {
 				return errors.New("made to fail")
 			}
+			replaced = replaced || left >= 0 && strings.HasPrefix(what, "nft replace")
 			return nil
 		}
 		err := e.Apply(ctx, planFor(t, e, b, nil))
@@ -367,10 +371,13 @@ func TestTakeBack(t *testing.T) {
 			break
 		}
 		if err == nil { // it was the ledger's turn
-			must(t, e.Apply(ctx, planFor(t, e, a, engine.OfflineWorld(a, state.Normal))))
+			must(t, e.Apply(ctx, planFor(t, e, a, failed)))
 			continue
 		}
 		fails++
+		if replaced { // with the elements as they were planned
+			must(t, e.Update(ctx, plan.WorldUpdates(normal, failed)))
+		}
 		if got := snapshot(t); got != want {
 			t.Fatalf("change %d failed (%v), left\n%s\nwas\n%s", at, err, got, want)
 		}

@@ -20,10 +20,14 @@ import (
 var (
 	Names    = []string{"a.example", "b.example", "x.a.example", "y.x.a.example", "shop-1.b.example", "other.test"}
 	patterns = []rules.NamePattern{
-		{Kind: rules.Exact, Name: "a.example"}, {Kind: rules.Exact, Name: "x.a.example"},
-		{Kind: rules.Suffix, Name: "a.example"}, {Kind: rules.Suffix, Name: "example"},
-		{Kind: rules.Subdomain, Name: "a.example"}, {Kind: rules.Subdomain, Name: "b.example"},
-		{Kind: rules.GlobName, Name: "shop-*.b.example"}, {Kind: rules.Suffix, Name: "absent.test"},
+		{Kind: rules.Exact, Name: "a.example"},
+		{Kind: rules.Exact, Name: "x.a.example"},
+		{Kind: rules.Suffix, Name: "a.example"},
+		{Kind: rules.Suffix, Name: "example"},
+		{Kind: rules.Subdomain, Name: "a.example"},
+		{Kind: rules.Subdomain, Name: "b.example"},
+		{Kind: rules.GlobName, Name: "shop-*.b.example"},
+		{Kind: rules.Suffix, Name: "absent.test"},
 	}
 	// Clients and Servers are of documentation and private ranges.
 	Clients  = addrs("10.0.0.2", "10.0.0.3", "10.0.0.130", "2001:db8:10::2", "2001:db8:10::3")
