@@ -16,7 +16,7 @@ import (
 // The subset of linux/netfilter/nfnetlink_queue.h that holding packets needs.
 const (
 	nfnlSubsysQueue = 3
-	nfqnlPacket     = nfnlSubsysQueue<<8 | 0
+	nfqnlPacket     = nfnlSubsysQueue << 8
 	nfqnlVerdict    = nfnlSubsysQueue<<8 | 1
 	nfqnlConfig     = nfnlSubsysQueue<<8 | 2
 

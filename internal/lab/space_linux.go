@@ -221,8 +221,10 @@ func (s *space) own(prefix string) error {
 	if err != nil {
 		return fmt.Errorf("find lo in %s: %w", s.name, err)
 	}
-	route := netlink.Route{Dst: dst, LinkIndex: lo.Attrs().Index, Type: syscall.RTN_LOCAL,
-		Table: syscall.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
+	route := netlink.Route{
+		Dst: dst, LinkIndex: lo.Attrs().Index, Type: syscall.RTN_LOCAL,
+		Table: syscall.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+	}
 	if err := s.nl.RouteReplace(&route); err != nil {
 		return fmt.Errorf("own %s in %s: %w", prefix, s.name, err)
 	}
