@@ -310,7 +310,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 // reload is the transaction: read, check, compile, plan, dry apply, swap. Any
 // failure leaves the policy that decides as it is.
 func (d *Daemon) reload(ctx context.Context, why string) api.ReloadResult {
-	d.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", d.parts.Now().Microseconds()))
+	d.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicros()))
 	defer d.notify("READY=1")
 	c, err := d.transact(ctx, nil)
 	result := api.ReloadResult{Diagnostics: []api.Diagnostic{}}

@@ -212,16 +212,21 @@ func newVersionCmd() *cobra.Command {
 	}
 }
 
-// version is the module's version with the commit it was built from, as far as
-// the build recorded them.
+// version is the module's version, or the commit it was built from where the
+// build recorded no more.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
 	}
-	v := info.Main.Version
-	if v == "" {
-		v = "devel"
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	v := "devel"
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			v += "-" + s.Value[:min(len(s.Value), 12)]
+		}
 	}
 	return v
 }
