@@ -432,8 +432,13 @@ func compareKeys(a, b flowKey) int {
 	return cmp.Or(cmp.Compare(a.proto, b.proto), a.src.Compare(b.src), a.dst.Compare(b.dst))
 }
 
-// replace makes another policy live: every flow is decided again.
+// replace makes another policy live: every flow is decided again. The same
+// policy with a new plan only brings the meaning of marks.
 func (c *core) replace(l live) {
+	if l.policy == c.live.policy {
+		c.live.marks = l.marks
+		return
+	}
 	old := c.live.health
 	c.machine = c.machine.Reconfigure(old, l.health)
 	w := c.machine.World(l.health)

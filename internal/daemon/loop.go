@@ -272,6 +272,13 @@ func (l *loop) dispatch() {
 	if l.busy {
 		return
 	}
+	if l.waiting != nil && l.waiting.c.same {
+		c := l.waiting
+		l.waiting = nil
+		l.seeHost(c.c.host)
+		l.settle()
+		c.reply <- nil
+	}
 	if l.waiting != nil && !l.applying {
 		// Its turn: a storm of answers must not keep a reload from coming.
 		l.busy, l.applying = true, true
@@ -384,16 +391,15 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 
 // swap makes a candidate live, which the kernel holds already.
 func (l *loop) swap(c *candidate) {
-	l.plan, l.host, l.text = c.plan, c.host, c.text
+	l.plan, l.text = c.plan, c.text
 	w := c.world
 	l.made, l.applied = w, &w
-	l.core.own = ownAddrs(c.host)
 	v := l.liveOf(c)
 	if old := l.core.live; old.policy.Hash == v.policy.Hash {
 		v.since = old.since
 	}
 	l.core.replace(v)
-	l.links()
+	l.seeHost(c.host)
 	// Names that changed while the plan was made are in no element of it.
 	for _, a := range l.core.names.Addrs(time.Now(), func(string) bool { return true }) {
 		if c.names[a.Addr] != l.core.names.Names(a.Addr, time.Now()) {
@@ -401,6 +407,13 @@ func (l *loop) swap(c *candidate) {
 		}
 	}
 	l.saveDue = time.Time{}
+}
+
+// seeHost takes over what was read of the host.
+func (l *loop) seeHost(h *actions.Host) {
+	l.host = h
+	l.core.own = ownAddrs(h)
+	l.links()
 }
 
 // links tells the machine which uplinks' devices are up.

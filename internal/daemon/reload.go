@@ -54,6 +54,7 @@ type candidate struct {
 	plan   *actions.Plan
 	world  state.World               // the world that the plan was made for
 	text   string                    // the plan as text
+	same   bool                      // the plan is the one in the kernel: nothing to apply
 	names  map[netip.Addr]flow.Names // the names that its elements stand for
 	hints  []diag.Diagnostic         // NP502 and the like
 	diags  []diag.Diagnostic
@@ -312,7 +313,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 func (d *Daemon) reload(ctx context.Context, why string) api.ReloadResult {
 	d.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicros()))
 	defer d.notify("READY=1")
-	c, err := d.transact(ctx, nil)
+	c, err := d.transact(ctx, nil, why)
 	result := api.ReloadResult{Diagnostics: []api.Diagnostic{}}
 	switch {
 	case errors.Is(err, errSame):
@@ -359,8 +360,9 @@ func (d *Daemon) setError(e *api.ReloadError) {
 
 // replan brings the policy that decides about anew, for the host as it is now.
 func (d *Daemon) replan(ctx context.Context, why string) {
-	c, err := d.transact(ctx, d.snap.Load())
+	c, err := d.transact(ctx, d.snap.Load(), why)
 	switch {
+	case err == nil && c.same:
 	case ctx.Err() != nil || errors.Is(err, errSame):
 	case err != nil:
 		d.log.Error("plan not applied", "trigger", why, "error", err)
@@ -380,8 +382,8 @@ func (d *Daemon) wakeLater(ctx context.Context, why string) {
 }
 
 // transact prepares a candidate and has the loop make it live. s is nil for a
-// reload from the file, else the state whose policy is planned anew.
-func (d *Daemon) transact(ctx context.Context, s *snapshot) (*candidate, error) {
+// reload from the file, else the state whose policy is planned anew, because of why.
+func (d *Daemon) transact(ctx context.Context, s *snapshot, why string) (*candidate, error) {
 	var names []nameHold
 	err := d.call(ctx, func(l *loop) error { names = l.core.holds(time.Now()); return nil })
 	if err != nil {
@@ -401,6 +403,7 @@ func (d *Daemon) transact(ctx context.Context, s *snapshot) (*candidate, error) 
 	if err != nil {
 		return nil, err
 	}
+	c.same = s != nil && why == reasonHost && c.text == now.text && now.broken == ""
 	com := &commit{c: c, reply: make(chan error, 1)}
 	select {
 	case d.commits <- com:
