@@ -22,7 +22,11 @@ const runRoot = "/run/netpolicy-lab"
 // lockName is the file in a lab's directory that its owner holds locked.
 const lockName = "owner"
 
-// newRunDir makes the directory of a new lab and takes its lock.
+// fresh begins the name of a directory that has no owner's lock yet.
+const fresh = ".new-"
+
+// newRunDir makes the directory of a new lab and takes its lock. It has its name
+// only when it is locked, so that no other lab takes it for a leftover.
 func newRunDir() (id, dir string, lock *os.File, err error) {
 	var raw [3]byte
 	if _, err = rand.Read(raw[:]); err != nil {
@@ -30,20 +34,29 @@ func newRunDir() (id, dir string, lock *os.File, err error) {
 	}
 	id = "np" + hex.EncodeToString(raw[:])
 	dir = filepath.Join(runRoot, id)
-	if err = os.MkdirAll(runRoot, 0o755); err == nil {
-		err = os.Mkdir(dir, 0o700)
+	temp := filepath.Join(runRoot, fresh+id)
+	// Another lab that ends may remove the root in between.
+	for range 10 {
+		if err = os.MkdirAll(runRoot, 0o755); err == nil {
+			err = os.Mkdir(temp, 0o700)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
 	}
 	if err != nil {
 		return "", "", nil, fmt.Errorf("make the directory of the lab: %w", err)
 	}
-	if lock, err = os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600); err == nil {
-		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if lock, err = os.OpenFile(filepath.Join(temp, lockName), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600); err == nil {
+		fmt.Fprintln(lock, os.Getpid())
+		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			err = os.Rename(temp, dir)
+		}
 	}
 	if err != nil {
-		os.RemoveAll(dir)
+		os.RemoveAll(temp)
 		return "", "", nil, fmt.Errorf("lock the directory of the lab: %w", err)
 	}
-	fmt.Fprintln(lock, os.Getpid())
 	return id, dir, lock, nil
 }
 
@@ -56,8 +69,8 @@ func removeRunDir(dir string) error {
 	return nil
 }
 
-// youngDir is how old a directory without a lock must be to be a leftover: its
-// owner takes the lock within milliseconds.
+// youngDir is how old a directory that has no lock yet must be to be a leftover:
+// its owner takes the lock within milliseconds.
 const youngDir = 10 * time.Second
 
 // Clean removes what killed labs left: processes in their namespaces, the
@@ -74,6 +87,9 @@ func Clean() ([]string, error) {
 	var removed []string
 	var errs []error
 	for _, e := range entries {
+		if info, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), fresh) && time.Since(info.ModTime()) > youngDir {
+			errs = append(errs, removeRunDir(filepath.Join(runRoot, e.Name())))
+		}
 		if !e.IsDir() || !strings.HasPrefix(e.Name(), "np") {
 			continue
 		}
@@ -92,6 +108,7 @@ func cleanOne(id string) (bool, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|syscall.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		// Its owner is removing it, or was killed while it did.
 		if info, err := os.Stat(dir); err != nil || time.Since(info.ModTime()) < youngDir {
 			return false, nil
 		}

@@ -317,7 +317,8 @@ func (r *run) checkTransfer(ctx context.Context, c TransferCheck, t *Transfer) e
 	}
 	waiting, cancel := context.WithTimeout(ctx, aliveTime)
 	defer cancel()
-	if err := t.Alive(waiting, aliveBytes); err != nil {
+	// One chunk may have left before the counters were read.
+	if err := t.Alive(waiting, aliveBytes+chunk); err != nil {
 		return err
 	}
 	after, err := r.l.Counters()
