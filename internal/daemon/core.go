@@ -234,7 +234,9 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 }
 
 // again decides a known flow once more, and carries out what is safe on an
-// established one: block, and a log. A new route is only recorded.
+// established one: block, and a log. A new route is only recorded, unless a group
+// with interrupt gives it: then the flow is forgotten, and its next packet takes
+// the new way as a new flow, with the source address that belongs there.
 func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time) {
 	old := t.outcome
 	c.decide(t, wall)
@@ -242,10 +244,26 @@ func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time
 		return
 	}
 	c.enforce(t)
+	if c.interrupted(t) {
+		c.out.flush = append(c.out.flush, t.key)
+		delete(c.flows, t.key)
+		t.route = t.decision.Route
+	}
 	c.record(t, event, wall)
 	if event == "name" || event == "facts" {
 		c.failover(t, now, wall)
 	}
+}
+
+// interrupted reports whether the flow is on another route than a group with
+// interrupt gives it now.
+func (c *core) interrupted(t *tracked) bool {
+	p, d := c.live.policy, &t.decision
+	if c.observe || t.route < 0 || d.Route < 0 || t.route == d.Route || d.Asked < 0 {
+		return false
+	}
+	asked := &p.Routes[d.Asked]
+	return asked.Kind == rules.RouteGroup && p.Groups[asked.Group].Interrupt
 }
 
 // enforce marks a flow as blocked that the kernel let pass (it began before the

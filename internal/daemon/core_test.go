@@ -270,6 +270,21 @@ func TestSlowUplinkKeepsItsFlows(t *testing.T) {
 	}
 }
 
+// TestInterruptMovesFlows: a group may ask for it.
+func TestInterruptMovesFlows(t *testing.T) {
+	c, plan := newTestCore(t, strings.Replace(zoomPolicy, "ha: {fallback: [fast, backup]}", "ha: {fallback: [fast, backup], interrupt: true}", 1))
+	e := event(t, inspector.Open, web+" sni=us01.zoom.us")
+	e.Mark, _ = plan.CTMark(1)
+	c.event(&e, 0, wall)
+	c.take()
+	c.apply(state.TickEvent(time.Second), wall)
+	c.apply(state.Event{Kind: state.EventForce, At: time.Second, Uplink: 0, To: state.Failover, Until: time.Hour, Reason: "test"}, wall)
+	c.work(100, time.Second, wall)
+	if o := expect(t, c, `state: route by "zoom" to "backup" over "wan2"`); len(o.flush) != 1 || len(c.flows) != 0 {
+		t.Errorf("flush %v, %d flows", o.flush, len(c.flows))
+	}
+}
+
 // TestReloadDecidesAnew: what comes to the same is not recorded again, what is blocked now is blocked at once.
 func TestReloadDecidesAnew(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
