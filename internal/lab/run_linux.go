@@ -126,7 +126,7 @@ func (r *run) steps(ctx context.Context, list []Step) error {
 	for _, step := range list {
 		if err := r.do(ctx, step); err != nil {
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return fmt.Errorf("%s: interrupted: %w", step.Where(), ctx.Err())
 			}
 			return fmt.Errorf("%s: %s: %w", step.Where(), step.Text, err)
 		}
