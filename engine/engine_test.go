@@ -18,8 +18,12 @@ import (
 // The builders spell policies shortly; routes are indices into testRoutes.
 
 var testRoutes = []rules.Route{
-	{Name: "direct", Kind: rules.RouteMain}, {Name: "fast", Kind: rules.RouteUplink, Uplink: 0}, {Name: "backup", Kind: rules.RouteUplink, Uplink: 1},
-	{Name: "ha", Kind: rules.RouteGroup, Group: 0}, {Name: "best", Kind: rules.RouteGroup, Group: 1}, {Name: "strict", Kind: rules.RouteGroup, Group: 2},
+	{Name: "direct", Kind: rules.RouteMain},
+	{Name: "fast", Kind: rules.RouteUplink, Uplink: 0},
+	{Name: "backup", Kind: rules.RouteUplink, Uplink: 1},
+	{Name: "ha", Kind: rules.RouteGroup, Group: 0},
+	{Name: "best", Kind: rules.RouteGroup, Group: 1},
+	{Name: "strict", Kind: rules.RouteGroup, Group: 2},
 	{Name: "nested", Kind: rules.RouteGroup, Group: 3},
 }
 
@@ -69,15 +73,19 @@ func sni(patterns ...string) rules.Expr   { return names(rules.FieldSNI, pattern
 func port(n uint16) rules.Expr {
 	return pred(rules.Pred{Field: rules.FieldPort, Ports: []rules.PortRange{{Lo: n, Hi: n}}})
 }
+
 func proto(n uint32) rules.Expr {
 	return pred(rules.Pred{Field: rules.FieldProto, Numbers: []uint32{n}})
 }
+
 func rttOver(us int64) rules.Expr {
 	return pred(rules.Pred{Field: rules.FieldRTT, Cmp: rules.Gt, Bound: us})
 }
+
 func latencyOver(us int64) rules.Expr {
 	return pred(rules.Pred{Field: rules.FieldLatency, Cmp: rules.Gt, Bound: us})
 }
+
 func dst(prefix string) rules.Expr {
 	return pred(rules.Pred{Field: rules.FieldDstIP, Prefixes: []netip.Prefix{netip.MustParsePrefix(prefix)}})
 }

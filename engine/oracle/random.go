@@ -22,11 +22,19 @@ var (
 		"x.zoom-1.us", "corp.example", "a.b.c.d.e.f.zoom.us", "x.b.c.d.e.f.zoom.us",
 	}
 	patterns = []rules.NamePattern{
-		{Kind: rules.Exact, Name: "zoom.us"}, {Kind: rules.Suffix, Name: "zoom.us"}, {Kind: rules.Subdomain, Name: "zoom.us"},
-		{Kind: rules.Exact, Name: "us01.zoom.us"}, {Kind: rules.Suffix, Name: "us"}, {Kind: rules.Suffix, Name: "b.zoom.us"},
-		{Kind: rules.GlobName, Name: "zoom-*.us"}, {Kind: rules.GlobName, Name: "*.zoom-*.us"}, {Kind: rules.GlobName, Name: "*zoom.us"},
-		{Kind: rules.GlobName, Name: "us*.zoom.*"}, {Kind: rules.Exact, Name: "corp.example"},
-		{Kind: rules.Exact, Name: "a.b.c.d.e.f.zoom.us"}, {Kind: rules.Subdomain, Name: "b.c.d.e.f.zoom.us"},
+		{Kind: rules.Exact, Name: "zoom.us"},
+		{Kind: rules.Suffix, Name: "zoom.us"},
+		{Kind: rules.Subdomain, Name: "zoom.us"},
+		{Kind: rules.Exact, Name: "us01.zoom.us"},
+		{Kind: rules.Suffix, Name: "us"},
+		{Kind: rules.Suffix, Name: "b.zoom.us"},
+		{Kind: rules.GlobName, Name: "zoom-*.us"},
+		{Kind: rules.GlobName, Name: "*.zoom-*.us"},
+		{Kind: rules.GlobName, Name: "*zoom.us"},
+		{Kind: rules.GlobName, Name: "us*.zoom.*"},
+		{Kind: rules.Exact, Name: "corp.example"},
+		{Kind: rules.Exact, Name: "a.b.c.d.e.f.zoom.us"},
+		{Kind: rules.Subdomain, Name: "b.c.d.e.f.zoom.us"},
 	}
 	addresses = []string{
 		"10.0.0.5", "10.0.1.5", "192.0.2.1", "192.0.2.129", "203.0.113.9", "2001:db8::1", "2001:db8:1::1", "fc00::5", "0:ffff:a00:5::1",
