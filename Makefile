@@ -6,7 +6,7 @@ export GOFLAGS += -trimpath
 
 .PHONY: run test check bench build setup fuzz accept clean
 
-run: setup build ## about two minutes, for a person to watch: two uplinks in namespaces, real packets
+run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
 
 test: setup check build ## everything, for real where we are root; says what it skipped and why
