@@ -49,6 +49,7 @@ type conjunction struct {
 
 func (c *conjunction) add(e Expr, negated bool) {
 	switch {
+	case e.Op == OpAny:
 	case e.Op == OpNot:
 		for _, k := range e.Kids {
 			c.add(k, !negated)
@@ -58,11 +59,10 @@ func (c *conjunction) add(e Expr, negated bool) {
 		if !negated {
 			c.max(e.Pred.specificity())
 		}
-	case e.Op == OpAnd && !negated, e.Op == OpOr && negated:
+	case e.Op == OpAnd && !negated, e.Op == OpOr && negated, len(e.Kids) == 1: // of one kid, `or` is `and`
 		for _, k := range e.Kids {
 			c.add(k, negated)
 		}
-	case e.Op == OpAny:
 	default:
 		least := specificityOfAny(e.Kids, negated)
 		c.spec.Fields += least.Fields

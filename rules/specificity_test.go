@@ -44,6 +44,8 @@ func TestSpecificity(t *testing.T) {
 		{"fields are distinct", node(OpAnd, names(FieldSNI, zoom), names(FieldSNI, NamePattern{Exact, "a"})), "(1,4,0,0)"},
 		{"sni and domain differ", node(OpAnd, names(FieldSNI, zoom), names(FieldDomain, zoom)), "(2,3,0,0)"},
 		{"or adds its minimum", node(OpAnd, tcp, node(OpOr, dscp, tcp)), "(2,0,0,0)"},
+		{"or of one is no or", node(OpAnd, ports(PortRange{22, 22}), node(OpOr, ports(PortRange{22, 22}))), "(1,0,0,16)"},
+		{"not and of one is no or", node(OpAnd, tcp, node(OpNot, node(OpAnd, tcp))), "(1,0,0,0)"},
 		{"glob", names(FieldHTTPHost, NamePattern{GlobName, "a-*.b"}), "(1,2,0,0)"},
 		{"source ports do not count", pred(Pred{Field: FieldSrcPort, Ports: []PortRange{{1, 1}}}), "(1,0,0,0)"},
 	} {
