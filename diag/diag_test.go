@@ -175,6 +175,8 @@ func TestSuggest(t *testing.T) {
 		{"tpc", []string{"tcp"}, "tcp"},
 		{"abcdef", []string{"abc"}, ""},
 		{"x", []string{"x"}, ""},
+		{"%", []string{"d", "ms"}, ""},
+		{"k", []string{"kB"}, "kB"},
 		{"", []string{"ab"}, ""},
 	} {
 		if got := Suggest(c.word, c.candidates); got != c.want {

@@ -25,6 +25,9 @@ func Suggest(word string, candidates []string) string {
 			continue
 		}
 		d := distance(w, []rune(strings.ToLower(c)))
+		if d >= max(len(w), utf8.RuneCountInString(c)) {
+			continue // not one character in common
+		}
 		if c != word && (d < bestDistance || d == bestDistance && d <= limit && c < best) {
 			best, bestDistance = c, d
 		}
