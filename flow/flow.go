@@ -21,6 +21,19 @@ const (
 	ICMPv6 Proto = 58
 )
 
+// HasPorts reports whether the protocol's header begins with two ports: TCP,
+// UDP, DCCP (RFC 4340), SCTP (RFC 9260) and UDP-Lite (RFC 3828). Flows of all
+// others have none.
+func (p Proto) HasPorts() bool {
+	const dccp, sctp, udpLite = 33, 132, 136
+	switch p {
+	case TCP, UDP, dccp, sctp, udpLite:
+		return true
+	default:
+		return false
+	}
+}
+
 // Flow is everything known about one connection. It is comparable; the zero
 // Flow knows nothing. Addresses are unmapped (no IPv4-mapped IPv6), names are
 // canonical (see CanonicalName).

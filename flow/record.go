@@ -150,15 +150,20 @@ func (f *Flow) set(key int, t token) string {
 	}
 }
 
-// finish settles what follows from several keys: ICMP has no ports.
+// finish settles what follows from several keys: ICMP, GRE and the like have no ports.
 func (f *Flow) finish() string {
-	if p, _ := f.Proto.Get(); p == ICMP || p == ICMPv6 {
-		for _, port := range []*Value[uint16]{&f.SrcPort, &f.DstPort} {
-			if _, known := port.Get(); known {
+	p, known := f.Proto.Get()
+	if !known || p.HasPorts() {
+		return ""
+	}
+	for _, port := range []*Value[uint16]{&f.SrcPort, &f.DstPort} {
+		if _, given := port.Get(); given {
+			if p == ICMP || p == ICMPv6 {
 				return "ICMP has no ports"
 			}
-			*port = Absent[uint16]()
+			return "protocol " + p.String() + " has no ports"
 		}
+		*port = Absent[uint16]()
 	}
 	return ""
 }

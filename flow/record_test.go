@@ -40,15 +40,19 @@ func TestParse(t *testing.T) {
 			},
 		},
 		{
-			"IPv6, mapped IPv4, a number for a protocol", "47 [2001:db8::1]:1 > [::ffff:192.0.2.1]:2", `{"proto":47,"src":"[2001:db8::1]:1","dst":"[::ffff:192.0.2.1]:2"}`,
+			"IPv6, mapped IPv4, a number for a protocol", "132 [2001:db8::1]:1 > [::ffff:192.0.2.1]:2", `{"proto":132,"src":"[2001:db8::1]:1","dst":"[::ffff:192.0.2.1]:2"}`,
 			flow.Flow{
-				Proto: flow.Some(flow.Proto(47)), Src: addr("2001:db8::1"), SrcPort: flow.Some[uint16](1), Dst: addr("192.0.2.1"),
+				Proto: flow.Some(flow.Proto(132)), Src: addr("2001:db8::1"), SrcPort: flow.Some[uint16](1), Dst: addr("192.0.2.1"),
 				DstPort: flow.Some[uint16](2),
 			},
 		},
 		{
 			"ICMP has no ports", "icmpv6 2001:db8::1 > 2001:db8::2", `{"proto":"icmpv6","src":"2001:db8::1","dst":"[2001:db8::2]"}`,
 			flow.Flow{Proto: flow.Some(flow.ICMPv6), Src: addr("2001:db8::1"), Dst: addr("2001:db8::2"), SrcPort: none, DstPort: none},
+		},
+		{
+			"GRE has no ports", "47 ? > 192.0.2.1", `{"proto":47,"dst":"192.0.2.1"}`,
+			flow.Flow{Proto: flow.Some(flow.Proto(47)), Dst: addr("192.0.2.1"), SrcPort: none, DstPort: none},
 		},
 		{
 			"ports of others stay unknown", "udp ? > 192.0.2.1", `{"proto":"UDP","dst":"192.0.2.1"}`,
@@ -122,6 +126,7 @@ func TestParseTextErrors(t *testing.T) {
 		{`tcp ? > ? user="x`, flow.ErrSyntax, 15, "string without end"},
 		{`tcp ? > ? user="x"y`, flow.ErrSyntax, 18, "expected a space after the value, found 'y'"},
 		{"icmp ? > 1.2.3.4:1", flow.ErrValue, 0, "ICMP has no ports"},
+		{"47 ? > 1.2.3.4:1", flow.ErrValue, 0, "protocol 47 has no ports"},
 	} {
 		_, err := flow.ParseText(c.text)
 		checkError(t, c.text, err, flow.Error{Code: c.code, Pos: c.pos, Message: c.msg})
@@ -220,7 +225,7 @@ func drawEnd(t *rapid.T, proto flow.Value[flow.Proto]) (flow.Value[netip.Addr], 
 	if rapid.Bool().Draw(t, "has port") {
 		p = flow.Some(rapid.Uint16().Draw(t, "port"))
 	}
-	if n, _ := proto.Get(); n == flow.ICMP || n == flow.ICMPv6 || a.Status() == flow.None {
+	if n, known := proto.Get(); known && !n.HasPorts() || a.Status() == flow.None {
 		p = flow.Absent[uint16]()
 	}
 	return a, p

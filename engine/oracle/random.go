@@ -120,7 +120,7 @@ func endpoint(g gen, proto flow.Value[flow.Proto]) (flow.Value[netip.Addr], flow
 	if g.chance(85) {
 		p = flow.Some(one(g, ports))
 	}
-	if n, _ := proto.Get(); n == flow.ICMP || n == flow.ICMPv6 || a.Status() == flow.None {
+	if n, known := proto.Get(); known && !n.HasPorts() || a.Status() == flow.None {
 		p = flow.Absent[uint16]()
 	}
 	return a, p
