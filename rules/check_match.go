@@ -115,8 +115,9 @@ func (c *checker) bareNames(list []NamePattern, open []Word) {
 	}
 	for _, w := range open {
 		if p, _ := ParseNamePattern(w.Text); !covered[p.Name] {
-			c.report("NP401", w.Span, "%s does not match %s", diag.Quote(w.Text), diag.Quote(p.Name)).
-				Help = "write `." + p.Name + "` to match both"
+			bare := strings.TrimPrefix(w.Text, "*.") // as the user spells it
+			c.report("NP401", w.Span, "%s does not match %s", diag.Quote(w.Text), diag.Quote(bare)).
+				Help = "write `." + bare + "` to match both"
 		}
 	}
 }

@@ -120,9 +120,12 @@ func (c *checker) viaOther(r *Route, kind Word, arg func(string) (Word, bool), r
 
 // device checks the name of a network device (IFNAMSIZ of linux/if.h: 15 bytes).
 func (c *checker) device(w Word) string {
-	if w.Text == "" || len(w.Text) > 15 || w.Text == "." || w.Text == ".." || strings.ContainsAny(w.Text, "/ \t\r\n\x00:") {
-		c.report("NP004", w.Span, "expected the name of a network device, found %s", diag.Quote(w.Text)).
-			Help = "1 to 15 characters, without / : or blanks"
+	wrong := func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`/:*"\`, r) }
+	if w.Text == "" || len(w.Text) > 15 || w.Text == "." || w.Text == ".." || strings.ContainsFunc(w.Text, wrong) {
+		d := c.report("NP004", w.Span, "expected the name of a network device, found %s", diag.Quote(w.Text))
+		if d.Help = "1 to 15 characters, without / : or blanks"; strings.Contains(w.Text, "*") {
+			d.Help = "devices have no wildcards: write a list of names"
+		}
 		return ""
 	}
 	return w.Text

@@ -3,6 +3,7 @@ package rules
 import (
 	"math"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/flow"
@@ -281,6 +282,8 @@ func (c *checker) log(w Word, m *Modifiers) {
 	case w.Text == "true" && !w.Quoted:
 		m.Log = flow.Some("")
 	case w.Text == "false" && !w.Quoted:
+	case !w.Quoted && slices.Contains([]string{"true", "false", "yes", "no", "on", "off"}, strings.ToLower(w.Text)):
+		c.boolean(w, "log") // `log: no` would log "no"
 	case len(w.Text) > maxLogText:
 		c.report("NP905", w.Span, "the text of a log action is longer than %d bytes", maxLogText)
 	default:

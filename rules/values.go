@@ -58,9 +58,9 @@ func (c *checker) boolean(w Word, what string) bool {
 	}
 	d := c.report("NP004", w.Span, "expected true or false for %s, found %s", what, diag.Quote(w.Text))
 	switch strings.ToLower(w.Text) {
-	case "yes", "on", "y":
+	case "true", "yes", "on", "y":
 		d.Help = "write true"
-	case "no", "off", "n":
+	case "false", "no", "off", "n":
 		d.Help = "write false"
 	}
 	return false

@@ -145,11 +145,7 @@ func (l *loader) syntax(err error) bool {
 // unquoted reports `*` or `>` where YAML reads it as its own sign, and reads the
 // value as if it were quoted.
 func (l *loader) unquoted(at int) bool {
-	end := at + 1
-	for end < len(l.src.Text) && strings.IndexByte(",]}\n\r#", l.src.Text[end]) < 0 {
-		end++
-	}
-	value := strings.TrimRight(string(l.src.Text[at:end]), " \t")
+	value := l.bareValue(at)
 	what := "an alias"
 	switch value[0] {
 	case '>':
@@ -162,6 +158,16 @@ func (l *loader) unquoted(at int) bool {
 	l.quoted[at] = value[0]
 	l.patch(at-l.skip, at-l.skip+1, 'x')
 	return true
+}
+
+// bareValue returns the unquoted value that begins at the offset, as the user
+// meant it: up to what ends a value inside brackets, or a line.
+func (l *loader) bareValue(at int) string {
+	end := at + 1
+	for end < len(l.src.Text) && strings.IndexByte(",]}\n\r#", l.src.Text[end]) < 0 {
+		end++
+	}
+	return strings.TrimRight(string(l.src.Text[at:end]), " \t")
 }
 
 // unclosed reports a flow collection that goes wrong: at its opener if it runs

@@ -171,12 +171,13 @@ func (l *loader) predicate(e entry) (rules.ExprNode, bool) {
 
 // comparator splits ">120" into its sign and its bound.
 func comparator(w rules.Word) (cmp, bound rules.Word) {
+	w = w.Part(len(w.Text)-len(strings.TrimLeft(w.Text, " \t")), len(w.Text))
 	i := strings.IndexFunc(w.Text, func(r rune) bool { return !strings.ContainsRune("<>=!", r) })
 	if i < 0 {
 		i = len(w.Text)
 	}
 	rest := i
-	for rest < len(w.Text) && w.Text[rest] == ' ' {
+	for rest < len(w.Text) && (w.Text[rest] == ' ' || w.Text[rest] == '\t') {
 		rest++
 	}
 	if i > 0 {

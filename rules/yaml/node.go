@@ -130,8 +130,7 @@ func (l *loader) legal(n *yaml.Node) bool {
 			Help = "policies have no anchors: a value that begins with & needs quotes"
 		return false
 	case n.Style&yaml.TaggedStyle != 0 && strings.HasPrefix(n.Tag, "!="):
-		end := l.lineEnd(at)
-		value := strings.TrimRight(string(l.src.Text[at:end]), " \t,]}")
+		value := l.bareValue(at)
 		l.report("NP009", l.span(at, at+len(value)), "YAML reads the unquoted `!` as a tag").Help = "put it in quotes: \"" + value + "\""
 		return false
 	case n.Style&yaml.TaggedStyle != 0:
