@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -177,7 +178,7 @@ func TestDaemonCommands(t *testing.T) {
 func TestNoDaemon(t *testing.T) {
 	for _, args := range []string{"status", "uplinks", "tail", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
 		code, out := command(append(strings.Fields(args), "--socket", filepath.Join(t.TempDir(), "none"))...)
-		if code != int(exitUnreachable) || !strings.Contains(out, "hint: is netpolicyd running?") {
+		if code != int(cli.Unreachable) || !strings.Contains(out, "hint: is netpolicyd running?") {
 			t.Errorf("%s: exit %d\n%s", args, code, out)
 		}
 	}
@@ -187,17 +188,7 @@ func TestNoDaemon(t *testing.T) {
 func command(args ...string) (code int, out string) {
 	var b bytes.Buffer
 	root := newRoot()
-	root.SetArgs(args)
 	root.SetOut(&b)
 	root.SetErr(&b)
-	err := root.Execute()
-	var c exitCode
-	switch {
-	case err == nil:
-		return 0, b.String()
-	case errors.As(err, &c):
-		return int(c), b.String()
-	default:
-		return int(exitUsage), b.String() + err.Error()
-	}
+	return cli.Run(context.Background(), root, args), b.String()
 }

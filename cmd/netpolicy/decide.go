@@ -16,6 +16,7 @@ import (
 
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -57,7 +58,7 @@ place, and the exit code is 1 at the end. Empty lines are passed over.`,
 			}
 			if bad > 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "error: %s could not be read\n", plural(bad, "line"))
-				return exitErrors
+				return cli.Errors
 			}
 			return nil
 		},

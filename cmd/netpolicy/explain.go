@@ -12,6 +12,7 @@ import (
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/state"
@@ -86,7 +87,7 @@ func flowError(text string, err error) error {
 }
 
 // loadPolicy reads a policy that must not have errors. It shows them on w and
-// returns exitErrors when it has; warnings are for lint to show.
+// returns cli.Errors when it has; warnings are for lint to show.
 func loadPolicy(name string, stdin io.Reader, w io.Writer) (*rules.Policy, error) {
 	src, err := readPolicy(name, stdin)
 	if err != nil {
@@ -99,7 +100,7 @@ func loadPolicy(name string, stdin io.Reader, w io.Writer) (*rules.Policy, error
 	if err := diag.Text(w, diags, diag.NewSource(name, src)); err != nil {
 		return nil, err
 	}
-	return nil, exitErrors
+	return nil, cli.Errors
 }
 
 // require marks flags as required. The flags exist, so it can't fail.

@@ -18,6 +18,7 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/replay"
+	"netpolicy.dev/netpolicy/internal/cli"
 )
 
 // newInspectCmd shows connections and their names, from a capture or live.
@@ -62,7 +63,7 @@ func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
 		f, err := os.Open(file)
 		if err != nil {
 			fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
-			return exitErrors
+			return cli.Errors
 		}
 		defer func() { _ = f.Close() }()
 		in = f
@@ -74,7 +75,7 @@ func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
 	var err error
 	if runErr != nil && len(c.order) == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "error: %s: %v\n", file, runErr)
-		return exitErrors
+		return cli.Errors
 	}
 	if output == "table" {
 		err = c.table(cmd.OutOrStdout())
@@ -92,7 +93,7 @@ func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
 		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s: %v\n", file, runErr)
 	case runErr != nil:
 		fmt.Fprintf(cmd.ErrOrStderr(), "error: %s: %v\n", file, runErr)
-		return exitErrors
+		return cli.Errors
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
 	"netpolicy.dev/netpolicy/inspector/sockdiag"
+	"netpolicy.dev/netpolicy/internal/cli"
 )
 
 // liveEvents bounds the events that wait for the output; beyond it they are
@@ -67,7 +68,7 @@ func inspectLive(ctx context.Context, w io.Writer, table bool) error {
 	select {
 	case e := <-failed:
 		fmt.Fprintln(os.Stderr, "error:", e)
-		return exitErrors
+		return cli.Errors
 	default:
 	}
 	if dropped > 0 {

@@ -18,6 +18,8 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
 	"golang.org/x/net/dns/dnsmessage"
+
+	"netpolicy.dev/netpolicy/internal/cli"
 )
 
 // ip puts a transport segment into an IPv4 packet.
@@ -148,8 +150,8 @@ func TestInspectRefuses(t *testing.T) {
 		code error
 		want string
 	}{
-		{[]string{"--pcap", "none.pcap"}, exitErrors, "no such file"},
-		{[]string{"--pcap", "inspect_test.go"}, exitErrors, "neither pcap, pcapng nor NDJSON"},
+		{[]string{"--pcap", "none.pcap"}, cli.Errors, "no such file"},
+		{[]string{"--pcap", "inspect_test.go"}, cli.Errors, "neither pcap, pcapng nor NDJSON"},
 		{nil, nil, "give either --pcap FILE or --live"},
 		{[]string{"--pcap", file, "--live"}, nil, "give either --pcap FILE or --live"},
 		{[]string{"--pcap", file, "-o", "xml"}, nil, `unknown output "xml"`},

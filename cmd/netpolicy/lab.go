@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/lab"
 )
 
@@ -31,10 +32,10 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		err := f(ctx, lab.NewPrinter(cmd.OutOrStdout(), quiet))
-		var code exitCode
+		var code cli.Exit
 		if err != nil && !errors.As(err, &code) {
 			fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
-			return exitErrors
+			return cli.Errors
 		}
 		return err
 	}
@@ -46,7 +47,7 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 		RunE: func(cmd *cobra.Command, dirs []string) error {
 			return inLab(cmd, func(ctx context.Context, out *lab.Printer) error {
 				if lab.RunDirs(ctx, lab.Options{Seed: seed}, out, dirs...) != nil {
-					return exitErrors // what failed has been printed where it happened
+					return cli.Errors // what failed has been printed where it happened
 				}
 				return nil
 			})

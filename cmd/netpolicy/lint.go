@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/rules/yaml"
 )
 
@@ -69,9 +70,9 @@ func lint(w io.Writer, stdin io.Reader, files []string, output string, strict bo
 	}
 	switch {
 	case diag.HasErrors(all):
-		return exitErrors
+		return cli.Errors
 	case strict && diag.Count(all, diag.Warning) > 0:
-		return exitWarnings
+		return cli.Warnings
 	default:
 		return nil
 	}

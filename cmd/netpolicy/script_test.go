@@ -10,7 +10,7 @@ import (
 // TestMain lets the scripts run the real main as `netpolicy`.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"netpolicy": func() { os.Exit(run(os.Args[1:])) },
+		"netpolicy": main,
 	})
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,9 +29,9 @@ func newStateForceCmd() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "force STATE",
-		Short: "Force an uplink into NORMAL, DEGRADED, FAILOVER or RECOVERY for a while",
-		Long: "Force an uplink into NORMAL, DEGRADED, FAILOVER or RECOVERY for a while. The\n" +
-			"health machine goes on in the shadow, and takes over again when the time is up.",
+		Short: "Force an uplink, or the whole host, into a state for a while",
+		Long: "Force an uplink, or the whole host, into NORMAL, DEGRADED, FAILOVER or RECOVERY for\n" +
+			"a while. The health machine goes on in the shadow, and takes over when the time is up.",
 		Example:   "  netpolicy state force FAILOVER --for 10m --reason 'cable works'",
 		Args:      cobra.ExactArgs(1),
 		ValidArgs: []string{"NORMAL", "DEGRADED", "FAILOVER", "RECOVERY"},
@@ -42,16 +44,14 @@ func newStateForceCmd() *cobra.Command {
 				return fmt.Errorf("--for %s: want a time above zero, such as 10m", dur)
 			}
 			q.State, q.For = s.String(), dur.String()
-			c, ctx, stop, err := f.client(cmd)
-			if err != nil {
-				return err
-			}
-			defer stop()
-			return changedUplinks(cmd, &f)(c.Force(ctx, q))
+			return f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+				uplinks, err := c.Force(ctx, q)
+				return f.printUplinks(out, uplinks, err)
+			})(cmd, args)
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringVar(&q.Uplink, "uplink", "", "the `uplink`; the primary unless given")
+	cmd.Flags().StringVar(&q.Uplink, "uplink", "", "the `uplink`; the whole host unless given")
 	cmd.Flags().DurationVar(&dur, "for", 0, "how long, such as 10m")
 	cmd.Flags().StringVar(&q.Reason, "reason", "", "why; it is shown in status and kept in the journal")
 	for _, name := range []string{"for", "reason"} {
@@ -67,32 +67,22 @@ func newStateClearCmd() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "clear",
-		Short: "End the override of an uplink",
+		Short: "End the override of an uplink, or of the whole host",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, ctx, stop, err := f.client(cmd)
-			if err != nil {
-				return err
-			}
-			defer stop()
-			return changedUplinks(cmd, &f)(c.Clear(ctx, uplink))
-		},
+		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+			uplinks, err := c.Clear(ctx, uplink)
+			return f.printUplinks(out, uplinks, err)
+		}),
 	}
 	f.add(cmd)
-	cmd.Flags().StringVar(&uplink, "uplink", "", "the `uplink`; the primary unless given")
+	cmd.Flags().StringVar(&uplink, "uplink", "", "the `uplink`; the whole host unless given")
 	return cmd
 }
 
-// changedUplinks prints the uplinks as they are after a change.
-func changedUplinks(cmd *cobra.Command, f *daemonFlags) func([]api.Uplink, error) error {
-	return func(uplinks []api.Uplink, err error) error {
-		if err != nil {
-			return daemonFailed(cmd, err)
-		}
-		if f.output == "json" {
-			return printJSON(cmd.OutOrStdout(), uplinks)
-		}
-		writeUplinks(cmd.OutOrStdout(), uplinks, time.Now())
-		return nil
+// printUplinks prints the uplinks as they are after a change.
+func (f *daemonFlags) printUplinks(out io.Writer, uplinks []api.Uplink, err error) error {
+	if err != nil {
+		return err
 	}
+	return f.print(out, uplinks, func() { writeUplinks(out, uplinks, time.Now()) })
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/cli"
 )
 
 // daemonFlags are what every command that speaks with the daemon has.
@@ -31,17 +32,33 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
-// client returns the daemon's client and a context that ends at Ctrl-C.
-func (f *daemonFlags) client(cmd *cobra.Command) (*api.Client, context.Context, context.CancelFunc, error) {
-	if f.output != "text" && f.output != "json" {
-		return nil, nil, nil, fmt.Errorf("-o %q: want text or json", f.output)
+// ask returns a RunE that runs f with the daemon's client, under a context that
+// ends at Ctrl-C. An error of f is the daemon's, unless it is a cli.Exit.
+func (f *daemonFlags) ask(do func(ctx context.Context, c *api.Client, out io.Writer) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		if f.output != "text" && f.output != "json" {
+			return fmt.Errorf("-o %q: want text or json", f.output)
+		}
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err := do(ctx, api.NewClient(f.socket), cmd.OutOrStdout())
+		var code cli.Exit
+		if err == nil || errors.As(err, &code) {
+			return err
+		}
+		return daemonFailed(cmd, err)
 	}
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
+}
+
+// print writes v as JSON, or calls text, as the user wants it.
+func (f *daemonFlags) print(out io.Writer, v any, text func()) error {
+	if f.output != "json" {
+		text()
+		return nil
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	return api.NewClient(f.socket), ctx, stop, nil
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 // daemonFailed prints what went wrong with the daemon, and returns the exit code.
@@ -50,20 +67,14 @@ func daemonFailed(cmd *cobra.Command, err error) error {
 	fmt.Fprintln(w, "error:", err)
 	var gone *api.UnreachableError
 	if !errors.As(err, &gone) {
-		return exitErrors
+		return cli.Errors
 	}
 	if errors.Is(err, os.ErrPermission) {
 		fmt.Fprintln(w, "hint: the socket belongs to the user that runs netpolicyd; try as root")
 	} else {
 		fmt.Fprintln(w, "hint: is netpolicyd running? `netpolicyd --config FILE` starts it; --socket names another socket")
 	}
-	return exitUnreachable
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	return cli.Unreachable
 }
 
 func newStatusCmd() *cobra.Command {
@@ -72,22 +83,13 @@ func newStatusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "Show what the daemon does: policy, states, uplinks, sources, losses",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, ctx, stop, err := f.client(cmd)
+		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+			s, err := c.Status(ctx)
 			if err != nil {
 				return err
 			}
-			defer stop()
-			s, err := c.Status(ctx)
-			if err != nil {
-				return daemonFailed(cmd, err)
-			}
-			if f.output == "json" {
-				return printJSON(cmd.OutOrStdout(), s)
-			}
-			writeStatus(cmd.OutOrStdout(), &s)
-			return nil
-		},
+			return f.print(out, s, func() { writeStatus(out, &s) })
+		}),
 	}
 	f.add(cmd)
 	return cmd
@@ -99,22 +101,13 @@ func newUplinksCmd() *cobra.Command {
 		Use:   "uplinks",
 		Short: "Show the uplinks with their state, RTT, loss and share",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, ctx, stop, err := f.client(cmd)
+		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+			s, err := c.Status(ctx)
 			if err != nil {
 				return err
 			}
-			defer stop()
-			s, err := c.Status(ctx)
-			if err != nil {
-				return daemonFailed(cmd, err)
-			}
-			if f.output == "json" {
-				return printJSON(cmd.OutOrStdout(), s.Uplinks)
-			}
-			writeUplinks(cmd.OutOrStdout(), s.Uplinks, s.Now)
-			return nil
-		},
+			return f.print(out, s.Uplinks, func() { writeUplinks(out, s.Uplinks, s.Now) })
+		}),
 	}
 	f.add(cmd)
 	return cmd
@@ -128,28 +121,19 @@ func newReloadCmd() *cobra.Command {
 		Long: "Make the daemon read its policy again. A policy with an error is rejected: the\n" +
 			"old one goes on, the errors are printed, and the exit code is 1.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, ctx, stop, err := f.client(cmd)
+		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+			r, err := c.Reload(ctx)
 			if err != nil {
 				return err
 			}
-			defer stop()
-			r, err := c.Reload(ctx)
-			if err != nil {
-				return daemonFailed(cmd, err)
-			}
-			if f.output == "json" {
-				if err := printJSON(cmd.OutOrStdout(), r); err != nil {
-					return err
-				}
-			} else {
-				writeReload(cmd.OutOrStdout(), &r)
+			if err := f.print(out, r, func() { writeReload(out, &r) }); err != nil {
+				return err
 			}
 			if r.Result == api.Rejected {
-				return exitErrors
+				return cli.Errors
 			}
 			return nil
-		},
+		}),
 	}
 	f.add(cmd)
 	return cmd

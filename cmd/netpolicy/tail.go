@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"netpolicy.dev/netpolicy/internal/api"
 )
 
 func newTailCmd() *cobra.Command {
@@ -21,27 +24,19 @@ func newTailCmd() *cobra.Command {
 		Use:   "tail",
 		Short: "Show the daemon's decisions as they are made",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if last < 0 {
 				return fmt.Errorf("-n %d: want a number of records", last)
 			}
-			c, ctx, stop, err := f.client(cmd)
-			if err != nil {
-				return err
-			}
-			defer stop()
-			out := cmd.OutOrStdout()
-			err = c.Decisions(ctx, last, follow, func(line []byte) error {
-				if f.output == "json" {
-					_, err := fmt.Fprintf(out, "%s\n", line)
-					return err
-				}
-				return writeRecord(out, line)
-			})
-			if err != nil {
-				return daemonFailed(cmd, err)
-			}
-			return nil
+			return f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+				return c.Decisions(ctx, last, follow, func(line []byte) error {
+					if f.output == "json" {
+						_, err := fmt.Fprintf(out, "%s\n", line)
+						return err
+					}
+					return writeRecord(out, line)
+				})
+			})(cmd, args)
 		},
 	}
 	f.add(cmd)

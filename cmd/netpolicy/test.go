@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/sim"
@@ -76,7 +77,7 @@ func testScenarios(w io.Writer, stdin io.Reader, files []string, asJSON, verbose
 		}
 	}
 	if failed {
-		return exitErrors
+		return cli.Errors
 	}
 	return nil
 }

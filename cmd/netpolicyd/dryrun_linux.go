@@ -16,6 +16,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -103,7 +104,7 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 	plan, hints := actions.PlanFor(prog, *host, world, previous)
 	printDiagnostics(cmd.ErrOrStderr(), append(slices.Clone(diags), hints...), source)
 	if plan == nil {
-		return exitErrors
+		return cli.Errors
 	}
 	live, problems := connections(cmd.Context(), lookers())
 	if s.output == "json" {

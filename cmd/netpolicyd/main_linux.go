@@ -16,40 +16,15 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
-// exitCode is an error that ends the program with a code of language.md
-// section 5 and prints nothing more: what there is to say has been said.
-type exitCode int
-
-// The exit codes; 0 is success.
-const (
-	exitErrors exitCode = 1
-	exitUsage  exitCode = 2
-)
-
-func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-func main() { os.Exit(run(os.Args[1:])) }
-
-func run(args []string) int {
+func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := newRoot()
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	var code exitCode
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &code):
-		return int(code)
-	default:
-		fmt.Fprintln(os.Stderr, "error:", err)
-		return int(exitUsage)
-	}
+	os.Exit(cli.Run(ctx, newRoot(), os.Args[1:]))
 }
 
 // settings are the flags of netpolicyd.
@@ -187,7 +162,7 @@ func failed(cmd *cobra.Command, err error) error {
 			fmt.Fprintln(cmd.ErrOrStderr(), "hint: rules and routes are root's to change; --dry-run needs no rights for one --flow")
 		}
 	}
-	return exitErrors
+	return cli.Errors
 }
 
 func printDiagnostics(w io.Writer, list []diag.Diagnostic, source *diag.Source) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"testing"
 
@@ -10,7 +9,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"netpolicyd": func() { os.Exit(run(os.Args[1:])) }})
+	testscript.Main(m, map[string]func(){"netpolicyd": main})
 }
 
 func TestScripts(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/host"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
 
@@ -213,7 +214,7 @@ func newCleanupCmd() *cobra.Command {
 			if errors.Is(err, host.ErrRunning) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
 				fmt.Fprintln(cmd.ErrOrStderr(), "hint: stop netpolicyd; when it stops it cleans up by itself")
-				return exitErrors
+				return cli.Errors
 			}
 			return failed(cmd, err)
 		},
