@@ -162,6 +162,12 @@ func (p *parser) clause() bool {
 	case "pending":
 		e.kind = wantPending
 		e.name, ok = p.take("facts, as in `sni,rtt`")
+		for ok && strings.HasSuffix(e.name.text, ",") { // "sni, rtt"
+			var more word
+			more, ok = p.take("a fact")
+			e.name.text += more.text
+			e.name.span.End = more.span.End
+		}
 	case "log":
 		e.kind = wantLog
 		if p.next < len(p.words) && p.words[p.next].quoted {

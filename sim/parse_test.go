@@ -100,6 +100,8 @@ func TestParseErrors(t *testing.T) {
 		{flow + "expect rout wan1", "rout", "NP102: can't expect `rout`\n  help: did you mean `route`?"},
 		{flow + "expect action drop", "drop", "NP120: unknown action `drop`"},
 		{flow + "expect pending sni,age", "sni,age", "NP102: unknown fact `age`"},
+		{flow + "expect pending sni, age", "sni, age", "NP102: unknown fact `age`"},
+		{flow + "expect pending sni,", "", "NP003: expected a fact"},
 		{flow + "expect dscp 64", "64", "NP103"},
 		{"expect 9s route wan1", "route", "NP004: expected state or share, found `route`"},
 		{"expect 9s state", "", "NP003: expected a state"},
