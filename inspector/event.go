@@ -76,6 +76,9 @@ type Event struct {
 	Mark uint32
 	// Prefix is the log prefix of a Logged event.
 	Prefix string
+	// Earlier is true for an Open that found a connection under way, from before
+	// the source began. Where a source can't tell, it is false.
+	Earlier bool
 }
 
 // Stats are running figures of a connection. Zero means not known (or none

@@ -21,6 +21,8 @@ type eventJSON struct {
 	Answer *answerJSON     `json:"answer,omitempty"`
 	Mark   uint32          `json:"ct_mark,omitempty"`
 	Prefix string          `json:"prefix,omitempty"`
+
+	Earlier bool `json:"earlier,omitempty"`
 }
 
 type statsJSON struct {
@@ -43,7 +45,7 @@ type answerJSON struct {
 // AppendJSON appends the event as one JSON object, without a newline. ParseJSON
 // reads it back, durations to the microsecond, TTLs to the second.
 func (e *Event) AppendJSON(b []byte) ([]byte, error) {
-	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix}
+	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier}
 	if e.Kind == Answered {
 		j.Answer = &answerJSON{e.Answer.Name, e.Answer.Addrs, int64(e.Answer.TTL / time.Second)}
 	} else {
@@ -82,7 +84,7 @@ func ParseJSON(line []byte) (Event, error) {
 	if !ok {
 		return Event{}, fmt.Errorf("read event: unknown kind %q", j.Kind)
 	}
-	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix}
+	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier}
 	if s := j.Stats; s != nil {
 		e.Stats = Stats{
 			time.Duration(s.RTT) * time.Microsecond, time.Duration(s.MinRTT) * time.Microsecond,

@@ -147,6 +147,7 @@ type run struct {
 	emit   func(inspector.Event)
 	table  map[key]*known
 	round  uint64
+	first  bool // during the first listing: what it finds was there before
 	// forgotten is how many were reported open, not remembered, and not closed since.
 	forgotten int
 }
@@ -193,6 +194,8 @@ func timeout(err error) bool {
 // list asks for the whole table. What is not in it any more is closed.
 func (r *run) list(c *netlink.Conn) error {
 	r.round++
+	r.first = r.round == 1
+	defer func() { r.first = false }()
 	_, err := c.Send(netlink.Message{
 		Header: netlink.Header{Type: subsystem | msgGet, Flags: netlink.Request | netlink.Dump},
 		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
@@ -289,5 +292,8 @@ func (r *run) gone(k key, mark uint32, stats inspector.Stats) {
 }
 
 func (r *run) send(kind inspector.Kind, k key, mark uint32, stats inspector.Stats) {
-	r.emit(inspector.Event{Kind: kind, At: time.Now(), Source: "conntrack", Flow: k.flow(), Mark: mark, Stats: stats})
+	r.emit(inspector.Event{
+		Kind: kind, At: time.Now(), Source: "conntrack", Flow: k.flow(), Mark: mark, Stats: stats,
+		Earlier: kind == inspector.Open && r.first,
+	})
 }

@@ -214,7 +214,7 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 }
 
 func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.Time) {
-	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1}
+	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, asked: e.Earlier}
 	c.nextID++
 	t.flow.ID = strconv.FormatUint(c.nextID, 10)
 	if n, ok := c.early[k]; ok {
@@ -301,7 +301,8 @@ func (c *core) marked(t *tracked, mark uint32) {
 	t.blocked = c.live.marks.IsBlocked(mark)
 }
 
-// failover carries out a decision that asks for FAILOVER, once for each flow.
+// failover carries out a decision that asks for FAILOVER, once for each flow. A
+// flow from before the daemon's start has had its turn: a restart asks nothing.
 func (c *core) failover(t *tracked, now time.Duration, wall time.Time) {
 	if t.decision.Kind != rules.ActFailover || t.asked || c.observe {
 		return

@@ -317,7 +317,13 @@ func TestFailoverIsAskedFor(t *testing.T) {
   - {name: away, priority: 300, match: {port: 7}, action: {failover: backup}}
 `)
 	c.apply(state.TickEvent(time.Second), wall)
-	e := event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.7:7")
+	e := event(t, inspector.Open, "tcp 10.0.0.5:4999 > 203.0.113.7:7")
+	e.Earlier = true
+	c.event(&e, 2*time.Second, wall)
+	if o := c.take(); len(o.transitions) != 0 {
+		t.Errorf("a flow from before the start: transitions %v", o.transitions)
+	}
+	e = event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.7:7")
 	c.event(&e, 2*time.Second, wall)
 	o := c.take()
 	if len(o.transitions) != 2 || c.live.world.Uplinks[0].State != state.Failover {
