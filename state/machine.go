@@ -13,8 +13,12 @@ const (
 	// minSilence is how long an uplink may go without a finished round, however
 	// short its interval: a busy host is not a dead line.
 	minSilence = 5 * time.Second
-	// maxCatchUp bounds how many missing rounds one Tick accounts for. After a
-	// longer gap the host slept; FAILOVER needs no more than these to be reached.
+	// maxPause is how far apart two Ticks may be. After a longer gap whoever calls
+	// Tick was stopped himself (suspended, starved, SIGSTOP): that he heard
+	// nothing meanwhile says nothing about the lines.
+	maxPause = 3 * time.Second
+	// maxCatchUp bounds how many missing rounds one Tick accounts for: within
+	// maxPause only very short intervals miss more, and FAILOVER needs fewer.
 	maxCatchUp = 16
 )
 
@@ -58,6 +62,8 @@ type Transition struct {
 type Machine struct {
 	now         time.Duration
 	started     bool
+	ticked      time.Duration // the last Tick, if ticks
+	ticks       bool
 	uplinks     []uplink
 	groups      []choice
 	global      State
@@ -226,13 +232,19 @@ func (u *uplink) take(c UplinkConfig, v verdict, detail string, now time.Duratio
 
 // Tick tells the time: rounds that are missing count as dead, penalties decay,
 // overrides expire, and groups look at their timers. Call it at least once a
-// second; more often changes nothing but the promptness.
+// second; more often changes nothing but the promptness. After a pause of more
+// than three seconds the wait for rounds begins anew.
 func (m Machine) Tick(cfg Config, now time.Duration) (Machine, []Transition) {
 	m = m.begin(cfg, now)
 	before := m.look(cfg)
 	whys := make([]string, len(m.uplinks))
+	paused := m.ticks && m.now-m.ticked > maxPause
+	m.ticks, m.ticked = true, m.now
 	for i := range m.uplinks {
 		u, c := &m.uplinks[i], cfg.Uplinks[i]
+		if paused {
+			u.heard, u.missed = m.now, 0
+		}
 		if w := u.missing(c, m.now); w != "" {
 			whys[i] = w
 		}
@@ -271,7 +283,7 @@ func (u *uplink) missing(c UplinkConfig, now time.Duration) string {
 			why = w
 		}
 	}
-	// The host slept longer than this: go on from here.
+	// More were missed than are accounted for: go on from here.
 	u.missed = int((now-u.heard-max(minSilence, 3*c.Every))/c.Every) + 1
 	return why
 }
@@ -316,7 +328,7 @@ func (m Machine) AskFailover(cfg Config, now time.Duration) (Machine, []Transiti
 func (m Machine) Reconfigure(old, cfg Config) Machine {
 	m = m.clone(old)
 	next := New(cfg)
-	next.now, next.started = m.now, m.started
+	next.now, next.started, next.ticked, next.ticks = m.now, m.started, m.ticked, m.ticks
 	next.forced = m.forced
 	for i, c := range cfg.Uplinks {
 		next.uplinks[i].since = m.now
