@@ -319,6 +319,31 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// TestResolveDeep: a long chain of groups ends at its route, and groups that
+// lead to their members by 2^99 ways are looked at once each when all is dead.
+func TestResolveDeep(t *testing.T) {
+	const depth = 100
+	p := &rules.Policy{
+		Uplinks: []rules.Uplink{{Name: "wan1"}},
+		Routes:  []rules.Route{{Name: "wan1", Kind: rules.RouteUplink, Uplink: 0, Group: -1}},
+	}
+	for i := range depth { // two groups a level, each with both of the level below
+		below := []int{0, 0}
+		if i > 0 {
+			below = []int{len(p.Routes) - 2, len(p.Routes) - 1}
+		}
+		for range 2 {
+			p.Routes = append(p.Routes, rules.Route{Kind: rules.RouteGroup, Uplink: -1, Group: len(p.Groups)})
+			p.Groups = append(p.Groups, rules.Group{Strategy: rules.Fallback, Members: below})
+		}
+	}
+	for _, s := range []state.State{state.Normal, state.Failover} {
+		if leaf, ok := engine.Resolve(p, engine.OfflineWorld(&rules.Policy{Uplinks: p.Uplinks, Groups: p.Groups}, s), len(p.Routes)-1, 0); leaf != 0 || !ok {
+			t.Errorf("%v: %d, %v", s, leaf, ok)
+		}
+	}
+}
+
 func TestOfflineWorld(t *testing.T) {
 	p := policy()
 	for s, want := range map[state.State]int{state.Normal: 100, state.Degraded: 100, state.Failover: 0, state.Recovery: 10} {

@@ -8,23 +8,21 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-// maxGroupDepth bounds groups within groups. rules.Check refuses cycles; the
-// bound keeps a policy built by hand from recursing without end.
-const maxGroupDepth = 64
-
 // Resolve finds the concrete route that a flow with the given hash (flow.Hash)
 // takes when route is asked for. A route that is not a group is obeyed even
 // when its uplink is dead. ok is false when the flow must be blocked: a group
 // with when_none block has no usable member.
 func Resolve(p *rules.Policy, w *state.World, route int, hash uint32) (leaf int, ok bool) {
-	c := resolver{p, w, hash}.route(route, maxGroupDepth)
+	r := resolver{policy: p, world: w, hash: hash}
+	c := r.route(route, r.depth())
 	return c.leaf, c.leaf >= 0
 }
 
 // ResolveFallback is Resolve for the action `fallback: [a, b, c]`: the first
 // usable route of the list, else the best of the bad ones.
 func ResolveFallback(p *rules.Policy, w *state.World, routes []int, hash uint32) (leaf int, ok bool) {
-	c := resolver{p, w, hash}.choose(routes, -1, false, maxGroupDepth)
+	r := resolver{policy: p, world: w, hash: hash}
+	c := r.choose(routes, -1, false, r.depth())
 	return c.leaf, c.leaf >= 0
 }
 
@@ -32,7 +30,15 @@ type resolver struct {
 	policy *rules.Policy
 	world  *state.World
 	hash   uint32
+	// bad holds the groups found without a usable member, and the best of the bad
+	// for each, so that no group is searched twice however many lead to it. (One
+	// with a usable member ends the search of all above it.)
+	bad map[int]choice
 }
+
+// depth bounds groups within groups. rules.Check refuses cycles; the bound keeps
+// a policy built by hand from recursing without end.
+func (r *resolver) depth() int { return len(r.policy.Groups) }
 
 // choice is a concrete route (-1: blocked) and whether it is usable.
 type choice struct {
@@ -40,28 +46,38 @@ type choice struct {
 	usable bool
 }
 
-func (r resolver) route(route, depth int) choice {
-	if route < 0 || route >= len(r.policy.Routes) || depth == 0 {
+func (r *resolver) route(route, depth int) choice {
+	if route < 0 || route >= len(r.policy.Routes) {
 		return choice{leaf: -1}
 	}
 	rt := &r.policy.Routes[route]
 	if rt.Kind != rules.RouteGroup {
 		return choice{route, r.usable(route)}
 	}
-	if rt.Group < 0 || rt.Group >= len(r.policy.Groups) {
+	if rt.Group < 0 || rt.Group >= len(r.policy.Groups) || depth == 0 {
 		return choice{leaf: -1}
+	}
+	if c, ok := r.bad[rt.Group]; ok {
+		return c
 	}
 	g := &r.policy.Groups[rt.Group]
 	selected := -1
 	if g.Strategy == rules.LowestLatency && rt.Group < len(r.world.Selected) {
 		selected = r.world.Selected[rt.Group]
 	}
-	return r.choose(g.Members, selected, g.BlockWhenNone, depth-1)
+	c := r.choose(g.Members, selected, g.BlockWhenNone, depth-1)
+	if !c.usable {
+		if r.bad == nil {
+			r.bad = make(map[int]choice)
+		}
+		r.bad[rt.Group] = c
+	}
+	return c
 }
 
 // choose takes the selected member if it is usable, else the first usable one,
 // else the best of the bad ones unless block says otherwise.
-func (r resolver) choose(members []int, selected int, block bool, depth int) choice {
+func (r *resolver) choose(members []int, selected int, block bool, depth int) choice {
 	if selected >= 0 && selected < len(members) {
 		if c := r.route(members[selected], depth); c.usable {
 			return c
@@ -83,7 +99,7 @@ func (r resolver) choose(members []int, selected int, block bool, depth int) cho
 
 // usable reports whether groups may give the route to this flow. A route
 // without an uplink always is; one that recovers gets its share of the hashes.
-func (r resolver) usable(route int) bool {
+func (r *resolver) usable(route int) bool {
 	l, ok := r.link(route)
 	if !ok {
 		return true
@@ -96,7 +112,7 @@ func (r resolver) usable(route int) bool {
 
 // better reports whether dead route a is the better of two bad ones: link up,
 // then fewest lost probes, then lowest RTT. Equal means list order.
-func (r resolver) better(a, b int) bool {
+func (r *resolver) better(a, b int) bool {
 	x, _ := r.link(a)
 	y, _ := r.link(b)
 	switch {
@@ -119,7 +135,7 @@ func rtt(l *state.Link) time.Duration {
 
 // link returns the health of the route's uplink, and false for a route without
 // one or a world that does not know it.
-func (r resolver) link(route int) (*state.Link, bool) {
+func (r *resolver) link(route int) (*state.Link, bool) {
 	rt := &r.policy.Routes[route]
 	if rt.Kind != rules.RouteUplink && rt.Kind != rules.RouteOther || rt.Uplink < 0 || rt.Uplink >= len(r.world.Uplinks) {
 		return nil, false
