@@ -354,6 +354,23 @@ func TestOfflineWorld(t *testing.T) {
 	}
 }
 
+func TestExplainIsBounded(t *testing.T) {
+	var ports []rules.Expr
+	for i := range 1000 {
+		ports = append(ports, port(uint16(i)))
+	}
+	f, err := flow.ParseText("tcp ? > 203.0.113.9:4430")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := policy(rule("many", 1, anyOf(ports...), block))
+	e := engine.Compile(p).Explain(&f, engine.OfflineWorld(p, state.Normal))
+	const want = "port 4 (flow: 4430); and 995 more"
+	if got := e.Near[0].Failed; !strings.HasSuffix(got, want) {
+		t.Errorf("%.200s, want ... %s", got, want)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	p := policy(
 		rule("default_log", 10, rules.Expr{}, rules.Outcome{Mods: rules.Modifiers{Log: flow.Some("")}}),

@@ -15,6 +15,9 @@ import (
 // what fits a screen beside the answer.
 const nearCount = 5
 
+// maxParts is how many alternatives of a condition are told: they stand on one line.
+const maxParts = 5
+
 // Explanation is a decision and how it came about.
 type Explanation struct {
 	Decision
@@ -174,6 +177,10 @@ func (c *facts) describe(e *rules.Expr, negated bool) string {
 	default:
 		var parts []string
 		for i := range e.Kids {
+			if i == maxParts {
+				parts = append(parts, fmt.Sprintf("and %d more", len(e.Kids)-i))
+				break
+			}
 			parts = append(parts, c.describe(&e.Kids[i], negated))
 		}
 		return "none of: " + strings.Join(parts, "; ")
