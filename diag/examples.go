@@ -6,14 +6,14 @@ type example struct{ detail, yaml string }
 // someRoute and someRule complete examples that are about something else.
 const (
 	someRoute = "routes: {direct: {via: main}}\n"
-	someRule  = "rules:\n  - {name: web, match: {port: 443}, action: {route: direct}}\n"
+	someRule  = "rules:\n  - {name: web, priority: 0, match: {port: 443}, action: {route: direct}}\n"
 )
 
 // examples are checked by tests: each policy gets its code. They are never changed.
 var examples = map[Code]example{
 	"NP001": {
 		"A character that can't stand here: a control character, or one with which YAML lets no value begin (`@`, a back quote, `%`). Put the value in quotes.",
-		someRoute + "rules:\n  - {name: a, match: {user: @alice}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {user: @alice}, action: {route: direct}}\n",
 	},
 	"NP002": {
 		"A string is opened and not closed before the end of the file.",
@@ -21,7 +21,7 @@ var examples = map[Code]example{
 	},
 	"NP003": {
 		"Between the values in brackets a comma, or the closing bracket, is missing.",
-		someRoute + "rules:\n  - {name: a, match: {user: \"alice\" port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {user: \"alice\" port: 443}, action: {route: direct}}\n",
 	},
 	"NP004": {
 		"Something else is expected here: a value instead of a block, `true` or `false`, one of a few words, a name. Policies are plain YAML: aliases, anchors, merge keys, tags and second documents are refused with this code, too.",
@@ -49,7 +49,7 @@ var examples = map[Code]example{
 	},
 	"NP010": {
 		"A key stands outside the block that it belongs to, such as `port` beside `match` instead of under it.",
-		someRoute + "rules:\n  - {name: a, port: 443, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, port: 443, action: {route: direct}}\n",
 	},
 	"NP101": {
 		"A section at the top of the file that does not exist.",
@@ -65,15 +65,15 @@ var examples = map[Code]example{
 	},
 	"NP105": {
 		"A key is given twice. YAML readers keep one of the two without a word; here it is an error.",
-		someRoute + "rules:\n  - {name: a, match: {port: 80, port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80, port: 443}, action: {route: direct}}\n",
 	},
 	"NP106": {
 		"Two rules, or two declarations of one kind, have the same name. Uplinks and groups are routes of their names as well.",
-		someRoute + "rules:\n  - {name: a, match: {port: 80}, action: {route: direct}}\n  - {name: a, match: {port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80}, action: {route: direct}}\n  - {name: a, priority: 0, match: {port: 443}, action: {route: direct}}\n",
 	},
 	"NP107": {
 		"Something required is missing: a rule's name or match, an uplink's device, a route's `via`, or a value. A rule that matches everything says so: `match: {any: true}`.",
-		someRoute + "rules:\n  - {name: a, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, action: {route: direct}}\n",
 	},
 	"NP108": {
 		"The version of the schema is not known. There is one: `version: 1`, which may be left out.",
@@ -81,7 +81,7 @@ var examples = map[Code]example{
 	},
 	"NP110": {
 		"A name that nothing declares. Suggestions are at most two edits away.",
-		someRoute + "rules:\n  - {name: a, match: {port: 443}, action: {route: dirct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 443}, action: {route: dirct}}\n",
 	},
 	"NP114": {
 		"A group contains itself, directly or through others. The notes show the way.",
@@ -93,35 +93,35 @@ var examples = map[Code]example{
 	},
 	"NP120": {
 		"An action that does not exist.",
-		someRoute + "rules:\n  - {name: a, match: {port: 443}, action: {rout: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 443}, action: {rout: direct}}\n",
 	},
 	"NP121": {
 		"A rule has at most one of `route`, `switch_route`, `fallback`, `failover` and `block`, and `continue` stands beside none of them.",
-		someRoute + "rules:\n  - {name: a, match: {port: 443}, action: {route: direct, block: true}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 443}, action: {route: direct, block: true}}\n",
 	},
 	"NP122": {
 		"A rule without action, or whose action does nothing.",
-		someRoute + "default: {route: direct}\nrules:\n  - {name: a, match: {port: 443}}\n",
+		someRoute + "default: {route: direct}\nrules:\n  - {name: a, priority: 0, match: {port: 443}}\n",
 	},
 	"NP201": {
 		"A value of another kind than the field takes: an address where a name is looked for, or a name where an address is.",
-		someRoute + "rules:\n  - {name: a, match: {dst_ip: zoom.us}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {dst_ip: zoom.us}, action: {route: direct}}\n",
 	},
 	"NP202": {
 		"Not a port or range of ports. Ports are numbers from 0 to 65535, ranges go upwards.",
-		someRoute + "rules:\n  - {name: a, match: {port: 2000-1000}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 2000-1000}, action: {route: direct}}\n",
 	},
 	"NP203": {
 		"A comparison without its sign, or a quantity without its unit or with an unknown one.",
-		someRoute + "rules:\n  - {name: a, match: {latency_ms: 120}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {latency_ms: 120}, action: {route: direct}}\n",
 	},
 	"NP204": {
 		"A state that does not exist. The states are NORMAL, DEGRADED, FAILOVER and RECOVERY, in any case.",
-		someRoute + "rules:\n  - {name: a, when: {state: NORMLA}, match: {port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, when: {state: NORMLA}, match: {port: 443}, action: {route: direct}}\n",
 	},
 	"NP205": {
 		"Beside `any: true` other keys have no effect.",
-		someRoute + "rules:\n  - {name: a, match: {any: true, port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {any: true, port: 443}, action: {route: direct}}\n",
 	},
 	"NP207": {
 		"The field or option exists, but not here or not in this version.",
@@ -133,35 +133,35 @@ var examples = map[Code]example{
 	},
 	"NP209": {
 		"A comparison whose answer is the same for every value.",
-		someRoute + "rules:\n  - {name: a, match: {latency_ms: \">=0\"}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {latency_ms: \">=0\"}, action: {route: direct}}\n",
 	},
 	"NP210": {
 		"Not a legal domain name: an empty label, one of more than 63 bytes, or characters that IDNA (UTS-46) refuses.",
-		someRoute + "rules:\n  - {name: a, match: {sni: zoom..us}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {sni: zoom..us}, action: {route: direct}}\n",
 	},
 	"NP211": {
 		"A prefix with bits set behind its length: it is either a typing error or meant as one address.",
-		someRoute + "rules:\n  - {name: a, match: {dst_ip: 10.0.0.1/8}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {dst_ip: 10.0.0.1/8}, action: {route: direct}}\n",
 	},
 	"NP212": {
 		"Not a form of wildcard. There are `zoom.us`, `.zoom.us`, `*.zoom.us`, and `*` within ASCII labels; `**` and a lone `*` are not among them.",
-		someRoute + "rules:\n  - {name: a, match: {sni: \"**.zoom.us\"}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {sni: \"**.zoom.us\"}, action: {route: direct}}\n",
 	},
 	"NP307": {
 		"`when` and `disable` together leave no state in which the rule is looked at.",
-		someRoute + "rules:\n  - {name: a, when: {state: NORMAL}, disable: NORMAL, match: {port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, when: {state: NORMAL}, disable: NORMAL, match: {port: 443}, action: {route: direct}}\n",
 	},
 	"NP401": {
 		"`*.zoom.us` matches what is under zoom.us, not the name itself. Where both are meant, write `.zoom.us`; where not, `allow: [NP401]` on the rule says so.",
-		someRoute + "rules:\n  - {name: a, match: {sni: \"*.zoom.us\"}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {sni: \"*.zoom.us\"}, action: {route: direct}}\n",
 	},
 	"NP402": {
 		"In a file without `routes`, `uplinks` and `groups` every route is taken as `via main`. Declare it.",
-		"rules:\n  - {name: a, match: {port: 443}, action: {route: direct}}\n",
+		"rules:\n  - {name: a, priority: 0, match: {port: 443}, action: {route: direct}}\n",
 	},
 	"NP403": {
 		"A key is spelled with hyphens or dots, as in NPL. It is read all the same.",
-		someRoute + "rules:\n  - {name: a, match: {dst.ip: 10.0.0.0/8}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {dst.ip: 10.0.0.0/8}, action: {route: direct}}\n",
 	},
 	"NP501": {
 		"The daemon was told to load a policy with errors and kept the one it has. The errors are in its log and status.",
@@ -169,17 +169,17 @@ var examples = map[Code]example{
 	},
 	"NP502": {
 		"What the policy asks for is checked and explained, but this program, or the backend in use, can't carry it out yet.",
-		"throttles: {slow: {down: 2mbit}}\nrules:\n  - {name: a, match: {port: 443}, action: {throttle: slow}}\n",
+		"throttles: {slow: {down: 2mbit}}\nrules:\n  - {name: a, priority: 0, match: {port: 443}, action: {throttle: slow}}\n",
 	},
 	"NP901": {"A file has at most 8 MiB.", ""},
 	"NP902": {"Blocks are nested at most 200 deep.", ""},
 	"NP903": {"A policy has at most 1,000,000 rules.", ""},
 	"NP904": {
 		"A pattern has at most three `*`.",
-		someRoute + "rules:\n  - {name: a, match: {sni: \"a*b*c*d*.example\"}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {sni: \"a*b*c*d*.example\"}, action: {route: direct}}\n",
 	},
 	"NP905": {
 		"A name, text or list is longer than it can be: 64 characters for a name, 64 routes in a group, 64 targets of a probe, 200 bytes of log text.",
-		someRoute + "rules:\n  - {name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, match: {port: 443}, action: {route: direct}}\n",
+		someRoute + "rules:\n  - {name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, priority: 0, match: {port: 443}, action: {route: direct}}\n",
 	},
 }

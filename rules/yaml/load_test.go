@@ -17,7 +17,7 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-const goodRule = "routes: {direct: {via: main}}\nrules:\n  - {name: a, match: {port: 443}, action: {route: direct}}\n"
+const goodRule = "routes: {direct: {via: main}}\nrules:\n  - {name: a, priority: 0, match: {port: 443}, action: {route: direct}}\n"
 
 // wholePolicy has three references to `second`, which is not declared.
 const wholePolicy = `uplinks:
@@ -50,7 +50,7 @@ rules:
       latency_ms: "> 12.5"
       error_rate: "!=0.5%"
     action: {throttle: slow, log: hello, mark: 0x10, dscp: 46}
-  - {name: b, match: {port: 1}, action: {fallback: [wg, second, wan2]}}
+  - {name: b, priority: 0, match: {port: 1}, action: {fallback: [wg, second, wan2]}}
 `
 
 func codes(diags []diag.Diagnostic) string {
@@ -73,7 +73,7 @@ func TestEncoding(t *testing.T) {
 		{"NUL", "default: {block: true}\x00", "NP001@22-23"},
 		{"lone CR", "default: {block: true}\rx: 1", "NP001@22-23 NP004@24-25"},
 		{"line separator", "# a\u2028default: x\ndefault: {block: true}\n", "NP001@3-6"},
-		{"wide characters before", "rules: [{name: a, description: \"日本語\", match: {port: 99999}, action: {block: true}}]", "NP202@58-63"},
+		{"wide characters before", "rules: [{name: a, priority: 0, description: \"日本語\", match: {port: 99999}, action: {block: true}}]", "NP202@71-76"},
 		{"empty", "", "NP107@0-0"},
 		{"empty document", "---\n", "NP107@4-4"},
 	} {
@@ -119,7 +119,7 @@ func TestManyErrors(t *testing.T) {
 	}
 	b.WriteString("rules:\n")
 	for i := range 500 {
-		fmt.Fprintf(&b, "  - {name: r%d, match: {sni: *.x%d.example}, action: {route: ruote%d}}\n", i, i, i)
+		fmt.Fprintf(&b, "  - {name: r%d, priority: 0, match: {sni: *.x%d.example}, action: {route: ruote%d}}\n", i, i, i)
 	}
 	_, diags := Load("f", b.Bytes())
 	n := 0
@@ -237,7 +237,7 @@ func TestHash(t *testing.T) {
 		}
 		return p.Hash
 	}
-	const base = "routes: {a: {via: main}, b: {via: table 7}}\nrules:\n  - {name: x, match: {port: \"80,443\", proto: tcp, sni: [p.q, .r.s]}, action: {route: a}}\n  - {name: y, match: {any: true}, action: {route: b}}\n"
+	const base = "routes: {a: {via: main}, b: {via: table 7}}\nrules:\n  - {name: x, priority: 0, match: {port: \"80,443\", proto: tcp, sni: [p.q, .r.s]}, action: {route: a}}\n  - {name: y, priority: 0, match: {any: true}, action: {route: b}}\n"
 	h := hash(base)
 	for _, same := range []string{
 		"# comment\nversion: 1\n" + base,
@@ -258,7 +258,7 @@ func TestHash(t *testing.T) {
 		strings.Replace(base, "route: a", "switch_route: a", 1),
 		strings.Replace(base, "route: a", "route: b", 1),
 		strings.Replace(base, "route: a", "route: a, log: true", 1),
-		strings.Replace(base, "name: x", "name: x, priority: 1", 1),
+		strings.Replace(base, "priority: 0", "priority: 1", 1),
 		strings.Replace(base, "name: x", "name: x, disable: FAILOVER", 1),
 		base + "default: {route: a}\n",
 		base + "uplinks: {u: {dev: eth0}}\n",

@@ -36,13 +36,14 @@ func (l *loader) rules(ast *rules.AST, n *yaml.Node) {
 
 func (l *loader) rule(n *yaml.Node) rules.RuleNode {
 	r := rules.RuleNode{Span: l.nodeSpan(n)}
-	guess := map[string]bool{} // clauses that an unknown key may be meant for
+	guess := map[string]bool{} // clauses that are there, or that an unknown key may be meant for
 	for _, e := range l.entries(n, "a rule") {
 		switch e.key.Text {
 		case "name":
 			r.Name, _ = l.given(e)
 		case "priority":
 			r.Priority, _ = l.scalar(e.value, "priority")
+			guess["priority"] = true
 		case "when":
 			r.When = l.when(e)
 		case "disable":
@@ -63,6 +64,13 @@ func (l *loader) rule(n *yaml.Node) rules.RuleNode {
 		default:
 			guess[l.unknownClause(e.key)] = true
 		}
+	}
+	if !guess["priority"] {
+		place := r.Name.Span
+		if !r.Name.Given() {
+			place = l.opening(n)
+		}
+		l.report("NP107", place, "the rule has no priority").Help = "add `priority: 100`; rules with a higher one are looked at first"
 	}
 	if r.Match == nil && guess["match"] {
 		r.Match = &rules.ExprNode{}
