@@ -56,6 +56,7 @@ func lint(w io.Writer, stdin io.Reader, files []string, output string, strict bo
 				plural(diag.Count(diags, diag.Warning), "warning"), plural(diag.Count(diags, diag.Hint), "hint"))
 		}
 	}
+	all = diag.Sort(all)
 	if output == "json" {
 		if err := diag.JSON(w, all, sources...); err != nil {
 			return err
