@@ -76,12 +76,23 @@ const (
 	keyLatency
 	keyErrorRate
 	keyState
+	keyGroup
+	keySrcMAC
+	keyIfaceOut
+	keyApp
+	keyALPN
+	keyCountry
+	keyASN
+	keyConnBytes
+	keyConnAge
 	keyCount
 )
 
 var keyNames = [keyCount]string{
 	"id", "proto", "src", "dst", "sni", "http_host", "domain", "dns", "process", "process_path", "user", "cgroup",
 	"iface_in", "dscp", "mark", "rtt_ms", "latency_ms", "error_rate", "state",
+	// Facts of the schema that no rule reads yet: a record may carry them.
+	"group", "src_mac", "iface_out", "app", "alpn", "country", "asn", "conn_bytes", "conn_age",
 }
 
 func keyIndex(name string) int {
@@ -145,8 +156,10 @@ func (f *Flow) set(key int, t token) string {
 		return setDecimal(&f.Latency, t, microsPerMilli, maxMicros)
 	case keyErrorRate:
 		return setDecimal(&f.ErrorRate, t, perMillion, maxPPM)
-	default:
+	case keyState:
 		return setState(&f.State, t)
+	default:
+		return ""
 	}
 }
 
