@@ -54,9 +54,7 @@ func newStateForceCmd() *cobra.Command {
 	cmd.Flags().StringVar(&q.Uplink, "uplink", "", "the `uplink`; the whole host unless given")
 	cmd.Flags().DurationVar(&dur, "for", 0, "how long, such as 10m")
 	cmd.Flags().StringVar(&q.Reason, "reason", "", "why; it is shown in status and kept in the journal")
-	for _, name := range []string{"for", "reason"} {
-		cobra.CheckErr(cmd.MarkFlagRequired(name))
-	}
+	require(cmd, "for", "reason")
 	return cmd
 }
 
