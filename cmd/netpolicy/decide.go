@@ -54,7 +54,7 @@ place, and the exit code is 1 at the end. Empty lines are passed over.`,
 			}
 			bad, err := newDecider(policy).run(cmd.Context(), in, cmd.OutOrStdout())
 			if err != nil {
-				return err
+				return cli.Fail(cmd, err)
 			}
 			if bad > 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "error: %s could not be read\n", plural(bad, "line"))

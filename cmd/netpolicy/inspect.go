@@ -62,8 +62,7 @@ func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
-			return cli.Errors
+			return cli.Fail(cmd, err)
 		}
 		defer func() { _ = f.Close() }()
 		in = f

@@ -34,8 +34,7 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 		err := f(ctx, lab.NewPrinter(cmd.OutOrStdout(), quiet))
 		var code cli.Exit
 		if err != nil && !errors.As(err, &code) {
-			fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
-			return cli.Errors
+			return cli.Fail(cmd, err)
 		}
 		return err
 	}

@@ -40,3 +40,10 @@ func Run(ctx context.Context, root *cobra.Command, args []string) int {
 		return int(Usage)
 	}
 }
+
+// Fail prints an error that is no mistake in the command line and returns the
+// exit code for it.
+func Fail(cmd *cobra.Command, err error) error {
+	fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
+	return Errors
+}
