@@ -31,6 +31,9 @@ const (
 	earlyLife = 5 * time.Second
 	// maxEarly bounds the names that wait; beyond it they are dropped and counted.
 	maxEarly = 1024
+	// looseLife is how long a flow is followed of which only a name was seen: no
+	// source will tell of its end.
+	looseLife = time.Minute
 	// maxDropped bounds the dropped flows that are remembered; beyond it repeats are recorded.
 	maxDropped = 4096
 )
@@ -68,7 +71,10 @@ type core struct {
 	// dropped are flows that the kernel dropped and that were recorded, with
 	// when: a client tries again and again.
 	dropped map[flowKey]time.Duration
-	out     outputs
+	// loose are flows that began with a name, with when: unless another source
+	// tells of them too they end without a word.
+	loose map[flowKey]time.Duration
+	out   outputs
 }
 
 // live is the policy that decides, as one immutable snapshot.
@@ -123,6 +129,7 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 		live: l, machine: m, observe: observe, boot: boot,
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
 		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{}, early: map[flowKey]earlyName{},
+		loose: map[flowKey]time.Duration{},
 	}
 	c.beginJournal()
 	return c
@@ -166,10 +173,21 @@ func (c *core) closes(e *inspector.Event) bool {
 	return t != nil && (t.source == e.Source || e.Source == "conntrack")
 }
 
+// answer takes a DNS answer. Addresses that no name of others can have are left
+// out: whoever owns a name that the policy blocks could name this host's own
+// address, and lock its administrator out.
 func (c *core) answer(e *inspector.Event, wall time.Time) {
+	answer := e.Answer
+	answer.Addrs = slices.DeleteFunc(slices.Clone(answer.Addrs), func(a netip.Addr) bool {
+		a = a.Unmap().WithZone("")
+		return c.own[a] || beyondPolicy(a)
+	})
+	if len(answer.Addrs) == 0 {
+		return
+	}
 	// A longer life is a change for the kernel, whose elements run out.
-	c.names.Add(e.Answer, wall)
-	for _, a := range e.Answer.Addrs {
+	c.names.Add(answer, wall)
+	for _, a := range answer.Addrs {
 		c.dirty[a.Unmap().WithZone("")] = true
 	}
 }
@@ -198,6 +216,9 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 		}
 		return
 	}
+	if e.Kind != inspector.Name {
+		t.loose = false
+	}
 	before := t.flow
 	learn(&t.flow, &e.Flow)
 	if e.Mark != 0 && e.Mark != t.mark {
@@ -224,6 +245,9 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	c.marked(t, e.Mark)
 	if len(c.flows) < maxFlows {
 		c.flows[k] = t
+		if t.loose = e.Kind == inspector.Name; t.loose {
+			c.loose[k] = now
+		}
 	} else {
 		c.drop("flows")
 	}
@@ -340,6 +364,15 @@ func (c *core) expire(now time.Duration) {
 	for k, at := range c.dropped {
 		if now-at >= dropMemory {
 			delete(c.dropped, k)
+		}
+	}
+	for k, at := range c.loose {
+		if now-at < looseLife {
+			continue
+		}
+		delete(c.loose, k)
+		if t := c.flows[k]; t != nil && t.loose {
+			delete(c.flows, k)
 		}
 	}
 	for k, n := range c.early {

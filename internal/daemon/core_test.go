@@ -163,6 +163,43 @@ func TestNameComesEarly(t *testing.T) {
 	}
 }
 
+func TestFlowsOfWhichOnlyANameWasSeen(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	for _, text := range []string{web, "tcp 10.0.0.6:5000 > 203.0.113.7:443"} {
+		e := event(t, inspector.Name, text+" sni=bad.example")
+		e.Source = "afpacket"
+		c.event(&e, 0, wall)
+	}
+	if o := c.take(); len(o.setMarks) != 2 {
+		t.Errorf("%d flows are blocked by the name alone, want 2", len(o.setMarks))
+	}
+	e := event(t, inspector.Open, web)
+	c.event(&e, time.Second, wall)
+	c.expire(looseLife - 1)
+	if len(c.flows) != 2 {
+		t.Errorf("%d flows are followed, want 2", len(c.flows))
+	}
+	c.expire(looseLife)
+	if len(c.flows) != 1 || c.flows[mustKey(t, web)] == nil || len(c.loose) != 0 {
+		t.Errorf("%d flows are followed, want the one that conntrack knows", len(c.flows))
+	}
+}
+
+func TestAnswersThatNameThisHostAreNotBelieved(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	own, lan := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.9")
+	c.own = map[netip.Addr]bool{own: true}
+	addrs := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.1"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("fe80::1"), lan}
+	a := inspector.Event{Kind: inspector.Answered, Answer: inspector.Answer{Name: "bad.example", Addrs: addrs, TTL: time.Hour}}
+	c.event(&a, 0, wall)
+	if len(c.dirty) != 1 || !c.dirty[lan] || c.names.Len() != 1 {
+		t.Errorf("%v have names now, want %s alone", c.dirty, lan)
+	}
+	if addrs[0] != netip.MustParseAddr("::ffff:10.0.0.1") {
+		t.Error("the event was changed")
+	}
+}
+
 func TestHintsDecideTheFirstPacket(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	a := inspector.Event{Kind: inspector.Answered, Source: "afpacket", Answer: inspector.Answer{

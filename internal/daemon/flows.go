@@ -46,6 +46,7 @@ type tracked struct {
 	route   int
 	mark    uint32 // the conntrack mark last seen
 	blocked bool   // its mark says blocked
+	loose   bool   // only its name was seen, see core.loose
 	asked   bool   // its `failover` decision was carried out
 	logRule string // the rule under whose name the kernel logged it
 }
