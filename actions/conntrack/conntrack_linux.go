@@ -15,6 +15,7 @@ import (
 // Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const (
 	msgNew    = unix.NFNL_SUBSYS_CTNETLINK << 8   // and IPCTNL_MSG_CT_NEW, 0
+	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
 	ctaTupleOrig = 1
@@ -38,7 +39,8 @@ type Tuple struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort // ports 0 for protocols without
 
-	// ICMP and ICMPv6 echo have an id, type and code in place of ports.
+	// ICMP and ICMPv6 echo have an id, type and code in place of ports. All zero
+	// stands for every exchange between the two addresses: a flow of ours is that.
 	ICMPID             uint16
 	ICMPType, ICMPCode uint8
 }
@@ -63,15 +65,10 @@ func (c *Conn) Close() error { return c.c.Close() }
 
 // SetMark sets the masked bits of the connection's mark to value.
 func (c *Conn) SetMark(t Tuple, value, mask uint32) error {
-	ae := netlink.NewAttributeEncoder()
-	ae.ByteOrder = binary.BigEndian
-	ae.Nested(ctaTupleOrig, t.encode)
-	ae.Uint32(ctaMark, value&mask)
-	ae.Uint32(ctaMarkMask, mask)
-	err := c.do(msgNew, t.family(), ae)
-	if errors.Is(err, unix.ENOENT) {
-		err = ErrNotFound
-	}
+	err := c.change(msgNew, t, func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(ctaMark, value&mask)
+		ae.Uint32(ctaMarkMask, mask)
+	})
 	if err != nil {
 		return fmt.Errorf("set conntrack mark of %d %s > %s to %#x/%#x: %w", t.Proto, t.Src, t.Dst, value, mask, err)
 	}
