@@ -325,10 +325,19 @@ func (e *Enforcer) KeepAlive(ctx context.Context) error {
 
 // Cleanup removes exactly what the ledger in stateDir lists, and the ledger.
 // It is safe at any time and twice, but not while a daemon has the folder
-// (ErrRunning). What is gone already is no error.
+// (ErrRunning). What is gone already is no error; a table of our name that no
+// ledger there lists is ErrUnlisted, and stays.
 func Cleanup(ctx context.Context, stateDir string) error {
 	if _, err := os.Stat(stateDir); errors.Is(err, os.ErrNotExist) {
-		return nil
+		kernel, err := nft.New()
+		if err != nil {
+			return fmt.Errorf("clean up: %w", err)
+		}
+		there, err := kernel.Exists(actions.TableName)
+		if err == nil && there {
+			err = ErrUnlisted
+		}
+		return errors.Join(err, kernel.Close())
 	}
 	e, err := New(Config{StateDir: stateDir})
 	if err != nil {
@@ -356,6 +365,9 @@ func (e *Enforcer) clean(ctx context.Context) error {
 	}
 	if errs != nil {
 		return errs
+	}
+	if exists && e.books.Table == "" {
+		return ErrUnlisted
 	}
 	return remove(e.dir)
 }

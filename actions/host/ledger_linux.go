@@ -113,7 +113,8 @@ func load(dir string) (ledger, error) {
 	}
 	var l ledger
 	if err := json.Unmarshal(b, &l); err != nil {
-		return empty, fmt.Errorf("read ledger %s: %w", name, err)
+		return empty, fmt.Errorf("read ledger %s: %w (what it listed is lost: delete table inet %s, the ip rules and routes "+
+			"with proto %d, and then this file)", name, err, actions.TableName, actions.RouteProto)
 	}
 	if l.Version != ledgerVersion {
 		return empty, fmt.Errorf("read ledger %s: version %d, want %d", name, l.Version, ledgerVersion)
@@ -190,3 +191,7 @@ func lock(dir string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// ErrUnlisted means that a table of our name is there and the state folder's
+// ledger does not list it: it is another's, or the folder is the wrong one.
+var ErrUnlisted = errors.New("table inet " + actions.TableName + " is there, but the ledger in this state folder does not list it: nothing was removed")

@@ -408,7 +408,15 @@ func TestForeignTableIsRefused(t *testing.T) {
 	}
 	sh(t, "nft add table inet netpolicy; nft add chain inet netpolicy theirs; ip route del 198.51.100.0/24 dev lan0 table 20000")
 	must(t, e.Close())
-	must(t, Cleanup(ctx, dir))
+	for _, folder := range []string{dir, filepath.Join(dir, "none")} {
+		if err := Cleanup(ctx, folder); !errors.Is(err, ErrUnlisted) {
+			t.Errorf("cleanup with the ledger of %s: %v", folder, err)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(dir, ledgerFile), []byte("{"), 0o600))
+	if err := Cleanup(ctx, dir); err == nil || !strings.Contains(err.Error(), "delete table inet netpolicy") {
+		t.Errorf("cleanup with a broken ledger: %v", err)
+	}
 	if after := snapshot(t); after != before {
 		t.Errorf("touched:\n%s\nwas:\n%s", after, before)
 	}

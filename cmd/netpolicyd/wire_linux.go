@@ -211,12 +211,17 @@ func newCleanupCmd() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := host.Cleanup(cmd.Context(), dir)
-			if errors.Is(err, host.ErrRunning) {
-				fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
-				fmt.Fprintln(cmd.ErrOrStderr(), "hint: stop netpolicyd; when it stops it cleans up by itself")
-				return cli.Errors
+			hint := ""
+			switch {
+			case errors.Is(err, host.ErrRunning):
+				hint = "stop netpolicyd; when it stops it cleans up by itself"
+			case errors.Is(err, host.ErrUnlisted):
+				hint = "--state-dir names the folder that the daemon used (daemon.state_dir in the policy)"
+			default:
+				return failed(cmd, err)
 			}
-			return failed(cmd, err)
+			fmt.Fprintf(cmd.ErrOrStderr(), "error: %v\nhint: %s\n", err, hint)
+			return cli.Errors
 		},
 	}
 	cmd.Flags().StringVar(&dir, "state-dir", defaultStateDir, "the state `directory`")
