@@ -432,7 +432,7 @@ func TestForce(t *testing.T) {
 	if w := m.World(cfg); w.Global != Failover || w.Uplinks[0].Share != 0 || w.Uplinks[1].State != Normal {
 		t.Errorf("%+v", w)
 	}
-	if s := m.Status(cfg)[0]; s.Under != Normal || !s.Forced.On || s.Forced.Reason != "maintenance" {
+	if s := m.Status(cfg)[0]; s.Under != Normal || s.Since != 3*sec || !s.Forced.On || s.Forced.Reason != "maintenance" {
 		t.Errorf("%+v", s)
 	}
 	ts = nil

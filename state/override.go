@@ -14,6 +14,7 @@ const maxReason = 200
 type override struct {
 	on     bool
 	to     State
+	since  time.Duration
 	until  time.Duration
 	reason string
 }
@@ -30,7 +31,7 @@ func (m Machine) Force(cfg Config, uplink int, to State, until time.Duration, re
 		return m, nil
 	}
 	before := m.look(cfg)
-	o := override{on: true, to: to, until: min(until, maxTime), reason: clip(reason)}
+	o := override{on: true, to: to, since: m.now, until: min(until, maxTime), reason: clip(reason)}
 	if uplink < 0 {
 		m.forced = o
 	} else {

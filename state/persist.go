@@ -35,6 +35,7 @@ type snapshot struct {
 
 type forcedSnapshot struct {
 	To     string        `json:"to"`
+	Since  time.Duration `json:"since_ns"`
 	Until  time.Duration `json:"until_ns"`
 	Reason string        `json:"reason"`
 }
@@ -105,7 +106,7 @@ func (o override) snapshot() *forcedSnapshot {
 	if !o.on {
 		return nil
 	}
-	return &forcedSnapshot{o.to.String(), o.until, o.reason}
+	return &forcedSnapshot{o.to.String(), o.since, o.until, o.reason}
 }
 
 func (u *uplink) snapshot(name string) uplinkSnapshot {
@@ -266,7 +267,7 @@ func (f *forcedSnapshot) override(ok bool) (override, bool) {
 		return override{}, ok
 	}
 	to, ok := parseInto(f.To, ok)
-	return override{true, to, f.Until, clip(f.Reason)}, ok && validTimes(f.Until)
+	return override{true, to, f.Since, f.Until, clip(f.Reason)}, ok && validTimes(f.Since, f.Until)
 }
 
 func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {

@@ -8,7 +8,7 @@ type UplinkStatus struct {
 	Name  string
 	State State // as everyone sees it
 	Under State // what the machine itself says; differs from State only when forced
-	Since time.Duration
+	Since time.Duration // when State began; while forced, when that began
 	// Unknown is true until the first verdict, Up false when the link is down.
 	Unknown, Up     bool
 	Good, Bad, Dead int // rounds in a row
@@ -59,6 +59,9 @@ func (m Machine) Status(cfg Config) []UplinkStatus {
 			Penalty: u.penalty, Suppressed: u.suppressed, HoldUntil: u.holdUntil, Share: l.Share,
 			RTT: l.RTT, P90: l.P90, Loss: l.Loss, ErrorRate: l.ErrorRate,
 			Forced: m.override(cfg, i).public(),
+		}
+		if o := m.override(cfg, i); o.on {
+			s.Since = o.since
 		}
 		if u.lastWhy != "" {
 			s.Verdict, s.VerdictWhy, s.VerdictSince = u.last.String(), u.lastWhy, u.lastSince
