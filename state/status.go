@@ -6,8 +6,8 @@ import "time"
 // machine's clock.
 type UplinkStatus struct {
 	Name  string
-	State State // as everyone sees it
-	Under State // what the machine itself says; differs from State only when forced
+	State State         // as everyone sees it
+	Under State         // what the machine itself says; differs from State only when forced
 	Since time.Duration // when State began; while forced, when that began
 	// Unknown is true until the first verdict, Up false when the link is down.
 	Unknown, Up     bool
