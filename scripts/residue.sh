@@ -15,5 +15,5 @@ done
 echo "links:"
 ip -o link 2>/dev/null | awk -F': ' '{print $2}' | sort
 echo "processes:"
-ps -eo comm= | grep -E '^netpolicy' | sort
+ps -eo stat=,comm= | awk '$1 !~ /^Z/ && $2 ~ /^netpolicy/ {print $2}' | sort
 exit 0

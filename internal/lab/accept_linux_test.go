@@ -42,7 +42,7 @@ rules:
 
 // extraRule is one more rule, another one for each n.
 func extraRule(n int) string {
-	return fmt.Sprintf("  - name: extra_%d\n    match: {protocol: tcp, port: %d}\n    action: {block: reject}\n", n, 30000+n)
+	return fmt.Sprintf("  - name: extra_%d\n    priority: 10\n    match: {protocol: tcp, port: %d}\n    action: {block: reject}\n", n, 30000+n)
 }
 
 // eventually asks until ok, or until far too long a time is over.
@@ -142,7 +142,7 @@ func TestReload50(t *testing.T) {
 		}
 		if n%5 == 4 {
 			broken++
-			if err := WriteFile(policy, testPolicy("", "  - name: broken\n    match: {snii: x}\n    action: {block: true}\n")); err != nil {
+			if err := WriteFile(policy, testPolicy("", "  - name: broken\n    priority: 10\n    match: {snii: x}\n    action: {block: true}\n")); err != nil {
 				t.Fatal(err)
 			}
 			rejected(t, l, before)
