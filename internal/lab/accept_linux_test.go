@@ -142,7 +142,7 @@ func TestReload50(t *testing.T) {
 		}
 		if n%5 == 4 {
 			broken++
-			if err := WriteFile(policy, testPolicy("", "  - name: broken\n    priority: 10\n    match: {snii: x}\n    action: {block: true}\n")); err != nil {
+			if err := WriteFile(policy, testPolicy("", "  - name: broken\n    match: {snii: x}\n    priority: 10\n    action: {block: true}\n")); err != nil {
 				t.Fatal(err)
 			}
 			rejected(t, l, before)
