@@ -179,27 +179,11 @@ func serveTLS(t *testing.T, ns *nstest.NS, addr string) {
 		t.Fatal(err)
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}}
-	var l net.Listener
-	ns.Do(t, func() { l, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s := tls.Server(c, config)
-			if s.Handshake() == nil {
-				_, _ = io.Copy(io.Discard, s)
-			}
-			_ = c.Close()
+	ns.Serve(t, addr, func(c net.Conn) {
+		if s := tls.Server(c, config); s.Handshake() == nil {
+			_, _ = io.Copy(io.Discard, s)
 		}
-	}()
+	})
 }
 
 // narrow splits what is written into small segments.

@@ -100,29 +100,8 @@ func flush(t *testing.T) {
 	}
 }
 
-// listen serves TCP on addr inside ns, echoing until the client closes.
-func listen(t *testing.T, ns *nstest.NS, addr string) {
-	t.Helper()
-	var l net.Listener
-	var err error
-	ns.Do(t, func() { l, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.Copy(c, c)
-			_ = c.Close()
-		}
-	}()
-}
+// echo sends back what the client sends.
+func echo(c net.Conn) { _, _ = io.Copy(c, c) }
 
 // dial connects to addr from inside ns.
 func dial(t *testing.T, ns *nstest.NS, network, addr string) net.Conn {
@@ -139,7 +118,7 @@ func dial(t *testing.T, ns *nstest.NS, network, addr string) net.Conn {
 
 func TestForwarded(t *testing.T) {
 	client, server := router(t)
-	listen(t, server, "[::]:443")
+	server.Serve(t, "[::]:443", echo)
 	old := dial(t, client, "tcp", "192.0.2.9:443") // before the source starts
 
 	s := New(Options{})
@@ -183,7 +162,7 @@ func TestForwarded(t *testing.T) {
 
 func TestRefreshCounts(t *testing.T) {
 	client, server := router(t)
-	listen(t, server, "192.0.2.9:80")
+	server.Serve(t, "192.0.2.9:80", echo)
 	events, _ := start(t, New(Options{Refresh: 50 * time.Millisecond}), 1000)
 	c := dial(t, client, "tcp", "192.0.2.9:80")
 	if _, err := c.Write(make([]byte, 7000)); err != nil {

@@ -262,3 +262,28 @@ func up(name string) error {
 	}
 	return netlink.LinkSetUp(link)
 }
+
+// Serve accepts TCP connections on addr inside the namespace, one at a time,
+// hands each to handle and closes it, until the test ends.
+func (ns *NS) Serve(t testing.TB, addr string, handle func(net.Conn)) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	ns.Do(t, func() { l, err = net.Listen("tcp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			handle(c)
+			_ = c.Close()
+		}
+	}()
+}
