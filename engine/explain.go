@@ -265,6 +265,8 @@ func (c *facts) value(field rules.Field) string {
 		return show(f.User)
 	case rules.FieldCgroup:
 		return show(f.Cgroup)
+	case rules.FieldSrcMAC:
+		return show(f.SrcMAC)
 	case rules.FieldIfaceIn:
 		return show(f.IfaceIn)
 	case rules.FieldDSCP:

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
@@ -265,6 +266,7 @@ func (c *facts) settled() FieldSet {
 	add(rules.FieldProcessPath, f.ProcessPath.Unknown())
 	add(rules.FieldUser, f.User.Unknown())
 	add(rules.FieldCgroup, f.Cgroup.Unknown())
+	add(rules.FieldSrcMAC, f.SrcMAC.Unknown())
 	add(rules.FieldIfaceIn, f.IfaceIn.Unknown())
 	add(rules.FieldDSCP, f.DSCP.Unknown())
 	add(rules.FieldMark, f.Mark.Unknown())
@@ -302,6 +304,8 @@ func (c *facts) pred(p *rules.Pred) tri {
 		return inGlobs(f.User, p.Globs)
 	case rules.FieldCgroup:
 		return inGlobs(f.Cgroup, p.Globs)
+	case rules.FieldSrcMAC:
+		return inMACs(f.SrcMAC, p.MACs)
 	case rules.FieldIfaceIn:
 		return inLiterals(f.IfaceIn, p.Globs)
 	case rules.FieldDSCP:
@@ -410,6 +414,14 @@ func inGlobs(v flow.Value[string], list []rules.Glob) tri {
 		}
 	}
 	return isFalse
+}
+
+func inMACs(v flow.Value[flow.MAC], list []flow.MAC) tri {
+	m, known := v.Get()
+	if !known {
+		return missing(v.Status())
+	}
+	return truth(slices.Contains(list, m))
 }
 
 func inLiterals(v flow.Value[string], list []rules.Glob) tri {

@@ -34,6 +34,9 @@ func (p Proto) HasPorts() bool {
 	}
 }
 
+// MAC is an IEEE 802 48-bit address.
+type MAC [6]byte
+
 // Flow is everything known about one connection. It is comparable; the zero
 // Flow knows nothing. Addresses are unmapped (no IPv4-mapped IPv6), names are
 // canonical (see CanonicalName).
@@ -56,6 +59,7 @@ type Flow struct {
 	ProcessPath Value[string] // its executable
 	User        Value[string] // user name, or the number where there is no name
 	Cgroup      Value[string]
+	SrcMAC      Value[MAC]
 	IfaceIn     Value[string]
 	DSCP        Value[uint8]  // 0..63
 	Mark        Value[uint32] // the packet mark it came with

@@ -153,6 +153,10 @@ func (h *hasher) pred(p *Pred) {
 	for _, r := range p.Ports {
 		h.number(int64(r.Lo), int64(r.Hi))
 	}
+	h.number(int64(len(p.MACs)))
+	for _, m := range p.MACs {
+		h.text(string(m[:]))
+	}
 	h.number(int64(len(p.Numbers)))
 	for _, n := range p.Numbers {
 		h.number(int64(n))

@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 
 	"netpolicy.dev/netpolicy/flow"
@@ -15,6 +17,27 @@ const maxStars = 3
 func ParseNamePattern(s string) (NamePattern, bool) {
 	p, problem := parseNamePattern(s)
 	return p, problem == patternOK
+}
+
+// maxRegex bounds the text of a regular expression, in bytes.
+const maxRegex = 1 << 10
+
+// NewKeyword returns the pattern of every name that contains s; false if no
+// canonical name could.
+func NewKeyword(s string) (NamePattern, bool) {
+	s = strings.ToLower(s)
+	ok := s != "" && len(s) <= 253 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == ""
+	return NamePattern{Kind: Keyword, Name: s}, ok
+}
+
+// NewRegex returns the pattern of every canonical name in which the expression
+// (RE2 syntax, not anchored) is found.
+func NewRegex(s string) (NamePattern, error) {
+	if len(s) > maxRegex {
+		return NamePattern{}, fmt.Errorf("the expression is longer than %d bytes", maxRegex)
+	}
+	re, err := regexp.Compile(s)
+	return NamePattern{Kind: Regex, Name: s, re: re}, err
 }
 
 // patternProblem is what is wrong with a pattern.
@@ -53,7 +76,7 @@ func parseNamePattern(s string) (NamePattern, patternProblem) {
 		}
 		return NamePattern{}, patternName
 	}
-	return NamePattern{kind, name}, patternOK
+	return NamePattern{Kind: kind, Name: name}, patternOK
 }
 
 // parseNameGlob canonicalises the labels one by one; a label with a wildcard is
@@ -80,7 +103,7 @@ func parseNameGlob(s string) (NamePattern, patternProblem) {
 	if len(glob) > 253 {
 		return NamePattern{}, patternName
 	}
-	return NamePattern{GlobName, glob}, patternOK
+	return NamePattern{Kind: GlobName, Name: glob}, patternOK
 }
 
 func isAddress(s string) bool {
@@ -97,13 +120,17 @@ const (
 	Suffix                       // .zoom.us: the name and everything under it
 	Subdomain                    // *.zoom.us: everything under it, not the name itself
 	GlobName                     // zoom-*.us: * stays inside one label unless it is the whole leftmost label
+	Keyword                      // any name that contains it; only in sets
+	Regex                        // RE2, found anywhere in the name; only in sets
 )
 
 // NamePattern matches canonical names. Name is the pattern without its leading
 // "." or "*.", canonical; for GlobName it is the whole glob.
+// For Keyword it is the text, for Regex the expression.
 type NamePattern struct {
 	Kind PatternKind
 	Name string
+	re   *regexp.Regexp // Regex only
 }
 
 // Match reports whether the canonical name matches.
@@ -115,6 +142,10 @@ func (p NamePattern) Match(name string) bool {
 		return name == p.Name || under(name, p.Name)
 	case Subdomain:
 		return under(name, p.Name)
+	case Keyword:
+		return strings.Contains(name, p.Name)
+	case Regex:
+		return p.re.MatchString(name)
 	default:
 		return matchNameGlob(p.Name, name)
 	}
@@ -127,6 +158,10 @@ func (p NamePattern) String() string {
 		return "." + p.Name
 	case Subdomain:
 		return "*." + p.Name
+	case Keyword:
+		return `keyword "` + p.Name + `"`
+	case Regex:
+		return `regex "` + p.Name + `"`
 	default:
 		return p.Name
 	}

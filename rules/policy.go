@@ -21,6 +21,7 @@ type Policy struct {
 	Routes    []Route // declared ones first, then those that uplinks, groups and bare names imply
 	Groups    []Group
 	Throttles []Throttle
+	Sets      []*Set
 	Rules     []Rule   // in source order
 	Default   *Outcome // nil: the flow is left to the kernel untouched
 	Primary   int      // index into Uplinks, -1 without uplinks
@@ -212,6 +213,7 @@ const (
 	FieldProcessPath
 	FieldUser
 	FieldCgroup
+	FieldSrcMAC
 	FieldIfaceIn
 	FieldDSCP
 	FieldMark
@@ -223,7 +225,7 @@ const (
 
 var fieldNames = [...]string{
 	"sni", "domain", "http.host", "dst.ip", "src.ip", "port", "src.port", "proto", "process",
-	"process.path", "user", "cgroup", "iface.in", "dscp", "mark", "rtt", "latency", "error_rate", "state",
+	"process.path", "user", "cgroup", "src.mac", "iface.in", "dscp", "mark", "rtt", "latency", "error_rate", "state",
 }
 
 // String returns the field's name as NPL spells it.
@@ -251,9 +253,13 @@ type Pred struct {
 	Ports    []PortRange    // port, src.port; sorted, disjoint
 	Numbers  []uint32       // proto, dscp, mark; sorted, unique
 	Globs    []Glob         // process, process.path, user, cgroup, iface.in (there literal)
+	MACs     []flow.MAC     // src.mac; sorted, unique
 	States   state.Set      // state
 	Cmp      Cmp            // rtt, latency (microseconds), error_rate (parts per million)
 	Bound    int64
+	// Set is the set that the predicate names; nil if its values were written in
+	// place. The list above then is the set's own, shared and never modified.
+	Set *Set
 }
 
 // PortRange is an inclusive range of ports.

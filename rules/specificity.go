@@ -10,7 +10,7 @@ import (
 // comes first. The zero value is that of `any`.
 type Specificity struct {
 	Fields int // how many predicates hold together
-	Name   int // sni, domain, http.host: exact 4, .x and *.x 3, other globs 2
+	Name   int // sni, domain, http.host: exact 4, .x and *.x 3, other globs 2, keywords and regexes 1
 	IP     int // prefix length, IPv4 + 96
 	Port   int // destination ports: 16 - floor(log2(how many))
 }
@@ -93,6 +93,12 @@ func specificityOfAny(kids []Expr, negated bool) Specificity {
 // specificity is the predicate's own value, without its field.
 func (p *Pred) specificity() Specificity {
 	var s Specificity
+	if p.Set != nil && p.Set.List != (ListRef{}) { // so that a refreshed list never re-orders rules
+		if p.Set.Type == DomainSet {
+			s.Name = 3
+		}
+		return s
+	}
 	switch p.Field {
 	case FieldSNI, FieldDomain, FieldHTTPHost:
 		for i, n := range p.Names {
@@ -128,7 +134,9 @@ func (k PatternKind) specificity() int {
 		return 4
 	case Suffix, Subdomain:
 		return 3
-	default:
+	case GlobName:
 		return 2
+	default:
+		return 1
 	}
 }

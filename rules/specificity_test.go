@@ -18,7 +18,7 @@ func prefixes(f Field, list ...string) Expr {
 }
 
 func TestSpecificity(t *testing.T) {
-	zoom := NamePattern{Suffix, "zoom.us"}
+	zoom := NamePattern{Kind: Suffix, Name: "zoom.us"}
 	tcp := pred(Pred{Field: FieldProto, Numbers: []uint32{6}})
 	dscp := pred(Pred{Field: FieldDSCP, Numbers: []uint32{46}})
 	ports := func(r ...PortRange) Expr { return pred(Pred{Field: FieldPort, Ports: r}) }
@@ -28,7 +28,7 @@ func TestSpecificity(t *testing.T) {
 		want  string
 	}{
 		{"any", Expr{}, "(0,0,0,0)"},
-		{"set and proto", node(OpAnd, names(FieldSNI, zoom, NamePattern{Exact, "zoom.com"}), tcp), "(2,3,0,0)"},
+		{"set and proto", node(OpAnd, names(FieldSNI, zoom, NamePattern{Kind: Exact, Name: "zoom.com"}), tcp), "(2,3,0,0)"},
 		{"prefix list is the minimum", prefixes(FieldDstIP, "10.0.0.0/8", "fc00::/7"), "(1,0,7,0)"},
 		{"IPv4 + 96", prefixes(FieldDstIP, "10.0.0.0/8"), "(1,0,104,0)"},
 		{"or", node(OpOr, dscp, ports(PortRange{5060, 5061})), "(1,0,0,0)"},
@@ -41,12 +41,12 @@ func TestSpecificity(t *testing.T) {
 		{"not or is and of nots", node(OpNot, node(OpOr, tcp, dscp)), "(2,0,0,0)"},
 		{"not and is or of nots", node(OpNot, node(OpAnd, tcp, dscp)), "(1,0,0,0)"},
 		{"nested and is flat", node(OpAnd, tcp, node(OpAnd, tcp, dscp)), "(2,0,0,0)"},
-		{"fields are distinct", node(OpAnd, names(FieldSNI, zoom), names(FieldSNI, NamePattern{Exact, "a"})), "(1,4,0,0)"},
+		{"fields are distinct", node(OpAnd, names(FieldSNI, zoom), names(FieldSNI, NamePattern{Kind: Exact, Name: "a"})), "(1,4,0,0)"},
 		{"sni and domain differ", node(OpAnd, names(FieldSNI, zoom), names(FieldDomain, zoom)), "(2,3,0,0)"},
 		{"or adds its minimum", node(OpAnd, tcp, node(OpOr, dscp, tcp)), "(2,0,0,0)"},
 		{"or of one is no or", node(OpAnd, ports(PortRange{22, 22}), node(OpOr, ports(PortRange{22, 22}))), "(1,0,0,16)"},
 		{"not and of one is no or", node(OpAnd, tcp, node(OpNot, node(OpAnd, tcp))), "(1,0,0,0)"},
-		{"glob", names(FieldHTTPHost, NamePattern{GlobName, "a-*.b"}), "(1,2,0,0)"},
+		{"glob", names(FieldHTTPHost, NamePattern{Kind: GlobName, Name: "a-*.b"}), "(1,2,0,0)"},
 		{"source ports do not count", pred(Pred{Field: FieldSrcPort, Ports: []PortRange{{1, 1}}}), "(1,0,0,0)"},
 	} {
 		r := Rule{Match: c.match}
