@@ -43,24 +43,44 @@ func (s FieldSet) With(f rules.Field) FieldSet { return s | 1<<f }
 // Program is a compiled policy. It is immutable and safe for concurrent use.
 type Program struct {
 	policy *rules.Policy
-	order  []int               // rule indices, best first
-	specs  []rules.Specificity // by rule index
-	rules  []compiled          // best first
-	guards []guard             // best first, apart from rules so that a scan reads little memory
+	layers []*layer // one, or after Recompile a second with what has changed
+	fields FieldSet // that any rule reads
+	lists  lists
+	seeds  seeds
+	order  []uint32 // rules in source order, best first
+}
+
+// Compile prepares a checked policy for deciding. It can't fail.
+//
+// The order is total: priority descending, specificity descending, source order.
+func Compile(p *rules.Policy) *Program {
+	prog := &Program{policy: p, seeds: newSeeds(), lists: lists{}, order: orderOf(p)}
+	prog.layers = []*layer{newLayer(p, prog.order, prog.seeds)}
+	prog.fields = prog.layers[0].fields
+	for i := range p.Rules {
+		prog.lists.add(&p.Rules[i].Match, prog.seeds)
+	}
+	return prog
 }
 
 // Policy returns what the program was compiled from.
 func (p *Program) Policy() *rules.Policy { return p.policy }
 
-// Order returns the rules' indices, best first. Shared, do not modify.
-func (p *Program) Order() []int { return p.order }
+// Order returns the rules' indices, best first.
+func (p *Program) Order() []int {
+	order := make([]int, len(p.order))
+	for i := range p.order {
+		order[i] = int(p.order[i])
+	}
+	return order
+}
 
 // Decide decides one flow in one world. It does not modify its arguments and
 // starts nothing; *f and *w are only read. Evaluation is first match over the
 // total order, in three-valued logic: a rule whose facts are not all known may
 // make the decision provisional (Final false), never wrong.
 func (p *Program) Decide(f *flow.Flow, w *state.World) Decision {
-	var c facts
-	p.newFacts(&c, f, w)
-	return p.decide(&c, w)
+	var s search
+	p.decide(&s, f, w)
+	return s.d
 }

@@ -39,17 +39,18 @@ type Near struct {
 // Explain decides as Decide does and tells why. It takes time and memory in
 // proportion to the number of rules.
 func (p *Program) Explain(f *flow.Flow, w *state.World) Explanation {
-	var c facts
-	p.newFacts(&c, f, w)
-	e := Explanation{Decision: p.decide(&c, w), State: c.state}
+	var s search
+	p.decide(&s, f, w)
+	c := &s.c
+	e := Explanation{Decision: s.d, State: c.state}
 	e.Why = p.Why(&e.Decision)
 	if e.Rule >= 0 {
-		e.Specificity = p.specs[e.Rule]
+		e.Specificity = p.policy.Rules[e.Rule].Specificity()
 	}
 	if e.RunnerUp >= 0 {
-		e.RunnerUpSpecificity = p.specs[e.RunnerUp]
+		e.RunnerUpSpecificity = p.policy.Rules[e.RunnerUp].Specificity()
 	}
-	e.Near = p.near(&c)
+	e.Near = p.near(c)
 	return e
 }
 
@@ -72,7 +73,7 @@ func (p *Program) Why(d *Decision) string {
 		return "the only match; otherwise default"
 	}
 	won, next := &p.policy.Rules[d.Rule], &p.policy.Rules[d.RunnerUp]
-	switch a, b := p.specs[d.Rule], p.specs[d.RunnerUp]; {
+	switch a, b := won.Specificity(), next.Specificity(); {
 	case won.Priority != next.Priority:
 		return fmt.Sprintf("priority %d before %d (%s)", won.Priority, next.Priority, next.Name)
 	case a != b:
@@ -87,13 +88,13 @@ func (p *Program) Why(d *Decision) string {
 func (p *Program) near(c *facts) []Near {
 	type candidate struct{ pos, failed, held int }
 	var best []candidate
-	for pos := range p.rules {
-		r := &p.rules[pos]
+	for pos := range p.order {
+		r := &p.policy.Rules[p.order[pos]]
 		k := candidate{pos: pos}
-		if !r.rule.Active.Has(c.state) {
+		if !r.Active.Has(c.state) {
 			k.failed++
 		}
-		for _, e := range conditions(&r.rule.Match, nil) {
+		for _, e := range conditions(&r.Match, nil) {
 			if c.expr(e) == isTrue {
 				k.held++
 			} else {
@@ -114,7 +115,7 @@ func (p *Program) near(c *facts) []Near {
 	slices.SortFunc(best, func(a, b candidate) int { return cmp.Compare(a.pos, b.pos) })
 	out := make([]Near, 0, len(best))
 	for _, k := range best {
-		out = append(out, Near{p.rules[k.pos].index, c.failed(p.rules[k.pos].rule)})
+		out = append(out, Near{int(p.order[k.pos]), c.failed(&p.policy.Rules[p.order[k.pos]])})
 	}
 	return out
 }

@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"bytes"
+	"cmp"
+	"math/bits"
 	"net/netip"
 	"slices"
 
@@ -44,113 +47,100 @@ type nameFact struct {
 	name string
 }
 
-// Slots of the words that guards look at. A word packs so much of a fact that a
-// mismatch under a rule's mask proves a predicate false.
-const (
-	// A name has a slot for each of its last labels: slot field*nameDepth + n-1
-	// holds the hash of its last n labels, for sni, domain and http.host.
-	nameDepth = 6                      // what is deeper is told apart by the rule itself
-	slotDst   = 3*nameDepth - 1 + iota // IPv4: ffff and the address; IPv6: the upper half
-	slotSrc
-	slotPort
-	slotSrcPort
-	slotProto
-	slotNone // of guards that reject nothing
-	slots
-)
-
-// known says what a guard can conclude from a slot.
-type known uint8
-
-const (
-	slotUnknown known = iota // its predicate is unknown
-	slotValue                // false if the word differs
-	slotAbsent               // false
-	slotHints                // unknown if no hint's word fits
-	slotAny                  // nothing
-)
-
-// hintWords is how many DNS names guards tell apart; with more, rules are
-// evaluated in full. Few addresses have more live names.
-const hintWords = 4
-
 // facts is a flow and a world as predicates look at them, made once a decision.
 type facts struct {
 	flow  *flow.Flow
+	prog  *Program
 	state state.State
 
 	names     [3]nameFact // sni, domain, http.host
 	latency   flow.Value[int64]
 	errorRate flow.Value[int64]
 
-	// What guards look at.
-	word  [slots]uint64
-	known [slots]known
-	hints [hintWords][nameDepth]uint64
-	nHint int
+	// queries are the different names that are known, each with its fields.
+	queries  [3]query
+	nQueries int
 
-	// dns is how DNS names take part: nameHints, nameDNS, or 0 for not at all.
-	dns nameMode
+	// dns is how DNS names take part: nameHints, nameDNS, or 0 for not at all;
+	// dnsFields are the fields that take them.
+	dns       nameMode
+	dnsFields fields3
+	// unknown are the fields, of those that rules read, that a decision can be
+	// waiting for; blindUnknown also has those that only DNS names tell.
+	unknown, blindUnknown FieldSet
 	// blind makes every predicate unknown whose value comes from DNS names, to
 	// find out what rests on them.
 	blind bool
 }
 
-// newFacts gathers what f and w tell. The result refers to f.
-func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
-	c.flow = f
-	c.state = w.Global
-	if s, ok := state.Parse(f.State); ok && f.State != "" {
-		c.state = s
-	}
-	c.setNames(f)
-	c.latency, c.errorRate = f.Latency, f.ErrorRate
-	if w.Primary >= 0 && w.Primary < len(w.Uplinks) {
-		l := &w.Uplinks[w.Primary]
-		if c.latency.Unknown() && l.RTT >= 0 {
-			c.latency = flow.Some(l.RTT.Microseconds())
-		}
-		if c.errorRate.Unknown() && l.ErrorRate >= 0 {
-			c.errorRate = flow.Some(l.ErrorRate)
-		}
-	}
-	c.setGuards(f)
+type query struct {
+	name   string
+	fields fields3
 }
 
-// setGuards fills what guards look at.
-func (c *facts) setGuards(f *flow.Flow) {
-	for name := range f.DNS.All() {
-		if c.dns != nameHints || c.nHint == hintWords {
-			c.nHint = -1
-			break
+// newFacts gathers what f and w tell. The result refers to f.
+func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
+	c.flow, c.prog = f, p
+	c.state = w.Global
+	if f.State != "" {
+		if s, ok := state.Parse(f.State); ok {
+			c.state = s
 		}
-		suffixes(c.hints[c.nHint][:], name)
-		c.nHint++
 	}
+	if p.fields&nameFields != 0 {
+		c.setNames(f)
+	}
+	if p.fields&worldFields != 0 {
+		c.setWorld(f, w)
+	}
+	for left := p.fields; left != 0; left &= left - 1 {
+		field := rules.Field(bits.TrailingZeros32(uint32(left)))
+		if !c.isUnknown(field) {
+			continue
+		}
+		c.unknown = c.unknown.With(field)
+	}
+	c.blindUnknown = c.unknown
 	for i, n := range c.names {
-		at := i * nameDepth
-		k := slotUnknown
-		switch {
-		case n.mode == nameKnown:
-			k = slotValue
-			suffixes(c.word[at:at+nameDepth], n.name)
-		case n.mode == nameNone:
-			k = slotAbsent
-		case n.mode == nameDNS || n.mode == nameHints && c.nHint < 0:
-			k = slotAny
-		case n.mode == nameHints:
-			k = slotHints
-		}
-		for j := range nameDepth {
-			c.known[at+j] = k
+		if n.mode == nameDNS {
+			c.blindUnknown |= 1 << nameField3[i] & p.fields
 		}
 	}
-	c.setAddr(slotDst, f.Dst)
-	c.setAddr(slotSrc, f.Src)
-	setWord(c, slotPort, f.DstPort)
-	setWord(c, slotSrcPort, f.SrcPort)
-	setWord(c, slotProto, f.Proto)
-	c.known[slotNone] = slotAny
+}
+
+const (
+	nameFields  = FieldSet(1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost)
+	worldFields = FieldSet(1<<rules.FieldLatency | 1<<rules.FieldErrorRate)
+)
+
+// nameField3 are the fields of facts.names.
+var nameField3 = [3]rules.Field{rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost}
+
+// nameField is the field's place in facts.names.
+func nameField(f rules.Field) int {
+	switch f {
+	case rules.FieldSNI:
+		return 0
+	case rules.FieldDomain:
+		return 1
+	default:
+		return 2
+	}
+}
+
+// setWorld takes what the flow does not tell from the primary uplink.
+func (c *facts) setWorld(f *flow.Flow, w *state.World) {
+	c.latency, c.errorRate = f.Latency, f.ErrorRate
+	if w.Primary < 0 || w.Primary >= len(w.Uplinks) {
+		return
+	}
+	l := &w.Uplinks[w.Primary]
+	if c.latency.Unknown() && l.RTT >= 0 {
+		c.latency = flow.Some(l.RTT.Microseconds())
+	}
+	if c.errorRate.Unknown() && l.ErrorRate >= 0 {
+		c.errorRate = flow.Some(l.ErrorRate)
+	}
 }
 
 // setNames applies "ClientHello or Host header replaces the hints": a known
@@ -190,90 +180,70 @@ func (c *facts) setNames(f *flow.Flow) {
 	default:
 		c.names[1] = nameFact{mode: nameNone}
 	}
-	for _, n := range c.names {
-		if n.mode == nameHints || n.mode == nameDNS {
+	for i := range c.names {
+		switch n := &c.names[i]; n.mode {
+		case nameHints, nameDNS:
 			c.dns = n.mode // never both: nameDNS needs both names to be absent
+			c.dnsFields |= 1 << i
+		case nameKnown:
+			c.query(n.name, 1<<i)
 		}
 	}
 }
 
-func (c *facts) setAddr(slot int, v flow.Value[netip.Addr]) {
-	switch a, known := v.Get(); {
-	case known:
-		c.word[slot], c.known[slot] = addrWord(a), slotValue
-	case !v.Unknown():
-		c.known[slot] = slotAbsent
-	}
-}
-
-func setWord[T uint16 | flow.Proto](c *facts, slot int, v flow.Value[T]) {
-	switch n, known := v.Get(); {
-	case known:
-		c.word[slot], c.known[slot] = uint64(n), slotValue
-	case !v.Unknown():
-		c.known[slot] = slotAbsent
-	}
-}
-
-// suffixes sets to[n-1] to a hash (FNV-1a, from the end) of the last n labels of
-// name. Equal suffixes have equal hashes, and that is all that guards rely on.
-func suffixes(to []uint64, name string) {
-	const offset, prime = 14695981039346656037, 1099511628211
-	h, n := uint64(offset), 0
-	for i := len(name) - 1; i >= 0 && n < len(to); i-- {
-		if name[i] == '.' {
-			to[n] = h ^ h>>32
-			n++
+func (c *facts) query(name string, field fields3) {
+	for i := range c.nQueries {
+		if c.queries[i].name == name {
+			c.queries[i].fields |= field
+			return
 		}
-		h = (h ^ uint64(name[i])) * prime
 	}
-	if n < len(to) {
-		to[n] = h ^ h>>32
-	}
+	c.queries[c.nQueries] = query{name, field}
+	c.nQueries++
 }
 
-func addrWord(a netip.Addr) uint64 {
-	if a.Is4() {
-		b := a.As4()
-		return 0xffff<<32 | uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])
-	}
-	b := a.As16()
-	var w uint64
-	for _, x := range b[:8] {
-		w = w<<8 | uint64(x)
-	}
-	return w
-}
-
-// settled returns the fields that no decision can be waiting for.
-func (c *facts) settled() FieldSet {
+// isUnknown reports whether a decision can be waiting for the field.
+func (c *facts) isUnknown(field rules.Field) bool {
 	f := c.flow
-	s := FieldSet(0).With(rules.FieldState)
-	add := func(field rules.Field, unknown bool) {
-		if !unknown {
-			s = s.With(field)
-		}
+	switch field {
+	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
+		m := c.names[nameField(field)].mode
+		return m == nameUnknown || m == nameHints
+	case rules.FieldDstIP:
+		return f.Dst.Unknown()
+	case rules.FieldSrcIP:
+		return f.Src.Unknown()
+	case rules.FieldPort:
+		return f.DstPort.Unknown()
+	case rules.FieldSrcPort:
+		return f.SrcPort.Unknown()
+	case rules.FieldProto:
+		return f.Proto.Unknown()
+	case rules.FieldProcess:
+		return f.Process.Unknown()
+	case rules.FieldProcessPath:
+		return f.ProcessPath.Unknown()
+	case rules.FieldUser:
+		return f.User.Unknown()
+	case rules.FieldCgroup:
+		return f.Cgroup.Unknown()
+	case rules.FieldSrcMAC:
+		return f.SrcMAC.Unknown()
+	case rules.FieldIfaceIn:
+		return f.IfaceIn.Unknown()
+	case rules.FieldDSCP:
+		return f.DSCP.Unknown()
+	case rules.FieldMark:
+		return f.Mark.Unknown()
+	case rules.FieldRTT:
+		return f.RTT.Unknown()
+	case rules.FieldLatency:
+		return c.latency.Unknown()
+	case rules.FieldErrorRate:
+		return c.errorRate.Unknown()
+	default:
+		return false
 	}
-	for i, field := range [...]rules.Field{rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost} {
-		add(field, c.names[i].mode == nameUnknown || c.names[i].mode == nameHints)
-	}
-	add(rules.FieldDstIP, f.Dst.Unknown())
-	add(rules.FieldSrcIP, f.Src.Unknown())
-	add(rules.FieldPort, f.DstPort.Unknown())
-	add(rules.FieldSrcPort, f.SrcPort.Unknown())
-	add(rules.FieldProto, f.Proto.Unknown())
-	add(rules.FieldProcess, f.Process.Unknown())
-	add(rules.FieldProcessPath, f.ProcessPath.Unknown())
-	add(rules.FieldUser, f.User.Unknown())
-	add(rules.FieldCgroup, f.Cgroup.Unknown())
-	add(rules.FieldSrcMAC, f.SrcMAC.Unknown())
-	add(rules.FieldIfaceIn, f.IfaceIn.Unknown())
-	add(rules.FieldDSCP, f.DSCP.Unknown())
-	add(rules.FieldMark, f.Mark.Unknown())
-	add(rules.FieldRTT, f.RTT.Unknown())
-	add(rules.FieldLatency, c.latency.Unknown())
-	add(rules.FieldErrorRate, c.errorRate.Unknown())
-	return s
 }
 
 // pred evaluates one predicate.
@@ -281,15 +251,15 @@ func (c *facts) pred(p *rules.Pred) tri {
 	f := c.flow
 	switch p.Field {
 	case rules.FieldSNI:
-		return c.name(&c.names[0], p.Names)
+		return c.name(&c.names[0], p)
 	case rules.FieldDomain:
-		return c.name(&c.names[1], p.Names)
+		return c.name(&c.names[1], p)
 	case rules.FieldHTTPHost:
-		return c.name(&c.names[2], p.Names)
+		return c.name(&c.names[2], p)
 	case rules.FieldDstIP:
-		return inPrefixes(f.Dst, p.Prefixes)
+		return c.inPrefixes(f.Dst, p)
 	case rules.FieldSrcIP:
-		return inPrefixes(f.Src, p.Prefixes)
+		return c.inPrefixes(f.Src, p)
 	case rules.FieldPort:
 		return inPorts(f.DstPort, p.Ports)
 	case rules.FieldSrcPort:
@@ -297,13 +267,13 @@ func (c *facts) pred(p *rules.Pred) tri {
 	case rules.FieldProto:
 		return inNumbers(f.Proto, p.Numbers)
 	case rules.FieldProcess:
-		return inGlobs(f.Process, p.Globs)
+		return c.inGlobs(f.Process, p)
 	case rules.FieldProcessPath:
-		return inGlobs(f.ProcessPath, p.Globs)
+		return c.inGlobs(f.ProcessPath, p)
 	case rules.FieldUser:
-		return inGlobs(f.User, p.Globs)
+		return c.inGlobs(f.User, p)
 	case rules.FieldCgroup:
-		return inGlobs(f.Cgroup, p.Globs)
+		return c.inGlobs(f.Cgroup, p)
 	case rules.FieldSrcMAC:
 		return inMACs(f.SrcMAC, p.MACs)
 	case rules.FieldIfaceIn:
@@ -325,10 +295,10 @@ func (c *facts) pred(p *rules.Pred) tri {
 	}
 }
 
-func (c *facts) name(n *nameFact, patterns []rules.NamePattern) tri {
+func (c *facts) name(n *nameFact, p *rules.Pred) tri {
 	switch n.mode {
 	case nameKnown:
-		return truth(matchAny(patterns, n.name))
+		return truth(c.inNames(p, n.name))
 	case nameNone:
 		return isFalse
 	case nameHints, nameDNS:
@@ -336,7 +306,7 @@ func (c *facts) name(n *nameFact, patterns []rules.NamePattern) tri {
 			return isUnknown
 		}
 		for name := range c.flow.DNS.All() {
-			if matchAny(patterns, name) {
+			if c.inNames(p, name) {
 				return isTrue
 			}
 		}
@@ -345,6 +315,13 @@ func (c *facts) name(n *nameFact, patterns []rules.NamePattern) tri {
 		}
 	}
 	return isUnknown
+}
+
+func (c *facts) inNames(p *rules.Pred, name string) bool {
+	if len(p.Names) >= indexedList {
+		return c.prog.lists[listKeyOf(p)].name(&c.prog.seeds, name, p.Names)
+	}
+	return matchAny(p.Names, name)
 }
 
 func matchAny(patterns []rules.NamePattern, name string) bool {
@@ -364,13 +341,17 @@ func missing(s flow.Status) tri {
 	return isFalse
 }
 
-func inPrefixes(v flow.Value[netip.Addr], list []netip.Prefix) tri {
+func (c *facts) inPrefixes(v flow.Value[netip.Addr], p *rules.Pred) tri {
 	a, known := v.Get()
 	if !known {
 		return missing(v.Status())
 	}
-	for i := range list {
-		if list[i].Contains(a) {
+	if len(p.Prefixes) >= indexedList {
+		class, _ := classOf(p.Field)
+		return truth(c.prog.lists[listKeyOf(p)].addr(a, int(class-classDst)))
+	}
+	for i := range p.Prefixes {
+		if p.Prefixes[i].Contains(a) {
 			return isTrue
 		}
 	}
@@ -382,12 +363,16 @@ func inPorts(v flow.Value[uint16], list []rules.PortRange) tri {
 	if !known {
 		return missing(v.Status())
 	}
-	for _, r := range list {
-		if r.Lo <= n && n <= r.Hi {
-			return isTrue
+	if len(list) < indexedList {
+		for _, r := range list {
+			if r.Lo <= n && n <= r.Hi {
+				return isTrue
+			}
 		}
+		return isFalse
 	}
-	return isFalse
+	at, found := slices.BinarySearchFunc(list, n, func(r rules.PortRange, n uint16) int { return cmp.Compare(r.Lo, n) })
+	return truth(found || at > 0 && n <= list[at-1].Hi)
 }
 
 func inNumbers[T uint8 | uint32 | flow.Proto](v flow.Value[T], list []uint32) tri {
@@ -395,25 +380,20 @@ func inNumbers[T uint8 | uint32 | flow.Proto](v flow.Value[T], list []uint32) tr
 	if !known {
 		return missing(v.Status())
 	}
-	for _, x := range list {
-		if x == uint32(n) {
-			return isTrue
-		}
-	}
-	return isFalse
+	_, found := slices.BinarySearch(list, uint32(n))
+	return truth(found)
 }
 
-func inGlobs(v flow.Value[string], list []rules.Glob) tri {
+func (c *facts) inGlobs(v flow.Value[string], p *rules.Pred) tri {
 	s, known := v.Get()
 	if !known {
 		return missing(v.Status())
 	}
-	for _, g := range list {
-		if g.Match(s) {
-			return isTrue
-		}
+	if len(p.Globs) >= indexedList {
+		class, _ := classOf(p.Field)
+		return truth(c.prog.lists[listKeyOf(p)].glob(class, s, p.Globs))
 	}
-	return isFalse
+	return truth(matchGlobs(p.Globs, s))
 }
 
 func inMACs(v flow.Value[flow.MAC], list []flow.MAC) tri {
@@ -421,7 +401,8 @@ func inMACs(v flow.Value[flow.MAC], list []flow.MAC) tri {
 	if !known {
 		return missing(v.Status())
 	}
-	return truth(slices.Contains(list, m))
+	_, found := slices.BinarySearchFunc(list, m, func(a, b flow.MAC) int { return bytes.Compare(a[:], b[:]) })
+	return truth(found)
 }
 
 func inLiterals(v flow.Value[string], list []rules.Glob) tri {
@@ -453,5 +434,33 @@ func compare(v flow.Value[int64], p *rules.Pred) tri {
 		return truth(n > p.Bound)
 	default:
 		return truth(n >= p.Bound)
+	}
+}
+
+// expr evaluates a condition. Its depth is bounded by the parser.
+func (c *facts) expr(e *rules.Expr) tri {
+	switch e.Op {
+	case rules.OpPred:
+		return c.pred(&e.Pred)
+	case rules.OpNot:
+		return not(c.expr(&e.Kids[0]))
+	case rules.OpAnd:
+		v := isTrue
+		for i := range e.Kids {
+			if v = min(v, c.expr(&e.Kids[i])); v == isFalse {
+				break
+			}
+		}
+		return v
+	case rules.OpOr:
+		v := isFalse
+		for i := range e.Kids {
+			if v = max(v, c.expr(&e.Kids[i])); v == isTrue {
+				break
+			}
+		}
+		return v
+	default:
+		return isTrue
 	}
 }

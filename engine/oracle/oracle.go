@@ -264,6 +264,8 @@ func (x view) pred(p rules.Pred) string {
 		return check(f.DSCP, func(n uint8) bool { return slices.Contains(p.Numbers, uint32(n)) })
 	case rules.FieldMark:
 		return check(f.Mark, func(n uint32) bool { return slices.Contains(p.Numbers, n) })
+	case rules.FieldSrcMAC:
+		return check(f.SrcMAC, func(m flow.MAC) bool { return slices.Contains(p.MACs, m) })
 	case rules.FieldProcess:
 		return check(f.Process, func(s string) bool { return globs(s, p.Globs) })
 	case rules.FieldProcessPath:

@@ -1,0 +1,379 @@
+package engine
+
+import (
+	"hash/maphash"
+	"math/bits"
+	"net/netip"
+	"slices"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// layer is a classifier over some of a policy's rules. Its ids number them in
+// their order.
+type layer struct {
+	records  []record // by id
+	root     *node
+	pool     pool
+	ports    []uint32 // port lists: a count, then packed ranges
+	outcomes []rules.Outcome
+	// positions are the ids' places in the order of the whole program; nil: the same.
+	positions []uint32
+	reads     []FieldSet
+	fields    FieldSet // that any rule reads
+	seeds     seeds
+}
+
+// builder makes a layer.
+type builder struct {
+	policy    *rules.Policy
+	pool      pool
+	ports     []uint32
+	fieldSets []FieldSet
+	outcomes  []rules.Outcome
+	numbers   map[outcomeKey]uint32 // of outcomes
+	single    map[[2]uint32]tagged
+	words     []uint32
+	seeds     seeds
+	fields    FieldSet
+	rules     []uint32 // by id: the rule in source order
+	records   []record
+}
+
+// outcomeKey is an outcome as a comparable value.
+type outcomeKey struct {
+	kind   rules.ActionKind
+	route  int
+	reject bool
+	routes string
+	mods   rules.Modifiers
+}
+
+// outcome numbers the outcomes: equal ones do the same.
+func (b *builder) outcome(o *rules.Outcome) uint32 {
+	k := outcomeKey{kind: o.Kind, reject: o.Reject, mods: o.Mods, route: -1}
+	switch o.Kind {
+	case rules.ActRoute, rules.ActSwitchRoute, rules.ActFailover:
+		k.route = o.Route
+	case rules.ActFallback:
+		text := make([]rune, len(o.Routes))
+		for i, r := range o.Routes {
+			text[i] = rune(r)
+		}
+		k.routes = string(text)
+	}
+	n, ok := b.numbers[k]
+	if !ok {
+		n = uint32(len(b.outcomes))
+		b.numbers[k] = n
+		b.outcomes = append(b.outcomes, *o)
+	}
+	return n
+}
+
+// newLayer compiles the rules, which are in their order.
+func newLayer(p *rules.Policy, order []uint32, s seeds) *layer {
+	b := &builder{
+		policy: p, numbers: map[outcomeKey]uint32{}, single: map[[2]uint32]tagged{}, seeds: s, rules: order,
+		records: make([]record, len(order)),
+	}
+	b.pool.words = []uint32{0} // the empty list
+	ids := make([]id, len(order))
+	for i, rule := range order {
+		ids[i] = id(i)
+		r := &p.Rules[rule]
+		pivot := pivotOf(&r.Match, false, 0)
+		b.records[i] = b.record(r, int(rule), &pivot)
+	}
+	l := &layer{seeds: s, records: b.records}
+	l.root = b.node(ids, 0, false)
+	l.pool = pool{slices.Clip(b.pool.words), slices.Clip(b.pool.nodes)}
+	l.ports, l.reads, l.outcomes = slices.Clip(b.ports), b.fieldSets, slices.Clip(b.outcomes)
+	l.fields = b.fields
+	return l
+}
+
+func newSeeds() seeds { return seeds{maphash.MakeSeed(), maphash.MakeSeed()} }
+
+// node is an index over rules. Each rule is filed under the elements of its
+// pivot, or, without one, in rest.
+type node struct {
+	least id
+	// rest are the rules without a pivot, in order; runs are the same for a
+	// search for open rules.
+	rest []id
+	runs []run
+
+	used     classSet // classes with an index
+	names    *nameIndex
+	texts    [classes]*textIndex // of names and of strings
+	prefixes [2][2]*prefixIndex  // dst and src; IPv4 and IPv6
+	ports    [2]*portIndex       // dst and src
+	numbers  [classes]map[uint64]ref
+	strings  [classes]map[string]ref
+	// open has, for each used class, the rules filed there, filed anew without
+	// it: they are found there when the facts of the class are not known.
+	open [classes]*node
+}
+
+// draft gathers what goes into a node.
+type draft struct {
+	names    []nameFiling
+	depths   [2]uint64
+	texts    [classes][]textFiling
+	prefixes [2]map[netip.Prefix]*filing
+	ports    [2][]portRef
+	numbers  [classes]map[uint64]*filing
+	strings  [classes]map[string]*filing
+	open     [classes][]id
+	lists    map[fieldList]*listFiling
+	order    []*listFiling
+}
+
+type portRef struct {
+	rng    rules.PortRange
+	shared bool
+	what   uint32
+}
+
+// listFiling are the rules filed under all elements of one long list.
+type listFiling struct {
+	pred *rules.Pred
+	filing
+}
+
+// longList is how many elements make a list's rules a filing of their own,
+// which all elements share.
+const longList = 8
+
+// maxDepth bounds how many classes are indexed one below the other: a rule can
+// stand in a node's index and in its open part, so that the copies double with each.
+const maxDepth = 5
+
+// node makes a node of the ids, which are in order. Inside are the rules that
+// are looked at without the classes; open says that they are only looked at for
+// whether they are open.
+func (b *builder) node(ids []id, without classSet, open bool) *node {
+	n := &node{least: none}
+	if len(ids) > 0 {
+		n.least = ids[0]
+	}
+	var d draft
+	var rest []id
+	if open && len(ids) <= crowd || bits.OnesCount16(uint16(without)) >= maxDepth {
+		rest = ids
+	} else {
+		for _, i := range ids {
+			p := pivotOf(&b.policy.Rules[b.rules[i]].Match, false, without)
+			if p.score == 0 {
+				rest = append(rest, i)
+				continue
+			}
+			for _, pred := range p.preds {
+				d.file(b, pred, i)
+			}
+			for c := range classes {
+				if p.classes.has(c) {
+					d.open[c] = append(d.open[c], i)
+				}
+			}
+		}
+	}
+	n.rest = slices.Clip(rest)
+	if len(rest) > crowd {
+		n.runs = b.runs(rest)
+		if open {
+			n.rest = nil
+		}
+	}
+	b.finish(n, &d, without)
+	return n
+}
+
+// finish makes a node's indexes.
+func (b *builder) finish(n *node, d *draft, without classSet) {
+	for _, l := range d.order {
+		c, _ := classOf(l.pred.Field)
+		r := b.ref(l.filing, without.with(c))
+		d.elements(b, l.pred, true, uint32(r))
+	}
+	for c := range classes {
+		if len(d.open[c]) == 0 {
+			continue
+		}
+		n.used = n.used.with(c)
+		below := without.with(c)
+		n.open[c] = b.node(slices.Compact(d.open[c]), below, true)
+		b.fill(n, d, c, below)
+	}
+}
+
+// fill makes a node's index of one class.
+func (b *builder) fill(n *node, d *draft, c class, below classSet) {
+	switch c {
+	case classNames:
+		if len(d.names) > 0 {
+			n.names = b.nameIndex(d.names, d.depths, below)
+		}
+	case classDst, classSrc:
+		n.prefixes[c-classDst] = b.prefixIndexes(d.prefixes[c-classDst], below)
+	case classPort, classSrcPort:
+		n.ports[c-classPort] = b.portIndexOf(d.ports[c-classPort], below)
+	}
+	if len(d.texts[c]) > 0 {
+		n.texts[c] = b.textIndex(d.texts[c], below)
+	}
+	if len(d.numbers[c]) > 0 {
+		n.numbers[c] = make(map[uint64]ref, len(d.numbers[c]))
+		for _, k := range sortedKeys(d.numbers[c]) {
+			n.numbers[c][k] = b.ref(*d.numbers[c][k], below)
+		}
+	}
+	if len(d.strings[c]) > 0 {
+		n.strings[c] = make(map[string]ref, len(d.strings[c]))
+		for _, k := range sortedKeys(d.strings[c]) {
+			n.strings[c][k] = b.ref(*d.strings[c][k], below)
+		}
+	}
+}
+
+func (b *builder) portIndexOf(list []portRef, without classSet) *portIndex {
+	ranges := make([]rules.PortRange, len(list))
+	for i := range list {
+		ranges[i] = list[i].rng
+	}
+	f := newPortFiling(ranges)
+	for _, p := range list {
+		f.add(p.rng, func(to *filing) { to.add(p.shared, p.what) })
+	}
+	return b.portIndex(f, without)
+}
+
+func (f *filing) add(shared bool, what uint32) {
+	if shared {
+		f.refs = append(f.refs, ref(what))
+	} else {
+		f.ids = append(f.ids, what)
+	}
+}
+
+func (b *builder) prefixIndexes(m map[netip.Prefix]*filing, without classSet) [2]*prefixIndex {
+	var out [2]*prefixIndex
+	var lists [2][]netip.Prefix
+	for p := range m {
+		if p.Addr().Is4() {
+			lists[0] = append(lists[0], p)
+		} else {
+			lists[1] = append(lists[1], p)
+		}
+	}
+	for i, list := range lists {
+		if len(list) == 0 {
+			continue
+		}
+		slices.SortFunc(list, func(a, b netip.Prefix) int { return a.Compare(b) })
+		refs := make([]ref, len(list))
+		for j, p := range list {
+			refs[j] = b.ref(*m[p], without)
+		}
+		out[i] = newPrefixIndex(list, refs, b.pool.least)
+	}
+	return out
+}
+
+// file files a rule under the elements of a predicate.
+func (d *draft) file(b *builder, p *rules.Pred, i id) {
+	if k := listKeyOf(p); k.size > longList {
+		l := d.lists[fieldList{k, p.Field}]
+		if l == nil {
+			if d.lists == nil {
+				d.lists = map[fieldList]*listFiling{}
+			}
+			l = &listFiling{pred: p}
+			d.lists[fieldList{k, p.Field}] = l
+			d.order = append(d.order, l)
+		}
+		l.ids = append(l.ids, i)
+		return
+	}
+	d.elements(b, p, false, i)
+}
+
+// elements files an id, or with shared a ref, under every element of p.
+func (d *draft) elements(b *builder, p *rules.Pred, shared bool, what uint32) {
+	c, _ := classOf(p.Field)
+	switch c {
+	case classNames:
+		for i := range p.Names {
+			d.name(b, &p.Names[i], nameField(p.Field), shared, what)
+		}
+	case classDst, classSrc:
+		m := &d.prefixes[c-classDst]
+		if *m == nil {
+			*m = map[netip.Prefix]*filing{}
+		}
+		for _, x := range p.Prefixes {
+			under(*m, x).add(shared, what)
+		}
+	case classPort, classSrcPort:
+		for _, r := range p.Ports {
+			d.ports[c-classPort] = append(d.ports[c-classPort], portRef{r, shared, what})
+		}
+	case classProto, classDSCP, classMark, classMAC:
+		if d.numbers[c] == nil {
+			d.numbers[c] = map[uint64]*filing{}
+		}
+		for _, n := range p.Numbers {
+			under(d.numbers[c], uint64(n)).add(shared, what)
+		}
+		for _, m := range p.MACs {
+			under(d.numbers[c], macNumber(m)).add(shared, what)
+		}
+	default:
+		for _, g := range p.Globs {
+			if c != classIface && slices.Contains([]byte(g), '*') {
+				f := nameFiling{tag: newTag(kindVerify, 0), shared: shared, what: what}
+				d.texts[c] = append(d.texts[c], textFiling{literalOf(string(g)), f})
+				continue
+			}
+			if d.strings[c] == nil {
+				d.strings[c] = map[string]*filing{}
+			}
+			under(d.strings[c], string(g)).add(shared, what)
+		}
+	}
+}
+
+func (d *draft) name(b *builder, n *rules.NamePattern, field int, shared bool, what uint32) {
+	if kind, ok := nameKindOf(n); ok {
+		depth := min(labels(n.Name), 127)
+		d.depths[depth/64] |= 1 << (depth % 64)
+		d.names = append(d.names, nameFiling{b.seeds.hash(n.Name), b.seeds.check(n.Name), newTag(kind, field), shared, what})
+		return
+	}
+	kind := kindVerify
+	if n.Kind == rules.Keyword {
+		kind = kindText
+	}
+	f := nameFiling{tag: newTag(kind, field), shared: shared, what: what}
+	d.texts[classNames] = append(d.texts[classNames], textFiling{patternLiteral(n), f})
+}
+
+func macNumber(m flow.MAC) uint64 {
+	var n uint64
+	for _, x := range m {
+		n = n<<8 | uint64(x)
+	}
+	return n
+}
+
+// under returns the filing of a key, made where it is new.
+func under[K comparable](m map[K]*filing, k K) *filing {
+	f := m[k]
+	if f == nil {
+		f = &filing{}
+		m[k] = f
+	}
+	return f
+}

@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"cmp"
+	"hash/maphash"
+	"math/bits"
+	"slices"
+
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// nameIndex files rules under names: exact ones, and suffixes, which match what
+// is under them. It is an open-addressing table in the order of the hashes, so
+// that a lookup of a name that is not there stops at the first higher hash. The
+// hash is keyed: names come from attackers.
+type nameIndex struct {
+	slots []nameSlot // home slots, and a tail for those that did not fit
+	homes uint64
+	// depths has bit n for every number of labels that some name here has.
+	depths [2]uint64
+}
+
+// nameSlot is one name. hash and check are all that is compared: 96 bits of
+// keyed hash, so that a wrong match is not to be expected in the life of all
+// routers there are.
+type nameSlot struct {
+	hash  uint64 // emptySlot: none
+	check uint32
+	what  tagged
+}
+
+const emptySlot = ^uint64(0)
+
+// homesPercent is how many home slots there are for 100 names.
+const homesPercent = 135
+
+// tag says how and for which of the name fields a rule is filed: a nameKind and
+// a field's place in facts.names.
+type tag uint8
+
+const (
+	kindExact  uint8 = iota // the whole name
+	kindSuffix              // the name and what is under it
+	kindUnder               // what is under the name
+	kindText                // found in the name, and that is all: see textIndex
+	kindVerify              // found in the name: the rule has to be evaluated
+)
+
+func newTag(kind uint8, field int) tag { return tag(kind)<<2 | tag(field) }
+
+func (t tag) kind() uint8    { return uint8(t >> 2) }
+func (t tag) field() fields3 { return 1 << (t & 3) }
+
+// fields3 is a set of name fields, bit i for facts.names[i].
+type fields3 uint8
+
+// tagged is one id with its tag (5 bits), or, with the highest bit, the place in
+// the pool of: a count, then for each tag the tag and the ref of what is filed.
+type tagged uint32
+
+const (
+	taggedMany   tagged = 1 << 31
+	taggedLimit         = 1 << 26
+	tagBits             = 5
+	taggedNobody        = taggedMany // the pool begins with 0
+)
+
+// nameFiling is one name with one thing filed under it.
+type nameFiling struct {
+	hash   uint64
+	check  uint32
+	tag    tag
+	shared bool   // what is a ref
+	what   uint32 // an id or a ref
+}
+
+func (a *nameFiling) compare(b *nameFiling) int {
+	switch {
+	case a.hash != b.hash:
+		return cmp.Compare(a.hash, b.hash)
+	case a.check != b.check:
+		return cmp.Compare(a.check, b.check)
+	case a.tag != b.tag:
+		return cmp.Compare(a.tag, b.tag)
+	default:
+		return cmp.Compare(a.what, b.what)
+	}
+}
+
+// seeds key the hashes of names; one pair for a program and its successors.
+type seeds [2]maphash.Seed
+
+func (s *seeds) hash(name string) uint64 {
+	h := maphash.String(s[0], name)
+	if h == emptySlot {
+		h--
+	}
+	return h
+}
+
+func (s *seeds) check(name string) uint32 { return uint32(maphash.String(s[1], name)) }
+
+func labels(name string) int {
+	n := 1
+	for i := range len(name) {
+		if name[i] == '.' {
+			n++
+		}
+	}
+	return n
+}
+
+// nameIndex makes the index; list is sorted in place.
+func (b *builder) nameIndex(list []nameFiling, depths [2]uint64, without classSet) *nameIndex {
+	slices.SortFunc(list, func(a, b nameFiling) int { return a.compare(&b) })
+	names := 0
+	for i := range list {
+		if i == 0 || list[i].hash != list[i-1].hash || list[i].check != list[i-1].check {
+			names++
+		}
+	}
+	x := &nameIndex{homes: uint64(names)*homesPercent/100 + 1, depths: depths}
+	slots := make([]nameSlot, 0, x.homes+8)
+	for from := 0; from < len(list); {
+		to := from + 1
+		for to < len(list) && list[to].hash == list[from].hash && list[to].check == list[from].check {
+			to++
+		}
+		home, _ := bits.Mul64(list[from].hash, x.homes)
+		for uint64(len(slots)) < home {
+			slots = append(slots, nameSlot{hash: emptySlot})
+		}
+		slots = append(slots, nameSlot{list[from].hash, list[from].check, b.tagged(list[from:to], without)})
+		from = to
+	}
+	for uint64(len(slots)) < x.homes {
+		slots = append(slots, nameSlot{hash: emptySlot})
+	}
+	x.slots = slices.Clip(append(slots, nameSlot{hash: emptySlot}))
+	return x
+}
+
+// tagged makes what a name's slot holds from all that is filed under it, in the
+// order of tags and ids.
+func (b *builder) tagged(list []nameFiling, without classSet) tagged {
+	if len(list) == 1 && !list[0].shared {
+		return tagged(list[0].what<<tagBits | uint32(list[0].tag))
+	}
+	b.words = b.words[:0]
+	for from := 0; from < len(list); {
+		to := from
+		var f filing
+		for ; to < len(list) && list[to].tag == list[from].tag; to++ {
+			if list[to].shared {
+				f.refs = append(f.refs, ref(list[to].what))
+			} else {
+				f.ids = append(f.ids, list[to].what)
+			}
+		}
+		slices.Sort(f.ids)
+		words := b.words
+		b.words = nil // b.ref may come back here for a node of its own
+		r := b.ref(f, without)
+		b.words = append(words, uint32(list[from].tag), uint32(r))
+		from = to
+	}
+	if len(b.words) != 2 {
+		return b.groups(b.words)
+	}
+	// The names of a set share one group.
+	key := [2]uint32{b.words[0], b.words[1]}
+	t, ok := b.single[key]
+	if !ok {
+		t = b.groups(b.words)
+		b.single[key] = t
+	}
+	return t
+}
+
+func (b *builder) groups(words []uint32) tagged {
+	at := len(b.pool.words)
+	b.pool.words = append(append(b.pool.words, uint32(len(words)/2)), words...)
+	return taggedMany | tagged(at)
+}
+
+// find returns what is filed under the name, or taggedNobody.
+func (x *nameIndex) find(s *seeds, name string) tagged {
+	h := s.hash(name)
+	at, _ := bits.Mul64(h, x.homes)
+	for x.slots[at].hash < h {
+		at++
+	}
+	for ; x.slots[at].hash == h; at++ {
+		if x.slots[at].check == s.check(name) {
+			return x.slots[at].what
+		}
+	}
+	return taggedNobody
+}
+
+// maxDots is how many dots a canonical name can have: 253 bytes, every other a
+// dot at the most.
+const maxDots = 127
+
+// dotsOf writes the places of the last dots of name to the end of the array,
+// in order, and returns how many there are.
+func dotsOf(to *[maxDots]uint8, name string) int {
+	n := 0
+	for i := len(name) - 1; i >= 0 && n < maxDots; i-- {
+		if name[i] == '.' {
+			n++
+			to[maxDots-n] = uint8(i)
+		}
+	}
+	return n
+}
+
+// nameFilingOf is the table's part of a name pattern: the kind, or false for
+// those that a textIndex holds.
+func nameKindOf(n *rules.NamePattern) (uint8, bool) {
+	switch n.Kind {
+	case rules.Exact:
+		return kindExact, true
+	case rules.Suffix:
+		return kindSuffix, true
+	case rules.Subdomain:
+		return kindUnder, true
+	default:
+		return 0, false
+	}
+}
+
+func (x *nameIndex) bytes() int { return 16 * cap(x.slots) }

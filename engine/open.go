@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"sort"
+
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// enough reports whether rules that read the given fields can add nothing more.
+func (s *search) enough(reads FieldSet) bool {
+	d := &s.d
+	return !d.Final && reads&s.c.unknown&^d.Pending == 0 && (s.c.dns == 0 || d.Hinted)
+}
+
+func (l *layer) readsOf(r uint8) FieldSet {
+	if r == readsAll {
+		return l.fields
+	}
+	return l.reads[r]
+}
+
+// consider looks at one rule that may be open; its states have been checked.
+func (s *search) consider(i id, r *record) {
+	if r.flags&(isSkip|isDead) != 0 || s.enough(s.l.readsOf(r.reads)) || s.l.fails(r, &s.c) {
+		return
+	}
+	d, c := &s.d, &s.c
+	if !differs(&s.l.outcomes[r.do], s.outcome, s.above(s.l.position(i)), &d.Mods) {
+		return
+	}
+	match := &c.prog.policy.Rules[r.rule].Match
+	switch v := c.expr(match); {
+	case v == isUnknown:
+		d.Final = false
+		c.collect(match, &d.Pending)
+	case v == isFalse && c.rests(match):
+		d.restOnDNS(c, match)
+	default:
+		return
+	}
+	if s.enough(s.c.prog.fields) {
+		s.bound = 0
+	}
+}
+
+// runs looks at a node's rest, from each run only at what can add something.
+func (s *search) runs(list []run) {
+	for i := range list {
+		r := &list[i]
+		if r.active>>s.c.state&1 == 1 {
+			s.oneRun(r)
+		}
+	}
+}
+
+func (s *search) oneRun(r *run) {
+	reads := s.l.readsOf(r.reads)
+	do := &s.l.outcomes[r.do]
+	for i := 0; i < len(r.ids) && r.ids[i] < s.bound && !s.enough(reads); {
+		pos := s.l.position(r.ids[i])
+		if differs(do, s.outcome, s.above(pos), &s.d.Mods) {
+			s.consider(r.ids[i], &s.l.records[r.ids[i]])
+			i++
+			continue
+		}
+		// Nor do the others, up to where the modifiers above them change.
+		change := none
+		for _, m := range s.mods {
+			if m >= pos {
+				change = min(change, m)
+			}
+		}
+		if change == none {
+			return
+		}
+		i += sort.Search(len(r.ids)-i, func(k int) bool { return s.l.position(r.ids[i+k]) > change })
+	}
+}
+
+// differs reports whether the rule's outcome, were the rule true, would change
+// the result, given the modifiers that true rules above it have set.
+func differs(o, result *rules.Outcome, above rules.Modifiers, mods *rules.Modifiers) bool {
+	merge(&above, &o.Mods)
+	if o.Kind == rules.ActNone {
+		merge(&above, mods) // the walk goes on: what is still unset is set as before
+		return above != *mods
+	}
+	return above != *mods || result == nil || !samePrimary(o, result)
+}
+
+// rests reports whether a condition that is not unknown is so by DNS names only.
+func (c *facts) rests(e *rules.Expr) bool {
+	return c.dns != 0 && c.exprBlind(e) == isUnknown
+}
+
+// exprBlind evaluates as if DNS names were not there.
+func (c *facts) exprBlind(e *rules.Expr) tri {
+	c.blind = true
+	v := c.expr(e)
+	c.blind = false
+	return v
+}
+
+// restOnDNS notes that the decision hangs on DNS names that a rule has read. As
+// hints they are provisional; as the domain itself they are final.
+func (d *Decision) restOnDNS(c *facts, match *rules.Expr) {
+	d.Hinted = true
+	if c.dns == nameHints {
+		d.Final = false
+		c.collect(match, &d.Pending)
+	}
+}
+
+// collect adds the facts that keep a rule open: what its unknown predicates
+// read, as far as they lie under no false `and` and no true `or`, and the
+// hinted facts that carry its value.
+func (c *facts) collect(e *rules.Expr, set *FieldSet) {
+	c.collectUnknown(e, set)
+	if c.dns == nameHints {
+		c.collectHinted(e, set)
+	}
+}

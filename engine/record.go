@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"slices"
+
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// record is what a rule asks for beside its pivot, ready to be compared, in 16
+// bytes. Rules that ask for more than states, a destination port and protocols
+// have the flag needsEval.
+type record struct {
+	rule   uint32 // in source order
+	do     uint32 // outcome
+	ports  uint32 // hasRange: low and, above it, high; hasPorts: the place of a list in Program.ports
+	active state.Set
+	protos protoSet
+	flags  recordFlags
+	reads  uint8 // which fields, an index into layer.reads
+}
+
+type recordFlags uint8
+
+const (
+	hasRange  recordFlags = 1 << iota // one range of destination ports
+	hasPorts                          // several
+	hasProto                          // protocols
+	needsEval                         // the whole condition is evaluated
+	isDead                            // replaced in a later layer
+	isSkip                            // on_unknown skip
+	isMods                            // no primary action
+	asks      = hasRange | hasPorts | hasProto | needsEval | isDead
+)
+
+// protoSet is a set of the protocols that policies name most.
+type protoSet uint8
+
+const (
+	protoTCP protoSet = 1 << iota
+	protoUDP
+	protoICMP
+	protoICMPv6
+)
+
+// protoBit returns 0 for all other protocols.
+func protoBit(n uint32) protoSet {
+	switch n {
+	case 6:
+		return protoTCP
+	case 17:
+		return protoUDP
+	case 1:
+		return protoICMP
+	case 58:
+		return protoICMPv6
+	default:
+		return 0
+	}
+}
+
+// readsAll is the index for rules whose set of fields found no place in a layer's list.
+const readsAll = 255
+
+// record makes the record of a rule filed under the pivot.
+func (b *builder) record(r *rules.Rule, rule int, pivot *pivot) record {
+	rec := record{rule: uint32(rule), do: b.outcome(&r.Do), active: r.Active, reads: b.reads(fieldsOf(&r.Match))}
+	if r.OnUnknown == rules.Skip {
+		rec.flags |= isSkip
+	}
+	if r.Do.Kind == rules.ActNone {
+		rec.flags |= isMods
+	}
+	if !b.residual(&r.Match, pivot, &rec) {
+		rec.flags = rec.flags&^(hasRange|hasPorts|hasProto) | needsEval
+		rec.ports, rec.protos = 0, 0
+	}
+	return rec
+}
+
+// residual puts the conjunction e without the pivot into rec; false if it does not fit.
+func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record) bool {
+	switch e.Op {
+	case rules.OpAny:
+		return true
+	case rules.OpAnd:
+		for i := range e.Kids {
+			if !b.residual(&e.Kids[i], pivot, rec) {
+				return false
+			}
+		}
+		return true
+	case rules.OpPred:
+	default:
+		return false
+	}
+	p := &e.Pred
+	if len(pivot.preds) == 1 && pivot.preds[0] == p {
+		return true
+	}
+	switch {
+	case p.Field == rules.FieldPort && rec.flags&(hasRange|hasPorts) == 0 && len(p.Ports) > 0:
+		if len(p.Ports) == 1 {
+			rec.flags |= hasRange
+			rec.ports = uint32(p.Ports[0].Lo) | uint32(p.Ports[0].Hi)<<16
+			return true
+		}
+		rec.flags |= hasPorts
+		rec.ports = b.portList(p.Ports)
+		return true
+	case p.Field == rules.FieldProto && rec.flags&hasProto == 0:
+		for _, n := range p.Numbers {
+			bit := protoBit(n)
+			if bit == 0 {
+				return false
+			}
+			rec.protos |= bit
+		}
+		rec.flags |= hasProto
+		return true
+	default:
+		return false
+	}
+}
+
+// portList puts a list into the pool of port lists, where equal ones of a rule
+// next to another are not looked for: they are short.
+func (b *builder) portList(list []rules.PortRange) uint32 {
+	at := uint32(len(b.ports))
+	b.ports = append(b.ports, uint32(len(list)))
+	for _, r := range list {
+		b.ports = append(b.ports, uint32(r.Lo)|uint32(r.Hi)<<16)
+	}
+	return at
+}
+
+func inPort(packed uint32, port uint16) bool {
+	return uint16(packed) <= port && port <= uint16(packed>>16)
+}
+
+// fits says whether what the record itself asks for is true.
+func (l *layer) fits(r *record, c *facts) bool {
+	if r.flags&(hasRange|hasPorts) != 0 {
+		port, known := c.flow.DstPort.Get()
+		if !known || !l.inPorts(r, port) {
+			return false
+		}
+	}
+	if r.flags&hasProto != 0 {
+		proto, known := c.flow.Proto.Get()
+		if !known || protoBit(uint32(proto))&r.protos == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// fails says whether what the record itself asks for is false.
+func (l *layer) fails(r *record, c *facts) bool {
+	if r.flags&(hasRange|hasPorts) != 0 {
+		if port, known := c.flow.DstPort.Get(); known && !l.inPorts(r, port) {
+			return true
+		}
+	}
+	if r.flags&hasProto != 0 {
+		if proto, known := c.flow.Proto.Get(); known && protoBit(uint32(proto))&r.protos == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *layer) inPorts(r *record, port uint16) bool {
+	if r.flags&hasRange != 0 {
+		return inPort(r.ports, port)
+	}
+	n := l.ports[r.ports]
+	for _, packed := range l.ports[r.ports+1 : r.ports+1+n] {
+		if inPort(packed, port) {
+			return true
+		}
+	}
+	return false
+}
+
+func fieldsOf(e *rules.Expr) FieldSet {
+	if e.Op == rules.OpPred {
+		return FieldSet(0).With(e.Pred.Field)
+	}
+	var s FieldSet
+	for i := range e.Kids {
+		s |= fieldsOf(&e.Kids[i])
+	}
+	return s
+}
+
+// reads returns the index of a set of fields.
+func (b *builder) reads(s FieldSet) uint8 {
+	b.fields |= s
+	if i := slices.Index(b.fieldSets, s); i >= 0 {
+		return uint8(i)
+	}
+	if len(b.fieldSets) == readsAll {
+		return readsAll
+	}
+	b.fieldSets = append(b.fieldSets, s)
+	return uint8(len(b.fieldSets) - 1)
+}

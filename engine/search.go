@@ -1,0 +1,394 @@
+package engine
+
+import (
+	"net/netip"
+	"sort"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// search walks the layers of a program for the rules that a flow may match. A
+// rule's position is its place in the order of the whole program; with one layer
+// it is its id.
+type search struct {
+	c     facts
+	l     *layer
+	bound id // ids of this layer from here on are of no interest
+	// verify is set where the rules found have to be evaluated.
+	verify bool
+	// low: with next set, every true rule from here on counts, and best is the first.
+	next bool
+	low  uint32
+	// open is set in a search for open rules above the winner: rules that are
+	// unknown, or not true only by DNS names, and would have given something else.
+	open    bool
+	outcome *rules.Outcome // the winner's, the default's, or nil
+	// d is the decision, complete but for what open rules do to it. It is a value
+	// so that it stays on the stack.
+	d Decision
+
+	best, second         uint32 // positions, none
+	bestRule, secondRule uint32
+	bestDo               *rules.Outcome
+	// mods are the first setters of each modifier among the rules without a
+	// primary action: their positions, none, and outcomes.
+	mods    [modKinds]uint32
+	modDo   [modKinds]*rules.Outcome
+	modRule [modKinds]uint32
+	sawMods bool
+}
+
+const modKinds = 4 // log, throttle, mark, dscp
+
+// reset makes the zero search ready; its facts are set by newFacts.
+func (s *search) reset() {
+	s.best, s.second = none, none
+	for i := range s.mods {
+		s.mods[i] = none
+	}
+}
+
+// run searches all layers.
+func (s *search) run(p *Program) {
+	for _, l := range p.layers {
+		s.l = l
+		s.limit()
+		s.node(l.root)
+	}
+}
+
+// limit sets the bound for the current layer.
+func (s *search) limit() {
+	most := s.second
+	if s.open || s.next {
+		most = s.best
+	}
+	s.bound = s.l.firstFrom(most)
+}
+
+// firstFrom returns the first id at or after a position.
+func (l *layer) firstFrom(pos uint32) id {
+	if l.positions == nil || pos == none {
+		return pos
+	}
+	return id(sort.Search(len(l.positions), func(i int) bool { return l.positions[i] >= pos }))
+}
+
+func (l *layer) position(i id) uint32 {
+	if l.positions == nil {
+		return i
+	}
+	return l.positions[i]
+}
+
+// node looks at all rules of a node that the flow may match.
+func (s *search) node(n *node) {
+	if n.least >= s.bound {
+		return
+	}
+	for left, c := n.used, classNames; left != 0; left, c = left>>1, c+1 {
+		switch {
+		case left&1 == 0:
+		case s.open && classFields[c]&s.c.blindUnknown != 0:
+			s.node(n.open[c])
+		default:
+			s.class(n, c)
+		}
+	}
+	if n.runs != nil && s.open {
+		s.runs(n.runs)
+		return
+	}
+	s.list(n.rest)
+}
+
+func (s *search) class(n *node, c class) {
+	f := s.c.flow
+	switch c {
+	case classNames:
+		s.names(n)
+	case classDst:
+		s.addr(&n.prefixes[0], f.Dst)
+	case classSrc:
+		s.addr(&n.prefixes[1], f.Src)
+	case classPort:
+		s.port(n.ports[0], f.DstPort)
+	case classSrcPort:
+		s.port(n.ports[1], f.SrcPort)
+	case classProto:
+		number(s, n.numbers[c], f.Proto)
+	case classDSCP:
+		number(s, n.numbers[c], f.DSCP)
+	case classMark:
+		number(s, n.numbers[c], f.Mark)
+	case classMAC:
+		if m, known := f.SrcMAC.Get(); known {
+			s.key(n.numbers[c], macNumber(m))
+		}
+	case classProcess:
+		s.text(n, c, f.Process)
+	case classPath:
+		s.text(n, c, f.ProcessPath)
+	case classUser:
+		s.text(n, c, f.User)
+	case classCgroup:
+		s.text(n, c, f.Cgroup)
+	case classIface:
+		s.text(n, c, f.IfaceIn)
+	}
+}
+
+func (s *search) list(ids []id) {
+	for _, i := range ids {
+		if i >= s.bound {
+			return
+		}
+		s.candidate(i)
+	}
+}
+
+// visit looks at what a ref leads to.
+func (s *search) visit(r ref) {
+	switch r & refForm {
+	case refOne:
+		if id(r) < s.bound {
+			s.candidate(id(r))
+		}
+	case refList:
+		s.list(s.l.pool.list(r))
+	case refNode:
+		s.node(s.l.pool.nodes[r&^refForm])
+	default:
+		for _, x := range s.l.pool.list(r) {
+			s.visit(ref(x))
+		}
+	}
+}
+
+// candidate looks at one rule.
+func (s *search) candidate(i id) {
+	r := &s.l.records[i]
+	if !r.active.Has(s.c.state) {
+		return
+	}
+	if s.open {
+		s.consider(i, r)
+		return
+	}
+	if r.flags&asks != 0 || s.verify {
+		switch {
+		case r.flags&isDead != 0:
+			return
+		case r.flags&needsEval != 0 || s.verify:
+			if s.c.expr(&s.c.prog.policy.Rules[r.rule].Match) != isTrue {
+				return
+			}
+		case !s.l.fits(r, &s.c):
+			return
+		}
+	}
+	s.found(s.l.position(i), r)
+}
+
+// found takes note of a true rule.
+func (s *search) found(pos uint32, r *record) {
+	switch {
+	case s.next:
+		if pos < s.low || pos >= s.best {
+			return
+		}
+		s.best, s.bestRule = pos, r.rule
+	case r.flags&isMods != 0:
+		s.foundMods(pos, r)
+		return
+	case pos < s.best:
+		s.second, s.secondRule = s.best, s.bestRule
+		s.best, s.bestRule, s.bestDo = pos, r.rule, &s.l.outcomes[r.do]
+	case pos > s.best && pos < s.second:
+		s.second, s.secondRule = pos, r.rule
+	default:
+		return
+	}
+	s.limit()
+}
+
+func (s *search) foundMods(pos uint32, r *record) {
+	s.sawMods = true
+	do := &s.l.outcomes[r.do]
+	m := &do.Mods
+	for k, unset := range [modKinds]bool{m.Log.Unknown(), m.Throttle.Unknown(), m.Mark.Unknown(), m.DSCP.Unknown()} {
+		if !unset && pos < s.mods[k] {
+			s.mods[k], s.modDo[k], s.modRule[k] = pos, do, r.rule
+		}
+	}
+}
+
+// above returns the modifiers that true rules before a position have set.
+func (s *search) above(pos uint32) rules.Modifiers {
+	var m rules.Modifiers
+	if s.mods[0] < pos {
+		m.Log = s.modDo[0].Mods.Log
+	}
+	if s.mods[1] < pos {
+		m.Throttle = s.modDo[1].Mods.Throttle
+	}
+	if s.mods[2] < pos {
+		m.Mark = s.modDo[2].Mods.Mark
+	}
+	if s.mods[3] < pos {
+		m.DSCP = s.modDo[3].Mods.DSCP
+	}
+	return m
+}
+
+func (s *search) addr(x *[2]*prefixIndex, v flow.Value[netip.Addr]) {
+	a, known := v.Get()
+	if !known || a.Zone() != "" { // no prefix holds an address with a zone
+		return
+	}
+	family := x[1]
+	if a.Is4() {
+		family = x[0]
+	}
+	if family == nil {
+		return
+	}
+	for e := family.find(a); e != none; {
+		at := &family.entries[e]
+		if at.least >= s.bound {
+			return
+		}
+		s.visit(at.ref)
+		e = at.parent
+	}
+}
+
+func (s *search) port(x *portIndex, v flow.Value[uint16]) {
+	port, known := v.Get()
+	if !known {
+		return
+	}
+	for at := x.bounds.find(uint32(port)<<16) + len(x.bounds.start); at > 0; at >>= 1 {
+		if x.least[at] < s.bound {
+			s.visit(x.tree[at])
+		}
+	}
+}
+
+func number[T uint8 | uint32 | flow.Proto](s *search, m map[uint64]ref, v flow.Value[T]) {
+	if n, known := v.Get(); known {
+		s.key(m, uint64(n))
+	}
+}
+
+func (s *search) key(m map[uint64]ref, n uint64) {
+	if r, ok := m[n]; ok {
+		s.visit(r)
+	}
+}
+
+func (s *search) text(n *node, c class, v flow.Value[string]) {
+	t, known := v.Get()
+	if !known {
+		return
+	}
+	if r, ok := n.strings[c][t]; ok {
+		s.visit(r)
+	}
+	if n.texts[c] != nil {
+		s.contained(n.texts[c], t, 1)
+	}
+}
+
+// names looks up all that the name fields can be compared with.
+func (s *search) names(n *node) {
+	c := &s.c
+	for i := range c.nQueries {
+		s.name(n, c.queries[i].name, c.queries[i].fields)
+	}
+	if c.dns != 0 {
+		for name := range c.flow.DNS.All() {
+			s.name(n, name, c.dnsFields)
+		}
+	}
+}
+
+func (s *search) name(n *node, name string, fields fields3) {
+	if n.names != nil {
+		s.table(n.names, name, fields)
+	}
+	if n.texts[classNames] != nil {
+		s.contained(n.texts[classNames], name, fields)
+	}
+}
+
+func (s *search) table(x *nameIndex, name string, fields fields3) {
+	var dots [maxDots]uint8
+	n := dotsOf(&dots, name)
+	for depth := 1; depth <= n; depth++ {
+		if at := dots[maxDots-depth]; at > 0 && x.hasDepth(depth) {
+			s.tagged(x.find(&s.l.seeds, name[at+1:]), fields, 1<<kindSuffix|1<<kindUnder)
+		}
+	}
+	if x.hasDepth(n + 1) {
+		s.tagged(x.find(&s.l.seeds, name), fields, 1<<kindExact|1<<kindSuffix)
+	}
+}
+
+// contained looks for literals in a text.
+func (s *search) contained(x *textIndex, text string, fields fields3) {
+	for i := 0; i+gramSize <= len(text); i++ {
+		g := uint32(text[i]) | uint32(text[i+1])<<8 | uint32(text[i+2])<<16 | uint32(text[i+3])<<24
+		if x.may(g) {
+			s.literals(x, x.find(g, text[i:]), fields)
+		}
+	}
+	for size := 1; size < gramSize; size++ {
+		if !x.short[size] {
+			continue
+		}
+		for i := 0; i+size <= len(text); i++ {
+			if g := gram(text[i : i+size]); x.may(g) {
+				s.literals(x, x.find(g, text[i:i+size]), fields)
+			}
+		}
+	}
+}
+
+func (s *search) literals(x *textIndex, l int32, fields fields3) {
+	for ; l >= 0; l = x.literals[l].parent {
+		s.tagged(x.literals[l].what, fields, 1<<kindText|1<<kindVerify)
+	}
+}
+
+// tagged looks at what is filed under a name, for the fields that have the name
+// and the kinds of match (bit n for kind n) that it is.
+func (s *search) tagged(t tagged, fields fields3, kinds uint8) {
+	if t&taggedMany == 0 {
+		s.group(tag(t&(1<<tagBits-1)), refOne|ref(t>>tagBits), fields, kinds)
+		return
+	}
+	words := s.l.pool.words[t&^taggedMany:]
+	for i := range words[0] {
+		s.group(tag(words[1+2*i]), ref(words[2+2*i]), fields, kinds)
+	}
+}
+
+func (s *search) group(t tag, r ref, fields fields3, kinds uint8) {
+	if t.field()&fields == 0 || kinds>>t.kind()&1 == 0 {
+		return
+	}
+	if t.kind() != kindVerify || s.verify {
+		s.visit(r)
+		return
+	}
+	s.verify = true
+	s.visit(r)
+	s.verify = false
+}
+
+func (x *nameIndex) hasDepth(n int) bool {
+	n = min(n, 127)
+	return x.depths[n/64]>>(n%64)&1 == 1
+}
