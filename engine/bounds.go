@@ -50,5 +50,3 @@ func (b *bounds) find(n uint32) int {
 	}
 	return lo
 }
-
-func (b *bounds) bytes() int { return 4 * (cap(b.start) + cap(b.top)) }

@@ -229,5 +229,3 @@ func nameKindOf(n *rules.NamePattern) (uint8, bool) {
 		return 0, false
 	}
 }
-
-func (x *nameIndex) bytes() int { return 16 * cap(x.slots) }

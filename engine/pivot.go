@@ -33,7 +33,6 @@ type classSet uint16
 
 func (s classSet) has(c class) bool          { return s>>c&1 == 1 }
 func (s classSet) with(c class) classSet     { return s | 1<<c }
-func (s classSet) without(c class) classSet  { return s &^ (1 << c) }
 func (s classSet) union(o classSet) classSet { return s | o }
 
 // classOf returns false for fields without an index.

@@ -54,5 +54,3 @@ func (b *builder) portIndex(f *portFiling, without classSet) *portIndex {
 	}
 	return x
 }
-
-func (x *portIndex) bytes() int { return x.bounds.bytes() + 8*len(x.tree) }

@@ -19,13 +19,6 @@ type prefixIndex struct {
 
 type addr6 struct{ hi, lo uint64 }
 
-func (a addr6) compare(b addr6) int {
-	if c := cmp.Compare(a.hi, b.hi); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.lo, b.lo)
-}
-
 type prefixEntry struct {
 	ref    ref
 	parent uint32 // the next shorter prefix around this one, none
@@ -152,8 +145,4 @@ func (x *prefixIndex) find(a netip.Addr) uint32 {
 		}
 	}
 	return x.longest[lo]
-}
-
-func (x *prefixIndex) bytes() int {
-	return x.v4.bytes() + 16*cap(x.v6) + 4*cap(x.longest) + 12*cap(x.entries)
 }

@@ -176,10 +176,6 @@ func (x *textIndex) find(g uint32, text string) int32 {
 	return -1
 }
 
-func (x *textIndex) bytes() int {
-	return 16*cap(x.literals) + len(x.data) + 8*len(x.filter) + 12*len(x.grams)
-}
-
 // literalOf returns the longest part of a glob without a star: it stands in
 // every text that matches. Control characters, which grams reserve, have none.
 func literalOf(glob string) string {
