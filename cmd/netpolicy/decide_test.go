@@ -156,7 +156,7 @@ func answerOf(p *rules.Policy, id string, d *engine.Decision) answer {
 }
 
 // writePolicy writes a policy of oracle.Policy as YAML. ok is false when the
-// classic YAML can't say it: a state inside a match.
+// classic YAML can't say it: a state or a MAC inside a match.
 func writePolicy(p *rules.Policy) (text string, ok bool) {
 	var b strings.Builder
 	b.WriteString("uplinks:\n  wan1: {dev: eth1}\n  wan2: {dev: eth2}\n")
@@ -281,7 +281,7 @@ func writePred(p *rules.Pred) (string, bool) {
 	}
 	op := [...]string{"==", "<", "<=", ">", ">="}[p.Cmp]
 	switch p.Field {
-	case rules.FieldState:
+	case rules.FieldState, rules.FieldSrcMAC:
 		return "", false
 	case rules.FieldProto:
 		if slices.Equal(list, []string{"icmp", "icmpv6"}) {

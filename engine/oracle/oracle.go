@@ -2,8 +2,8 @@
 // section 4, sentence by sentence, with strings, slices and no thought of speed.
 // It exists to be compared with package engine; nothing else uses it.
 //
-// It shares with the engine the types of its input and output, flow.Hash, and
-// Rule.Specificity.
+// It shares with the engine the types of its input and output, flow.Hash,
+// Rule.Specificity, and the standard library's regular expressions.
 package oracle
 
 import (
@@ -372,6 +372,10 @@ func matches(name string, patterns []rules.NamePattern) bool {
 			return name == p.Name || strings.HasSuffix(name, "."+p.Name)
 		case rules.Subdomain:
 			return strings.HasSuffix(name, "."+p.Name)
+		case rules.Keyword:
+			return strings.Contains(name, p.Name)
+		case rules.Regex:
+			return p.Match(name)
 		}
 		return labels(strings.Split(p.Name, "."), strings.Split(name, "."))
 	})

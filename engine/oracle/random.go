@@ -45,6 +45,7 @@ var (
 	}
 	ports    = []uint16{0, 22, 80, 443, 1000, 1500, 2000, 65535}
 	protos   = []uint32{1, 6, 17, 58, 47}
+	macs     = []flow.MAC{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}, {2, 0, 0, 0, 1, 1}}
 	programs = []string{"zoom", "transmission-gtk", "transmission/x", "sh", ""}
 	globsOf  = []rules.Glob{"zoom", "transmission-*", "*", "t*k", "transmission/*", "z*m*"}
 	bounds   = []int64{0, 1000, 50_000, 120_000, 120_001, 1_000_000}
@@ -98,7 +99,7 @@ func Flow(c Chance) flow.Flow {
 		SNI:   name(g), HTTPHost: name(g),
 		Process: fact(g, one(g, programs)), ProcessPath: fact(g, one(g, programs)), User: fact(g, one(g, programs)),
 		Cgroup: fact(g, one(g, programs)), IfaceIn: fact(g, one(g, programs)),
-		DSCP: fact(g, uint8(g.c.IntN(3))), Mark: fact(g, uint32(g.c.IntN(3))),
+		SrcMAC: fact(g, one(g, macs)), DSCP: fact(g, uint8(g.c.IntN(3))), Mark: fact(g, uint32(g.c.IntN(3))),
 		RTT: fact(g, one(g, bounds)), Latency: fact(g, one(g, bounds)), ErrorRate: fact(g, one(g, bounds)),
 	}
 	if g.chance(15) {
@@ -266,6 +267,8 @@ func (g gen) pred() rules.Pred {
 		p.Numbers = one(g, [][]uint32{{6}, {17}, {1, 58}, {58}, {6, 17}})
 	case rules.FieldDSCP, rules.FieldMark:
 		p.Numbers = one(g, [][]uint32{{0}, {1}, {1, 2}})
+	case rules.FieldSrcMAC:
+		p.MACs = macs[g.c.IntN(2) : 2+g.c.IntN(2)]
 	case rules.FieldState:
 		p.States = state.Set(g.c.IntN(16))
 	case rules.FieldRTT, rules.FieldLatency, rules.FieldErrorRate:
