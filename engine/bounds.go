@@ -1,48 +1,64 @@
 package engine
 
 import (
+	"math/bits"
 	"slices"
 )
 
 // bounds finds the elementary interval that a number lies in: start holds the
 // intervals' first numbers, in order, beginning with 0.
-type bounds struct {
-	start []uint32
-	// top, where there are many, holds for each value of the upper 16 bits the
-	// last interval that begins at or before it.
-	top []uint32
+type bounds[T uint32 | uint64] struct {
+	start []T
+	// top holds, for each value of the bits in which the starts after the first
+	// begin to differ, the last interval that begins at or before it: few steps
+	// are left for a binary search.
+	top   []uint32
+	shift uint8
+	mask  T
 }
 
-// topFrom is how many intervals make the 256 KiB of a top table worth while.
-const topFrom = 4096
-
-func newBounds(starts []uint32) bounds {
+// newBounds sorts starts in place; 0 must be among them.
+func newBounds[T uint32 | uint64](starts []T) bounds[T] {
 	slices.Sort(starts)
-	b := bounds{start: slices.Clip(slices.Compact(starts))}
-	if len(b.start) < topFrom {
+	b := bounds[T]{start: slices.Clone(slices.Compact(starts))}
+	n := len(b.start)
+	if n < 3 {
 		return b
 	}
-	b.top = make([]uint32, 1<<16+1)
+	// All numbers from the second start to the last share their upper bits.
+	first, last := b.start[1], b.start[n-1]
+	below := bits.Len64(uint64(first ^ last)) // how many bits differ
+	size := min(bits.Len(uint(n)), below)     // of the table, in bits: half to one entry an interval
+	b.shift, b.mask = uint8(below-size), T(1)<<size-1
+	b.top = make([]uint32, 1<<size+1)
 	i := 0
-	for x := range 1 << 16 {
-		for i+1 < len(b.start) && b.start[i+1] <= uint32(x)<<16 {
+	for x := range 1 << size {
+		for at := first>>below<<below | T(x)<<b.shift; i+1 < n && b.start[i+1] <= at; {
 			i++
 		}
 		b.top[x] = uint32(i)
 	}
-	b.top[1<<16] = uint32(len(b.start) - 1)
+	b.top[1<<size] = uint32(n - 1)
 	return b
 }
 
-// find returns the index of the last start at or below n.
-func (b *bounds) find(n uint32) int {
-	lo, hi := 0, len(b.start)
-	if b.top != nil {
-		lo, hi = int(b.top[n>>16]), int(b.top[n>>16+1])+1
+// find returns the index of the last start at or below x.
+func (b *bounds[T]) find(x T) int {
+	last := len(b.start) - 1
+	switch {
+	case last == 0 || x < b.start[1]:
+		return 0
+	case x >= b.start[last]:
+		return last
 	}
+	if b.top == nil {
+		return 0
+	}
+	at := x >> b.shift & b.mask
+	lo, hi := int(b.top[at]), int(b.top[at+1])+1
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)
-		if b.start[mid] <= n {
+		if b.start[mid] <= x {
 			lo = mid
 		} else {
 			hi = mid

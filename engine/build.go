@@ -88,8 +88,8 @@ func newLayer(p *rules.Policy, order []uint32, s seeds) *layer {
 	}
 	l := &layer{seeds: s, records: b.records}
 	l.root = b.node(ids, 0, false)
-	l.pool = pool{slices.Clip(b.pool.words), slices.Clip(b.pool.nodes)}
-	l.ports, l.reads, l.outcomes = slices.Clip(b.ports), b.fieldSets, slices.Clip(b.outcomes)
+	l.pool = pool{slices.Clone(b.pool.words), slices.Clone(b.pool.nodes)}
+	l.ports, l.reads, l.outcomes = slices.Clone(b.ports), b.fieldSets, slices.Clone(b.outcomes)
 	l.fields = b.fields
 	return l
 }
@@ -122,13 +122,19 @@ type draft struct {
 	names    []nameFiling
 	depths   [2]uint64
 	texts    [classes][]textFiling
-	prefixes [2]map[netip.Prefix]*filing
+	prefixes [2][]prefixRef
 	ports    [2][]portRef
 	numbers  [classes]map[uint64]*filing
 	strings  [classes]map[string]*filing
 	open     [classes][]id
 	lists    map[fieldList]*listFiling
 	order    []*listFiling
+}
+
+type prefixRef struct {
+	prefix netip.Prefix
+	shared bool
+	what   uint32
 }
 
 type portRef struct {
@@ -180,7 +186,7 @@ func (b *builder) node(ids []id, without classSet, open bool) *node {
 			}
 		}
 	}
-	n.rest = slices.Clip(rest)
+	n.rest = slices.Clone(rest)
 	if len(rest) > crowd {
 		n.runs = b.runs(rest)
 		if open {
@@ -258,26 +264,31 @@ func (f *filing) add(shared bool, what uint32) {
 	}
 }
 
-func (b *builder) prefixIndexes(m map[netip.Prefix]*filing, without classSet) [2]*prefixIndex {
+// prefixIndexes makes the indexes of both families; list is sorted in place.
+func (b *builder) prefixIndexes(list []prefixRef, without classSet) [2]*prefixIndex {
+	slices.SortStableFunc(list, func(a, b prefixRef) int { return a.prefix.Compare(b.prefix) })
 	var out [2]*prefixIndex
-	var lists [2][]netip.Prefix
-	for p := range m {
-		if p.Addr().Is4() {
-			lists[0] = append(lists[0], p)
-		} else {
-			lists[1] = append(lists[1], p)
+	var prefixes [2][]netip.Prefix
+	var refs [2][]ref
+	var f filing
+	for from := 0; from < len(list); {
+		to := from
+		f.ids, f.refs = f.ids[:0], f.refs[:0]
+		for ; to < len(list) && list[to].prefix == list[from].prefix; to++ {
+			f.add(list[to].shared, list[to].what)
 		}
+		family := 1
+		if list[from].prefix.Addr().Is4() {
+			family = 0
+		}
+		prefixes[family] = append(prefixes[family], list[from].prefix)
+		refs[family] = append(refs[family], b.ref(f, without))
+		from = to
 	}
-	for i, list := range lists {
-		if len(list) == 0 {
-			continue
+	for i := range out {
+		if len(prefixes[i]) > 0 {
+			out[i] = newPrefixIndex(prefixes[i], refs[i], b.pool.least)
 		}
-		slices.SortFunc(list, func(a, b netip.Prefix) int { return a.Compare(b) })
-		refs := make([]ref, len(list))
-		for j, p := range list {
-			refs[j] = b.ref(*m[p], without)
-		}
-		out[i] = newPrefixIndex(list, refs, b.pool.least)
 	}
 	return out
 }
@@ -309,12 +320,9 @@ func (d *draft) elements(b *builder, p *rules.Pred, shared bool, what uint32) {
 			d.name(b, &p.Names[i], nameField(p.Field), shared, what)
 		}
 	case classDst, classSrc:
-		m := &d.prefixes[c-classDst]
-		if *m == nil {
-			*m = map[netip.Prefix]*filing{}
-		}
+		list := &d.prefixes[c-classDst]
 		for _, x := range p.Prefixes {
-			under(*m, x).add(shared, what)
+			*list = append(*list, prefixRef{x, shared, what})
 		}
 	case classPort, classSrcPort:
 		for _, r := range p.Ports {

@@ -132,7 +132,7 @@ func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
 		}
 		suffix, whole := name, depth == n+1
 		if !whole {
-			at := dots[maxDots-depth]
+			at := dots[n-depth]
 			if at == 0 {
 				continue
 			}

@@ -120,7 +120,7 @@ func (b *builder) nameIndex(list []nameFiling, depths [2]uint64, without classSe
 		}
 	}
 	x := &nameIndex{homes: uint64(names)*homesPercent/100 + 1, depths: depths}
-	slots := make([]nameSlot, 0, x.homes+8)
+	slots := make([]nameSlot, 0, x.homes+64)
 	for from := 0; from < len(list); {
 		to := from + 1
 		for to < len(list) && list[to].hash == list[from].hash && list[to].check == list[from].check {
@@ -136,7 +136,7 @@ func (b *builder) nameIndex(list []nameFiling, depths [2]uint64, without classSe
 	for uint64(len(slots)) < x.homes {
 		slots = append(slots, nameSlot{hash: emptySlot})
 	}
-	x.slots = slices.Clip(append(slots, nameSlot{hash: emptySlot}))
+	x.slots = slices.Clone(append(slots, nameSlot{hash: emptySlot}))
 	return x
 }
 
@@ -202,20 +202,31 @@ func (x *nameIndex) find(s *seeds, name string) tagged {
 // dot at the most.
 const maxDots = 127
 
-// dotsOf writes the places of the last dots of name to the end of the array,
-// in order, and returns how many there are.
+// dotsOf writes the places of the dots of name to the array and returns how
+// many there are. It looks at eight bytes at a time.
 func dotsOf(to *[maxDots]uint8, name string) int {
-	n := 0
-	for i := len(name) - 1; i >= 0 && n < maxDots; i-- {
-		if name[i] == '.' {
+	const low, high, dots = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080, 0x2e2e2e2e2e2e2e2e
+	n, i := 0, 0
+	for ; i+8 <= len(name) && n+8 <= maxDots; i += 8 {
+		x := uint64(name[i]) | uint64(name[i+1])<<8 | uint64(name[i+2])<<16 | uint64(name[i+3])<<24 |
+			uint64(name[i+4])<<32 | uint64(name[i+5])<<40 | uint64(name[i+6])<<48 | uint64(name[i+7])<<56
+		x ^= dots
+		// The highest bit of each byte that is zero now.
+		for m := ^(x&low + low | x) & high; m != 0; m &= m - 1 {
+			to[n] = uint8(i + bits.TrailingZeros64(m)/8)
 			n++
-			to[maxDots-n] = uint8(i)
+		}
+	}
+	for ; i < len(name) && n < maxDots; i++ {
+		if name[i] == '.' {
+			to[n] = uint8(i)
+			n++
 		}
 	}
 	return n
 }
 
-// nameFilingOf is the table's part of a name pattern: the kind, or false for
+// nameKindOf is the table's part of a name pattern: the kind, or false for
 // those that a textIndex holds.
 func nameKindOf(n *rules.NamePattern) (uint8, bool) {
 	switch n.Kind {

@@ -7,23 +7,23 @@ import "netpolicy.dev/netpolicy/rules"
 // above a number's interval hold all ranges around it: at most 18, for 65,536
 // ports.
 type portIndex struct {
-	bounds bounds // ports, in the upper 16 bits
-	tree   []ref  // leaves in the second half
+	bounds bounds[uint32]
+	tree   []ref // leaves in the second half
 	least  []id
 }
 
 // portFiling gathers what is filed under the nodes of a portIndex.
 type portFiling struct {
-	bounds bounds
+	bounds bounds[uint32]
 	tree   []filing
 }
 
 func newPortFiling(ranges []rules.PortRange) *portFiling {
 	starts := []uint32{0}
 	for _, r := range ranges {
-		starts = append(starts, uint32(r.Lo)<<16)
+		starts = append(starts, uint32(r.Lo))
 		if r.Hi < 0xffff {
-			starts = append(starts, uint32(r.Hi+1)<<16)
+			starts = append(starts, uint32(r.Hi)+1)
 		}
 	}
 	f := &portFiling{bounds: newBounds(starts)}
@@ -33,7 +33,7 @@ func newPortFiling(ranges []rules.PortRange) *portFiling {
 
 func (f *portFiling) add(r rules.PortRange, file func(*filing)) {
 	n := len(f.bounds.start)
-	lo, hi := f.bounds.find(uint32(r.Lo)<<16)+n, f.bounds.find(uint32(r.Hi)<<16)+n+1
+	lo, hi := f.bounds.find(uint32(r.Lo))+n, f.bounds.find(uint32(r.Hi))+n+1
 	for ; lo < hi; lo, hi = lo>>1, hi>>1 {
 		if lo&1 == 1 {
 			file(&f.tree[lo])

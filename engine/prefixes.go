@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -11,8 +10,11 @@ import (
 // are disjoint or one lies in the other, so that all which hold an address are
 // the longest one and its chain of parents.
 type prefixIndex struct {
-	v4      bounds   // IPv4: the first addresses of the elementary intervals
-	v6      []addr6  // IPv6: the same
+	// The first addresses of the elementary intervals: of IPv4; of IPv6, the upper
+	// halves where no prefix is longer than they are; else all of them.
+	v4      bounds[uint32]
+	v6      bounds[uint64]
+	v6long  []addr6
 	longest []uint32 // the longest prefix around an interval, as an index into entries; none
 	entries []prefixEntry
 }
@@ -51,16 +53,10 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// newPrefixIndex makes the index of the given prefixes, which are masked, unique
-// and of one family, with what is filed under each.
+// newPrefixIndex makes the index of the given prefixes, which are masked, unique,
+// of one family, and in order (by address, then from short to long), with what
+// is filed under each.
 func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefixIndex {
-	order := make([]int, len(list))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Or(list[a].Addr().Compare(list[b].Addr()), cmp.Compare(list[a].Bits(), list[b].Bits()))
-	})
 	x := &prefixIndex{entries: make([]prefixEntry, 0, len(list))}
 	type mark struct {
 		at    netip.Addr
@@ -98,8 +94,7 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefix
 		zero = netip.IPv4Unspecified()
 	}
 	put(zero, none)
-	for _, i := range order {
-		p := list[i]
+	for i, p := range list {
 		closeBefore(p.Addr())
 		e := prefixEntry{ref: refs[i], parent: none, least: least(refs[i])}
 		if len(open) > 0 {
@@ -113,18 +108,26 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefix
 	}
 	closeBefore(netip.Addr{})
 	x.longest = make([]uint32, len(marks))
-	starts := make([]uint32, 0, len(marks))
+	var v4 []uint32
+	var v6 []uint64
+	short := true // no IPv6 prefix is longer than 64
 	for i, m := range marks {
 		x.longest[i] = m.entry
 		if m.at.Is4() {
-			starts = append(starts, toAddr4(m.at))
-		} else {
-			x.v6 = append(x.v6, toAddr6(m.at))
+			v4 = append(v4, toAddr4(m.at))
+			continue
 		}
+		a := toAddr6(m.at)
+		v6, x.v6long = append(v6, a.hi), append(x.v6long, a)
+		short = short && a.lo == 0
 	}
-	x.v6 = slices.Clip(x.v6)
-	if x.v6 == nil {
-		x.v4 = newBounds(starts)
+	switch {
+	case v4 != nil:
+		x.v4 = newBounds(v4)
+	case short:
+		x.v6, x.v6long = newBounds(v6), nil
+	default:
+		x.v6long = slices.Clone(x.v6long)
 	}
 	return x
 }
@@ -135,10 +138,13 @@ func (x *prefixIndex) find(a netip.Addr) uint32 {
 		return x.longest[x.v4.find(toAddr4(a))]
 	}
 	k := toAddr6(a)
-	lo, hi := 0, len(x.v6)
+	if x.v6long == nil {
+		return x.longest[x.v6.find(k.hi)]
+	}
+	lo, hi := 0, len(x.v6long)
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)
-		if m := &x.v6[mid]; m.hi < k.hi || m.hi == k.hi && m.lo <= k.lo {
+		if m := &x.v6long[mid]; m.hi < k.hi || m.hi == k.hi && m.lo <= k.lo {
 			lo = mid
 		} else {
 			hi = mid

@@ -38,7 +38,7 @@ func (b *builder) runs(ids []id) []run {
 		}
 		from = to
 	}
-	return slices.Clip(out)
+	return slices.Clone(out)
 }
 
 // allSkip reports whether no rule of the list can be open.

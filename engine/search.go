@@ -269,7 +269,7 @@ func (s *search) port(x *portIndex, v flow.Value[uint16]) {
 	if !known {
 		return
 	}
-	for at := x.bounds.find(uint32(port)<<16) + len(x.bounds.start); at > 0; at >>= 1 {
+	for at := x.bounds.find(uint32(port)) + len(x.bounds.start); at > 0; at >>= 1 {
 		if x.least[at] < s.bound {
 			s.visit(x.tree[at])
 		}
@@ -327,7 +327,7 @@ func (s *search) table(x *nameIndex, name string, fields fields3) {
 	var dots [maxDots]uint8
 	n := dotsOf(&dots, name)
 	for depth := 1; depth <= n; depth++ {
-		if at := dots[maxDots-depth]; at > 0 && x.hasDepth(depth) {
+		if at := dots[n-depth]; at > 0 && x.hasDepth(depth) {
 			s.tagged(x.find(&s.l.seeds, name[at+1:]), fields, 1<<kindSuffix|1<<kindUnder)
 		}
 	}

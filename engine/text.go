@@ -83,7 +83,7 @@ func (b *builder) textIndex(list []textFiling, without classSet) *textIndex {
 		x.literals = append(x.literals, l)
 		from = to
 	}
-	x.data, x.literals = data.String(), slices.Clip(x.literals)
+	x.data, x.literals = data.String(), slices.Clone(x.literals)
 	x.link()
 	return x
 }
