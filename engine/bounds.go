@@ -6,9 +6,9 @@ import (
 )
 
 // bounds finds the elementary interval that a number lies in: start holds the
-// intervals' first numbers, in order, beginning with 0.
+// intervals' first numbers, in order, beginning with 0, and what they stand for.
 type bounds[T uint32 | uint64] struct {
-	start []T
+	start []bound[T]
 	// top holds, for each value of the bits in which the starts after the first
 	// begin to differ, the last interval that begins at or before it: few steps
 	// are left for a binary search.
@@ -17,23 +17,27 @@ type bounds[T uint32 | uint64] struct {
 	mask  T
 }
 
-// newBounds sorts starts in place; 0 must be among them.
-func newBounds[T uint32 | uint64](starts []T) bounds[T] {
-	slices.Sort(starts)
-	b := bounds[T]{start: slices.Clone(slices.Compact(starts))}
+type bound[T uint32 | uint64] struct {
+	at    T
+	value uint32
+}
+
+// newBounds takes the starts in order; the first is 0.
+func newBounds[T uint32 | uint64](starts []bound[T]) bounds[T] {
+	b := bounds[T]{start: slices.Clone(starts)}
 	n := len(b.start)
 	if n < 3 {
 		return b
 	}
 	// All numbers from the second start to the last share their upper bits.
-	first, last := b.start[1], b.start[n-1]
+	first, last := b.start[1].at, b.start[n-1].at
 	below := bits.Len64(uint64(first ^ last)) // how many bits differ
 	size := min(bits.Len(uint(n)), below)     // of the table, in bits: half to one entry an interval
 	b.shift, b.mask = uint8(below-size), T(1)<<size-1
 	b.top = make([]uint32, 1<<size+1)
 	i := 0
 	for x := range 1 << size {
-		for at := first>>below<<below | T(x)<<b.shift; i+1 < n && b.start[i+1] <= at; {
+		for at := first>>below<<below | T(x)<<b.shift; i+1 < n && b.start[i+1].at <= at; {
 			i++
 		}
 		b.top[x] = uint32(i)
@@ -46,9 +50,9 @@ func newBounds[T uint32 | uint64](starts []T) bounds[T] {
 func (b *bounds[T]) find(x T) int {
 	last := len(b.start) - 1
 	switch {
-	case last == 0 || x < b.start[1]:
+	case last == 0 || x < b.start[1].at:
 		return 0
-	case x >= b.start[last]:
+	case x >= b.start[last].at:
 		return last
 	}
 	if b.top == nil {
@@ -58,7 +62,7 @@ func (b *bounds[T]) find(x T) int {
 	lo, hi := int(b.top[at]), int(b.top[at+1])+1
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)
-		if b.start[mid] <= x {
+		if b.start[mid].at <= x {
 			lo = mid
 		} else {
 			hi = mid

@@ -186,7 +186,16 @@ func (b *builder) groups(words []uint32) tagged {
 // find returns what is filed under the name, or taggedNobody.
 func (x *nameIndex) find(s *seeds, name string) tagged {
 	h := s.hash(name)
-	at, _ := bits.Mul64(h, x.homes)
+	return x.look(s, name, h, x.home(h))
+}
+
+// home returns the slot at which a search for the hash begins.
+func (x *nameIndex) home(hash uint64) uint64 {
+	at, _ := bits.Mul64(hash, x.homes)
+	return at
+}
+
+func (x *nameIndex) look(s *seeds, name string, h, at uint64) tagged {
 	for x.slots[at].hash < h {
 		at++
 	}

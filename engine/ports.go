@@ -1,6 +1,10 @@
 package engine
 
-import "netpolicy.dev/netpolicy/rules"
+import (
+	"slices"
+
+	"netpolicy.dev/netpolicy/rules"
+)
 
 // portIndex files rules under ranges of numbers: a segment tree over the
 // elementary intervals. A range is filed under few of its nodes, and the nodes
@@ -26,7 +30,13 @@ func newPortFiling(ranges []rules.PortRange) *portFiling {
 			starts = append(starts, uint32(r.Hi)+1)
 		}
 	}
-	f := &portFiling{bounds: newBounds(starts)}
+	slices.Sort(starts)
+	starts = slices.Compact(starts)
+	list := make([]bound[uint32], len(starts))
+	for i, at := range starts {
+		list[i].at = at
+	}
+	f := &portFiling{bounds: newBounds(list)}
 	f.tree = make([]filing, 2*len(f.bounds.start))
 	return f
 }

@@ -12,14 +12,19 @@ import (
 type prefixIndex struct {
 	// The first addresses of the elementary intervals: of IPv4; of IPv6, the upper
 	// halves where no prefix is longer than they are; else all of them.
+	// Their values are the longest prefix around, as an index into entries, or none.
 	v4      bounds[uint32]
 	v6      bounds[uint64]
-	v6long  []addr6
-	longest []uint32 // the longest prefix around an interval, as an index into entries; none
+	v6long  []bound6
 	entries []prefixEntry
 }
 
 type addr6 struct{ hi, lo uint64 }
+
+type bound6 struct {
+	at    addr6
+	value uint32
+}
 
 type prefixEntry struct {
 	ref    ref
@@ -107,18 +112,16 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefix
 		open = append(open, around{at, lastOf(p)})
 	}
 	closeBefore(netip.Addr{})
-	x.longest = make([]uint32, len(marks))
-	var v4 []uint32
-	var v6 []uint64
+	var v4 []bound[uint32]
+	var v6 []bound[uint64]
 	short := true // no IPv6 prefix is longer than 64
-	for i, m := range marks {
-		x.longest[i] = m.entry
+	for _, m := range marks {
 		if m.at.Is4() {
-			v4 = append(v4, toAddr4(m.at))
+			v4 = append(v4, bound[uint32]{toAddr4(m.at), m.entry})
 			continue
 		}
 		a := toAddr6(m.at)
-		v6, x.v6long = append(v6, a.hi), append(x.v6long, a)
+		v6, x.v6long = append(v6, bound[uint64]{a.hi, m.entry}), append(x.v6long, bound6{a, m.entry})
 		short = short && a.lo == 0
 	}
 	switch {
@@ -135,20 +138,20 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefix
 // find returns the longest prefix around a, as an index into entries, or none.
 func (x *prefixIndex) find(a netip.Addr) uint32 {
 	if a.Is4() {
-		return x.longest[x.v4.find(toAddr4(a))]
+		return x.v4.start[x.v4.find(toAddr4(a))].value
 	}
 	k := toAddr6(a)
 	if x.v6long == nil {
-		return x.longest[x.v6.find(k.hi)]
+		return x.v6.start[x.v6.find(k.hi)].value
 	}
 	lo, hi := 0, len(x.v6long)
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)
-		if m := &x.v6long[mid]; m.hi < k.hi || m.hi == k.hi && m.lo <= k.lo {
+		if m := &x.v6long[mid].at; m.hi < k.hi || m.hi == k.hi && m.lo <= k.lo {
 			lo = mid
 		} else {
 			hi = mid
 		}
 	}
-	return x.longest[lo]
+	return x.v6long[lo].value
 }

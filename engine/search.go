@@ -15,6 +15,8 @@ type search struct {
 	c     facts
 	l     *layer
 	bound id // ids of this layer from here on are of no interest
+	// sum keeps the compiler from dropping loads that are made ahead of their use.
+	sum uint64
 	// verify is set where the rules found have to be evaluated.
 	verify bool
 	// low: with next set, every true rule from here on counts, and best is the first.
@@ -323,16 +325,53 @@ func (s *search) name(n *node, name string, fields fields3) {
 	}
 }
 
+// suffix is a part of a name that is looked up.
+type suffix struct {
+	hash, home uint64
+	from       uint8
+}
+
+// table looks up a name and what it lies under. All first slots are read before
+// any is used, so that their cache misses overlap.
 func (s *search) table(x *nameIndex, name string, fields fields3) {
 	var dots [maxDots]uint8
 	n := dotsOf(&dots, name)
-	for depth := 1; depth <= n; depth++ {
-		if at := dots[n-depth]; at > 0 && x.hasDepth(depth) {
-			s.tagged(x.find(&s.l.seeds, name[at+1:]), fields, 1<<kindSuffix|1<<kindUnder)
+	var ahead [4]suffix
+	count := 0
+	sum := uint64(0)
+	for depth := 1; depth <= n+1; depth++ {
+		from := 0
+		if depth <= n {
+			if dots[n-depth] == 0 {
+				continue
+			}
+			from = int(dots[n-depth]) + 1
 		}
+		if !x.hasDepth(depth) {
+			continue
+		}
+		if count == len(ahead) {
+			s.suffixes(x, name, ahead[:], fields)
+			count = 0
+		}
+		h := s.l.seeds.hash(name[from:])
+		home := x.home(h)
+		sum += x.slots[home].hash
+		ahead[count] = suffix{h, home, uint8(from)}
+		count++
 	}
-	if x.hasDepth(n + 1) {
-		s.tagged(x.find(&s.l.seeds, name), fields, 1<<kindExact|1<<kindSuffix)
+	s.sum = sum
+	s.suffixes(x, name, ahead[:count], fields)
+}
+
+func (s *search) suffixes(x *nameIndex, name string, list []suffix, fields fields3) {
+	for i := range list {
+		part := &list[i]
+		kinds := uint8(1<<kindSuffix | 1<<kindUnder)
+		if part.from == 0 {
+			kinds = 1<<kindExact | 1<<kindSuffix
+		}
+		s.tagged(x.look(&s.l.seeds, name[part.from:], part.hash, part.home), fields, kinds)
 	}
 }
 
