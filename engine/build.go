@@ -37,8 +37,10 @@ type builder struct {
 	words     []uint32
 	seeds     seeds
 	fields    FieldSet
-	rules     []uint32 // by id: the rule in source order
-	records   []record
+	rules     []uint32    // by id: the rule in source order
+	records   []record    // by id
+	options   [][2]uint32 // by id: from and to in pivots; the first above the second: see choose
+	pivots    []option
 }
 
 // outcomeKey is an outcome as a comparable value.
@@ -72,26 +74,50 @@ func (b *builder) outcome(o *rules.Outcome) uint32 {
 	return n
 }
 
-// newLayer compiles the rules, which are in their order.
-func newLayer(p *rules.Policy, order []uint32, s seeds) *layer {
+// newLayer compiles the rules of the list, which is in source order. It returns
+// the list in the total order, which numbers the layer's rules, too.
+//
+// Rules are large and lie in memory in source order, so they are read in that
+// order, and few times.
+func newLayer(p *rules.Policy, list []uint32, s seeds) (*layer, []uint32) {
+	n := len(list)
 	b := &builder{
-		policy: p, numbers: map[outcomeKey]uint32{}, single: map[[2]uint32]tagged{}, seeds: s, rules: order,
-		records: make([]record, len(order)),
+		policy: p, numbers: map[outcomeKey]uint32{}, single: map[[2]uint32]tagged{}, seeds: s,
+		rules: make([]uint32, n), records: make([]record, n), options: make([][2]uint32, n),
 	}
 	b.pool.words = []uint32{0} // the empty list
-	ids := make([]id, len(order))
-	for i, rule := range order {
-		ids[i] = id(i)
+	b.pivots = make([]option, 0, 2*n)
+	order := make([]rank, n)
+	records := make([]record, n)
+	options := make([][2]uint32, n)
+	for i, rule := range list {
 		r := &p.Rules[rule]
-		pivot := pivotOf(&r.Match, false, 0)
-		b.records[i] = b.record(r, int(rule), &pivot)
+		order[i] = rankOf(r, int(rule))
+		order[i].at = uint32(i)
+		from := len(b.pivots)
+		simple := b.optionsOf(&r.Match)
+		if !simple {
+			b.pivots = b.pivots[:from]
+			options[i] = [2]uint32{1, 0}
+		} else {
+			options[i] = [2]uint32{uint32(from), uint32(len(b.pivots))}
+		}
+		pivot := b.choose(options[i], &r.Match, 0)
+		records[i] = b.record(r, int(rule), &pivot)
+	}
+	slices.SortFunc(order, rank.before)
+	walk := make([]id, n) // ids in source order
+	for i := range order {
+		at := order[i].at
+		walk[at] = id(i)
+		b.rules[i], b.records[i], b.options[i] = list[at], records[at], options[at]
 	}
 	l := &layer{seeds: s, records: b.records}
-	l.root = b.node(ids, 0, false)
+	l.root = b.node(walk, 0, false)
 	l.pool = pool{slices.Clone(b.pool.words), slices.Clone(b.pool.nodes)}
 	l.ports, l.reads, l.outcomes = slices.Clone(b.ports), b.fieldSets, slices.Clone(b.outcomes)
 	l.fields = b.fields
-	return l
+	return l, b.rules
 }
 
 func newSeeds() seeds { return seeds{maphash.MakeSeed(), maphash.MakeSeed()} }
@@ -157,38 +183,46 @@ const longList = 8
 // stand in a node's index and in its open part, so that the copies double with each.
 const maxDepth = 5
 
-// node makes a node of the ids, which are in order. Inside are the rules that
-// are looked at without the classes; open says that they are only looked at for
-// whether they are open.
+// node makes a node of the ids, in any order. Inside are the rules that are looked
+// at without the classes; open says that they are only looked at for whether
+// they are open.
 func (b *builder) node(ids []id, without classSet, open bool) *node {
 	n := &node{least: none}
 	if len(ids) > 0 {
-		n.least = ids[0]
+		n.least = slices.Min(ids)
 	}
 	var d draft
 	var rest []id
 	if open && len(ids) <= crowd || bits.OnesCount16(uint16(without)) >= maxDepth {
 		rest = ids
 	} else {
+		d.names = make([]nameFiling, 0, len(ids)/2)
 		for _, i := range ids {
-			p := pivotOf(&b.policy.Rules[b.rules[i]].Match, false, without)
+			p := b.choose(b.options[i], &b.policy.Rules[b.rules[i]].Match, without)
 			if p.score == 0 {
 				rest = append(rest, i)
 				continue
+			}
+			if p.pred != nil {
+				d.file(b, p.pred, i)
 			}
 			for _, pred := range p.preds {
 				d.file(b, pred, i)
 			}
 			for c := range classes {
 				if p.classes.has(c) {
+					if d.open[c] == nil {
+						d.open[c] = make([]id, 0, len(ids)/4)
+					}
 					d.open[c] = append(d.open[c], i)
 				}
 			}
 		}
 	}
 	n.rest = slices.Clone(rest)
+	slices.Sort(n.rest)
 	if len(rest) > crowd {
-		n.runs = b.runs(rest)
+		n.runs = b.runs(n.rest)
 		if open {
 			n.rest = nil
 		}
@@ -210,7 +244,7 @@ func (b *builder) finish(n *node, d *draft, without classSet) {
 		}
 		n.used = n.used.with(c)
 		below := without.with(c)
-		n.open[c] = b.node(slices.Compact(d.open[c]), below, true)
+		n.open[c] = b.node(slices.Compact(d.open[c]), below, true) // what one rule files stands together
 		b.fill(n, d, c, below)
 	}
 }

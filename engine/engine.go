@@ -54,8 +54,13 @@ type Program struct {
 //
 // The order is total: priority descending, specificity descending, source order.
 func Compile(p *rules.Policy) *Program {
-	prog := &Program{policy: p, seeds: newSeeds(), lists: lists{}, order: orderOf(p)}
-	prog.layers = []*layer{newLayer(p, prog.order, prog.seeds)}
+	prog := &Program{policy: p, seeds: newSeeds(), lists: lists{}}
+	list := make([]uint32, len(p.Rules))
+	for i := range list {
+		list[i] = uint32(i)
+	}
+	l, order := newLayer(p, list, prog.seeds)
+	prog.layers, prog.order = []*layer{l}, order
 	prog.fields = prog.layers[0].fields
 	for i := range p.Rules {
 		prog.lists.add(&p.Rules[i].Match, prog.seeds)

@@ -347,8 +347,7 @@ func (c *facts) inPrefixes(v flow.Value[netip.Addr], p *rules.Pred) tri {
 		return missing(v.Status())
 	}
 	if len(p.Prefixes) >= indexedList {
-		class, _ := classOf(p.Field)
-		return truth(c.prog.lists[listKeyOf(p)].addr(a, int(class-classDst)))
+		return truth(c.prog.lists[listKeyOf(p)].addr(a))
 	}
 	for i := range p.Prefixes {
 		if p.Prefixes[i].Contains(a) {
@@ -390,8 +389,7 @@ func (c *facts) inGlobs(v flow.Value[string], p *rules.Pred) tri {
 		return missing(v.Status())
 	}
 	if len(p.Globs) >= indexedList {
-		class, _ := classOf(p.Field)
-		return truth(c.prog.lists[listKeyOf(p)].glob(class, s, p.Globs))
+		return truth(c.prog.lists[listKeyOf(p)].glob(s, p.Globs))
 	}
 	return truth(matchGlobs(p.Globs, s))
 }

@@ -79,7 +79,14 @@ func newMembers(p *rules.Pred, s seeds) *members {
 	own := &builder{seeds: s, single: map[[2]uint32]tagged{}}
 	own.pool.words = []uint32{0}
 	d := &draft{}
-	part := rules.Pred{Field: p.Field, Prefixes: p.Prefixes}
+	// The list may belong to several fields: it is filed under one of their kind.
+	part := rules.Pred{Field: rules.FieldDstIP, Prefixes: p.Prefixes}
+	switch {
+	case len(p.Names) > 0:
+		part.Field = rules.FieldDomain
+	case len(p.Globs) > 0:
+		part.Field = rules.FieldProcess
+	}
 	for _, n := range p.Names {
 		if nameScore(&n) == 0 {
 			m.loose = append(m.loose, n)
@@ -94,7 +101,7 @@ func newMembers(p *rules.Pred, s seeds) *members {
 		}
 		part.Globs = append(part.Globs, g)
 	}
-	c, _ := classOf(p.Field)
+	c, _ := classOf(part.Field)
 	d.elements(own, &part, false, 0)
 	m.node = &node{}
 	own.fill(m.node, d, c, 0)
@@ -179,21 +186,21 @@ func (m *members) inText(x *textIndex, text string, match func() bool) bool {
 }
 
 // addr says whether an address is in the list.
-func (m *members) addr(a netip.Addr, side int) bool {
+func (m *members) addr(a netip.Addr) bool {
 	family := 1
 	if a.Is4() {
 		family = 0
 	}
-	x := m.node.prefixes[side][family]
+	x := m.node.prefixes[0][family]
 	return x != nil && a.Zone() == "" && x.find(a) != none
 }
 
 // glob says whether a string is in the list.
-func (m *members) glob(c class, s string, list []rules.Glob) bool {
-	if _, ok := m.node.strings[c][s]; ok {
+func (m *members) glob(s string, list []rules.Glob) bool {
+	if _, ok := m.node.strings[classProcess][s]; ok {
 		return true
 	}
-	x := m.node.texts[c]
+	x := m.node.texts[classProcess]
 	if x != nil && m.inText(x, s, func() bool { return matchGlobs(list, s) }) {
 		return true
 	}

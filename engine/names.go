@@ -157,7 +157,6 @@ func (b *builder) tagged(list []nameFiling, without classSet) tagged {
 				f.ids = append(f.ids, list[to].what)
 			}
 		}
-		slices.Sort(f.ids)
 		words := b.words
 		b.words = nil // b.ref may come back here for a node of its own
 		r := b.ref(f, without)

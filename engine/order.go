@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"slices"
 
 	"netpolicy.dev/netpolicy/rules"
 )
@@ -14,11 +13,12 @@ type rank struct {
 	fields   int
 	rest     uint32 // name, ip and port of the specificity, most significant first
 	rule     uint32 // in source order
+	at       uint32 // its place in a list that is being sorted
 }
 
 func rankOf(r *rules.Rule, i int) rank {
 	s := r.Specificity()
-	return rank{r.Priority, s.Fields, uint32(s.Name)<<16 | uint32(s.IP)<<8 | uint32(s.Port), uint32(i)}
+	return rank{r.Priority, s.Fields, uint32(s.Name)<<16 | uint32(s.IP)<<8 | uint32(s.Port), uint32(i), 0}
 }
 
 // before is negative when a goes first. No two ranks of one policy are equal.
@@ -33,18 +33,4 @@ func (a rank) before(b rank) int {
 	default:
 		return cmp.Compare(a.rule, b.rule)
 	}
-}
-
-// orderOf returns the rules in source order as the total order has them, best first.
-func orderOf(p *rules.Policy) []uint32 {
-	list := make([]rank, len(p.Rules))
-	for i := range p.Rules {
-		list[i] = rankOf(&p.Rules[i], i)
-	}
-	slices.SortFunc(list, rank.before)
-	order := make([]uint32, len(list))
-	for i := range list {
-		order[i] = list[i].rule
-	}
-	return order
 }

@@ -92,7 +92,8 @@ var classFields = [classes]FieldSet{
 // pivot is a set of predicates of which one must be true for a rule to be true:
 // the rule is filed under their elements.
 type pivot struct {
-	preds   []*rules.Pred
+	pred    *rules.Pred   // one; or
+	preds   []*rules.Pred // several, of an `or`
 	classes classSet
 	score   int // how few flows will find the rule there; 0: no pivot
 	elems   int
@@ -116,6 +117,55 @@ const (
 	scoreProto   = 10
 	scoreWide    = 5 // a prefix of length 0
 )
+
+// option is a predicate that may be the pivot of its rule, a conjunction.
+type option struct {
+	pred  *rules.Pred
+	score int32
+	elems int32
+	class class
+}
+
+// optionsOf lists the options of a conjunction; false if e is something else.
+func (b *builder) optionsOf(e *rules.Expr) bool {
+	switch e.Op {
+	case rules.OpAny:
+		return true
+	case rules.OpPred:
+		if p := predPivot(&e.Pred, 0); p.score > 0 {
+			c, _ := classOf(e.Pred.Field)
+			b.pivots = append(b.pivots, option{&e.Pred, int32(p.score), int32(p.elems), c})
+		}
+		return true
+	case rules.OpNot:
+		return e.Kids[0].Op == rules.OpPred // negated, it is none
+	case rules.OpAnd:
+		for i := range e.Kids {
+			if !b.optionsOf(&e.Kids[i]) {
+				return false
+			}
+		}
+		return true
+	default:
+		return false
+	}
+}
+
+// choose finds the best pivot, as pivotOf does, among the options of a rule
+// where these are known: the first is not above the second.
+func (b *builder) choose(options [2]uint32, e *rules.Expr, exclude classSet) pivot {
+	if options[0] > options[1] {
+		return pivotOf(e, false, exclude)
+	}
+	var best pivot
+	for _, c := range b.pivots[options[0]:options[1]] {
+		if score, elems := int(c.score), int(c.elems); !exclude.has(c.class) &&
+			(score > best.score || score == best.score && elems < best.elems) {
+			best = pivot{pred: c.pred, classes: classSet(0).with(c.class), score: score, elems: elems}
+		}
+	}
+	return best
+}
 
 // pivotOf finds the best pivot of a condition among the classes not excluded.
 func pivotOf(e *rules.Expr, negated bool, exclude classSet) pivot {
@@ -155,8 +205,12 @@ func unionPivot(kids []rules.Expr, negated bool, exclude classSet) pivot {
 		if p.score == 0 {
 			return pivot{}
 		}
+		if p.pred != nil {
+			p.preds = []*rules.Pred{p.pred}
+		}
 		if i == 0 {
 			all = p
+			all.pred = nil
 			continue
 		}
 		all.preds = append(all.preds[:len(all.preds):len(all.preds)], p.preds...)
@@ -218,7 +272,7 @@ func predPivot(p *rules.Pred, exclude classSet) pivot {
 	if n == 0 || score == 0 { // never true, or found nowhere
 		return pivot{}
 	}
-	return pivot{preds: []*rules.Pred{p}, classes: classSet(0).with(c), score: score, elems: n}
+	return pivot{pred: p, classes: classSet(0).with(c), score: score, elems: n}
 }
 
 func nameScore(n *rules.NamePattern) int {

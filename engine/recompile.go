@@ -125,17 +125,15 @@ func (d *differ) patched(kept []int, place []id, patch []uint32) *Program {
 		r.flags &^= isDead
 		r.rule = uint32(rule)
 	}
-	slices.SortFunc(patch, func(a, b uint32) int {
-		return rankOf(&p.Rules[a], int(a)).before(rankOf(&p.Rules[b], int(b)))
-	})
-	prog.order = mergeOrder(p, base.records, patch)
 	prog.layers = []*layer{&base}
 	prog.fields = base.fields
 	if len(patch) > 0 {
-		top := newLayer(p, patch, prog.seeds)
+		var top *layer
+		top, patch = newLayer(p, patch, prog.seeds)
 		prog.layers = append(prog.layers, top)
 		prog.fields |= top.fields
 	}
+	prog.order = mergeOrder(p, base.records, patch)
 	prog.place()
 	for rule := range p.Rules {
 		if was := kept[rule]; was >= 0 {

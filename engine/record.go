@@ -95,7 +95,7 @@ func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record) bool {
 		return false
 	}
 	p := &e.Pred
-	if len(pivot.preds) == 1 && pivot.preds[0] == p {
+	if pivot.pred == p {
 		return true
 	}
 	switch {

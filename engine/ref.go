@@ -66,8 +66,8 @@ func (p *pool) add(form ref, list []uint32) ref {
 	return form | ref(at)
 }
 
-// filing is what one key of an index has gathered: ids in order, and refs that
-// several keys share.
+// filing is what one key of an index has gathered: ids, and refs that several
+// keys share.
 type filing struct {
 	ids  []id
 	refs []ref
@@ -75,6 +75,7 @@ type filing struct {
 
 // ref makes the filing's ref; without are the classes that need not be looked at below.
 func (b *builder) ref(f filing, without classSet) ref {
+	slices.Sort(f.ids)
 	ids := slices.Compact(f.ids)
 	var own ref
 	switch {
