@@ -157,6 +157,24 @@ func World(c Chance, p *rules.Policy) *state.World {
 // and a blackhole route, and groups, one of them nested.
 func Policy(c Chance) *rules.Policy {
 	g := gen{c}
+	p := g.frame()
+	for i := range 1 + g.c.IntN(8) {
+		r := rules.Rule{
+			Name: "r" + string(rune('a'+i)), Priority: g.c.IntN(3), Active: state.AllStates, Match: g.expr(3), Do: g.outcome(),
+		}
+		if g.chance(30) {
+			r.Active = state.Set(1 + g.c.IntN(15))
+		}
+		if g.chance(40) {
+			r.OnUnknown = rules.OnUnknown(g.c.IntN(4))
+		}
+		p.Rules = append(p.Rules, r)
+	}
+	return p
+}
+
+// frame is a policy without rules, with or without a default.
+func (g gen) frame() *rules.Policy {
 	p := &rules.Policy{
 		Uplinks: []rules.Uplink{{Name: "wan1"}, {Name: "wan2"}},
 		Routes: []rules.Route{
@@ -175,18 +193,6 @@ func Policy(c Chance) *rules.Policy {
 		},
 		Throttles: []rules.Throttle{{Name: "slow"}, {Name: "slower"}},
 		Primary:   g.c.IntN(2),
-	}
-	for i := range 1 + g.c.IntN(8) {
-		r := rules.Rule{
-			Name: "r" + string(rune('a'+i)), Priority: g.c.IntN(3), Active: state.AllStates, Match: g.expr(3), Do: g.outcome(),
-		}
-		if g.chance(30) {
-			r.Active = state.Set(1 + g.c.IntN(15))
-		}
-		if g.chance(40) {
-			r.OnUnknown = rules.OnUnknown(g.c.IntN(4))
-		}
-		p.Rules = append(p.Rules, r)
 	}
 	if g.chance(70) {
 		o := g.outcome()
