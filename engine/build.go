@@ -146,7 +146,7 @@ type node struct {
 // draft gathers what goes into a node.
 type draft struct {
 	names    []nameFiling
-	depths   [2]uint64
+	depths   depths
 	texts    [classes][]textFiling
 	prefixes [2][]prefixRef
 	ports    [2][]portRef
@@ -389,8 +389,7 @@ func (d *draft) elements(b *builder, p *rules.Pred, shared bool, what uint32) {
 
 func (d *draft) name(b *builder, n *rules.NamePattern, field int, shared bool, what uint32) {
 	if kind, ok := nameKindOf(n); ok {
-		depth := min(labels(n.Name), 127)
-		d.depths[depth/64] |= 1 << (depth % 64)
+		d.depths = d.depths.with(labels(n.Name))
 		d.names = append(d.names, nameFiling{b.seeds.hash(n.Name), b.seeds.check(n.Name), newTag(kind, field), shared, what})
 		return
 	}

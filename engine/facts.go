@@ -101,6 +101,9 @@ func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
 		c.unknown = c.unknown.With(field)
 	}
 	c.blindUnknown = c.unknown
+	if c.dns != nameDNS {
+		return
+	}
 	for i, n := range c.names {
 		if n.mode == nameDNS {
 			c.blindUnknown |= 1 << nameField3[i] & p.fields

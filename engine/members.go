@@ -134,7 +134,7 @@ func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
 	var dots [maxDots]uint8
 	n := dotsOf(&dots, name)
 	for depth := 1; depth <= n+1; depth++ {
-		if !x.hasDepth(depth) {
+		if !x.depths.has(depth) {
 			continue
 		}
 		suffix, whole := name, depth == n+1

@@ -14,11 +14,19 @@ import (
 // that a lookup of a name that is not there stops at the first higher hash. The
 // hash is keyed: names come from attackers.
 type nameIndex struct {
-	slots []nameSlot // home slots, and a tail for those that did not fit
-	homes uint64
-	// depths has bit n for every number of labels that some name here has.
-	depths [2]uint64
+	slots  []nameSlot // home slots, and a tail for those that did not fit
+	homes  uint64
+	depths depths
 }
+
+// depths has bit n for every number n of labels that some name has; the last is
+// for all from there on.
+type depths uint64
+
+const deepest = 63
+
+func (d depths) with(n int) depths { return d | 1<<min(n, deepest) }
+func (d depths) has(n int) bool    { return d>>min(n, deepest)&1 == 1 }
 
 // nameSlot is one name. hash and check are all that is compared: 96 bits of
 // keyed hash, so that a wrong match is not to be expected in the life of all
@@ -111,7 +119,7 @@ func labels(name string) int {
 }
 
 // nameIndex makes the index; list is sorted in place.
-func (b *builder) nameIndex(list []nameFiling, depths [2]uint64, without classSet) *nameIndex {
+func (b *builder) nameIndex(list []nameFiling, depths depths, without classSet) *nameIndex {
 	slices.SortFunc(list, func(a, b nameFiling) int { return a.compare(&b) })
 	names := 0
 	for i := range list {
@@ -206,32 +214,48 @@ func (x *nameIndex) look(s *seeds, name string, h, at uint64) tagged {
 	return taggedNobody
 }
 
-// maxDots is how many dots a canonical name can have: 253 bytes, every other a
-// dot at the most.
-const maxDots = 127
+// maxDots is room for the dots of a canonical name, of which there are at most
+// 126 in 253 bytes, and for eight more.
+const maxDots = 136
 
 // dotsOf writes the places of the dots of name to the array and returns how
-// many there are. It looks at eight bytes at a time.
+// many there are. It looks at eight bytes at a time, and takes two dots of them
+// without asking whether they are there: names differ, and branches would be
+// mispredicted.
 func dotsOf(to *[maxDots]uint8, name string) int {
-	const low, high, dots = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080, 0x2e2e2e2e2e2e2e2e
-	n, i := 0, 0
-	for ; i+8 <= len(name) && n+8 <= maxDots; i += 8 {
-		x := uint64(name[i]) | uint64(name[i+1])<<8 | uint64(name[i+2])<<16 | uint64(name[i+3])<<24 |
-			uint64(name[i+4])<<32 | uint64(name[i+5])<<40 | uint64(name[i+6])<<48 | uint64(name[i+7])<<56
-		x ^= dots
-		// The highest bit of each byte that is zero now.
-		for m := ^(x&low + low | x) & high; m != 0; m &= m - 1 {
-			to[n] = uint8(i + bits.TrailingZeros64(m)/8)
-			n++
+	n := 0
+	if len(name) < 8 {
+		for i := range len(name) {
+			if name[i] == '.' {
+				to[n] = uint8(i)
+				n++
+			}
 		}
+		return n
 	}
-	for ; i < len(name) && n < maxDots; i++ {
-		if name[i] == '.' {
-			to[n] = uint8(i)
-			n++
+	for i := 0; i < len(name) && n < maxDots-8; i += 8 {
+		at := min(i, len(name)-8)
+		m := dotsIn(name[at:at+8]) >> (8 * (i - at)) << (8 * (i - at)) // without those seen before
+		count := bits.OnesCount64(m)
+		to[n] = uint8(at + bits.TrailingZeros64(m)/8)
+		m &= m - 1
+		to[n+1] = uint8(at + bits.TrailingZeros64(m)/8)
+		for k := 2; k < count; k++ {
+			m &= m - 1
+			to[n+k] = uint8(at + bits.TrailingZeros64(m)/8)
 		}
+		n += count
 	}
 	return n
+}
+
+// dotsIn returns eight bytes as a number with the highest bit of each set that
+// is a dot.
+func dotsIn(s string) uint64 {
+	const low, high, dots = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080, 0x2e2e2e2e2e2e2e2e
+	x := dots ^ (uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56)
+	return ^(x&low + low | x) & high
 }
 
 // nameKindOf is the table's part of a name pattern: the kind, or false for

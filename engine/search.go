@@ -347,7 +347,7 @@ func (s *search) table(x *nameIndex, name string, fields fields3) {
 			}
 			from = int(dots[n-depth]) + 1
 		}
-		if !x.hasDepth(depth) {
+		if !x.depths.has(depth) {
 			continue
 		}
 		if count == len(ahead) {
@@ -425,9 +425,4 @@ func (s *search) group(t tag, r ref, fields fields3, kinds uint8) {
 	s.verify = true
 	s.visit(r)
 	s.verify = false
-}
-
-func (x *nameIndex) hasDepth(n int) bool {
-	n = min(n, 127)
-	return x.depths[n/64]>>(n%64)&1 == 1
 }
