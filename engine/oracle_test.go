@@ -1,8 +1,11 @@
 package engine_test
 
 import (
+	"flag"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -14,44 +17,167 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
+// `make nightly` asks for a million cases, and for another seed each time.
+var (
+	cases = flag.Int("cases", 100_000, "decisions that TestOracle compares")
+	seed  = flag.Uint64("seed", 1, "of the random policies and flows")
+)
+
+// kinds are the policies on which engine and oracle are compared.
+var kinds = []struct {
+	name    string
+	percent int // of the cases
+	flows   int // of one policy
+	policy  func(oracle.Chance) *rules.Policy
+	flow    func(oracle.Chance, *rules.Policy) flow.Flow
+}{
+	{"small", 30, 50, oracle.Policy, func(c oracle.Chance, _ *rules.Policy) flow.Flow { return oracle.Flow(c) }},
+	{"rich", 45, 25, oracle.Rich, oracle.Near},
+	{"crowded", 20, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 17+c.IntN(70)) }, oracle.Near},
+	{"large", 5, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 100+c.IntN(300)) }, oracle.Near},
+}
+
 // drawn lets rapid choose, and so shrink, what the generators ask for.
 type drawn struct{ t *rapid.T }
 
 func (d drawn) IntN(n int) int { return rapid.IntRange(0, n-1).Draw(d.t, "") }
 
-// TestOracleShrinks compares on few cases, but shrinks the one that differs.
+// shrinkFlows is how many flows rapid draws for a policy: drawing them costs
+// less than another policy.
+const shrinkFlows = 5
+
+// TestOracleShrinks compares on fewer cases, but shrinks the one that differs:
+// to the choices of the generators, so also the order in which rules came. What
+// smallest leaves is mostly smaller still.
 func TestOracleShrinks(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		p := oracle.Policy(drawn{t})
-		w := oracle.World(drawn{t}, p)
-		f := oracle.Flow(drawn{t})
-		compare(t, engine.Compile(p), p, &f, w)
-	})
+	for _, k := range kinds[:3] {
+		t.Run(k.name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				c := drawn{t}
+				p := k.policy(c)
+				prog := engine.Compile(p)
+				for range shrinkFlows {
+					w := oracle.World(c, p)
+					f := k.flow(c, p)
+					compare(t, prog, p, &f, w)
+				}
+			})
+		})
+	}
 }
 
-// TestOracle compares 100,000 decisions: 100 worlds and flows on each of 1,000 policies.
+// TestOracle compares decisions with the oracle's, and that explaining decides
+// the same. It makes sure that the cases are of every kind.
 func TestOracle(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	var seen struct{ rule, final, hinted, pending, runnerUp int }
-	for range 1000 {
-		p := oracle.Policy(rng)
-		prog := engine.Compile(p)
-		for range 100 {
-			if t.Failed() {
-				return
+	n := *cases
+	if testing.Short() {
+		n /= 20
+	}
+	t.Logf("seed %d", *seed)
+	total := 0
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(*seed, 2))
+			s := seen{}
+			for s.total < n*k.percent/100 {
+				p := k.policy(rng)
+				prog := engine.Compile(p)
+				for range k.flows {
+					f, w := k.flow(rng, p), oracle.World(rng, p)
+					d := compare(t, prog, p, &f, w)
+					if t.Failed() {
+						return
+					}
+					if e := prog.Explain(&f, w); !equal(e.Decision, d) || e.Why != prog.Why(&d) {
+						t.Fatalf("explain tells %+v, decide %+v", e.Decision, d)
+					}
+					s.add(p, &f, &d)
+				}
 			}
-			f := oracle.Flow(rng)
-			d := compare(t, prog, p, &f, oracle.World(rng, p))
-			count(&seen.rule, d.Rule >= 0)
-			count(&seen.final, d.Final)
-			count(&seen.hinted, d.Hinted)
-			count(&seen.pending, d.Pending != 0)
-			count(&seen.runnerUp, d.RunnerUp >= 0)
+			total += s.total
+			t.Logf("%d decisions: %s", s.total, s.String())
+			s.assert(t, k.name)
+		})
+	}
+	t.Logf("%d decisions as the oracle's", total)
+}
+
+// seen counts what the cases are.
+type seen struct {
+	total, rule, final, hinted, pending, runnerUp, blocked, mods int
+	fields                                                       [rules.FieldState + 1]int // of winners
+	patterns                                                     [rules.Regex + 1]int
+	sets, shared, long                                           int
+}
+
+func (s *seen) add(p *rules.Policy, f *flow.Flow, d *engine.Decision) {
+	s.total++
+	count(&s.rule, d.Rule >= 0)
+	count(&s.final, d.Final)
+	count(&s.hinted, d.Hinted)
+	count(&s.pending, d.Pending != 0)
+	count(&s.runnerUp, d.RunnerUp >= 0)
+	count(&s.blocked, d.Kind == rules.ActBlock)
+	count(&s.mods, d.Mods != (rules.Modifiers{}))
+	if d.Rule >= 0 {
+		s.winner(&p.Rules[d.Rule].Match, f)
+	}
+}
+
+func (s *seen) winner(e *rules.Expr, f *flow.Flow) {
+	for i := range e.Kids {
+		s.winner(&e.Kids[i], f)
+	}
+	if e.Op != rules.OpPred {
+		return
+	}
+	p := &e.Pred
+	s.fields[p.Field]++
+	count(&s.sets, p.Set != nil)
+	count(&s.long, len(p.Names)+len(p.Prefixes)+len(p.Ports)+len(p.MACs)+len(p.Globs) > 16)
+	for _, v := range []flow.Value[string]{f.SNI, f.HTTPHost, f.Domain} {
+		if name, known := v.Get(); known {
+			for _, n := range p.Names {
+				count(&s.patterns[n.Kind], n.Match(name))
+			}
 		}
 	}
-	t.Logf("100000 decisions: %+v", seen)
-	if seen.hinted < 5000 || seen.pending < 10_000 || seen.final < 10_000 || seen.runnerUp < 10_000 {
-		t.Errorf("the cases are too alike: %+v", seen)
+}
+
+func (s *seen) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "rule %d, final %d, hinted %d, pending %d, runner-up %d, block %d, modifiers %d; set %d, long list %d; ",
+		s.rule, s.final, s.hinted, s.pending, s.runnerUp, s.blocked, s.mods, s.sets, s.long)
+	fmt.Fprintf(&b, "patterns exact, suffix, subdomain, glob, keyword, regex %d;", s.patterns)
+	for f, n := range s.fields {
+		fmt.Fprintf(&b, " %v %d", rules.Field(f), n)
+	}
+	return b.String()
+}
+
+// assert fails when a kind is rarer than one in so many cases.
+func (s *seen) assert(t *testing.T, kind string) {
+	t.Helper()
+	least := func(what string, n, oneIn int) {
+		if n < s.total/oneIn {
+			t.Errorf("the cases are too alike: %s only %d of %d", what, n, s.total)
+		}
+	}
+	least("rule", s.rule, 4)
+	least("final", s.final, 10)
+	least("hinted", s.hinted, 25)
+	least("pending", s.pending, 10)
+	least("runner-up", s.runnerUp, 10)
+	if kind != "rich" {
+		return
+	}
+	least("set", s.sets, 20)
+	least("long list", s.long, 50)
+	for f, n := range s.fields {
+		least(rules.Field(f).String(), n, 100)
+	}
+	for k, n := range s.patterns {
+		least([]string{"exact", "suffix", "subdomain", "glob", "keyword", "regex"}[k], n, 100)
 	}
 }
 
@@ -70,7 +196,7 @@ func compare(t failer, prog *engine.Program, p *rules.Policy, f *flow.Flow, w *s
 	t.Helper()
 	got, want := prog.Decide(f, w), oracle.Decide(p, f, w)
 	if !equal(got, want) {
-		t.Errorf("flow %+v\nworld %+v\nrules %+v\ndefault %+v\n got %+v\nwant %+v", *f, *w, p.Rules, p.Default, got, want)
+		t.Errorf("of %d rules these are needed:\n%s", len(p.Rules), smallest(p, f, w))
 	}
 	return got
 }
