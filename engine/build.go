@@ -41,6 +41,7 @@ type builder struct {
 	records   []record    // by id
 	options   [][2]uint32 // by id: from and to in pivots; the first above the second: see choose
 	pivots    []option
+	open      bool // what is being made is for a search for open rules alone
 }
 
 // outcomeKey is an outcome as a comparable value.
@@ -131,16 +132,21 @@ type node struct {
 	rest []id
 	runs []run
 
-	used     classSet // classes with an index
+	indexes []*index // in the order of their classes
+}
+
+// index is a node's index of one class. Which parts are used follows from it.
+type index struct {
+	class    class
 	names    *nameIndex
-	texts    [classes]*textIndex // of names and of strings
-	prefixes [2][2]*prefixIndex  // dst and src; IPv4 and IPv6
-	ports    [2]*portIndex       // dst and src
-	numbers  [classes]map[uint64]ref
-	strings  [classes]map[string]ref
-	// open has, for each used class, the rules filed there, filed anew without
-	// it: they are found there when the facts of the class are not known.
-	open [classes]*node
+	text     *textIndex      // of names and of strings
+	prefixes [2]*prefixIndex // IPv4 and IPv6
+	ports    *portIndex
+	numbers  map[uint64]ref
+	strings  map[string]ref
+	// open has the rules that are filed here, filed anew without the class: they
+	// are found there when its facts are not known.
+	open *node
 }
 
 // draft gathers what goes into a node.
@@ -179,6 +185,9 @@ type listFiling struct {
 // which all elements share.
 const longList = 8
 
+// openCrowd is the length up to which rules that may be open are not worth an index.
+const openCrowd = 64
+
 // maxDepth bounds how many classes are indexed one below the other: a rule can
 // stand in a node's index and in its open part, so that the copies double with each.
 const maxDepth = 5
@@ -193,7 +202,7 @@ func (b *builder) node(ids []id, without classSet, open bool) *node {
 	}
 	var d draft
 	var rest []id
-	if open && len(ids) <= crowd || bits.OnesCount16(uint16(without)) >= maxDepth {
+	if open && len(ids) <= openCrowd || bits.OnesCount16(uint16(without)) >= maxDepth {
 		rest = ids
 	} else {
 		d.names = make([]nameFiling, 0, len(ids)/2)
@@ -227,12 +236,13 @@ func (b *builder) node(ids []id, without classSet, open bool) *node {
 			n.rest = nil
 		}
 	}
-	b.finish(n, &d, without)
+	b.finish(n, &d, without, open)
 	return n
 }
 
 // finish makes a node's indexes.
-func (b *builder) finish(n *node, d *draft, without classSet) {
+func (b *builder) finish(n *node, d *draft, without classSet, open bool) {
+	b.open = open
 	for _, l := range d.order {
 		c, _ := classOf(l.pred.Field)
 		r := b.ref(l.filing, without.with(c))
@@ -242,40 +252,46 @@ func (b *builder) finish(n *node, d *draft, without classSet) {
 		if len(d.open[c]) == 0 {
 			continue
 		}
-		n.used = n.used.with(c)
 		below := without.with(c)
-		n.open[c] = b.node(slices.Compact(d.open[c]), below, true) // what one rule files stands together
-		b.fill(n, d, c, below)
+		x := b.index(d, c, below, open)
+		x.open = b.node(slices.Compact(d.open[c]), below, true) // what one rule files stands together
+		n.indexes = append(n.indexes, x)
 	}
+	n.indexes = slices.Clone(n.indexes)
 }
 
-// fill makes a node's index of one class.
-func (b *builder) fill(n *node, d *draft, c class, below classSet) {
+// index makes the index of one class.
+func (b *builder) index(d *draft, c class, below classSet, open bool) *index {
+	x := &index{class: c}
+	was := b.open
+	b.open = open
 	switch c {
 	case classNames:
 		if len(d.names) > 0 {
-			n.names = b.nameIndex(d.names, d.depths, below)
+			x.names = b.nameIndex(d.names, d.depths, below)
 		}
 	case classDst, classSrc:
-		n.prefixes[c-classDst] = b.prefixIndexes(d.prefixes[c-classDst], below)
+		x.prefixes = b.prefixIndexes(d.prefixes[c-classDst], below)
 	case classPort, classSrcPort:
-		n.ports[c-classPort] = b.portIndexOf(d.ports[c-classPort], below)
+		x.ports = b.portIndexOf(d.ports[c-classPort], below)
 	}
 	if len(d.texts[c]) > 0 {
-		n.texts[c] = b.textIndex(d.texts[c], below)
+		x.text = b.textIndex(d.texts[c], below)
 	}
 	if len(d.numbers[c]) > 0 {
-		n.numbers[c] = make(map[uint64]ref, len(d.numbers[c]))
+		x.numbers = make(map[uint64]ref, len(d.numbers[c]))
 		for _, k := range sortedKeys(d.numbers[c]) {
-			n.numbers[c][k] = b.ref(*d.numbers[c][k], below)
+			x.numbers[k] = b.ref(*d.numbers[c][k], below)
 		}
 	}
 	if len(d.strings[c]) > 0 {
-		n.strings[c] = make(map[string]ref, len(d.strings[c]))
+		x.strings = make(map[string]ref, len(d.strings[c]))
 		for _, k := range sortedKeys(d.strings[c]) {
-			n.strings[c][k] = b.ref(*d.strings[c][k], below)
+			x.strings[k] = b.ref(*d.strings[c][k], below)
 		}
 	}
+	b.open = was
+	return x
 }
 
 func (b *builder) portIndexOf(list []portRef, without classSet) *portIndex {

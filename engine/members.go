@@ -47,10 +47,10 @@ func listKeyOf(p *rules.Pred) listKey {
 // predicate is evaluated by itself: a scan of so many takes as long as a lookup.
 const indexedList = 16
 
-// members answers whether a name, address or string is in a long list: a node
+// members answers whether a name, address or string is in a long list: an index
 // with the list's elements and, in place of a rule, the id 0.
 type members struct {
-	node *node
+	index *index
 	pool pool
 	// loose are the elements that no index can hold.
 	loose []rules.NamePattern
@@ -103,18 +103,17 @@ func newMembers(p *rules.Pred, s seeds) *members {
 	}
 	c, _ := classOf(part.Field)
 	d.elements(own, &part, false, 0)
-	m.node = &node{}
-	own.fill(m.node, d, c, 0)
+	m.index = own.index(d, c, 0, false)
 	m.pool = own.pool
 	return m
 }
 
 // name says whether a canonical name is in the list.
 func (m *members) name(s *seeds, name string, list []rules.NamePattern) bool {
-	if x := m.node.names; x != nil && m.inTable(x, s, name) {
+	if x := m.index.names; x != nil && m.inTable(x, s, name) {
 		return true
 	}
-	if x := m.node.texts[classNames]; x != nil && m.inText(x, name, func() bool { return matchPatterns(list, name) }) {
+	if x := m.index.text; x != nil && m.inText(x, name, func() bool { return matchPatterns(list, name) }) {
 		return true
 	}
 	return matchAny(m.loose, name)
@@ -191,16 +190,16 @@ func (m *members) addr(a netip.Addr) bool {
 	if a.Is4() {
 		family = 0
 	}
-	x := m.node.prefixes[0][family]
+	x := m.index.prefixes[family]
 	return x != nil && a.Zone() == "" && x.find(a) != none
 }
 
 // glob says whether a string is in the list.
 func (m *members) glob(s string, list []rules.Glob) bool {
-	if _, ok := m.node.strings[classProcess][s]; ok {
+	if _, ok := m.index.strings[s]; ok {
 		return true
 	}
-	x := m.node.texts[classProcess]
+	x := m.index.text
 	if x != nil && m.inText(x, s, func() bool { return matchGlobs(list, s) }) {
 		return true
 	}

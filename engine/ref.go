@@ -88,7 +88,9 @@ func (b *builder) ref(f filing, without classSet) ref {
 	default:
 		b.pool.nodes = append(b.pool.nodes, nil)
 		at := len(b.pool.nodes) - 1
-		b.pool.nodes[at] = b.node(ids, without, false)
+		open := b.open
+		b.pool.nodes[at] = b.node(ids, without, open)
+		b.open = open
 		own = refNode | ref(at)
 	}
 	switch {

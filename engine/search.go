@@ -89,14 +89,12 @@ func (s *search) node(n *node) {
 	if n.least >= s.bound {
 		return
 	}
-	for left, c := n.used, classNames; left != 0; left, c = left>>1, c+1 {
-		switch {
-		case left&1 == 0:
-		case s.open && classFields[c]&s.c.blindUnknown != 0:
-			s.node(n.open[c])
-		default:
-			s.class(n, c)
+	for _, x := range n.indexes {
+		if s.open && classFields[x.class]&s.c.blindUnknown != 0 {
+			s.node(x.open)
+			continue
 		}
+		s.index(x)
 	}
 	if n.runs != nil && s.open {
 		s.runs(n.runs)
@@ -105,39 +103,40 @@ func (s *search) node(n *node) {
 	s.list(n.rest)
 }
 
-func (s *search) class(n *node, c class) {
+// index looks up the flow's facts of the index's class.
+func (s *search) index(x *index) {
 	f := s.c.flow
-	switch c {
+	switch x.class {
 	case classNames:
-		s.names(n)
+		s.names(x)
 	case classDst:
-		s.addr(&n.prefixes[0], f.Dst)
+		s.addr(&x.prefixes, f.Dst)
 	case classSrc:
-		s.addr(&n.prefixes[1], f.Src)
+		s.addr(&x.prefixes, f.Src)
 	case classPort:
-		s.port(n.ports[0], f.DstPort)
+		s.port(x.ports, f.DstPort)
 	case classSrcPort:
-		s.port(n.ports[1], f.SrcPort)
+		s.port(x.ports, f.SrcPort)
 	case classProto:
-		number(s, n.numbers[c], f.Proto)
+		number(s, x.numbers, f.Proto)
 	case classDSCP:
-		number(s, n.numbers[c], f.DSCP)
+		number(s, x.numbers, f.DSCP)
 	case classMark:
-		number(s, n.numbers[c], f.Mark)
+		number(s, x.numbers, f.Mark)
 	case classMAC:
 		if m, known := f.SrcMAC.Get(); known {
-			s.key(n.numbers[c], macNumber(m))
+			s.key(x.numbers, macNumber(m))
 		}
 	case classProcess:
-		s.text(n, c, f.Process)
+		s.text(x, f.Process)
 	case classPath:
-		s.text(n, c, f.ProcessPath)
+		s.text(x, f.ProcessPath)
 	case classUser:
-		s.text(n, c, f.User)
+		s.text(x, f.User)
 	case classCgroup:
-		s.text(n, c, f.Cgroup)
+		s.text(x, f.Cgroup)
 	case classIface:
-		s.text(n, c, f.IfaceIn)
+		s.text(x, f.IfaceIn)
 	}
 }
 
@@ -290,38 +289,38 @@ func (s *search) key(m map[uint64]ref, n uint64) {
 	}
 }
 
-func (s *search) text(n *node, c class, v flow.Value[string]) {
+func (s *search) text(x *index, v flow.Value[string]) {
 	t, known := v.Get()
 	if !known {
 		return
 	}
-	if r, ok := n.strings[c][t]; ok {
+	if r, ok := x.strings[t]; ok {
 		s.visit(r)
 	}
-	if n.texts[c] != nil {
-		s.contained(n.texts[c], t, 1)
+	if x.text != nil {
+		s.contained(x.text, t, 1)
 	}
 }
 
 // names looks up all that the name fields can be compared with.
-func (s *search) names(n *node) {
+func (s *search) names(x *index) {
 	c := &s.c
 	for i := range c.nQueries {
-		s.name(n, c.queries[i].name, c.queries[i].fields)
+		s.name(x, c.queries[i].name, c.queries[i].fields)
 	}
 	if c.dns != 0 {
 		for name := range c.flow.DNS.All() {
-			s.name(n, name, c.dnsFields)
+			s.name(x, name, c.dnsFields)
 		}
 	}
 }
 
-func (s *search) name(n *node, name string, fields fields3) {
-	if n.names != nil {
-		s.table(n.names, name, fields)
+func (s *search) name(x *index, name string, fields fields3) {
+	if x.names != nil {
+		s.table(x.names, name, fields)
 	}
-	if n.texts[classNames] != nil {
-		s.contained(n.texts[classNames], name, fields)
+	if x.text != nil {
+		s.contained(x.text, name, fields)
 	}
 }
 
