@@ -4,7 +4,7 @@ GO      ?= go
 LDFLAGS := -s -w
 export GOFLAGS += -trimpath
 
-.PHONY: run test check bench build setup fuzz accept clean
+.PHONY: run test check bench build setup fuzz nightly accept clean
 
 run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
@@ -28,6 +28,12 @@ setup: ## install the Debian packages that the tests and the lab need
 
 fuzz: ## each fuzz target for FUZZTIME (2m)
 	scripts/fuzz.sh
+
+SEED  := $(or $(SEED),$(shell date +%s))
+CASES ?= 1000000
+nightly: ## engine against oracle: a million random decisions, and as many that rapid draws; SEED repeats a night
+	$(GO) test ./engine -count=1 -v -timeout 0 -run '^(TestOracle|TestRecompile|TestClassBench|TestDomainLists)' \
+		-cases $(CASES) -seed $(SEED) -rapid.seed $(SEED) -rapid.nofailfile
 
 accept: ## the acceptance lines of every issue so far; FULL=1 runs the long ones in full
 	@set -e; for f in accept/*.sh; do $$f; done

@@ -18,10 +18,7 @@ import (
 // decide as they did.
 func TestRecompile(t *testing.T) {
 	const edits, flows = 20, 8
-	chains := 150
-	if testing.Short() {
-		chains = 10
-	}
+	chains := max(1, wanted()/4/edits/flows) // a quarter as many decisions as TestOracle compares
 	rng := rand.New(rand.NewPCG(*seed, 6))
 	compared, hit := 0, 0
 	for range chains {
