@@ -163,18 +163,19 @@ func swapRules(rng *rand.Rand, p *rules.Policy, _ func(oracle.Chance) *rules.Pol
 	}
 }
 
-// editSet takes an element out of a set or doubles its first; half of the time
-// it also becomes a list outside the policy, or is one no longer.
+// editSet takes an element out of a set, or makes it a list outside the policy,
+// or one no longer: that changes the specificity of all rules that name it.
 func editSet(rng *rand.Rand, p *rules.Policy, _ func(oracle.Chance) *rules.Policy) {
 	if len(p.Sets) == 0 {
 		return
 	}
 	s := p.Sets[rng.IntN(len(p.Sets))]
-	s.Names, s.Prefixes, s.Globs = fewer(rng, s.Names), fewer(rng, s.Prefixes), fewer(rng, s.Globs)
-	s.Ports, s.MACs = fewer(rng, s.Ports), fewer(rng, s.MACs)
 	if rng.IntN(2) == 0 {
 		s.List = rules.ListRef{File: map[bool]string{true: "list"}[s.List.File == ""]}
+		return
 	}
+	s.Names, s.Prefixes, s.Globs = fewer(rng, s.Names), fewer(rng, s.Prefixes), fewer(rng, s.Globs)
+	s.Ports, s.MACs = fewer(rng, s.Ports), fewer(rng, s.MACs)
 	for i := range p.Rules {
 		reuse(&p.Rules[i].Match, s)
 	}

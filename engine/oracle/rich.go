@@ -280,7 +280,7 @@ func (g *rich) elements(t rules.SetType, n int) rules.Elements {
 		case rules.CIDRSet:
 			e.Prefixes = append(e.Prefixes, g.prefix())
 		case rules.PortSet:
-			e.Ports = append(e.Ports, g.portRange())
+			e.Ports = append(e.Ports, g.portRange(n))
 		case rules.MACSet:
 			e.MACs = append(e.MACs, g.mac())
 		default:
@@ -315,7 +315,12 @@ func (g *rich) mac() flow.MAC {
 	return m
 }
 
-func (g *rich) portRange() rules.PortRange {
+// portRange is one of n: of many all are narrow, so that they stay apart.
+func (g *rich) portRange(n int) rules.PortRange {
+	if n > fewElements {
+		lo := g.c.IntN(1 << 16)
+		return rules.PortRange{Lo: uint16(lo), Hi: uint16(min(lo+g.c.IntN(100), math.MaxUint16))}
+	}
 	switch g.c.IntN(8) {
 	case 0:
 		return rules.PortRange{Hi: math.MaxUint16}
