@@ -35,7 +35,8 @@ var kinds = []struct {
 	{"small", 30, 50, oracle.Policy, func(c oracle.Chance, _ *rules.Policy) flow.Flow { return oracle.Flow(c) }},
 	{"rich", 45, 25, oracle.Rich, oracle.Near},
 	{"crowded", 20, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 17+c.IntN(70)) }, oracle.Near},
-	{"large", 5, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 100+c.IntN(300)) }, oracle.Near},
+	{"large", 3, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 100+c.IntN(300)) }, oracle.Near},
+	{"mixed", 2, 50, func(c oracle.Chance) *rules.Policy { return oracle.Mixed(c, 100+c.IntN(300)) }, oracle.Near},
 }
 
 // drawn lets rapid choose, and so shrink, what the generators ask for.
@@ -52,9 +53,9 @@ const shrinkFlows = 5
 func TestOracleShrinks(t *testing.T) {
 	was := flag.Lookup("rapid.checks").Value.String()
 	defer flag.Set("rapid.checks", was)
-	some := kinds[:3] // rapid takes long to draw large ones, and does not make them smaller
-	checks := wanted()/shrinkFlows/len(some) + 1
-	for _, k := range some {
+	for i, percent := range []int{45, 45, 10} { // large policies take long to draw, and rapid does not make them smaller
+		k := kinds[i]
+		checks := wanted() * percent / 100 / shrinkFlows
 		if err := flag.Set("rapid.checks", strconv.Itoa(checks)); err != nil {
 			t.Fatal(err)
 		}

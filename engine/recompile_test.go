@@ -18,7 +18,7 @@ import (
 // decide as they did.
 func TestRecompile(t *testing.T) {
 	const edits, flows = 20, 8
-	chains := max(1, wanted()/4/edits/flows) // a quarter as many decisions as TestOracle compares
+	chains := max(1, wanted()/6/edits/flows) // a sixth as many decisions as TestOracle compares
 	rng := rand.New(rand.NewPCG(*seed, 6))
 	compared, hit := 0, 0
 	for range chains {

@@ -138,6 +138,21 @@ func Crowded(c Chance, n int) *rules.Policy {
 	return p
 }
 
+// Mixed returns a policy of n rules that have nothing in common but eight by
+// eight: those of many Rich ones.
+func Mixed(c Chance, n int) *rules.Policy {
+	p := Rich(c)
+	for len(p.Rules) < n {
+		q := Rich(c)
+		p.Sets = append(p.Sets, q.Sets...)
+		for _, r := range q.Rules {
+			r.Name = fmt.Sprintf("r%d", len(p.Rules))
+			p.Rules = append(p.Rules, r)
+		}
+	}
+	return p
+}
+
 func (g *rich) rule(i int, match rules.Expr) rules.Rule {
 	r := rules.Rule{Name: fmt.Sprintf("r%d", i), Priority: g.c.IntN(4) - 1, Active: state.AllStates, Match: match, Do: g.outcome()}
 	if g.chance(5) {
