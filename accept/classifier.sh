@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# The acceptance lines of the classifier, one by one, from a clean checkout of HEAD.
+# FULL=1 runs the long lines in full; otherwise each says which part it ran.
+# Prints `ok N ...` or `FAIL N ...` with the figure seen, and fails if any failed.
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+git clone -q "$root" "$work/netpolicy" || exit 1
+[ -d "$root/../shared" ] && ln -s "$(cd "$root/../shared" && pwd)" "$work/shared"
+cd "$work/netpolicy" || exit 1
+full=${FULL:-}
+part() { if [ -n "$full" ]; then echo "in full"; else echo "$1"; fi; }
+bad=0
+out=$work/out
+report() { # status number text
+  if [ "$1" = 0 ]; then echo "ok   $2 $3"; else echo "FAIL $2 $3"; bad=1; tail -n 40 "$out" | sed 's/^/     | /'; fi
+}
+figure() { grep -oE "$1" "$out" | tail -n 1; }
+# gotest PACKAGE PATTERN [FLAG...] runs tests and fails when none ran or one was skipped.
+gotest() {
+  local pkg=$1 pattern=$2 log=$work/log
+  shift 2
+  go test -count=1 -v -run "$pattern" "$@" "$pkg" >"$log" 2>&1
+  local s=$?
+  cat "$log" >>"$out"
+  [ $s = 0 ] && grep -q -- '--- PASS' "$log" && ! grep -q -- '--- SKIP' "$log"
+}
+
+# check reads bench/results.json: `check hostile N` prints the slowest hostile set
+# of N rules or more and fails at 2 us or when a kind is missing; `check rows N...`
+# fails when the table has no row of ours with N rules; both when ours allocates.
+mkdir check && cat >check/main.go <<'GO'
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+)
+
+type row struct {
+	System, Shape, Mode string
+	N                   int
+	NS, Allocs          float64
+}
+
+func main() {
+	data, err := os.ReadFile("bench/results.json")
+	if err != nil {
+		fail("%v", err)
+	}
+	var all struct{ Rows []row }
+	if err := json.Unmarshal(data, &all); err != nil {
+		fail("%v", err)
+	}
+	ours := slices.DeleteFunc(all.Rows, func(r row) bool { return r.System != "netpolicy" })
+	for _, r := range ours {
+		if r.Allocs != 0 {
+			fail("%+v: allocations", r)
+		}
+	}
+	var counts []int
+	for _, a := range os.Args[2:] {
+		n, err := strconv.Atoi(a)
+		if err != nil {
+			fail("%v", err)
+		}
+		counts = append(counts, n)
+	}
+	if os.Args[1] == "rows" {
+		for _, n := range counts {
+			if !slices.ContainsFunc(ours, func(r row) bool { return r.N == n && r.Shape == "n-rules" && r.Mode == "warm" }) {
+				fail("no row of %d rules", n)
+			}
+		}
+		fmt.Printf("%d rows of %d systems", len(all.Rows), len(systems(all.Rows)))
+		return
+	}
+	hostile := slices.DeleteFunc(ours, func(r row) bool { return r.Shape == "n-rules" || r.Shape == "one-set" || r.N < counts[0] })
+	const kinds = 5 // one suffix, one prefix, keywords sharing grams, wide port ranges, 5-tuple ACL
+	shapes := map[string]bool{}
+	for _, r := range hostile {
+		shapes[r.Shape] = true
+	}
+	if len(shapes) < kinds {
+		fail("%d hostile sets of %d rules or more, want %d", len(shapes), counts[0], kinds)
+	}
+	worst := slices.MaxFunc(hostile, func(a, b row) int { return cmp.Compare(a.NS, b.NS) })
+	fmt.Printf("%d hostile sets, the slowest %s of %d rules with %.0f ns", len(shapes), worst.Shape, worst.N, worst.NS)
+	if worst.NS >= 2000 {
+		os.Exit(1)
+	}
+}
+
+func systems(rows []row) map[string]bool {
+	s := map[string]bool{}
+	for _, r := range rows {
+		s[r.System] = true
+	}
+	return s
+}
+
+func fail(format string, args ...any) {
+	fmt.Printf(format, args...)
+	os.Exit(1)
+}
+GO
+
+# 1. Every must of the performance table is met in the run that `make bench` makes now.
+: >"$out"
+if [ -n "$full" ]; then make bench >"$out" 2>&1; else go run ./bench -quick >"$out" 2>&1; fi
+s=$?
+missed=$(grep -ci 'not met' bench/results.md 2>>"$out")
+met=$(grep -ciE '(^|[^t]) met' bench/results.md 2>>"$out")
+met=${met:-0} missed=${missed:-0}
+[ "$met" -gt 0 ] || s=1
+if [ -n "$full" ]; then rows=$(go run ./check rows 10 1000 10000 100000 1000000); else rows=$(go run ./check rows 10 1000 10000); fi || s=1
+must=$(grep -iE '\bmust\b.*not met' bench/results.md 2>/dev/null) && { s=1; echo "$must" >>"$out"; }
+report $s 1 "make bench ($(part 'quick')): $rows; $met lines met, $missed not met (musts not met fail)"
+
+# 2. Engine and oracle agree: a million random cases every night, 100,000 in CI; 100,000 ClassBench headers.
+: >"$out"
+cases=$([ -n "$full" ] && echo 1000000 || echo 100000)
+make nightly CASES=$cases >"$out" 2>&1; s=$?
+grep -q -- '--- SKIP' "$out" && s=1
+fig="$(figure '[0-9]+ decisions as the oracle.s'), $(grep -oE 'passed [0-9]+ tests' "$out" | awk '{n += $2 * 5} END {print n}') drawn by rapid"
+fig="$fig, $(figure 'recompile: [0-9]+ edits'), $(figure 'ClassBench: [0-9]+ rules, [0-9]+ headers'), $(figure 'domain lists: .*')"
+report $s 2 "$fig ($(part '100,000 as in CI'); seed $(figure 'seed [0-9]+' | grep -oE '[0-9]+'))"
+
+# 3. Deciding allocates nothing, shares nothing; the list formats are fuzzed.
+: >"$out"
+gotest ./engine 'Allocates?Nothing'; s=$?
+gotest ./engine '^TestConcurrent$' -race || s=1
+targets=$(git grep -hoE '^func Fuzz[A-Za-z0-9_]+' -- 'rules/lists/*_test.go' | wc -l)
+[ "$targets" -gt 0 ] || { echo "no fuzz target in rules/lists" >>"$out"; s=1; }
+FUZZTIME=$([ -n "$full" ] && echo 2m || echo 10s) scripts/fuzz.sh rules/lists >>"$out" 2>&1 || s=1
+report $s 3 "0 allocations in every mode, no race, $targets fuzz targets of rules/lists without a finding ($(part '10 s each'))"
+
+# 4. Adversarial sets stay under 2 us at 100,000 rules, in the same table.
+: >"$out"
+n=$([ -n "$full" ] && echo 100000 || echo 1000)
+if hostile=$(go run ./check hostile "$n" 2>>"$out"); then s=0; else s=1; fi
+grep -qi 'hostile' bench/results.md 2>/dev/null || { echo "results.md has no hostile rows" >>"$out"; s=1; }
+report $s 4 "$hostile ($(part "$n rules or more"))"
+
+exit $bad
