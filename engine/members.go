@@ -51,7 +51,7 @@ const indexedList = 16
 // with the list's elements and, in place of a rule, the id 0.
 type members struct {
 	index *index
-	pool pool
+	pool  pool
 	// loose are the elements that no index can hold.
 	loose []rules.NamePattern
 	globs []rules.Glob
