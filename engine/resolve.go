@@ -32,8 +32,39 @@ type resolver struct {
 	hash   uint32
 	// bad holds the groups found without a usable member, and the best of the bad
 	// for each, so that no group is searched twice however many lead to it. (One
-	// with a usable member ends the search of all above it.)
-	bad map[int]choice
+	// with a usable member ends the search of all above it.) The first ones stand
+	// in an array, so that deciding allocates nothing.
+	bad    [badGroups]badGroup
+	nBad   int
+	badMap map[int]int // group to leaf
+}
+
+// badGroups is more than policies nest under one route.
+const badGroups = 32
+
+type badGroup struct{ group, leaf int }
+
+// known returns what was found out about a group without a usable member.
+func (r *resolver) known(group int) (choice, bool) {
+	for _, b := range r.bad[:r.nBad] {
+		if b.group == group {
+			return choice{leaf: b.leaf}, true
+		}
+	}
+	leaf, ok := r.badMap[group]
+	return choice{leaf: leaf}, ok
+}
+
+func (r *resolver) remember(group, leaf int) {
+	if r.nBad < badGroups {
+		r.bad[r.nBad] = badGroup{group, leaf}
+		r.nBad++
+		return
+	}
+	if r.badMap == nil {
+		r.badMap = make(map[int]int)
+	}
+	r.badMap[group] = leaf
 }
 
 // depth bounds groups within groups. rules.Check refuses cycles; the bound keeps
@@ -57,7 +88,7 @@ func (r *resolver) route(route, depth int) choice {
 	if rt.Group < 0 || rt.Group >= len(r.policy.Groups) || depth == 0 {
 		return choice{leaf: -1}
 	}
-	if c, ok := r.bad[rt.Group]; ok {
+	if c, ok := r.known(rt.Group); ok {
 		return c
 	}
 	g := &r.policy.Groups[rt.Group]
@@ -67,10 +98,7 @@ func (r *resolver) route(route, depth int) choice {
 	}
 	c := r.choose(g.Members, selected, g.BlockWhenNone, depth-1)
 	if !c.usable {
-		if r.bad == nil {
-			r.bad = make(map[int]choice)
-		}
-		r.bad[rt.Group] = c
+		r.remember(rt.Group, c.leaf)
 	}
 	return c
 }
