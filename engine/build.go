@@ -17,6 +17,7 @@ type layer struct {
 	root     *node
 	pool     pool
 	ports    []uint32 // port lists: a count, then packed ranges
+	tuples   []tuple
 	outcomes []rules.Outcome
 	// positions are the ids' places in the order of the whole program; nil: the same.
 	positions []uint32
@@ -30,6 +31,7 @@ type builder struct {
 	policy    *rules.Policy
 	pool      pool
 	ports     []uint32
+	tuples    []tuple
 	fieldSets []FieldSet
 	outcomes  []rules.Outcome
 	numbers   map[outcomeKey]uint32 // of outcomes
@@ -117,7 +119,7 @@ func newLayer(p *rules.Policy, list []uint32, s seeds) (*layer, []uint32) {
 	l.root = b.node(walk, 0, false)
 	l.pool = pool{slices.Clone(b.pool.words), slices.Clone(b.pool.nodes)}
 	l.ports, l.reads, l.outcomes = slices.Clone(b.ports), b.fieldSets, slices.Clone(b.outcomes)
-	l.fields = b.fields
+	l.tuples, l.fields = slices.Clone(b.tuples), b.fields
 	return l, b.rules
 }
 
@@ -127,6 +129,9 @@ func newSeeds() seeds { return seeds{maphash.MakeSeed(), maphash.MakeSeed()} }
 // pivot, or, without one, in rest.
 type node struct {
 	least id
+	// first are the first of many rules, in order. Where rules ask for little
+	// else, one of them is the answer, and the indexes are not needed.
+	first []id
 	// rest are the rules without a pivot, in order; runs are the same for a
 	// search for open rules.
 	rest []id
@@ -192,6 +197,55 @@ const openCrowd = 64
 // stand in a node's index and in its open part, so that the copies double with each.
 const maxDepth = 5
 
+// firstRules are looked at before the indexes of a node with more than
+// manyRules, if one of them is likely to be true.
+const (
+	firstRules = 16
+	manyRules  = 4 * firstRules
+)
+
+// firstOf returns the first of ids, or nil if all of them ask for so much else
+// that hardly one will be true.
+func (b *builder) firstOf(ids []id) []id {
+	sorted := slices.Clone(ids)
+	slices.Sort(sorted)
+	likely := 0
+	for _, i := range sorted[:firstRules] {
+		likely += b.likelihood(&b.records[i])
+	}
+	if likely < certain/2 {
+		return nil
+	}
+	return slices.Clone(sorted[:firstRules])
+}
+
+const certain = 1 << 16
+
+// likelihood estimates how likely a rule is true once its pivot is, in parts of
+// certain: by the widths of ports, and a quarter for all else.
+func (b *builder) likelihood(r *record) int {
+	of := certain
+	width := func(packed uint32) { of = of * (int(packed>>16) - int(packed&0xffff) + 1) >> 16 }
+	switch {
+	case r.flags&hasRange != 0:
+		width(r.ports)
+	case r.flags&hasTuple != 0:
+		t := &b.tuples[r.ports]
+		if t.has&tuplePort != 0 {
+			width(t.ports[0])
+		}
+		if t.has&tupleSrcPort != 0 {
+			width(t.ports[1])
+		}
+		if t.has&(tupleDst|tupleSrc) != 0 {
+			of /= 4
+		}
+	case r.flags&(hasPorts|needsEval) != 0:
+		of /= 4
+	}
+	return of
+}
+
 // node makes a node of the ids, in any order. Inside are the rules that are looked
 // at without the classes; open says that they are only looked at for whether
 // they are open.
@@ -199,6 +253,9 @@ func (b *builder) node(ids []id, without classSet, open bool) *node {
 	n := &node{least: none}
 	if len(ids) > 0 {
 		n.least = slices.Min(ids)
+	}
+	if !open && without != 0 && len(ids) > manyRules {
+		n.first = b.firstOf(ids)
 	}
 	var d draft
 	var rest []id

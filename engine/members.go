@@ -159,8 +159,25 @@ func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
 // inText says whether a keyword stands in the text, or a pattern's literal does
 // and the patterns match.
 func (m *members) inText(x *textIndex, text string, match func() bool) bool {
-	verify := false
-	for i := 0; i < len(text); i++ {
+	found, verify := false, false
+	look := func(what tagged) {
+		m.pool.tags(what, func(t tag, _ ref) {
+			found = found || t.kind() == kindText
+			verify = verify || t.kind() == kindVerify
+		})
+	}
+	if a := x.crowd; a != nil {
+		s := uint32(0)
+		for i := 0; i < len(text) && !found; i++ {
+			s = a.next(s, text[i])
+			for at := s; at != 0; at = a.ends[at].link {
+				if e := &a.ends[at]; e.own != none && e.holds(x, text, i+1) {
+					look(e.what)
+				}
+			}
+		}
+	}
+	for i := 0; i < len(text) && !found && x.grams != nil; i++ {
 		for size := 1; size <= gramSize && size <= len(text)-i; size++ {
 			if size < gramSize && !x.short[size] {
 				continue
@@ -170,18 +187,11 @@ func (m *members) inText(x *textIndex, text string, match func() bool) bool {
 				continue
 			}
 			for l := x.find(g, text[i:]); l >= 0; l = x.literals[l].parent {
-				found := false
-				m.pool.tags(x.literals[l].what, func(t tag, _ ref) {
-					found = found || t.kind() == kindText
-					verify = verify || t.kind() == kindVerify
-				})
-				if found {
-					return true
-				}
+				look(x.literals[l].what)
 			}
 		}
 	}
-	return verify && match()
+	return found || verify && match()
 }
 
 // addr says whether an address is in the list.
@@ -213,6 +223,13 @@ func matchGlobs(list []rules.Glob, s string) bool {
 		}
 	}
 	return false
+}
+
+// leastTagged returns the first id filed under one name.
+func (p *pool) leastTagged(t tagged) id {
+	least := none
+	p.tags(t, func(_ tag, r ref) { least = min(least, p.least(r)) })
+	return least
 }
 
 // tags calls f for all that is filed under one name.

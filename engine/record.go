@@ -8,12 +8,12 @@ import (
 )
 
 // record is what a rule asks for beside its pivot, ready to be compared, in 16
-// bytes. Rules that ask for more than states, a destination port and protocols
-// have the flag needsEval.
+// bytes. Rules that ask for more than states, destination ports and protocols
+// have a tuple beside it, or the flag needsEval.
 type record struct {
 	rule   uint32 // in source order
 	do     uint32 // outcome
-	ports  uint32 // hasRange: low and, above it, high; hasPorts: the place of a list in Program.ports
+	ports  uint32 // hasRange: low and, above it, high; hasPorts: the place of a list in layer.ports; hasTuple: in layer.tuples
 	active state.Set
 	protos protoSet
 	flags  recordFlags
@@ -30,7 +30,8 @@ const (
 	isDead                            // replaced in a later layer
 	isSkip                            // on_unknown skip
 	isMods                            // no primary action
-	asks      = hasRange | hasPorts | hasProto | needsEval | isDead
+	hasTuple                          // addresses or source ports
+	asks      = hasRange | hasPorts | hasProto | hasTuple | needsEval | isDead
 )
 
 // protoSet is a set of the protocols that policies name most.
@@ -71,21 +72,32 @@ func (b *builder) record(r *rules.Rule, rule int, pivot *pivot) record {
 	if r.Do.Kind == rules.ActNone {
 		rec.flags |= isMods
 	}
-	if !b.residual(&r.Match, pivot, &rec) {
+	var t tuple
+	if !b.residual(&r.Match, pivot, &rec, &t) || t.has != 0 && rec.flags&hasPorts != 0 {
 		rec.flags = rec.flags&^(hasRange|hasPorts|hasProto) | needsEval
 		rec.ports, rec.protos = 0, 0
+		return rec
+	}
+	if t.has != 0 {
+		if rec.flags&hasRange != 0 {
+			t.ports[0], t.has = rec.ports, t.has|tuplePort
+			rec.flags &^= hasRange
+		}
+		rec.flags |= hasTuple
+		rec.ports = uint32(len(b.tuples))
+		b.tuples = append(b.tuples, t)
 	}
 	return rec
 }
 
-// residual puts the conjunction e without the pivot into rec; false if it does not fit.
-func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record) bool {
+// residual puts the conjunction e without the pivot into rec and t; false if it does not fit.
+func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record, t *tuple) bool {
 	switch e.Op {
 	case rules.OpAny:
 		return true
 	case rules.OpAnd:
 		for i := range e.Kids {
-			if !b.residual(&e.Kids[i], pivot, rec) {
+			if !b.residual(&e.Kids[i], pivot, rec, t) {
 				return false
 			}
 		}
@@ -102,7 +114,7 @@ func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record) bool {
 	case p.Field == rules.FieldPort && rec.flags&(hasRange|hasPorts) == 0 && len(p.Ports) > 0:
 		if len(p.Ports) == 1 {
 			rec.flags |= hasRange
-			rec.ports = uint32(p.Ports[0].Lo) | uint32(p.Ports[0].Hi)<<16
+			rec.ports = packPorts(p.Ports[0])
 			return true
 		}
 		rec.flags |= hasPorts
@@ -119,9 +131,11 @@ func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record) bool {
 		rec.flags |= hasProto
 		return true
 	default:
-		return false
+		return p.Field != rules.FieldPort && t.add(p)
 	}
 }
+
+func packPorts(r rules.PortRange) uint32 { return uint32(r.Lo) | uint32(r.Hi)<<16 }
 
 // portList puts a list into the pool of port lists, where equal ones of a rule
 // next to another are not looked for: they are short.
@@ -129,7 +143,7 @@ func (b *builder) portList(list []rules.PortRange) uint32 {
 	at := uint32(len(b.ports))
 	b.ports = append(b.ports, uint32(len(list)))
 	for _, r := range list {
-		b.ports = append(b.ports, uint32(r.Lo)|uint32(r.Hi)<<16)
+		b.ports = append(b.ports, packPorts(r))
 	}
 	return at
 }
@@ -152,7 +166,7 @@ func (l *layer) fits(r *record, c *facts) bool {
 			return false
 		}
 	}
-	return true
+	return r.flags&hasTuple == 0 || l.tuples[r.ports].eval(c.flow) == isTrue
 }
 
 // fails says whether what the record itself asks for is false.
@@ -167,7 +181,7 @@ func (l *layer) fails(r *record, c *facts) bool {
 			return true
 		}
 	}
-	return false
+	return r.flags&hasTuple != 0 && l.tuples[r.ports].eval(c.flow) == isFalse
 }
 
 func (l *layer) inPorts(r *record, port uint16) bool {

@@ -30,6 +30,11 @@ type search struct {
 	// so that it stays on the stack.
 	d Decision
 
+	// later are long lists and nodes that wait until what is cheap has been looked
+	// at; then the most promising goes first: see drain.
+	later  [laterMost]later
+	nLater int
+
 	best, second         uint32 // positions, none
 	bestRule, secondRule uint32
 	bestDo               *rules.Outcome
@@ -57,7 +62,67 @@ func (s *search) run(p *Program) {
 		s.l = l
 		s.limit()
 		s.node(l.root)
+		s.drain()
 	}
+}
+
+// laterMost is how many places can wait; when one more comes, all are looked at.
+const laterMost = 24
+
+// later is a list or node that waits: its least id above; below, its place in
+// the pool, whether it is a node, and whether its rules have to be evaluated.
+type later uint64
+
+const (
+	laterNode   later = 1 << 30
+	laterVerify later = 1 << 31
+)
+
+// postpone makes a list or node wait.
+func (s *search) postpone(r ref, least id) {
+	if s.nLater == laterMost {
+		s.drain()
+		if least >= s.bound {
+			return
+		}
+	}
+	n := later(least)<<32 | later(r&^refForm)
+	if r&refForm == refNode {
+		n |= laterNode
+	}
+	if s.verify {
+		n |= laterVerify
+	}
+	s.later[s.nLater] = n
+	s.nLater++
+}
+
+// drain looks at what waits, the one with the least id first: what it holds
+// spares most of the others.
+func (s *search) drain() {
+	verify := s.verify
+	for s.nLater > 0 {
+		first := 0
+		for i := 1; i < s.nLater; i++ {
+			if s.later[i] < s.later[first] {
+				first = i
+			}
+		}
+		n := s.later[first]
+		if id(n>>32) >= s.bound {
+			break // so are all others
+		}
+		s.nLater--
+		s.later[first] = s.later[s.nLater]
+		s.verify = n&laterVerify != 0
+		at := ref(n) &^ ref(laterNode|laterVerify)
+		if n&laterNode != 0 {
+			s.node(s.l.pool.nodes[at])
+		} else {
+			s.list(s.l.pool.list(at))
+		}
+	}
+	s.nLater, s.verify = 0, verify
 }
 
 // limit sets the bound for the current layer.
@@ -88,6 +153,12 @@ func (l *layer) position(i id) uint32 {
 func (s *search) node(n *node) {
 	if n.least >= s.bound {
 		return
+	}
+	if n.first != nil && !s.open {
+		s.list(n.first)
+		if n.first[firstRules-1] >= s.bound {
+			return
+		}
 	}
 	for _, x := range n.indexes {
 		if s.open && classFields[x.class]&s.c.blindUnknown != 0 {
@@ -149,6 +220,9 @@ func (s *search) list(ids []id) {
 	}
 }
 
+// shortList is up to how many rules a list is looked at at once.
+const shortList = 3
+
 // visit looks at what a ref leads to.
 func (s *search) visit(r ref) {
 	switch r & refForm {
@@ -157,9 +231,16 @@ func (s *search) visit(r ref) {
 			s.candidate(id(r))
 		}
 	case refList:
-		s.list(s.l.pool.list(r))
+		switch list := s.l.pool.list(r); {
+		case len(list) <= shortList:
+			s.list(list)
+		case list[0] < s.bound:
+			s.postpone(r, list[0])
+		}
 	case refNode:
-		s.node(s.l.pool.nodes[r&^refForm])
+		if least := s.l.pool.nodes[r&^refForm].least; least < s.bound {
+			s.postpone(r, least)
+		}
 	default:
 		for _, x := range s.l.pool.list(r) {
 			s.visit(ref(x))
@@ -376,11 +457,14 @@ func (s *search) suffixes(x *nameIndex, name string, list []suffix, fields field
 
 // contained looks for literals in a text.
 func (s *search) contained(x *textIndex, text string, fields fields3) {
-	for i := 0; i+gramSize <= len(text); i++ {
+	for i := 0; i+gramSize <= len(text) && x.grams != nil; i++ {
 		g := uint32(text[i]) | uint32(text[i+1])<<8 | uint32(text[i+2])<<16 | uint32(text[i+3])<<24
 		if x.may(g) {
 			s.literals(x, x.find(g, text[i:]), fields)
 		}
+	}
+	if x.crowd != nil {
+		s.crowd(x, text, fields)
 	}
 	for size := 1; size < gramSize; size++ {
 		if !x.short[size] {
@@ -391,6 +475,47 @@ func (s *search) contained(x *textIndex, text string, fields fields3) {
 				s.literals(x, x.find(g, text[i:i+size]), fields)
 			}
 		}
+	}
+}
+
+// crowd looks for the literals of an index's automaton, the most promising first.
+func (s *search) crowd(x *textIndex, text string, fields fields3) {
+	var visited [crowdText]uint32
+	a := x.crowd
+	state := uint32(0)
+	for from := 0; from < len(text); from += crowdText {
+		part := text[from:min(from+crowdText, len(text))]
+		best, next := 0, 0 // a decision looks for two rules: the winner and the runner-up
+		least, more := none, none
+		for i := range len(part) {
+			state = a.next(state, part[i])
+			visited[i] = state
+			switch l := a.states[state].least; {
+			case l < least:
+				best, next, least, more = i, best, l, least
+			case l > least && l < more:
+				next, more = i, l
+			}
+		}
+		s.ends(x, visited[best], text, from+best+1, fields)
+		s.ends(x, visited[next], text, from+next+1, fields)
+		s.drain()
+		for i := range len(part) {
+			s.ends(x, visited[i], text, from+i+1, fields)
+		}
+	}
+}
+
+// crowdText is how much of a text is looked at at once: all of a name.
+const crowdText = 256
+
+// ends looks at the literals that end in a state.
+func (s *search) ends(x *textIndex, at uint32, text string, to int, fields fields3) {
+	for x.crowd.states[at].least < s.bound {
+		if e := &x.crowd.ends[at]; e.own < s.bound && e.holds(x, text, to) {
+			s.tagged(e.what, fields, 1<<kindText|1<<kindVerify)
+		}
+		at = x.crowd.ends[at].link
 	}
 }
 

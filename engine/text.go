@@ -10,9 +10,9 @@ import (
 )
 
 // textIndex finds which of its literals stand in a text. A literal is found by
-// its first bytes: a filter of one bit, then a table, then a search among the
+// its first bytes: a filter of one bit, then a table, then a search among the few
 // literals that begin with them. A literal that begins with another one has it
-// as its parent.
+// as its parent. Where many begin alike, an automaton finds them.
 type textIndex struct {
 	literals []literal
 	data     string // the literals, one after the other, in order
@@ -21,7 +21,13 @@ type textIndex struct {
 	grams    []gramSlot
 	mask     uint32 // of grams
 	short    [gramSize]bool
+	// crowd has the literals of which too many share their first bytes; they are
+	// not in the table.
+	crowd *automaton
 }
+
+// gramCrowd is the most literals that are searched among those with one gram.
+const gramCrowd = 16
 
 // gramSize is how many first bytes find a literal; shorter ones are found by all they have.
 const gramSize = 4
@@ -84,19 +90,21 @@ func (b *builder) textIndex(list []textFiling, without classSet) *textIndex {
 		from = to
 	}
 	x.data, x.literals = data.String(), slices.Clone(x.literals)
-	x.link()
+	x.link(b)
 	return x
 }
 
-// link sets parents and makes the table and the filter.
-func (x *textIndex) link() {
-	type run struct{ gram, from, to uint32 }
-	var runs []run
+// gramRun are the literals with one gram.
+type gramRun struct{ gram, from, to uint32 }
+
+// link sets parents and makes the table, the filter and the automaton.
+func (x *textIndex) link(b *builder) {
+	var runs []gramRun
 	for i := range x.literals {
 		text := x.text(i)
 		g := gram(text)
 		if n := len(runs); len(text) < gramSize || n == 0 || runs[n-1].gram != g {
-			runs = append(runs, run{g, uint32(i), uint32(i)})
+			runs = append(runs, gramRun{g, uint32(i), uint32(i)})
 		}
 		if len(text) < gramSize {
 			x.short[len(text)] = true
@@ -109,6 +117,9 @@ func (x *textIndex) link() {
 				break
 			}
 		}
+	}
+	if runs = x.uncrowd(b, runs); len(runs) == 0 {
+		return
 	}
 	size := 8
 	for size < 2*len(runs) {
@@ -130,6 +141,25 @@ func (x *textIndex) link() {
 		}
 		x.grams[at] = gramSlot(r)
 	}
+}
+
+// uncrowd moves the literals of long runs to the automaton and returns the others.
+func (x *textIndex) uncrowd(b *builder, runs []gramRun) []gramRun {
+	var crowd []uint32
+	few := runs[:0]
+	for _, r := range runs {
+		if r.to-r.from <= gramCrowd {
+			few = append(few, r)
+			continue
+		}
+		for i := r.from; i < r.to; i++ {
+			crowd = append(crowd, i)
+		}
+	}
+	if len(crowd) > 0 {
+		x.crowd = newAutomaton(x, crowd, b.pool.leastTagged)
+	}
+	return few
 }
 
 func (x *textIndex) text(i int) string {
