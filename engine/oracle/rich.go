@@ -153,6 +153,69 @@ func Mixed(c Chance, n int) *rules.Policy {
 	return p
 }
 
+// Alike returns a policy of n rules whose patterns are texts of two letters, so
+// that many begin alike and stand in each other.
+func Alike(c Chance, n int) *rules.Policy {
+	g := newRich(c)
+	p := g.frame()
+	for i := range n {
+		e := rules.Expr{Op: rules.OpAnd}
+		for _, f := range one(g.gen, [][]rules.Field{{rules.FieldDomain}, {rules.FieldDomain, rules.FieldPort}, {rules.FieldSNI}, {rules.FieldProcess}}) {
+			pred := g.predOf(f)
+			switch f {
+			case rules.FieldDomain, rules.FieldSNI:
+				pred = rules.Pred{Field: f, Names: []rules.NamePattern{g.alike()}}
+			case rules.FieldProcess:
+				pred = rules.Pred{Field: f, Globs: []rules.Glob{"*" + rules.Glob(g.letters(9)) + "*"}}
+			}
+			e.Kids = append(e.Kids, rules.Expr{Op: rules.OpPred, Pred: pred})
+		}
+		p.Rules = append(p.Rules, g.rule(i, e))
+	}
+	return p
+}
+
+func (g gen) alike() rules.NamePattern {
+	s := g.letters(9)
+	p, ok := rules.NewKeyword(s)
+	switch g.c.IntN(6) {
+	case 0:
+		p, ok = g.regex(s)
+	case 1:
+		p, ok = rules.ParseNamePattern("*" + s + "*." + one(g, lastOf))
+	}
+	if !ok {
+		p, _ = rules.NewKeyword(s)
+	}
+	return p
+}
+
+// letters is a text of up to most letters, half of which begin alike.
+func (g gen) letters(most int) string {
+	b := []byte(one(g, []string{"", "aaaa"}))
+	for range 1 + g.c.IntN(most) {
+		b = append(b, "ab"[g.c.IntN(2)])
+	}
+	return string(b)
+}
+
+// NearAlike is Near for the policies of Alike.
+func NearAlike(c Chance, p *rules.Policy) flow.Flow {
+	f, g := Near(c, p), gen{c}
+	switch name := g.letters(50) + "." + one(g, lastOf); g.c.IntN(5) {
+	case 0:
+	case 1:
+		f.SNI, f.HTTPHost, f.Domain = flow.Value[string]{}, flow.Absent[string](), flow.Value[string]{}
+		f.DNS = flow.NewNames(name, g.letters(20)+".us")
+	default:
+		f.SNI = flow.Some(name)
+	}
+	if g.chance(50) {
+		f.Process = flow.Some(g.letters(12) + strings.Repeat("b", 250*c.IntN(2)) + g.letters(12)) // names are shorter, paths are not
+	}
+	return f
+}
+
 func (g *rich) rule(i int, match rules.Expr) rules.Rule {
 	r := rules.Rule{Name: fmt.Sprintf("r%d", i), Priority: g.c.IntN(4) - 1, Active: state.AllStates, Match: match, Do: g.outcome()}
 	if g.chance(5) {
