@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"hash/maphash"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -122,8 +121,6 @@ func newLayer(p *rules.Policy, list []uint32, s seeds) (*layer, []uint32) {
 	l.tuples, l.fields = slices.Clone(b.tuples), b.fields
 	return l, b.rules
 }
-
-func newSeeds() seeds { return seeds{maphash.MakeSeed(), maphash.MakeSeed()} }
 
 // node is an index over rules. Each rule is filed under the elements of its
 // pivot, or, without one, in rest.
@@ -463,7 +460,8 @@ func (d *draft) elements(b *builder, p *rules.Pred, shared bool, what uint32) {
 func (d *draft) name(b *builder, n *rules.NamePattern, field int, shared bool, what uint32) {
 	if kind, ok := nameKindOf(n); ok {
 		d.depths = d.depths.with(labels(n.Name))
-		d.names = append(d.names, nameFiling{b.seeds.hash(n.Name), b.seeds.check(n.Name), newTag(kind, field), shared, what})
+		key := b.seeds.ofName(n.Name)
+		d.names = append(d.names, nameFiling{key.hash, key.check, newTag(kind, field), shared, what})
 		return
 	}
 	kind := kindVerify

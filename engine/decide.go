@@ -104,7 +104,7 @@ func samePrimary(a, b *rules.Outcome) bool {
 func (c *facts) hinted(p *rules.Pred) bool {
 	switch p.Field {
 	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
-		return c.names[nameField(p.Field)].mode == nameHints && c.pred(p) == isTrue
+		return c.modes[nameField(p.Field)] == nameHints && c.pred(p) == isTrue
 	default:
 		return false
 	}

@@ -61,7 +61,7 @@ func Compile(p *rules.Policy) *Program {
 	}
 	l, order := newLayer(p, list, prog.seeds)
 	prog.layers, prog.order = []*layer{l}, order
-	prog.fields = prog.layers[0].fields
+	prog.fields = l.fields
 	for i := range p.Rules {
 		prog.lists.add(&p.Rules[i].Match, prog.seeds)
 	}

@@ -247,7 +247,7 @@ func (c *facts) value(field rules.Field) string {
 	f := c.flow
 	switch field {
 	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
-		return c.nameValue(&c.names[nameField(field)], field)
+		return c.nameValue(field)
 	case rules.FieldDstIP:
 		return show(f.Dst)
 	case rules.FieldSrcIP:
@@ -285,10 +285,10 @@ func (c *facts) value(field rules.Field) string {
 	}
 }
 
-func (c *facts) nameValue(n *nameFact, field rules.Field) string {
-	switch n.mode {
+func (c *facts) nameValue(field rules.Field) string {
+	switch i := nameField(field); c.modes[i] {
 	case nameKnown:
-		return "flow: " + n.name
+		return "flow: " + c.queries[c.asked[i]].name
 	case nameHints, nameDNS:
 		return "flow: by DNS " + strings.Join(slices.Collect(c.flow.DNS.All()), ", ")
 	case nameUnknown:

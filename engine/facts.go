@@ -42,24 +42,22 @@ const (
 	nameDNS                     // the DNS names are all that it will ever be: true or false
 )
 
-type nameFact struct {
-	mode nameMode
-	name string
-}
-
 // facts is a flow and a world as predicates look at them, made once a decision.
 type facts struct {
 	flow  *flow.Flow
 	prog  *Program
 	state state.State
 
-	names     [3]nameFact // sni, domain, http.host
 	latency   flow.Value[int64]
 	errorRate flow.Value[int64]
 
+	// modes are for sni, domain and http.host; asked says which of the queries is
+	// the name of one that is known.
+	modes [3]nameMode
+	asked [3]uint8
 	// queries are the different names that are known, each with its fields.
+	nQueries uint8
 	queries  [3]query
-	nQueries int
 
 	// dns is how DNS names take part: nameHints, nameDNS, or 0 for not at all;
 	// dnsFields are the fields that take them.
@@ -93,19 +91,13 @@ func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
 	if p.fields&worldFields != 0 {
 		c.setWorld(f, w)
 	}
-	for left := p.fields; left != 0; left &= left - 1 {
-		field := rules.Field(bits.TrailingZeros32(uint32(left)))
-		if !c.isUnknown(field) {
-			continue
-		}
-		c.unknown = c.unknown.With(field)
-	}
+	c.unknown = c.unknownOf(p.fields)
 	c.blindUnknown = c.unknown
 	if c.dns != nameDNS {
 		return
 	}
-	for i, n := range c.names {
-		if n.mode == nameDNS {
+	for i, m := range c.modes {
+		if m == nameDNS {
 			c.blindUnknown |= 1 << nameField3[i] & p.fields
 		}
 	}
@@ -113,13 +105,14 @@ func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
 
 const (
 	nameFields  = FieldSet(1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost)
+	tupleFields = FieldSet(1<<rules.FieldDstIP | 1<<rules.FieldSrcIP | 1<<rules.FieldPort | 1<<rules.FieldSrcPort | 1<<rules.FieldProto)
 	worldFields = FieldSet(1<<rules.FieldLatency | 1<<rules.FieldErrorRate)
 )
 
-// nameField3 are the fields of facts.names.
+// nameField3 are the fields of facts.modes.
 var nameField3 = [3]rules.Field{rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost}
 
-// nameField is the field's place in facts.names.
+// nameField is the field's place in facts.modes.
 func nameField(f rules.Field) int {
 	switch f {
 	case rules.FieldSNI:
@@ -149,79 +142,106 @@ func (c *facts) setWorld(f *flow.Flow, w *state.World) {
 // setNames applies "ClientHello or Host header replaces the hints": a known
 // name in either silences them, an absent one does not.
 func (c *facts) setNames(f *flow.Flow) {
-	hints := !f.DNS.Empty()
-	sni, sniKnown := f.SNI.Get()
-	host, hostKnown := f.HTTPHost.Get()
-	named := sniKnown || hostKnown
-
-	own := func(v flow.Value[string]) nameFact {
-		switch v.Status() {
-		case flow.Known:
-			name, _ := v.Get()
-			return nameFact{nameKnown, name}
-		case flow.Unknown:
-			if hints && !named {
-				return nameFact{mode: nameHints}
-			}
-			return nameFact{mode: nameUnknown}
-		default:
-			return nameFact{mode: nameNone}
+	sni, host := f.SNI.Status(), f.HTTPHost.Status()
+	unknown := nameUnknown
+	if sni != flow.Known && host != flow.Known && !f.DNS.Empty() {
+		unknown = nameHints
+	}
+	modes := [4]nameMode{flow.Unknown: unknown, flow.None: nameNone, flow.Invalid: nameNone, flow.Known: nameKnown}
+	c.modes[0], c.modes[2] = modes[sni&3], modes[host&3]
+	if sni == flow.Known {
+		c.ask(0, f.SNI)
+	}
+	if host == flow.Known {
+		c.ask(2, f.HTTPHost)
+	}
+	switch own := f.Domain.Status(); {
+	case own != flow.Unknown:
+		if c.modes[1] = modes[own&3]; own == flow.Known {
+			c.ask(1, f.Domain)
 		}
-	}
-	c.names[0], c.names[2] = own(f.SNI), own(f.HTTPHost)
-	switch {
-	case !f.Domain.Unknown():
-		c.names[1] = own(f.Domain)
-	case sniKnown:
-		c.names[1] = nameFact{nameKnown, sni}
-	case hostKnown:
-		c.names[1] = nameFact{nameKnown, host}
-	case f.SNI.Unknown() || f.HTTPHost.Unknown():
-		c.names[1] = own(f.Domain)
-	case hints:
-		c.names[1] = nameFact{mode: nameDNS}
+	case sni == flow.Known:
+		c.askToo(1, 0)
+	case host == flow.Known:
+		c.askToo(1, 2)
+	case sni == flow.Unknown || host == flow.Unknown:
+		c.modes[1] = unknown
+	case !f.DNS.Empty():
+		c.modes[1] = nameDNS
 	default:
-		c.names[1] = nameFact{mode: nameNone}
+		c.modes[1] = nameNone
 	}
-	for i := range c.names {
-		switch n := &c.names[i]; n.mode {
-		case nameHints, nameDNS:
-			c.dns = n.mode // never both: nameDNS needs both names to be absent
+	if unknown != nameHints && c.modes[1] != nameDNS {
+		return
+	}
+	for i, m := range c.modes {
+		if m == nameHints || m == nameDNS {
+			c.dns = m // never both: nameDNS needs both names to be absent
 			c.dnsFields |= 1 << i
-		case nameKnown:
-			c.query(n.name, 1<<i)
 		}
 	}
 }
 
-func (c *facts) query(name string, field fields3) {
+// ask makes a known name a query for the field, or finds the query that it is.
+func (c *facts) ask(field int, v flow.Value[string]) {
+	name, _ := v.Get()
 	for i := range c.nQueries {
 		if c.queries[i].name == name {
-			c.queries[i].fields |= field
+			c.asked[field] = i
+			c.queries[i].fields |= 1 << field
 			return
 		}
 	}
-	c.queries[c.nQueries] = query{name, field}
+	c.asked[field] = c.nQueries
+	c.queries[c.nQueries] = query{name, 1 << field}
 	c.nQueries++
 }
 
-// isUnknown reports whether a decision can be waiting for the field.
+// askToo gives a field the name of another one.
+func (c *facts) askToo(field, other int) {
+	c.modes[field] = nameKnown
+	c.asked[field] = c.asked[other]
+	c.queries[c.asked[other]].fields |= 1 << field
+}
+
+// unknownOf returns the fields, of those given, that a decision can be waiting for.
+func (c *facts) unknownOf(fields FieldSet) FieldSet {
+	f := c.flow
+	var u FieldSet
+	for i, m := range c.modes {
+		if m == nameUnknown || m == nameHints {
+			u |= 1 << nameField3[i]
+		}
+	}
+	if f.Dst.Unknown() {
+		u |= 1 << rules.FieldDstIP
+	}
+	if f.Src.Unknown() {
+		u |= 1 << rules.FieldSrcIP
+	}
+	if f.DstPort.Unknown() {
+		u |= 1 << rules.FieldPort
+	}
+	if f.SrcPort.Unknown() {
+		u |= 1 << rules.FieldSrcPort
+	}
+	if f.Proto.Unknown() {
+		u |= 1 << rules.FieldProto
+	}
+	u &= fields
+	for left := fields &^ (nameFields | tupleFields); left != 0; left &= left - 1 {
+		if field := rules.Field(bits.TrailingZeros32(uint32(left))); c.isUnknown(field) {
+			u |= 1 << field
+		}
+	}
+	return u
+}
+
+// isUnknown reports whether a decision can be waiting for the field, which is
+// neither a name nor of the 5-tuple.
 func (c *facts) isUnknown(field rules.Field) bool {
 	f := c.flow
 	switch field {
-	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
-		m := c.names[nameField(field)].mode
-		return m == nameUnknown || m == nameHints
-	case rules.FieldDstIP:
-		return f.Dst.Unknown()
-	case rules.FieldSrcIP:
-		return f.Src.Unknown()
-	case rules.FieldPort:
-		return f.DstPort.Unknown()
-	case rules.FieldSrcPort:
-		return f.SrcPort.Unknown()
-	case rules.FieldProto:
-		return f.Proto.Unknown()
 	case rules.FieldProcess:
 		return f.Process.Unknown()
 	case rules.FieldProcessPath:
@@ -254,11 +274,11 @@ func (c *facts) pred(p *rules.Pred) tri {
 	f := c.flow
 	switch p.Field {
 	case rules.FieldSNI:
-		return c.name(&c.names[0], p)
+		return c.name(0, p)
 	case rules.FieldDomain:
-		return c.name(&c.names[1], p)
+		return c.name(1, p)
 	case rules.FieldHTTPHost:
-		return c.name(&c.names[2], p)
+		return c.name(2, p)
 	case rules.FieldDstIP:
 		return c.inPrefixes(f.Dst, p)
 	case rules.FieldSrcIP:
@@ -298,10 +318,11 @@ func (c *facts) pred(p *rules.Pred) tri {
 	}
 }
 
-func (c *facts) name(n *nameFact, p *rules.Pred) tri {
-	switch n.mode {
+// name evaluates a predicate over the name field with a place in modes.
+func (c *facts) name(field int, p *rules.Pred) tri {
+	switch m := c.modes[field]; m {
 	case nameKnown:
-		return truth(c.inNames(p, n.name))
+		return truth(c.inNames(p, c.queries[c.asked[field]].name))
 	case nameNone:
 		return isFalse
 	case nameHints, nameDNS:
@@ -313,7 +334,7 @@ func (c *facts) name(n *nameFact, p *rules.Pred) tri {
 				return isTrue
 			}
 		}
-		if n.mode == nameDNS {
+		if m == nameDNS {
 			return isFalse
 		}
 	}

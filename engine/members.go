@@ -130,27 +130,18 @@ func matchPatterns(list []rules.NamePattern, name string) bool {
 }
 
 func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
-	var dots [maxDots]uint8
-	n := dotsOf(&dots, name)
-	for depth := 1; depth <= n+1; depth++ {
-		if !x.depths.has(depth) {
-			continue
-		}
-		suffix, whole := name, depth == n+1
-		if !whole {
-			at := dots[n-depth]
-			if at == 0 {
-				continue
+	var list [partsAtOnce]part
+	for c := newCursor(name); !c.done; {
+		n := s.parts(&c, name, x.depths, &list)
+		for _, p := range list[:n] {
+			found := false
+			m.pool.tags(x.look(p.nameHash, x.home(p.hash)), func(t tag, _ ref) {
+				k := t.kind()
+				found = found || k == kindSuffix || k == kindExact && p.whole || k == kindUnder && !p.whole
+			})
+			if found {
+				return true
 			}
-			suffix = name[at+1:]
-		}
-		found := false
-		m.pool.tags(x.find(s, suffix), func(t tag, _ ref) {
-			k := t.kind()
-			found = found || k == kindSuffix || k == kindExact && whole || k == kindUnder && !whole
-		})
-		if found {
-			return true
 		}
 	}
 	return false

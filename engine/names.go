@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"hash/maphash"
 	"math/bits"
 	"slices"
 
@@ -23,7 +22,10 @@ type nameIndex struct {
 // for all from there on.
 type depths uint64
 
-const deepest = 63
+const (
+	deepest          = 63
+	allDepths depths = ^depths(0)
+)
 
 func (d depths) with(n int) depths { return d | 1<<min(n, deepest) }
 func (d depths) has(n int) bool    { return d>>min(n, deepest)&1 == 1 }
@@ -43,7 +45,7 @@ const emptySlot = ^uint64(0)
 const homesPercent = 135
 
 // tag says how and for which of the name fields a rule is filed: a nameKind and
-// a field's place in facts.names.
+// a field's place in facts.modes.
 type tag uint8
 
 const (
@@ -59,7 +61,7 @@ func newTag(kind uint8, field int) tag { return tag(kind)<<2 | tag(field) }
 func (t tag) kind() uint8    { return uint8(t >> 2) }
 func (t tag) field() fields3 { return 1 << (t & 3) }
 
-// fields3 is a set of name fields, bit i for facts.names[i].
+// fields3 is a set of name fields, bit i for facts.modes[i].
 type fields3 uint8
 
 // tagged is one id with its tag (5 bits), or, with the highest bit, the place in
@@ -94,19 +96,6 @@ func (a *nameFiling) compare(b *nameFiling) int {
 		return cmp.Compare(a.what, b.what)
 	}
 }
-
-// seeds key the hashes of names; one pair for a program and its successors.
-type seeds [2]maphash.Seed
-
-func (s *seeds) hash(name string) uint64 {
-	h := maphash.String(s[0], name)
-	if h == emptySlot {
-		h--
-	}
-	return h
-}
-
-func (s *seeds) check(name string) uint32 { return uint32(maphash.String(s[1], name)) }
 
 func labels(name string) int {
 	n := 1
@@ -190,72 +179,23 @@ func (b *builder) groups(words []uint32) tagged {
 	return taggedMany | tagged(at)
 }
 
-// find returns what is filed under the name, or taggedNobody.
-func (x *nameIndex) find(s *seeds, name string) tagged {
-	h := s.hash(name)
-	return x.look(s, name, h, x.home(h))
-}
-
 // home returns the slot at which a search for the hash begins.
 func (x *nameIndex) home(hash uint64) uint64 {
 	at, _ := bits.Mul64(hash, x.homes)
 	return at
 }
 
-func (x *nameIndex) look(s *seeds, name string, h, at uint64) tagged {
-	for x.slots[at].hash < h {
-		at++
+// look returns what is filed under a name, or taggedNobody; home is its home slot.
+func (x *nameIndex) look(key nameHash, home uint64) tagged {
+	for x.slots[home].hash < key.hash {
+		home++
 	}
-	for ; x.slots[at].hash == h; at++ {
-		if x.slots[at].check == s.check(name) {
-			return x.slots[at].what
+	for ; x.slots[home].hash == key.hash; home++ {
+		if x.slots[home].check == key.check {
+			return x.slots[home].what
 		}
 	}
 	return taggedNobody
-}
-
-// maxDots is room for the dots of a canonical name, of which there are at most
-// 126 in 253 bytes, and for eight more.
-const maxDots = 136
-
-// dotsOf writes the places of the dots of name to the array and returns how
-// many there are. It looks at eight bytes at a time, and takes two dots of them
-// without asking whether they are there: names differ, and branches would be
-// mispredicted.
-func dotsOf(to *[maxDots]uint8, name string) int {
-	n := 0
-	if len(name) < 8 {
-		for i := range len(name) {
-			if name[i] == '.' {
-				to[n] = uint8(i)
-				n++
-			}
-		}
-		return n
-	}
-	for i := 0; i < len(name) && n < maxDots-8; i += 8 {
-		at := min(i, len(name)-8)
-		m := dotsIn(name[at:at+8]) >> (8 * (i - at)) << (8 * (i - at)) // without those seen before
-		count := bits.OnesCount64(m)
-		to[n] = uint8(at + bits.TrailingZeros64(m)/8)
-		m &= m - 1
-		to[n+1] = uint8(at + bits.TrailingZeros64(m)/8)
-		for k := 2; k < count; k++ {
-			m &= m - 1
-			to[n+k] = uint8(at + bits.TrailingZeros64(m)/8)
-		}
-		n += count
-	}
-	return n
-}
-
-// dotsIn returns eight bytes as a number with the highest bit of each set that
-// is a dot.
-func dotsIn(s string) uint64 {
-	const low, high, dots = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080, 0x2e2e2e2e2e2e2e2e
-	x := dots ^ (uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56)
-	return ^(x&low + low | x) & high
 }
 
 // nameKindOf is the table's part of a name pattern: the kind, or false for

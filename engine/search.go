@@ -26,8 +26,8 @@ type search struct {
 	// unknown, or not true only by DNS names, and would have given something else.
 	open    bool
 	outcome *rules.Outcome // the winner's, the default's, or nil
-	// d is the decision, complete but for what open rules do to it. It is a value
-	// so that it stays on the stack.
+	// d is the decision, complete but for what open rules do to it.
+	// It is a value so that it stays on the stack.
 	d Decision
 
 	// later are long lists and nodes that wait until what is cheap has been looked
@@ -67,7 +67,7 @@ func (s *search) run(p *Program) {
 }
 
 // laterMost is how many places can wait; when one more comes, all are looked at.
-const laterMost = 24
+const laterMost = 16
 
 // later is a list or node that waits: its least id above; below, its place in
 // the pool, whether it is a node, and whether its rules have to be evaluated.
@@ -405,53 +405,27 @@ func (s *search) name(x *index, name string, fields fields3) {
 	}
 }
 
-// suffix is a part of a name that is looked up.
-type suffix struct {
-	hash, home uint64
-	from       uint8
-}
-
 // table looks up a name and what it lies under. All first slots are read before
 // any is used, so that their cache misses overlap.
 func (s *search) table(x *nameIndex, name string, fields fields3) {
-	var dots [maxDots]uint8
-	n := dotsOf(&dots, name)
-	var ahead [4]suffix
-	count := 0
-	sum := uint64(0)
-	for depth := 1; depth <= n+1; depth++ {
-		from := 0
-		if depth <= n {
-			if dots[n-depth] == 0 {
-				continue
+	var list [partsAtOnce]part
+	for c := newCursor(name); !c.done; {
+		n := s.l.seeds.parts(&c, name, x.depths, &list)
+		sum := uint64(0)
+		for i := range n {
+			sum += x.slots[x.home(list[i].hash)].hash
+		}
+		s.sum = sum
+		for i := range n {
+			p := &list[i]
+			kinds := uint8(1<<kindSuffix | 1<<kindUnder)
+			if p.whole {
+				kinds = 1<<kindExact | 1<<kindSuffix
 			}
-			from = int(dots[n-depth]) + 1
+			if t := x.look(p.nameHash, x.home(p.hash)); t != taggedNobody {
+				s.tagged(t, fields, kinds)
+			}
 		}
-		if !x.depths.has(depth) {
-			continue
-		}
-		if count == len(ahead) {
-			s.suffixes(x, name, ahead[:], fields)
-			count = 0
-		}
-		h := s.l.seeds.hash(name[from:])
-		home := x.home(h)
-		sum += x.slots[home].hash
-		ahead[count] = suffix{h, home, uint8(from)}
-		count++
-	}
-	s.sum = sum
-	s.suffixes(x, name, ahead[:count], fields)
-}
-
-func (s *search) suffixes(x *nameIndex, name string, list []suffix, fields fields3) {
-	for i := range list {
-		part := &list[i]
-		kinds := uint8(1<<kindSuffix | 1<<kindUnder)
-		if part.from == 0 {
-			kinds = 1<<kindExact | 1<<kindSuffix
-		}
-		s.tagged(x.look(&s.l.seeds, name[part.from:], part.hash, part.home), fields, kinds)
 	}
 }
 
