@@ -1,48 +1,110 @@
 package workload
 
 import (
+	"net/netip"
 	"strings"
 
+	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
 
 // Linear looks at rules one after the other: everything is parsed and sorted,
-// and cheap conditions come first. It is the baseline, and the judge of what the
-// other systems answer.
+// and what most rules fail by stands together and is compared first. It is the
+// baseline, and the judge of what the other systems answer.
 type Linear struct {
+	quick []quick
 	rules []Rule
 	// loose leaves out states and latencies, which no peer has.
 	loose bool
 }
 
+// quick is what is compared first, in 32 bytes.
+type quick struct {
+	name   string // or
+	net    uint32 // an IPv4 prefix with its mask
+	mask   uint32
+	kind   quickKind
+	states state.Set
+	proto  flow.Proto
+}
+
+type quickKind uint8
+
+const (
+	quickExact quickKind = iota
+	quickSuffix
+	quickKeyword
+	quickNet  // IPv4 destinations
+	quickRest // the rest tells
+)
+
 // NewLinear searches rules in the order of the list. With loose set, it
 // answers as a system without states and latencies must.
-func NewLinear(list []Rule, loose bool) *Linear { return &Linear{list, loose} }
+func NewLinear(list []Rule, loose bool) *Linear {
+	l := &Linear{make([]quick, len(list)), list, loose}
+	for i := range list {
+		r, q := &list[i], &l.quick[i]
+		q.name, q.states, q.proto = r.Name, r.States, r.Proto
+		if q.states == 0 || loose {
+			q.states = state.AllStates
+		}
+		switch {
+		case r.Name != "":
+			q.kind = map[rules.PatternKind]quickKind{rules.Exact: quickExact, rules.Suffix: quickSuffix, rules.Keyword: quickKeyword}[r.Kind]
+		case r.Dst.IsValid() && r.Dst.Addr().Is4():
+			q.kind, q.net, q.mask = quickNet, ipv4(r.Dst.Addr()), ^uint32(0)<<(32-r.Dst.Bits())
+		default:
+			q.kind = quickRest
+		}
+	}
+	return l
+}
+
+func ipv4(a netip.Addr) uint32 {
+	b := a.As4()
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
 
 // Find returns the first rule that holds for the connection in a state, as an
 // index into the list, or NoMatch.
 func (l *Linear) Find(c *Conn, s state.State) int {
-	for i := range l.rules {
-		r := &l.rules[i]
-		if r.Proto != 0 && r.Proto != c.Proto {
-			continue
+	dst, is4 := uint32(0), c.Dst.Is4()
+	if is4 {
+		dst = ipv4(c.Dst)
+	}
+	for i := range l.quick {
+		q := &l.quick[i]
+		switch q.kind {
+		case quickExact:
+			if c.Name != q.name {
+				continue
+			}
+		case quickSuffix:
+			if n := len(c.Name) - len(q.name); n < 0 || c.Name[n:] != q.name || n > 0 && c.Name[n-1] != '.' {
+				continue
+			}
+		case quickKeyword:
+			if !strings.Contains(c.Name, q.name) {
+				continue
+			}
+		case quickNet:
+			if !is4 || (dst^q.net)&q.mask != 0 {
+				continue
+			}
 		}
-		if !l.loose && (r.States != 0 && !r.States.Has(s) || r.Latency != 0 && c.Latency <= r.Latency) {
-			continue
+		if q.states.Has(s) && (q.proto == 0 || q.proto == c.Proto) && l.rest(&l.rules[i], c) {
+			return i
 		}
-		if r.Name != "" && !r.hasName(c.Name) {
-			continue
-		}
-		if r.Dst.IsValid() && !r.Dst.Contains(c.Dst) || r.Src.IsValid() && !r.Src.Contains(c.Src) {
-			continue
-		}
-		if r.Ports != nil && !inPorts(r.Ports, c.DstPort) || r.SrcPorts != nil && !inPorts(r.SrcPorts, c.SrcPort) {
-			continue
-		}
-		return i
 	}
 	return NoMatch
+}
+
+// rest compares what is not in quick.
+func (l *Linear) rest(r *Rule, c *Conn) bool {
+	return (l.loose || r.Latency == 0 || c.Latency > r.Latency) &&
+		(!r.Dst.IsValid() || r.Dst.Contains(c.Dst)) && (!r.Src.IsValid() || r.Src.Contains(c.Src)) &&
+		inPorts(r.Ports, c.DstPort) && inPorts(r.SrcPorts, c.SrcPort)
 }
 
 // Decide returns the outcome for the connection in NORMAL, or NoMatch.
@@ -53,22 +115,12 @@ func (l *Linear) Decide(c *Conn) int {
 	return NoMatch
 }
 
-func (r *Rule) hasName(name string) bool {
-	switch r.Kind {
-	case rules.Exact:
-		return name == r.Name
-	case rules.Suffix:
-		return strings.HasSuffix(name, r.Name) && (len(name) == len(r.Name) || name[len(name)-len(r.Name)-1] == '.')
-	default:
-		return strings.Contains(name, r.Name)
-	}
-}
-
+// inPorts reports whether a port is in the list; nil holds all.
 func inPorts(list []rules.PortRange, port uint16) bool {
 	for _, r := range list {
 		if r.Lo <= port && port <= r.Hi {
 			return true
 		}
 	}
-	return false
+	return list == nil
 }

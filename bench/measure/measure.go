@@ -1,0 +1,202 @@
+// Package measure runs one system in a process of its own, so that its memory
+// and its garbage collector are no one else's, and lets another process ask it
+// for one pass at a time: so passes of several systems take turns, and what the
+// machine does meanwhile hits all of them.
+//
+// A child is started with the flags -system, -shape and -n, builds, and then
+// answers requests on its standard input with a line of JSON each:
+//
+//	load 16384   makes connections
+//	check 1000   compares answers with those of a linear search
+//	pass 200     decides for at least 200 ms
+package measure
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"netpolicy.dev/netpolicy/bench/workload"
+)
+
+// System decides connections.
+type System interface {
+	// Load takes the connections that Decide is asked about.
+	Load([]workload.Conn)
+	// Decide returns the outcome for connection i, or workload.NoMatch.
+	Decide(i int) int
+}
+
+// Kind is a kind of system.
+type Kind struct {
+	// Build prepares rules, which are in order.
+	Build func([]workload.Rule) (System, error)
+	// Loose systems know neither states nor latencies.
+	Loose bool
+	// Judge says what a connection must be answered; nil: as a linear search over
+	// all rules does.
+	Judge func(list []workload.Rule, c *workload.Conn) int
+}
+
+// Built is what a child tells of building.
+type Built struct {
+	Millis float64 `json:"ms"`
+	// Bytes is what building has left on the heap.
+	Bytes int64  `json:"bytes"`
+	Error string `json:"error,omitempty"`
+}
+
+// Pass is what a child tells of one pass.
+type Pass struct {
+	Decisions int   `json:"decisions"`
+	CPU       int64 `json:"cpu"`  // of the process, nanoseconds
+	Wall      int64 `json:"wall"` // nanoseconds
+	Allocs    int64 `json:"allocs"`
+}
+
+// Check is what a child tells of a comparison.
+type Check struct {
+	Compared int    `json:"compared"`
+	Wrong    int    `json:"wrong"`
+	First    string `json:"first,omitempty"` // the first wrong answer
+}
+
+// child is one system with its connections.
+type child struct {
+	kind  Kind
+	shape string
+	rules []workload.Rule
+	sys   System
+	conns []workload.Conn
+	at    int // the next connection
+	sum   int // of all answers, so that none can be optimised away
+}
+
+// Serve is the main function of a child.
+func Serve(kinds map[string]Kind) {
+	system := flag.String("system", "", "which system")
+	shape := flag.String("shape", workload.NRules, "of the policy")
+	n := flag.Int("n", 1000, "rules")
+	flag.Parse()
+	kind, ok := kinds[*system]
+	if !ok {
+		fail("there is no system %q", *system)
+	}
+	list, err := workload.Make(*shape, *n)
+	if err != nil {
+		fail("%v", err)
+	}
+	c := &child{kind: kind, shape: *shape, rules: list}
+	answer(c.build())
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		var what string
+		var arg int
+		if _, err := fmt.Sscan(in.Text(), &what, &arg); err != nil {
+			fail("%q: %v", in.Text(), err)
+		}
+		switch what {
+		case "load":
+			c.conns, c.at = workload.ConnsFor(c.shape, c.rules, arg), 0
+			c.sys.Load(c.conns)
+			runtime.GC()
+			answer(len(c.conns))
+		case "check":
+			answer(c.check(arg))
+		case "pass":
+			answer(c.pass(time.Duration(arg) * time.Millisecond))
+		default:
+			fail("%q is no request", in.Text())
+		}
+	}
+}
+
+func answer(v any) {
+	if err := json.NewEncoder(os.Stdout).Encode(v); err != nil {
+		fail("%v", err)
+	}
+}
+
+func fail(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	os.Exit(1)
+}
+
+func (c *child) build() Built {
+	before := heap()
+	start := time.Now()
+	sys, err := c.kind.Build(c.rules)
+	took := time.Since(start)
+	if err != nil {
+		return Built{Error: err.Error()}
+	}
+	c.sys = sys
+	return Built{Millis: float64(took.Microseconds()) / 1000, Bytes: heap() - before}
+}
+
+// heap returns the bytes that are in use.
+func heap() int64 {
+	debug.FreeOSMemory() // collects twice, so that finalizers have run
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// check compares the answers to n connections.
+func (c *child) check(n int) Check {
+	judge := workload.NewLinear(c.rules, c.kind.Loose)
+	var out Check
+	for i := range min(n, len(c.conns)) {
+		want, got := 0, c.sys.Decide(i)
+		if c.kind.Judge != nil {
+			want = c.kind.Judge(c.rules, &c.conns[i])
+		} else {
+			want = judge.Decide(&c.conns[i])
+		}
+		out.Compared++
+		if got != want {
+			if out.Wrong++; out.First == "" {
+				out.First = fmt.Sprintf("%+v: %d, want %d", c.conns[i], got, want)
+			}
+		}
+	}
+	return out
+}
+
+// pass decides for at least as long as asked, in batches, so that the clock is seldom read.
+func (c *child) pass(least time.Duration) Pass {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	cpu, start := cpuTime(), time.Now()
+	var p Pass
+	for batch := 1; ; batch = min(2*batch, 1<<14) {
+		for range batch {
+			c.sum += c.sys.Decide(c.at)
+			if c.at++; c.at == len(c.conns) {
+				c.at = 0
+			}
+		}
+		if p.Decisions += batch; time.Since(start) >= least {
+			break
+		}
+	}
+	p.Wall, p.CPU = time.Since(start).Nanoseconds(), (cpuTime() - cpu).Nanoseconds()
+	runtime.ReadMemStats(&after)
+	p.Allocs = int64(after.Mallocs - before.Mallocs)
+	return p
+}
+
+// cpuTime is what the process has used, in user mode and in the kernel.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		fail("%v", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
