@@ -41,12 +41,12 @@ type MAC [6]byte
 // Flow knows nothing. Addresses are unmapped (no IPv4-mapped IPv6), names are
 // canonical (see CanonicalName).
 type Flow struct {
-	// ID is the caller's label, carried from a flow record to its decision.
-	ID string
+	// What most decisions read stands first, in as few cache lines as can be.
 
 	Proto            Value[Proto]
-	Src, Dst         Value[netip.Addr]
 	SrcPort, DstPort Value[uint16] // None for protocols without ports
+	DSCP             Value[uint8]  // 0..63
+	Mark             Value[uint32] // the packet mark it came with
 
 	SNI      Value[string]
 	HTTPHost Value[string]
@@ -55,20 +55,23 @@ type Flow struct {
 	// DNS holds the live DNS names of Dst: hints until the real name is known.
 	DNS Names
 
-	Process     Value[string] // the program's name (comm)
-	ProcessPath Value[string] // its executable
-	User        Value[string] // user name, or the number where there is no name
-	Cgroup      Value[string]
-	SrcMAC      Value[MAC]
-	IfaceIn     Value[string]
-	DSCP        Value[uint8]  // 0..63
-	Mark        Value[uint32] // the packet mark it came with
+	Dst, Src Value[netip.Addr]
 
-	RTT       Value[int64] // this connection's own RTT, microseconds
 	Latency   Value[int64] // overrides the primary uplink's RTT, microseconds
 	ErrorRate Value[int64] // overrides the primary uplink's error rate, parts per million
 
 	// State overrides the global state for this decision: "", or one of
 	// NORMAL, DEGRADED, FAILOVER, RECOVERY.
 	State string
+
+	RTT         Value[int64]  // this connection's own RTT, microseconds
+	Process     Value[string] // the program's name (comm)
+	ProcessPath Value[string] // its executable
+	User        Value[string] // user name, or the number where there is no name
+	Cgroup      Value[string]
+	SrcMAC      Value[MAC]
+	IfaceIn     Value[string]
+
+	// ID is the caller's label, carried from a flow record to its decision.
+	ID string
 }
