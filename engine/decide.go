@@ -17,7 +17,7 @@ func (p *Program) decide(s *search, f *flow.Flow, w *state.World) {
 	p.newFacts(c, f, w)
 	s.reset()
 	s.run(p)
-	*d = Decision{Rule: -1, Asked: -1, Route: -1, RunnerUp: -1, Default: true, Final: true}
+	d.Rule, d.Asked, d.Route, d.RunnerUp, d.Default, d.Final = -1, -1, -1, -1, true, true
 	s.outcome = p.policy.Default
 	if s.best != none {
 		s.outcome, d.Rule, d.Default = s.bestDo, int(s.bestRule), false

@@ -147,8 +147,7 @@ func (c *facts) setNames(f *flow.Flow) {
 	if sni != flow.Known && host != flow.Known && !f.DNS.Empty() {
 		unknown = nameHints
 	}
-	modes := [4]nameMode{flow.Unknown: unknown, flow.None: nameNone, flow.Invalid: nameNone, flow.Known: nameKnown}
-	c.modes[0], c.modes[2] = modes[sni&3], modes[host&3]
+	c.modes[0], c.modes[2] = modeOf(sni, unknown), modeOf(host, unknown)
 	if sni == flow.Known {
 		c.ask(0, f.SNI)
 	}
@@ -157,7 +156,7 @@ func (c *facts) setNames(f *flow.Flow) {
 	}
 	switch own := f.Domain.Status(); {
 	case own != flow.Unknown:
-		if c.modes[1] = modes[own&3]; own == flow.Known {
+		if c.modes[1] = modeOf(own, unknown); own == flow.Known {
 			c.ask(1, f.Domain)
 		}
 	case sni == flow.Known:
@@ -179,6 +178,19 @@ func (c *facts) setNames(f *flow.Flow) {
 			c.dns = m // never both: nameDNS needs both names to be absent
 			c.dnsFields |= 1 << i
 		}
+	}
+}
+
+// modeOf returns how a name field takes part by what is known of it; unknown is
+// for one that is not.
+func modeOf(s flow.Status, unknown nameMode) nameMode {
+	switch s {
+	case flow.Known:
+		return nameKnown
+	case flow.Unknown:
+		return unknown
+	default:
+		return nameNone
 	}
 }
 
@@ -208,8 +220,8 @@ func (c *facts) askToo(field, other int) {
 func (c *facts) unknownOf(fields FieldSet) FieldSet {
 	f := c.flow
 	var u FieldSet
-	for i, m := range c.modes {
-		if m == nameUnknown || m == nameHints {
+	for i := range c.modes { // not a copy: the bytes have just been written one by one
+		if m := c.modes[i]; m == nameUnknown || m == nameHints {
 			u |= 1 << nameField3[i]
 		}
 	}

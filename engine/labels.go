@@ -11,7 +11,7 @@ const maxName = 253
 
 // seeds key the hashes of names, which come from attackers; one set for a program
 // and its successors.
-type seeds [8]uint64
+type seeds [7]uint64
 
 func newSeeds() seeds {
 	var s seeds
@@ -34,7 +34,8 @@ const window = 32
 // ofName hashes a whole name.
 func (s *seeds) ofName(name string) (h nameHash) {
 	var list [partsAtOnce]part
-	for c := newCursor(name); !c.done; {
+	var c cursor
+	for c.start(name); !c.done; {
 		if n := s.parts(&c, name, allDepths, &list); c.done && n > 0 {
 			h = list[n-1].nameHash
 		}
@@ -60,8 +61,9 @@ type cursor struct {
 	done  bool
 }
 
-func newCursor(name string) cursor {
-	return cursor{end: len(name), done: len(name) == 0 || len(name) > maxName}
+// start makes the zero cursor ready.
+func (c *cursor) start(name string) {
+	c.end, c.done = len(name), len(name) == 0 || len(name) > maxName
 }
 
 // parts hashes the next parts of a name, from the shortest to the name itself,
@@ -74,7 +76,12 @@ func (s *seeds) parts(c *cursor, name string, depths depths, out *[partsAtOnce]p
 	n, depth := 0, c.depth
 	for !c.done {
 		left := c.end - window
-		w0, w1, w2, w3 := wordAt(name, left), wordAt(name, left+8), wordAt(name, left+16), wordAt(name, left+24)
+		var w0, w1, w2, w3 uint64
+		if len(name) >= 8 {
+			w0, w1, w2, w3 = wordAt(name, left), wordAt(name, left+8), wordAt(name, left+16), wordAt(name, left+24)
+		} else {
+			w3 = shortWord(name)
+		}
 		dots := (dotsIn(w0) | dotsIn(w1)<<8 | dotsIn(w2)<<16 | dotsIn(w3)<<24) &^ c.seen
 		// A part ends at each dot, and at the left end of the window if the name
 		// begins there or a dot stands before it.
@@ -95,7 +102,7 @@ func (s *seeds) parts(c *cursor, name string, depths depths, out *[partsAtOnce]p
 				hi2, lo2 := bits.Mul64(w2&after(from-16)^s[2], w3&after(from-24)^s[3])
 				size := uint64(c.end - left - from)
 				h := fold(hi^lo^c.acc[0]^size<<56, hi2^lo2^s[4])
-				out[n] = part{nameHash{min(h, emptySlot-1), uint32((hi + lo*s[5] ^ hi2*s[6] + lo2 + c.acc[1]) * s[7] >> 32)}, whole}
+				out[n] = part{nameHash{min(h, emptySlot-1), uint32((lo>>32 ^ hi) + (lo2>>32 ^ hi2) + c.acc[1])}, whole}
 				n++
 			}
 			if whole {
@@ -131,23 +138,24 @@ func word(s string) uint64 {
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
 
-// wordAt returns the eight bytes of s from at on; what would be before s is 0.
+// wordAt returns the eight bytes from at on of a text that has as many; what
+// would be before the text is 0.
 func wordAt(s string, at int) uint64 {
-	switch {
-	case at >= 0:
-		return word(s[at : at+8])
-	case at <= -8:
-		return 0
-	case len(s) >= 8:
-		return word(s[:8]) << (-8 * at & 63)
-	default:
-		w := uint64(0)
-		for i := range at + 8 {
-			w |= uint64(s[i]) << (8 * (i - at))
-		}
-		return w
-	}
+	from := max(at, 0)
+	return word(s[from:from+8]) << (8 * uint(from-at))
 }
+
+// shortWord returns a text of fewer than eight bytes as the last of a word.
+func shortWord(s string) uint64 {
+	w := uint64(0)
+	for i := range len(s) {
+		w = w>>8 | uint64(s[i])<<56
+	}
+	return w
+}
+
+// mask has the lowest n bytes set, n below 8.
+func mask(n int) uint64 { return 1<<(8*n) - 1 }
 
 // after has the bytes of a word from n on set; all if n is negative.
 func after(n int) uint64 { return ^uint64(0) << (8 * max(0, n)) }

@@ -131,7 +131,8 @@ func matchPatterns(list []rules.NamePattern, name string) bool {
 
 func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
 	var list [partsAtOnce]part
-	for c := newCursor(name); !c.done; {
+	var c cursor
+	for c.start(name); !c.done; {
 		n := s.parts(&c, name, x.depths, &list)
 		for _, p := range list[:n] {
 			found := false
@@ -168,19 +169,13 @@ func (m *members) inText(x *textIndex, text string, match func() bool) bool {
 			}
 		}
 	}
-	for i := 0; i < len(text) && !found && x.grams != nil; i++ {
-		for size := 1; size <= gramSize && size <= len(text)-i; size++ {
-			if size < gramSize && !x.short[size] {
-				continue
-			}
-			g := gram(text[i : i+size])
-			if !x.may(g) {
-				continue
-			}
-			for l := x.find(g, text[i:]); l >= 0; l = x.literals[l].parent {
-				look(x.literals[l].what)
-			}
+	for l, at := x.next(text, 0); at >= 0 && !found; l, at = x.next(text, at+1) {
+		for ; l >= 0; l = x.literals[l].parent {
+			look(x.literals[l].what)
 		}
+	}
+	if x.short != nil && !found {
+		found = m.inText(x.short, text, func() bool { verify = true; return false })
 	}
 	return found || verify && match()
 }

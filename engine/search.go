@@ -387,7 +387,8 @@ func (s *search) text(x *index, v flow.Value[string]) {
 func (s *search) names(x *index) {
 	c := &s.c
 	for i := range c.nQueries {
-		s.name(x, c.queries[i].name, c.queries[i].fields)
+		q := &c.queries[i]
+		s.name(x, q.name, q.fields)
 	}
 	if c.dns != 0 {
 		for name := range c.flow.DNS.All() {
@@ -409,7 +410,8 @@ func (s *search) name(x *index, name string, fields fields3) {
 // any is used, so that their cache misses overlap.
 func (s *search) table(x *nameIndex, name string, fields fields3) {
 	var list [partsAtOnce]part
-	for c := newCursor(name); !c.done; {
+	var c cursor
+	for c.start(name); !c.done; {
 		n := s.l.seeds.parts(&c, name, x.depths, &list)
 		sum := uint64(0)
 		for i := range n {
@@ -431,24 +433,16 @@ func (s *search) table(x *nameIndex, name string, fields fields3) {
 
 // contained looks for literals in a text.
 func (s *search) contained(x *textIndex, text string, fields fields3) {
-	for i := 0; i+gramSize <= len(text) && x.grams != nil; i++ {
-		g := uint32(text[i]) | uint32(text[i+1])<<8 | uint32(text[i+2])<<16 | uint32(text[i+3])<<24
-		if x.may(g) {
-			s.literals(x, x.find(g, text[i:]), fields)
+	for l, at := x.next(text, 0); at >= 0; l, at = x.next(text, at+1) {
+		for ; l >= 0; l = x.literals[l].parent {
+			s.tagged(x.literals[l].what, fields, 1<<kindText|1<<kindVerify)
 		}
 	}
 	if x.crowd != nil {
 		s.crowd(x, text, fields)
 	}
-	for size := 1; size < gramSize; size++ {
-		if !x.short[size] {
-			continue
-		}
-		for i := 0; i+size <= len(text); i++ {
-			if g := gram(text[i : i+size]); x.may(g) {
-				s.literals(x, x.find(g, text[i:i+size]), fields)
-			}
-		}
+	if x.short != nil {
+		s.contained(x.short, text, fields)
 	}
 }
 
@@ -493,12 +487,6 @@ func (s *search) ends(x *textIndex, at uint32, text string, to int, fields field
 	}
 }
 
-func (s *search) literals(x *textIndex, l int32, fields fields3) {
-	for ; l >= 0; l = x.literals[l].parent {
-		s.tagged(x.literals[l].what, fields, 1<<kindText|1<<kindVerify)
-	}
-}
-
 // tagged looks at what is filed under a name, for the fields that have the name
 // and the kinds of match (bit n for kind n) that it is.
 func (s *search) tagged(t tagged, fields fields3, kinds uint8) {
@@ -513,11 +501,15 @@ func (s *search) tagged(t tagged, fields fields3, kinds uint8) {
 }
 
 func (s *search) group(t tag, r ref, fields fields3, kinds uint8) {
-	if t.field()&fields == 0 || kinds>>t.kind()&1 == 0 {
+	switch {
+	case t.field()&fields == 0 || kinds>>t.kind()&1 == 0:
 		return
-	}
-	if t.kind() != kindVerify || s.verify {
-		s.visit(r)
+	case t.kind() != kindVerify || s.verify:
+		if r&refForm != refOne {
+			s.visit(r)
+		} else if id(r) < s.bound {
+			s.candidate(id(r))
+		}
 		return
 	}
 	s.verify = true

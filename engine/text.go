@@ -16,21 +16,25 @@ import (
 type textIndex struct {
 	literals []literal
 	data     string // the literals, one after the other, in order
+	width    int    // how many first bytes find a literal: no more than the shortest has
 	filter   []uint64
-	shift    uint8 // of the hash, to a bit of the filter
-	grams    []gramSlot
-	mask     uint32 // of grams
-	short    [gramSize]bool
+	shift    uint8      // of the hash, to a bit of the filter
+	grams    []gramSlot // of a power of two; nil: all literals are in crowd
 	// crowd has the literals of which too many share their first bytes; they are
 	// not in the table.
 	crowd *automaton
+	// short has the literals that are too short to share a width with the others.
+	short *textIndex
 }
 
 // gramCrowd is the most literals that are searched among those with one gram.
 const gramCrowd = 16
 
-// gramSize is how many first bytes find a literal; shorter ones are found by all they have.
-const gramSize = 4
+// A literal of fewer bytes than shortText is rare in rules and frequent in texts.
+const (
+	shortText = 4
+	maxWidth  = 7
+)
 
 type literal struct {
 	at     uint32
@@ -41,26 +45,11 @@ type literal struct {
 
 // gramSlot is a slot of an open-addressing table that is at most half full.
 type gramSlot struct {
-	gram     uint32 // 0: empty
+	gram     uint64 // the first bytes; 0: empty
 	from, to uint32 // literals
 }
 
-// gram packs the first bytes of s; a shorter text has its length on top, where
-// no byte of a text is so low.
-func gram(s string) uint32 {
-	switch len(s) {
-	case 1:
-		return uint32(s[0]) | 1<<24
-	case 2:
-		return uint32(s[0]) | uint32(s[1])<<8 | 2<<24
-	case 3:
-		return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | 3<<24
-	default:
-		return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
-	}
-}
-
-func gramHash(g uint32) uint32 { return g * 0x9e3779b1 } // 2^32 over the golden ratio
+func gramHash(g uint64) uint64 { return g * 0x9e3779b97f4a7c15 } // 2^64 over the golden ratio
 
 // textFiling is one literal with what is filed under it.
 type textFiling struct {
@@ -68,6 +57,7 @@ type textFiling struct {
 	nameFiling
 }
 
+// textIndex makes the index; list is sorted in place.
 func (b *builder) textIndex(list []textFiling, without classSet) *textIndex {
 	slices.SortFunc(list, func(a, b textFiling) int {
 		if c := strings.Compare(a.text, b.text); c != 0 {
@@ -75,18 +65,35 @@ func (b *builder) textIndex(list []textFiling, without classSet) *textIndex {
 		}
 		return a.compare(&b.nameFiling)
 	})
-	x := &textIndex{}
+	long, short := make([]textFiling, 0, len(list)), []textFiling(nil)
+	for _, f := range list {
+		if len(f.text) < shortText {
+			short = append(short, f)
+		} else {
+			long = append(long, f)
+		}
+	}
+	x := b.textPart(long, without)
+	if len(short) > 0 {
+		x.short = b.textPart(short, without)
+	}
+	return x
+}
+
+func (b *builder) textPart(list []textFiling, without classSet) *textIndex {
+	x := &textIndex{width: maxWidth}
 	var data strings.Builder
 	var group []nameFiling
 	for from := 0; from < len(list); {
 		to := from
 		group = group[:0]
-		for ; to < len(list) && list[to].text == list[from].text; to++ {
+		text := list[from].text
+		for ; to < len(list) && list[to].text == text; to++ {
 			group = append(group, list[to].nameFiling)
 		}
-		l := literal{at: uint32(data.Len()), size: uint16(len(list[from].text)), parent: -1, what: b.tagged(group, without)}
-		data.WriteString(list[from].text)
-		x.literals = append(x.literals, l)
+		x.literals = append(x.literals, literal{uint32(data.Len()), uint16(len(text)), -1, b.tagged(group, without)})
+		data.WriteString(text)
+		x.width = min(x.width, len(text))
 		from = to
 	}
 	x.data, x.literals = data.String(), slices.Clone(x.literals)
@@ -95,19 +102,19 @@ func (b *builder) textIndex(list []textFiling, without classSet) *textIndex {
 }
 
 // gramRun are the literals with one gram.
-type gramRun struct{ gram, from, to uint32 }
+type gramRun struct {
+	gram     uint64
+	from, to uint32
+}
 
 // link sets parents and makes the table, the filter and the automaton.
 func (x *textIndex) link(b *builder) {
 	var runs []gramRun
 	for i := range x.literals {
 		text := x.text(i)
-		g := gram(text)
-		if n := len(runs); len(text) < gramSize || n == 0 || runs[n-1].gram != g {
+		g := gramAt(text, 0) & mask(x.width)
+		if n := len(runs); n == 0 || runs[n-1].gram != g {
 			runs = append(runs, gramRun{g, uint32(i), uint32(i)})
-		}
-		if len(text) < gramSize {
-			x.short[len(text)] = true
 		}
 		r := &runs[len(runs)-1]
 		r.to = uint32(i + 1)
@@ -125,23 +132,26 @@ func (x *textIndex) link(b *builder) {
 	for size < 2*len(runs) {
 		size *= 2
 	}
-	x.grams, x.mask = make([]gramSlot, size), uint32(size-1)
-	x.shift = 32 - 6
-	for bits := 64; bits < 16*len(runs) && x.shift > 1; bits *= 2 {
+	x.grams = make([]gramSlot, size)
+	x.shift = 64 - 6
+	for bits := 64; bits < 32*len(runs) && x.shift > 64-30; bits *= 2 {
 		x.shift--
 	}
-	x.filter = make([]uint64, max(1, 1<<(32-x.shift)/64))
+	x.filter = make([]uint64, 1<<(64-x.shift)/64)
 	for _, r := range runs {
 		h := gramHash(r.gram)
 		bit := h >> x.shift
 		x.filter[bit/64] |= 1 << (bit % 64)
-		at := h & x.mask
+		at := x.slot(h)
 		for x.grams[at].gram != 0 {
-			at = (at + 1) & x.mask
+			at = (at + 1) & (len(x.grams) - 1)
 		}
 		x.grams[at] = gramSlot(r)
 	}
 }
+
+// slot returns where a search in the table begins: by other bits than the filter's.
+func (x *textIndex) slot(hash uint64) int { return int(hash>>12) & (len(x.grams) - 1) }
 
 // uncrowd moves the literals of long runs to the automaton and returns the others.
 func (x *textIndex) uncrowd(b *builder, runs []gramRun) []gramRun {
@@ -167,21 +177,52 @@ func (x *textIndex) text(i int) string {
 	return x.data[l.at : l.at+uint32(l.size)]
 }
 
-// may reports whether literals may begin with the gram.
-func (x *textIndex) may(g uint32) bool {
-	bit := gramHash(g) >> x.shift
-	return x.filter[bit/64]>>(bit%64)&1 == 1
+// gramAt returns the bytes from i on, at least one and at most eight, as a number.
+func gramAt(text string, i int) uint64 {
+	if n := len(text); n >= 8 {
+		from := min(i, n-8)
+		return word(text[from:from+8]) >> (8 * uint(i-from) & 63)
+	}
+	return shortWord(text) >> (8 * uint(8-len(text)+i) & 63)
+}
+
+// next returns the longest literal of the table at the first place from on where
+// there is one, and the place; -1 where there is none. Its parents are there, too.
+func (x *textIndex) next(text string, from int) (longest int32, at int) {
+	if x.grams == nil {
+		return -1, -1
+	}
+	m, shift, filter := mask(x.width), x.shift&63, x.filter
+	i := from
+	for ; i+8 <= len(text); i++ {
+		g := word(text[i:i+8]) & m
+		if bit := gramHash(g) >> shift; filter[bit/64]>>(bit%64)&1 == 1 {
+			if l := x.find(g, text[i:]); l >= 0 {
+				return l, i
+			}
+		}
+	}
+	for rest := gramAt(text, i); i <= len(text)-x.width; i++ {
+		g := rest & m
+		if bit := gramHash(g) >> shift; filter[bit/64]>>(bit%64)&1 == 1 {
+			if l := x.find(g, text[i:]); l >= 0 {
+				return l, i
+			}
+		}
+		rest >>= 8
+	}
+	return -1, -1
 }
 
 // find returns the longest literal that text begins with among those with the
-// gram, -1 for none. Its parents begin it too.
-func (x *textIndex) find(g uint32, text string) int32 {
-	at := gramHash(g) & x.mask
+// gram, -1 for none.
+func (x *textIndex) find(g uint64, text string) int32 {
+	at := x.slot(gramHash(g))
 	for x.grams[at].gram != g {
 		if x.grams[at].gram == 0 {
 			return -1
 		}
-		at = (at + 1) & x.mask
+		at = (at + 1) & (len(x.grams) - 1)
 	}
 	// The last literal not above text is the longest that begins it, or lies
 	// under all that do.
@@ -207,7 +248,8 @@ func (x *textIndex) find(g uint32, text string) int32 {
 }
 
 // literalOf returns the longest part of a glob without a star: it stands in
-// every text that matches. Control characters, which grams reserve, have none.
+// every text that matches. One with control characters, of which a gram may not
+// begin with the lowest, has none.
 func literalOf(glob string) string {
 	best := ""
 	for part := range strings.SplitSeq(glob, "*") {
