@@ -10,12 +10,19 @@ import (
 type bounds[T uint32 | uint64] struct {
 	start []bound[T]
 	// top holds, for each value of the bits in which the starts after the first
-	// begin to differ, the last interval that begins at or before it: few steps
-	// are left for a binary search.
+	// begin to differ, the value of the interval in which all these numbers lie, or,
+	// where they lie in several, manyHere and the first of these.
 	top   []uint32
 	shift uint8
 	mask  T
 }
+
+// manyHere marks an entry of top that is an interval and not a value; a value of
+// none is one bit shorter there.
+const (
+	manyHere = 1 << 31
+	topNone  = none &^ manyHere
+)
 
 type bound[T uint32 | uint64] struct {
 	at    T
@@ -32,34 +39,46 @@ func newBounds[T uint32 | uint64](starts []bound[T]) bounds[T] {
 	// All numbers from the second start to the last share their upper bits.
 	first, last := b.start[1].at, b.start[n-1].at
 	below := bits.Len64(uint64(first ^ last)) // how many bits differ
-	size := min(bits.Len(uint(n)), below)     // of the table, in bits: half to one entry an interval
+	size := min(bits.Len(uint(n))+1, below)   // of the table, in bits: most entries are values
 	b.shift, b.mask = uint8(below-size), T(1)<<size-1
-	b.top = make([]uint32, 1<<size+1)
+	b.top = make([]uint32, 1<<size)
 	i := 0
 	for x := range 1 << size {
-		for at := first>>below<<below | T(x)<<b.shift; i+1 < n && b.start[i+1].at <= at; {
+		at := first>>below<<below | T(x)<<b.shift
+		for i+1 < n && b.start[i+1].at <= at {
 			i++
 		}
-		b.top[x] = uint32(i)
+		b.top[x] = b.start[i].value &^ manyHere
+		if end := at + (T(1)<<b.shift - 1); i+1 < n && b.start[i+1].at <= end {
+			b.top[x] = manyHere | uint32(i)
+		}
 	}
-	b.top[1<<size] = uint32(n - 1)
 	return b
 }
 
-// find returns the index of the last start at or below x.
-func (b *bounds[T]) find(x T) int {
+// find returns the value of the interval around x, which is below manyHere or none.
+func (b *bounds[T]) find(x T) uint32 {
 	last := len(b.start) - 1
 	switch {
 	case last == 0 || x < b.start[1].at:
-		return 0
+		return b.start[0].value
 	case x >= b.start[last].at:
-		return last
+		return b.start[last].value
+	case b.top == nil:
+		return b.start[0].value
 	}
-	if b.top == nil {
-		return 0
+	at := b.top[x>>b.shift&b.mask]
+	if at&manyHere == 0 {
+		if at == topNone {
+			return none
+		}
+		return at
 	}
-	at := x >> b.shift & b.mask
-	lo, hi := int(b.top[at]), int(b.top[at+1])+1
+	lo := int(at &^ manyHere)
+	hi := lo + 1
+	for step := 1; hi < last && b.start[hi].at <= x; step *= 2 {
+		lo, hi = hi, min(hi+step, last)
+	}
 	for hi-lo > 1 {
 		mid := int(uint(lo+hi) >> 1)
 		if b.start[mid].at <= x {
@@ -68,5 +87,5 @@ func (b *bounds[T]) find(x T) int {
 			hi = mid
 		}
 	}
-	return lo
+	return b.start[lo].value
 }

@@ -36,12 +36,15 @@ func (s *seeds) ofName(name string) (h nameHash) {
 	var list [partsAtOnce]part
 	var c cursor
 	for c.start(name); !c.done; {
-		if n := s.parts(&c, name, allDepths, &list); c.done && n > 0 {
+		if n := s.parts(&c, name, &everyName, &list); c.done && n > 0 {
 			h = list[n-1].nameHash
 		}
 	}
 	return h
 }
+
+// everyName is an index that may hold every name.
+var everyName = nameIndex{depths: ^depths(0), filter: []uint64{^uint64(0)}}
 
 // part is a part of a name that begins at a label.
 type part struct {
@@ -56,23 +59,24 @@ const partsAtOnce = 6
 type cursor struct {
 	acc   [2]uint64 // of the windows behind this one
 	end   int       // of this window
-	seen  uint32    // the dots of this window that are done
+	ahead uint32    // the bytes of this window that are still to come
 	depth int       // labels seen
 	done  bool
 }
 
 // start makes the zero cursor ready.
 func (c *cursor) start(name string) {
-	c.end, c.done = len(name), len(name) == 0 || len(name) > maxName
+	c.end, c.ahead, c.done = len(name), ^uint32(0), len(name) == 0 || len(name) > maxName
 }
 
 // parts hashes the next parts of a name, from the shortest to the name itself,
-// and returns how many: those with one of the depths, and none for what a name
+// and returns how many: those that may be in the index, and none for what a name
 // with an empty first label is under.
 //
 // A part is hashed by its windows of 32 bytes, of which the last is masked: no
-// branch depends on where the labels end, as these would be mispredicted.
-func (s *seeds) parts(c *cursor, name string, depths depths, out *[partsAtOnce]part) int {
+// branch depends on where the labels end or whether the index has them, as these
+// would be mispredicted.
+func (s *seeds) parts(c *cursor, name string, x *nameIndex, out *[partsAtOnce]part) int {
 	n, depth := 0, c.depth
 	for !c.done {
 		left := c.end - window
@@ -82,7 +86,7 @@ func (s *seeds) parts(c *cursor, name string, depths depths, out *[partsAtOnce]p
 		} else {
 			w3 = shortWord(name)
 		}
-		dots := (dotsIn(w0) | dotsIn(w1)<<8 | dotsIn(w2)<<16 | dotsIn(w3)<<24) &^ c.seen
+		dots := (dotsIn(w0) | dotsIn(w1)<<8 | dotsIn(w2)<<16 | dotsIn(w3)<<24) & c.ahead
 		// A part ends at each dot, and at the left end of the window if the name
 		// begins there or a dot stands before it.
 		last := left <= 0 || name[left-1] == '.'
@@ -91,33 +95,35 @@ func (s *seeds) parts(c *cursor, name string, depths depths, out *[partsAtOnce]p
 			if dots != 0 {
 				from = bits.Len32(dots)
 				dots &^= 1 << (from - 1)
-				c.seen |= 1 << (from - 1)
 			} else {
 				last = false
 			}
 			depth++
 			whole := left+from <= 0
-			if depths.has(depth) && left+from != 1 {
+			if x.depths.has(depth) && left+from != 1 {
 				hi, lo := bits.Mul64(w0&after(from)^s[0], w1&after(from-8)^s[1])
 				hi2, lo2 := bits.Mul64(w2&after(from-16)^s[2], w3&after(from-24)^s[3])
 				size := uint64(c.end - left - from)
-				h := fold(hi^lo^c.acc[0]^size<<56, hi2^lo2^s[4])
-				out[n] = part{nameHash{min(h, emptySlot-1), uint32((lo>>32 ^ hi) + (lo2>>32 ^ hi2) + c.acc[1])}, whole}
-				n++
+				h := min(fold(hi^lo^c.acc[0]^size<<56, hi2^lo2^s[4]), emptySlot-1)
+				out[n] = part{nameHash{h, uint32((lo>>32 ^ hi) + (lo2>>32 ^ hi2) + c.acc[1])}, whole}
+				n += x.maybe(h)
 			}
 			if whole {
 				c.done = true
 				return n
 			}
-			if n == partsAtOnce && (dots != 0 || last) {
-				c.depth = depth
-				return n
+			if n == partsAtOnce {
+				// What is to the left of this part is ahead.
+				c.ahead, c.depth = 1<<max(0, from-1)-1, depth
+				if dots != 0 || last {
+					return n
+				}
 			}
 		}
 		hi, lo := bits.Mul64(w0^s[0]^c.acc[0], w1^s[1])
 		hi2, lo2 := bits.Mul64(w2^s[2]^c.acc[1], w3^s[3])
 		c.acc = [2]uint64{fold(hi^lo, hi2^lo2^s[5]), hi + lo2*s[6]}
-		c.end, c.seen = left, 1<<(window-1) // that dot has been seen
+		c.end, c.ahead = left, 1<<(window-1)-1 // without the dot just before the last window
 		if n == partsAtOnce {
 			c.depth = depth
 			return n

@@ -133,7 +133,7 @@ func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
 	var list [partsAtOnce]part
 	var c cursor
 	for c.start(name); !c.done; {
-		n := s.parts(&c, name, x.depths, &list)
+		n := s.parts(&c, name, x, &list)
 		for _, p := range list[:n] {
 			found := false
 			m.pool.tags(x.look(p.nameHash, x.home(p.hash)), func(t tag, _ ref) {

@@ -16,16 +16,27 @@ type nameIndex struct {
 	slots  []nameSlot // home slots, and a tail for those that did not fit
 	homes  uint64
 	depths depths
+	// filter has two bits set in one word for each name: most parts of most names
+	// are under no rule, and need not be looked for.
+	filter []uint64
+}
+
+// filterNames is how many names a word of the filter is for: with two bits of 64
+// for each, one part in twenty passes that should not.
+const filterNames = 8
+
+// maybe returns 1 if the filter has the bits of a hash, else 0.
+func (x *nameIndex) maybe(hash uint64) int {
+	at, _ := bits.Mul64(hash, uint64(len(x.filter)))
+	w := x.filter[at]
+	return int(w >> (hash & 63) & (w >> (hash >> 6 & 63)) & 1)
 }
 
 // depths has bit n for every number n of labels that some name has; the last is
 // for all from there on.
 type depths uint64
 
-const (
-	deepest          = 63
-	allDepths depths = ^depths(0)
-)
+const deepest = 63
 
 func (d depths) with(n int) depths { return d | 1<<min(n, deepest) }
 func (d depths) has(n int) bool    { return d>>min(n, deepest)&1 == 1 }
@@ -116,14 +127,17 @@ func (b *builder) nameIndex(list []nameFiling, depths depths, without classSet) 
 			names++
 		}
 	}
-	x := &nameIndex{homes: uint64(names)*homesPercent/100 + 1, depths: depths}
+	x := &nameIndex{homes: uint64(names)*homesPercent/100 + 1, depths: depths, filter: make([]uint64, names/filterNames+1)}
 	slots := make([]nameSlot, 0, x.homes+64)
 	for from := 0; from < len(list); {
 		to := from + 1
 		for to < len(list) && list[to].hash == list[from].hash && list[to].check == list[from].check {
 			to++
 		}
-		home, _ := bits.Mul64(list[from].hash, x.homes)
+		hash := list[from].hash
+		word, _ := bits.Mul64(hash, uint64(len(x.filter)))
+		x.filter[word] |= 1<<(hash&63) | 1<<(hash>>6&63)
+		home, _ := bits.Mul64(hash, x.homes)
 		for uint64(len(slots)) < home {
 			slots = append(slots, nameSlot{hash: emptySlot})
 		}

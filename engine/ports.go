@@ -34,7 +34,7 @@ func newPortFiling(ranges []rules.PortRange) *portFiling {
 	starts = slices.Compact(starts)
 	list := make([]bound[uint32], len(starts))
 	for i, at := range starts {
-		list[i].at = at
+		list[i] = bound[uint32]{at, uint32(i)}
 	}
 	f := &portFiling{bounds: newBounds(list)}
 	f.tree = make([]filing, 2*len(f.bounds.start))
@@ -43,7 +43,7 @@ func newPortFiling(ranges []rules.PortRange) *portFiling {
 
 func (f *portFiling) add(r rules.PortRange, file func(*filing)) {
 	n := len(f.bounds.start)
-	lo, hi := f.bounds.find(uint32(r.Lo))+n, f.bounds.find(uint32(r.Hi))+n+1
+	lo, hi := int(f.bounds.find(uint32(r.Lo)))+n, int(f.bounds.find(uint32(r.Hi)))+n+1
 	for ; lo < hi; lo, hi = lo>>1, hi>>1 {
 		if lo&1 == 1 {
 			file(&f.tree[lo])

@@ -138,11 +138,11 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefix
 // find returns the longest prefix around a, as an index into entries, or none.
 func (x *prefixIndex) find(a netip.Addr) uint32 {
 	if a.Is4() {
-		return x.v4.start[x.v4.find(toAddr4(a))].value
+		return x.v4.find(toAddr4(a))
 	}
 	k := toAddr6(a)
 	if x.v6long == nil {
-		return x.v6.start[x.v6.find(k.hi)].value
+		return x.v6.find(k.hi)
 	}
 	lo, hi := 0, len(x.v6long)
 	for hi-lo > 1 {

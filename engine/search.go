@@ -39,9 +39,8 @@ type search struct {
 	bestRule, secondRule uint32
 	bestDo               *rules.Outcome
 	// mods are the first setters of each modifier among the rules without a
-	// primary action: their positions, none, and outcomes.
+	// primary action: their positions, none, and numbers.
 	mods    [modKinds]uint32
-	modDo   [modKinds]*rules.Outcome
 	modRule [modKinds]uint32
 	sawMods bool
 }
@@ -51,9 +50,7 @@ const modKinds = 4 // log, throttle, mark, dscp
 // reset makes the zero search ready; its facts are set by newFacts.
 func (s *search) reset() {
 	s.best, s.second = none, none
-	for i := range s.mods {
-		s.mods[i] = none
-	}
+	s.mods = [modKinds]uint32{none, none, none, none}
 }
 
 // run searches all layers.
@@ -62,12 +59,14 @@ func (s *search) run(p *Program) {
 		s.l = l
 		s.limit()
 		s.node(l.root)
-		s.drain()
+		if s.nLater > 0 {
+			s.drain()
+		}
 	}
 }
 
 // laterMost is how many places can wait; when one more comes, all are looked at.
-const laterMost = 16
+const laterMost = 12
 
 // later is a list or node that waits: its least id above; below, its place in
 // the pool, whether it is a node, and whether its rules have to be evaluated.
@@ -131,12 +130,14 @@ func (s *search) limit() {
 	if s.open || s.next {
 		most = s.best
 	}
-	s.bound = s.l.firstFrom(most)
+	if s.bound = most; s.l.positions != nil {
+		s.bound = s.l.firstFrom(most)
+	}
 }
 
 // firstFrom returns the first id at or after a position.
 func (l *layer) firstFrom(pos uint32) id {
-	if l.positions == nil || pos == none {
+	if pos == none {
 		return pos
 	}
 	return id(sort.Search(len(l.positions), func(i int) bool { return l.positions[i] >= pos }))
@@ -297,11 +298,10 @@ func (s *search) found(pos uint32, r *record) {
 
 func (s *search) foundMods(pos uint32, r *record) {
 	s.sawMods = true
-	do := &s.l.outcomes[r.do]
-	m := &do.Mods
+	m := &s.l.outcomes[r.do].Mods
 	for k, unset := range [modKinds]bool{m.Log.Unknown(), m.Throttle.Unknown(), m.Mark.Unknown(), m.DSCP.Unknown()} {
 		if !unset && pos < s.mods[k] {
-			s.mods[k], s.modDo[k], s.modRule[k] = pos, do, r.rule
+			s.mods[k], s.modRule[k] = pos, r.rule
 		}
 	}
 }
@@ -309,17 +309,21 @@ func (s *search) foundMods(pos uint32, r *record) {
 // above returns the modifiers that true rules before a position have set.
 func (s *search) above(pos uint32) rules.Modifiers {
 	var m rules.Modifiers
+	if !s.sawMods {
+		return m
+	}
+	set := func(k int) *rules.Modifiers { return &s.c.prog.policy.Rules[s.modRule[k]].Do.Mods }
 	if s.mods[0] < pos {
-		m.Log = s.modDo[0].Mods.Log
+		m.Log = set(0).Log
 	}
 	if s.mods[1] < pos {
-		m.Throttle = s.modDo[1].Mods.Throttle
+		m.Throttle = set(1).Throttle
 	}
 	if s.mods[2] < pos {
-		m.Mark = s.modDo[2].Mods.Mark
+		m.Mark = set(2).Mark
 	}
 	if s.mods[3] < pos {
-		m.DSCP = s.modDo[3].Mods.DSCP
+		m.DSCP = set(3).DSCP
 	}
 	return m
 }
@@ -351,7 +355,7 @@ func (s *search) port(x *portIndex, v flow.Value[uint16]) {
 	if !known {
 		return
 	}
-	for at := x.bounds.find(uint32(port)) + len(x.bounds.start); at > 0; at >>= 1 {
+	for at := int(x.bounds.find(uint32(port))) + len(x.bounds.start); at > 0; at >>= 1 {
 		if x.least[at] < s.bound {
 			s.visit(x.tree[at])
 		}
@@ -412,7 +416,7 @@ func (s *search) table(x *nameIndex, name string, fields fields3) {
 	var list [partsAtOnce]part
 	var c cursor
 	for c.start(name); !c.done; {
-		n := s.l.seeds.parts(&c, name, x.depths, &list)
+		n := s.l.seeds.parts(&c, name, x, &list)
 		sum := uint64(0)
 		for i := range n {
 			sum += x.slots[x.home(list[i].hash)].hash

@@ -15,10 +15,10 @@ import (
 // as its parent. Where many begin alike, an automaton finds them.
 type textIndex struct {
 	literals []literal
-	data     string // the literals, one after the other, in order
-	width    int    // how many first bytes find a literal: no more than the shortest has
-	filter   []uint64
-	shift    uint8      // of the hash, to a bit of the filter
+	data     string     // the literals, one after the other, in order
+	width    int        // how many first bytes find a literal: no more than the shortest has
+	filter   []uint64   // of a power of two: two bits of a word for each gram
+	shift    uint8      // of the hash, to a word of the filter
 	grams    []gramSlot // of a power of two; nil: all literals are in crowd
 	// crowd has the literals of which too many share their first bytes; they are
 	// not in the table.
@@ -35,6 +35,10 @@ const (
 	shortText = 4
 	maxWidth  = 7
 )
+
+// wordLiterals is for how many literals one word of the filter is: with two bits
+// set in it for each, of a thousand places in a text four pass that should not.
+const wordLiterals = 2
 
 type literal struct {
 	at     uint32
@@ -133,15 +137,14 @@ func (x *textIndex) link(b *builder) {
 		size *= 2
 	}
 	x.grams = make([]gramSlot, size)
-	x.shift = 64 - 6
-	for bits := 64; bits < 32*len(runs) && x.shift > 64-30; bits *= 2 {
+	x.shift = 64
+	for words := 1; words*wordLiterals < len(runs); words *= 2 {
 		x.shift--
 	}
-	x.filter = make([]uint64, 1<<(64-x.shift)/64)
+	x.filter = make([]uint64, 1<<(64-x.shift))
 	for _, r := range runs {
 		h := gramHash(r.gram)
-		bit := h >> x.shift
-		x.filter[bit/64] |= 1 << (bit % 64)
+		x.filter[h>>1>>(x.shift-1)] |= 1<<(h>>12&63) | 1<<(h>>18&63)
 		at := x.slot(h)
 		for x.grams[at].gram != 0 {
 			at = (at + 1) & (len(x.grams) - 1)
@@ -151,7 +154,7 @@ func (x *textIndex) link(b *builder) {
 }
 
 // slot returns where a search in the table begins: by other bits than the filter's.
-func (x *textIndex) slot(hash uint64) int { return int(hash>>12) & (len(x.grams) - 1) }
+func (x *textIndex) slot(hash uint64) int { return int(hash>>24) & (len(x.grams) - 1) }
 
 // uncrowd moves the literals of long runs to the automaton and returns the others.
 func (x *textIndex) uncrowd(b *builder, runs []gramRun) []gramRun {
@@ -192,11 +195,12 @@ func (x *textIndex) next(text string, from int) (longest int32, at int) {
 	if x.grams == nil {
 		return -1, -1
 	}
-	m, shift, filter := mask(x.width), x.shift&63, x.filter
+	m, shift, filter := mask(x.width), x.shift-1, x.filter
 	i := from
 	for ; i+8 <= len(text); i++ {
 		g := word(text[i:i+8]) & m
-		if bit := gramHash(g) >> shift; filter[bit/64]>>(bit%64)&1 == 1 {
+		h := gramHash(g)
+		if w := filter[h>>1>>(shift&63)]; w>>(h>>12&63)&(w>>(h>>18&63))&1 == 1 {
 			if l := x.find(g, text[i:]); l >= 0 {
 				return l, i
 			}
@@ -204,7 +208,8 @@ func (x *textIndex) next(text string, from int) (longest int32, at int) {
 	}
 	for rest := gramAt(text, i); i <= len(text)-x.width; i++ {
 		g := rest & m
-		if bit := gramHash(g) >> shift; filter[bit/64]>>(bit%64)&1 == 1 {
+		h := gramHash(g)
+		if w := filter[h>>1>>(shift&63)]; w>>(h>>12&63)&(w>>(h>>18&63))&1 == 1 {
 			if l := x.find(g, text[i:]); l >= 0 {
 				return l, i
 			}
