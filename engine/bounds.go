@@ -56,6 +56,9 @@ func newBounds[T uint32 | uint64](starts []bound[T]) bounds[T] {
 	return b
 }
 
+// cell returns the entry of top for x.
+func (b *bounds[T]) cell(x T) uint32 { return b.top[x>>b.shift&b.mask] }
+
 // find returns the value of the interval around x, which is below manyHere or none.
 func (b *bounds[T]) find(x T) uint32 {
 	last := len(b.start) - 1
@@ -67,7 +70,7 @@ func (b *bounds[T]) find(x T) uint32 {
 	case b.top == nil:
 		return b.start[0].value
 	}
-	at := b.top[x>>b.shift&b.mask]
+	at := b.cell(x)
 	if at&manyHere == 0 {
 		if at == topNone {
 			return none

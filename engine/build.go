@@ -23,6 +23,7 @@ type layer struct {
 	reads     []FieldSet
 	fields    FieldSet // that any rule reads
 	seeds     seeds
+	crowded   bool // some key has more than shortList rules
 }
 
 // builder makes a layer.
@@ -42,6 +43,7 @@ type builder struct {
 	records   []record    // by id
 	options   [][2]uint32 // by id: from and to in pivots; the first above the second: see choose
 	pivots    []option
+	crowded   bool
 	open      bool // what is being made is for a search for open rules alone
 }
 
@@ -118,7 +120,7 @@ func newLayer(p *rules.Policy, list []uint32, s seeds) (*layer, []uint32) {
 	l.root = b.node(walk, 0, false)
 	l.pool = pool{slices.Clone(b.pool.words), slices.Clone(b.pool.nodes)}
 	l.ports, l.reads, l.outcomes = slices.Clone(b.ports), b.fieldSets, slices.Clone(b.outcomes)
-	l.tuples, l.fields = slices.Clone(b.tuples), b.fields
+	l.tuples, l.fields, l.crowded = slices.Clone(b.tuples), b.fields, b.crowded
 	return l, b.rules
 }
 
@@ -135,6 +137,8 @@ type node struct {
 	runs []run
 
 	indexes []*index // in the order of their classes
+	// far is the index of IPv4 destinations if it is too large for a cache.
+	far *prefixIndex
 }
 
 // index is a node's index of one class. Which parts are used follows from it.
@@ -182,6 +186,9 @@ type listFiling struct {
 	pred *rules.Pred
 	filing
 }
+
+// farTop is how many entries are 256 KiB, a part of a common second-level cache.
+const farTop = 1 << 16
 
 // longList is how many elements make a list's rules a filing of their own,
 // which all elements share.
@@ -312,6 +319,11 @@ func (b *builder) finish(n *node, d *draft, without classSet, open bool) {
 		n.indexes = append(n.indexes, x)
 	}
 	n.indexes = slices.Clone(n.indexes)
+	for _, x := range n.indexes {
+		if p := x.prefixes[0]; x.class == classDst && p != nil && len(p.v4.top) >= farTop {
+			n.far = p
+		}
+	}
 }
 
 // index makes the index of one class.

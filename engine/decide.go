@@ -12,9 +12,10 @@ import (
 // before it, then asks of every open rule above it whether it would have given
 // something else. A rule is open when it is unknown, or false only by DNS names,
 // and does not say `on_unknown skip`.
-func (p *Program) decide(s *search, f *flow.Flow, w *state.World) {
-	c, d := &s.c, &s.d
-	p.newFacts(c, f, w)
+func (s *search) decide(w *state.World) {
+	c, d := &s.c, s.d
+	p := c.prog
+	c.gather(w)
 	s.reset()
 	s.run(p)
 	d.Rule, d.Asked, d.Route, d.RunnerUp, d.Default, d.Final = -1, -1, -1, -1, true, true
@@ -48,7 +49,7 @@ func (p *Program) decide(s *search, f *flow.Flow, w *state.World) {
 
 // restsOn notes where the rules that made the decision are true by DNS names.
 func (p *Program) restsOn(s *search) {
-	c, d := &s.c, &s.d
+	c, d := &s.c, s.d
 	if d.Rule >= 0 {
 		if m := &p.policy.Rules[d.Rule].Match; c.rests(m) {
 			d.restOnDNS(c, m)
@@ -74,8 +75,7 @@ func (p *Program) runnerUp(s *search) int {
 	}
 	// Rules without a primary action were not told apart by whether they stand
 	// before or after the winner.
-	var t search
-	t.c = s.c
+	t := search{c: s.c, later: s.later} // where nothing waits any more
 	t.reset()
 	t.next, t.low = true, s.best+1
 	t.run(p)

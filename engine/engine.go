@@ -48,6 +48,8 @@ type Program struct {
 	lists  lists
 	seeds  seeds
 	order  []uint32 // rules in source order, best first
+	// crowded is set if a layer is.
+	crowded bool
 }
 
 // Compile prepares a checked policy for deciding. It can't fail.
@@ -61,7 +63,7 @@ func Compile(p *rules.Policy) *Program {
 	}
 	l, order := newLayer(p, list, prog.seeds)
 	prog.layers, prog.order = []*layer{l}, order
-	prog.fields = l.fields
+	prog.fields, prog.crowded = l.fields, l.crowded
 	for i := range p.Rules {
 		prog.lists.add(&p.Rules[i].Match, prog.seeds)
 	}
@@ -84,8 +86,12 @@ func (p *Program) Order() []int {
 // starts nothing; *f and *w are only read. Evaluation is first match over the
 // total order, in three-valued logic: a rule whose facts are not all known may
 // make the decision provisional (Final false), never wrong.
-func (p *Program) Decide(f *flow.Flow, w *state.World) Decision {
-	var s search
-	p.decide(&s, f, w)
-	return s.d
+func (p *Program) Decide(f *flow.Flow, w *state.World) (d Decision) {
+	s := search{c: facts{flow: f, prog: p}, d: &d}
+	if p.crowded {
+		var wait laterList
+		s.later = &wait
+	}
+	s.decide(w)
+	return d
 }

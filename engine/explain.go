@@ -39,10 +39,12 @@ type Near struct {
 // Explain decides as Decide does and tells why. It takes time and memory in
 // proportion to the number of rules.
 func (p *Program) Explain(f *flow.Flow, w *state.World) Explanation {
-	var s search
-	p.decide(&s, f, w)
+	var e Explanation
+	var wait laterList
+	s := search{c: facts{flow: f, prog: p}, d: &e.Decision, later: &wait}
+	s.decide(w)
 	c := &s.c
-	e := Explanation{Decision: s.d, State: c.state}
+	e.State = c.state
 	e.Why = p.Why(&e.Decision)
 	if e.Rule >= 0 {
 		e.Specificity = p.policy.Rules[e.Rule].Specificity()
@@ -288,7 +290,7 @@ func (c *facts) value(field rules.Field) string {
 func (c *facts) nameValue(field rules.Field) string {
 	switch i := nameField(field); c.modes[i] {
 	case nameKnown:
-		return "flow: " + c.queries[c.asked[i]].name
+		return "flow: " + c.text(c.asked[i])
 	case nameHints, nameDNS:
 		return "flow: by DNS " + strings.Join(slices.Collect(c.flow.DNS.All()), ", ")
 	case nameUnknown:

@@ -71,14 +71,30 @@ type facts struct {
 	blind bool
 }
 
+// query is a name that is known: the flow's of the name field with this place in
+// modes. It is not the name itself, as what regular expressions are given must not
+// be in the facts: the compiler would move all that they refer to to the heap.
 type query struct {
-	name   string
+	of     uint8
 	fields fields3
 }
 
-// newFacts gathers what f and w tell. The result refers to f.
-func (p *Program) newFacts(c *facts, f *flow.Flow, w *state.World) {
-	c.flow, c.prog = f, p
+// text returns the name of a query.
+func (c *facts) text(query uint8) string {
+	v := &c.flow.SNI
+	switch c.queries[query].of {
+	case 1:
+		v = &c.flow.Domain
+	case 2:
+		v = &c.flow.HTTPHost
+	}
+	name, _ := v.Get()
+	return name
+}
+
+// gather completes facts of which the flow and the program are set, by what they and w tell.
+func (c *facts) gather(w *state.World) {
+	f, p := c.flow, c.prog
 	c.state = w.Global
 	if f.State != "" {
 		if s, ok := state.Parse(f.State); ok {
@@ -148,16 +164,22 @@ func (c *facts) setNames(f *flow.Flow) {
 		unknown = nameHints
 	}
 	c.modes[0], c.modes[2] = modeOf(sni, unknown), modeOf(host, unknown)
-	if sni == flow.Known {
-		c.ask(0, f.SNI)
+	switch sni {
+	case flow.Known:
+		c.ask(0)
+	case flow.Unknown:
+		c.unknown |= 1 << rules.FieldSNI
 	}
-	if host == flow.Known {
-		c.ask(2, f.HTTPHost)
+	switch host {
+	case flow.Known:
+		c.ask(2)
+	case flow.Unknown:
+		c.unknown |= 1 << rules.FieldHTTPHost
 	}
 	switch own := f.Domain.Status(); {
 	case own != flow.Unknown:
 		if c.modes[1] = modeOf(own, unknown); own == flow.Known {
-			c.ask(1, f.Domain)
+			c.ask(1)
 		}
 	case sni == flow.Known:
 		c.askToo(1, 0)
@@ -165,6 +187,7 @@ func (c *facts) setNames(f *flow.Flow) {
 		c.askToo(1, 2)
 	case sni == flow.Unknown || host == flow.Unknown:
 		c.modes[1] = unknown
+		c.unknown |= 1 << rules.FieldDomain
 	case !f.DNS.Empty():
 		c.modes[1] = nameDNS
 	default:
@@ -194,18 +217,18 @@ func modeOf(s flow.Status, unknown nameMode) nameMode {
 	}
 }
 
-// ask makes a known name a query for the field, or finds the query that it is.
-func (c *facts) ask(field int, v flow.Value[string]) {
-	name, _ := v.Get()
-	for i := range c.nQueries {
-		if c.queries[i].name == name {
+// ask makes the known name of a field a query, or finds the query that it is.
+func (c *facts) ask(field uint8) {
+	n := c.nQueries
+	c.queries[n] = query{field, 1 << field}
+	for i := range n {
+		if c.text(i) == c.text(n) {
 			c.asked[field] = i
 			c.queries[i].fields |= 1 << field
 			return
 		}
 	}
-	c.asked[field] = c.nQueries
-	c.queries[c.nQueries] = query{name, 1 << field}
+	c.asked[field] = n
 	c.nQueries++
 }
 
@@ -216,15 +239,11 @@ func (c *facts) askToo(field, other int) {
 	c.queries[c.asked[other]].fields |= 1 << field
 }
 
-// unknownOf returns the fields, of those given, that a decision can be waiting for.
+// unknownOf returns the fields, of those given, that a decision can be waiting for;
+// setNames has found the names.
 func (c *facts) unknownOf(fields FieldSet) FieldSet {
 	f := c.flow
-	var u FieldSet
-	for i := range c.modes { // not a copy: the bytes have just been written one by one
-		if m := c.modes[i]; m == nameUnknown || m == nameHints {
-			u |= 1 << nameField3[i]
-		}
-	}
+	u := c.unknown // names
 	if f.Dst.Unknown() {
 		u |= 1 << rules.FieldDstIP
 	}
@@ -240,8 +259,11 @@ func (c *facts) unknownOf(fields FieldSet) FieldSet {
 	if f.Proto.Unknown() {
 		u |= 1 << rules.FieldProto
 	}
+	if c.latency.Unknown() {
+		u |= 1 << rules.FieldLatency
+	}
 	u &= fields
-	for left := fields &^ (nameFields | tupleFields); left != 0; left &= left - 1 {
+	for left := fields &^ (nameFields | tupleFields | 1<<rules.FieldLatency); left != 0; left &= left - 1 {
 		if field := rules.Field(bits.TrailingZeros32(uint32(left))); c.isUnknown(field) {
 			u |= 1 << field
 		}
@@ -250,7 +272,7 @@ func (c *facts) unknownOf(fields FieldSet) FieldSet {
 }
 
 // isUnknown reports whether a decision can be waiting for the field, which is
-// neither a name nor of the 5-tuple.
+// none of those that unknownOf looks at itself.
 func (c *facts) isUnknown(field rules.Field) bool {
 	f := c.flow
 	switch field {
@@ -272,8 +294,6 @@ func (c *facts) isUnknown(field rules.Field) bool {
 		return f.Mark.Unknown()
 	case rules.FieldRTT:
 		return f.RTT.Unknown()
-	case rules.FieldLatency:
-		return c.latency.Unknown()
 	case rules.FieldErrorRate:
 		return c.errorRate.Unknown()
 	default:
@@ -334,7 +354,7 @@ func (c *facts) pred(p *rules.Pred) tri {
 func (c *facts) name(field int, p *rules.Pred) tri {
 	switch m := c.modes[field]; m {
 	case nameKnown:
-		return truth(c.inNames(p, c.queries[c.asked[field]].name))
+		return truth(c.inNames(p, c.text(c.asked[field])))
 	case nameNone:
 		return isFalse
 	case nameHints, nameDNS:

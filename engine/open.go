@@ -8,7 +8,7 @@ import (
 
 // enough reports whether rules that read the given fields can add nothing more.
 func (s *search) enough(reads FieldSet) bool {
-	d := &s.d
+	d := s.d
 	return !d.Final && reads&s.c.unknown&^d.Pending == 0 && (s.c.dns == 0 || d.Hinted)
 }
 
@@ -24,7 +24,7 @@ func (s *search) consider(i id, r *record) {
 	if r.flags&(isSkip|isDead) != 0 || s.enough(s.l.readsOf(r.reads)) || s.l.fails(r, &s.c) {
 		return
 	}
-	d, c := &s.d, &s.c
+	d, c := s.d, &s.c
 	if !differs(&s.l.outcomes[r.do], s.outcome, s.above(s.l.position(i)), &d.Mods) {
 		return
 	}

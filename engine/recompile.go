@@ -126,12 +126,13 @@ func (d *differ) patched(kept []int, place []id, patch []uint32) *Program {
 		r.rule = uint32(rule)
 	}
 	prog.layers = []*layer{&base}
-	prog.fields = base.fields
+	prog.fields, prog.crowded = base.fields, base.crowded
 	if len(patch) > 0 {
 		var top *layer
 		top, patch = newLayer(p, patch, prog.seeds)
 		prog.layers = append(prog.layers, top)
 		prog.fields |= top.fields
+		prog.crowded = prog.crowded || top.crowded
 	}
 	prog.order = mergeOrder(p, base.records, patch)
 	prog.place()

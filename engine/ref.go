@@ -77,6 +77,7 @@ type filing struct {
 func (b *builder) ref(f filing, without classSet) ref {
 	slices.Sort(f.ids)
 	ids := slices.Compact(f.ids)
+	b.crowded = b.crowded || len(ids) > shortList
 	var own ref
 	switch {
 	case len(ids) == 0:

@@ -27,12 +27,11 @@ type search struct {
 	open    bool
 	outcome *rules.Outcome // the winner's, the default's, or nil
 	// d is the decision, complete but for what open rules do to it.
-	// It is a value so that it stays on the stack.
-	d Decision
+	d *Decision
 
 	// later are long lists and nodes that wait until what is cheap has been looked
 	// at; then the most promising goes first: see drain.
-	later  [laterMost]later
+	later  *laterList // nil if no layer has any
 	nLater int
 
 	best, second         uint32 // positions, none
@@ -47,7 +46,7 @@ type search struct {
 
 const modKinds = 4 // log, throttle, mark, dscp
 
-// reset makes the zero search ready; its facts are set by newFacts.
+// reset makes the zero search ready; its facts are set by gather.
 func (s *search) reset() {
 	s.best, s.second = none, none
 	s.mods = [modKinds]uint32{none, none, none, none}
@@ -65,8 +64,11 @@ func (s *search) run(p *Program) {
 	}
 }
 
+// laterList is room for what waits.
+type laterList [laterMost]later
+
 // laterMost is how many places can wait; when one more comes, all are looked at.
-const laterMost = 12
+const laterMost = 16
 
 // later is a list or node that waits: its least id above; below, its place in
 // the pool, whether it is a node, and whether its rules have to be evaluated.
@@ -161,12 +163,20 @@ func (s *search) node(n *node) {
 			return
 		}
 	}
+	if n.far != nil {
+		s.ahead(n.far)
+	}
 	for _, x := range n.indexes {
-		if s.open && classFields[x.class]&s.c.blindUnknown != 0 {
+		switch {
+		case s.open && classFields[x.class]&s.c.blindUnknown != 0:
 			s.node(x.open)
-			continue
+		case x.class == classNames: // the two that most rules are filed in, without a jump table
+			s.names(x)
+		case x.class == classDst:
+			s.addr(&x.prefixes, s.c.flow.Dst)
+		default:
+			s.index(x)
 		}
-		s.index(x)
 	}
 	if n.runs != nil && s.open {
 		s.runs(n.runs)
@@ -175,14 +185,11 @@ func (s *search) node(n *node) {
 	s.list(n.rest)
 }
 
-// index looks up the flow's facts of the index's class.
+// index looks up the flow's facts of the index's class, which is neither names nor
+// destinations.
 func (s *search) index(x *index) {
 	f := s.c.flow
 	switch x.class {
-	case classNames:
-		s.names(x)
-	case classDst:
-		s.addr(&x.prefixes, f.Dst)
 	case classSrc:
 		s.addr(&x.prefixes, f.Src)
 	case classPort:
@@ -328,6 +335,14 @@ func (s *search) above(pos uint32) rules.Modifiers {
 	return m
 }
 
+// ahead reads where a search for the destination begins, so that its cache miss
+// overlaps with what is done before.
+func (s *search) ahead(x *prefixIndex) {
+	if a, known := s.c.flow.Dst.Get(); known && a.Is4() {
+		s.sum += uint64(x.v4.cell(toAddr4(a)))
+	}
+}
+
 func (s *search) addr(x *[2]*prefixIndex, v flow.Value[netip.Addr]) {
 	a, known := v.Get()
 	if !known || a.Zone() != "" { // no prefix holds an address with a zone
@@ -392,7 +407,7 @@ func (s *search) names(x *index) {
 	c := &s.c
 	for i := range c.nQueries {
 		q := &c.queries[i]
-		s.name(x, q.name, q.fields)
+		s.name(x, c.text(i), q.fields)
 	}
 	if c.dns != 0 {
 		for name := range c.flow.DNS.All() {
@@ -401,36 +416,43 @@ func (s *search) names(x *index) {
 	}
 }
 
+// name looks up a name and what it lies under, and looks for literals in it. The
+// first slots of the table are read before the literals are looked for, so that
+// their cache misses overlap with each other and with that.
 func (s *search) name(x *index, name string, fields fields3) {
-	if x.names != nil {
-		s.table(x.names, name, fields)
+	if x.names == nil {
+		if x.text != nil {
+			s.contained(x.text, name, fields)
+		}
+		return
+	}
+	var list [partsAtOnce]part
+	var c cursor
+	c.start(name)
+	n := s.l.seeds.parts(&c, name, x.names, &list)
+	for i := range n {
+		s.sum += x.names.slots[x.names.home(list[i].hash)].hash
 	}
 	if x.text != nil {
 		s.contained(x.text, name, fields)
 	}
+	s.parts(x.names, list[:n], fields)
+	for !c.done { // more labels than anyone has
+		n = s.l.seeds.parts(&c, name, x.names, &list)
+		s.parts(x.names, list[:n], fields)
+	}
 }
 
-// table looks up a name and what it lies under. All first slots are read before
-// any is used, so that their cache misses overlap.
-func (s *search) table(x *nameIndex, name string, fields fields3) {
-	var list [partsAtOnce]part
-	var c cursor
-	for c.start(name); !c.done; {
-		n := s.l.seeds.parts(&c, name, x, &list)
-		sum := uint64(0)
-		for i := range n {
-			sum += x.slots[x.home(list[i].hash)].hash
+// parts looks up parts of a name.
+func (s *search) parts(x *nameIndex, list []part, fields fields3) {
+	for i := range list {
+		p := &list[i]
+		kinds := uint8(1<<kindSuffix | 1<<kindUnder)
+		if p.whole {
+			kinds = 1<<kindExact | 1<<kindSuffix
 		}
-		s.sum = sum
-		for i := range n {
-			p := &list[i]
-			kinds := uint8(1<<kindSuffix | 1<<kindUnder)
-			if p.whole {
-				kinds = 1<<kindExact | 1<<kindSuffix
-			}
-			if t := x.look(p.nameHash, x.home(p.hash)); t != taggedNobody {
-				s.tagged(t, fields, kinds)
-			}
+		if t := x.look(p.nameHash, x.home(p.hash)); t != taggedNobody {
+			s.tagged(t, fields, kinds)
 		}
 	}
 }
