@@ -37,6 +37,9 @@ type System interface {
 type Kind struct {
 	// Build prepares rules, which are in order.
 	Build func([]workload.Rule) (System, error)
+	// Parse, if set, makes what Build is measured without: rules as the system
+	// holds them once it has read them. It returns the Build to measure.
+	Parse func([]workload.Rule) func() (System, error)
 	// Loose systems know neither states nor latencies.
 	Loose bool
 	// Judge says what a connection must be answered; nil: as a linear search over
@@ -46,10 +49,15 @@ type Kind struct {
 
 // Built is what a child tells of building.
 type Built struct {
+	Rules  int     `json:"rules"`
 	Millis float64 `json:"ms"`
-	// Bytes is what building has left on the heap.
-	Bytes int64  `json:"bytes"`
-	Error string `json:"error,omitempty"`
+	// Bytes is what building has left on the heap; Parsed is what parsing had left
+	// there before.
+	Bytes  int64 `json:"bytes"`
+	Parsed int64 `json:"parsed"`
+	// Resident is by how much both have enlarged the process.
+	Resident int64  `json:"resident"`
+	Error    string `json:"error,omitempty"`
 }
 
 // Pass is what a child tells of one pass.
@@ -93,7 +101,11 @@ func Serve(kinds map[string]Kind) {
 		fail("%v", err)
 	}
 	c := &child{kind: kind, shape: *shape, rules: list}
-	answer(c.build())
+	built := c.build()
+	answer(built)
+	if built.Error != "" {
+		return
+	}
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var what string
 		var arg int
@@ -128,24 +140,46 @@ func fail(format string, args ...any) {
 }
 
 func (c *child) build() Built {
+	begin, size := heap(), resident()
+	build := func() (System, error) { return c.kind.Build(c.rules) }
+	if c.kind.Parse != nil {
+		build = c.kind.Parse(c.rules)
+	}
 	before := heap()
 	start := time.Now()
-	sys, err := c.kind.Build(c.rules)
+	sys, err := build()
 	took := time.Since(start)
 	if err != nil {
 		return Built{Error: err.Error()}
 	}
 	c.sys = sys
-	return Built{Millis: float64(took.Microseconds()) / 1000, Bytes: heap() - before}
+	after := heap()
+	return Built{
+		Rules: len(c.rules), Millis: float64(took.Microseconds()) / 1000,
+		Bytes: after - before, Parsed: before - begin, Resident: resident() - size,
+	}
 }
 
-// heap returns the bytes that are in use.
+// heap returns the bytes that are in use, and gives the others back.
 func heap() int64 {
-	debug.FreeOSMemory() // collects twice, so that finalizers have run
-	runtime.GC()
+	runtime.GC() // so that finalizers have run
+	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// resident returns the size of the process in memory, in bytes.
+func resident() int64 {
+	data, err := os.ReadFile("/proc/self/statm")
+	var size, pages int64
+	if err == nil {
+		_, err = fmt.Sscan(string(data), &size, &pages)
+	}
+	if err != nil {
+		fail("%v", err)
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 // check compares the answers to n connections.

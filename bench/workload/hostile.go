@@ -181,9 +181,9 @@ func withNames(list []Rule, n int, name func(*rand.Rand) string) []Conn {
 	return out
 }
 
-// ClassBench reads a ClassBench filter set: a line a rule, the earlier first.
-// The TCP flags are left out, as a connection has none.
-func ClassBench(data []byte) ([]Rule, error) {
+// filterSet reads a ClassBench filter set: a line a rule, the earlier first. The
+// TCP flags are left out, as a connection has none.
+func filterSet(data []byte) ([]Rule, error) {
 	var list []Rule
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
 		var src, dst string
@@ -219,6 +219,3 @@ func ClassBench(data []byte) ([]Rule, error) {
 	}
 	return list, nil
 }
-
-// ClassBenchConns are connections in the ranges of random rules.
-func ClassBenchConns(list []Rule, n int) []Conn { return hostileConns(list, n) }

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+
+	"netpolicy.dev/netpolicy/bench/measure"
+	"netpolicy.dev/netpolicy/bench/workload"
+)
+
+// row is one line of the table, as results.json has it.
+type row struct {
+	System string  `json:"system"`
+	N      int     `json:"n"`
+	Shape  string  `json:"shape"`
+	Mode   string  `json:"mode"` // warm: 16,384 connections in turn, cold: a million
+	NS     float64 `json:"ns"`   // CPU of the process, for each decision: median of the passes
+	WallNS float64 `json:"wall_ns"`
+	Allocs float64 `json:"allocs"`
+	// BytesPerRule is what building has left on the heap, BuildMS its time.
+	BytesPerRule float64 `json:"bytes_per_rule"`
+	BuildMS      float64 `json:"build_ms"`
+	// PolicyBytes are for the rules as they have been read, beside BytesPerRule; 0 for
+	// systems that have no such form. Resident is by how much both enlarge the process.
+	PolicyBytes float64 `json:"policy_bytes_per_rule"`
+	Resident    float64 `json:"resident_bytes_per_rule"`
+	Checked     int     `json:"checked"` // answers that were as a linear search gives them
+}
+
+const (
+	warmConns = 16_384
+	coldConns = 1_000_000
+	coldFrom  = 10_000 // rules: fewer are always in a cache
+	// The least a pass takes, in milliseconds: enough for the clock, and for all
+	// connections where one takes a microsecond.
+	warmPass = 100
+	coldPass = 500
+)
+
+// checks is how many answers are compared: a linear search over many rules is slow.
+func checks(rules int) int {
+	if rules >= 100_000 {
+		return 200
+	}
+	return 1000
+}
+
+// compare builds all contestants, one after the other, and lets their passes take turns.
+func (b *bench) compare(n int, list []contestant) error {
+	var all []*child
+	defer func() {
+		for _, c := range all {
+			c.stop()
+		}
+	}()
+	for _, who := range list {
+		c, err := b.start(who, n)
+		if err != nil {
+			return fmt.Errorf("%s, %s of %d: %w", who.system, who.shape, n, err)
+		}
+		all = append(all, c)
+		progress("%-13s %-14s %8d rules  built in %.1f ms, %d bytes a rule", who.system, who.shape, c.built.Rules,
+			c.built.Millis, c.built.Bytes/int64(max(1, c.built.Rules)))
+	}
+	if err := b.measure(all, "warm", warmConns, warmPass); err != nil {
+		return err
+	}
+	if n < coldFrom {
+		return nil
+	}
+	cold := slices.DeleteFunc(slices.Clone(all), func(c *child) bool { return !takesCold[c.who] })
+	return b.measure(cold, "cold", coldConns, coldPass)
+}
+
+// takesCold are those that get through a million connections.
+var takesCold = map[contestant]bool{
+	{ourName, workload.NRules}: true, {ourSetName, workload.Set}: true, {"xray", workload.Set}: true,
+}
+
+// measure measures one mode.
+func (b *bench) measure(all []*child, mode string, conns, millis int) error {
+	for _, c := range all {
+		var loaded int
+		if err := c.ask(&loaded, "load", conns); err != nil {
+			return err
+		}
+		var checked measure.Check
+		if err := c.ask(&checked, "check", checks(c.built.Rules)); err != nil {
+			return err
+		}
+		if checked.Wrong > 0 {
+			return fmt.Errorf("%s, %s: %d of %d answers are wrong, the first: %s", c.who.system, c.who.shape, checked.Wrong, checked.Compared, checked.First)
+		}
+		c.checked = checked.Compared
+		c.done = nil
+	}
+	for range b.passes {
+		for _, c := range all {
+			var p measure.Pass
+			if err := c.ask(&p, "pass", millis); err != nil {
+				return err
+			}
+			c.done = append(c.done, p)
+		}
+	}
+	for _, c := range all {
+		b.add(c, mode)
+	}
+	return nil
+}
+
+// add makes the row of one contestant.
+func (b *bench) add(c *child, mode string) {
+	rules := float64(max(1, c.built.Rules))
+	r := row{
+		System: c.who.system, N: c.built.Rules, Shape: c.who.shape, Mode: mode, Checked: c.checked,
+		NS:           median(c.done, func(p measure.Pass) float64 { return float64(p.CPU) / float64(p.Decisions) }),
+		WallNS:       median(c.done, func(p measure.Pass) float64 { return float64(p.Wall) / float64(p.Decisions) }),
+		Allocs:       median(c.done, func(p measure.Pass) float64 { return float64(p.Allocs) / float64(p.Decisions) }),
+		BytesPerRule: float64(c.built.Bytes) / rules, BuildMS: c.built.Millis,
+		PolicyBytes: float64(c.built.Parsed) / rules, Resident: float64(c.built.Resident) / rules,
+	}
+	if r.System == ourSetName {
+		r.System = ourName
+	}
+	if r.Allocs < 0.001 { // the collector's own, of a whole pass
+		r.Allocs = 0
+	}
+	b.rows = append(b.rows, r)
+	for _, p := range c.done {
+		b.raw = append(b.raw, fmt.Sprintf("BenchmarkDecide/system=%s/shape=%s/n=%d/mode=%s %d %.2f ns/op %.2f wall-ns/op %.3f allocs/op",
+			r.System, r.Shape, r.N, mode, p.Decisions, float64(p.CPU)/float64(p.Decisions), float64(p.Wall)/float64(p.Decisions),
+			float64(p.Allocs)/float64(p.Decisions)))
+	}
+	progress("%-13s %-14s %8d rules  %s %.1f ns, %.3f allocations", r.System, r.Shape, r.N, mode, r.NS, r.Allocs)
+}
+
+func median[T any](list []T, of func(T) float64) float64 {
+	values := make([]float64, len(list))
+	for i := range list {
+		values[i] = of(list[i])
+	}
+	slices.SortFunc(values, cmp.Compare[float64])
+	if len(values) == 0 {
+		return 0
+	}
+	return values[len(values)/2]
+}
+
+// child is a process that measures one contestant.
+type child struct {
+	who     contestant
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Reader
+	built   measure.Built
+	checked int
+	done    []measure.Pass
+}
+
+func (b *bench) start(who contestant, n int) (*child, error) {
+	program := b.peers
+	if who.system == ourName || who.system == ourSetName || who.system == linearName {
+		program = b.own
+	}
+	c := &child{who: who, cmd: exec.Command(program, "-system", who.system, "-shape", who.shape, "-n", strconv.Itoa(n))}
+	c.cmd.Stderr = os.Stderr
+	var err error
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.out = bufio.NewReader(out)
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := c.read(&c.built); err != nil {
+		c.stop()
+		return nil, err
+	}
+	if c.built.Error != "" {
+		c.stop()
+		return nil, errors.New(c.built.Error)
+	}
+	return c, nil
+}
+
+// ask sends a request and reads the answer.
+func (c *child) ask(answer any, request string, arg int) error {
+	if _, err := fmt.Fprintln(c.in, request, arg); err != nil {
+		return err
+	}
+	return c.read(answer)
+}
+
+func (c *child) read(answer any) error {
+	line, err := c.out.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("%s gave no answer: %w", c.who.system, err)
+	}
+	return json.Unmarshal(line, answer)
+}
+
+// stop ends the child, which leaves when it is asked nothing more.
+func (c *child) stop() {
+	c.in.Close()
+	if err := c.cmd.Wait(); err != nil {
+		progress("%s: %v", c.who.system, err)
+	}
+}

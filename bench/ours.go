@@ -1,0 +1,61 @@
+package main
+
+import (
+	"netpolicy.dev/netpolicy/bench/measure"
+	"netpolicy.dev/netpolicy/bench/workload"
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// The systems that this program measures itself.
+const (
+	ourName    = "netpolicy"
+	ourSetName = "netpolicy-set" // the same, asked about one rule over a set
+	linearName = "linear"
+)
+
+var ours = map[string]measure.Kind{
+	ourName:    {Parse: parser(workload.Policy)},
+	ourSetName: {Parse: parser(workload.SetPolicy)},
+	linearName: {Build: newLinear},
+}
+
+// parser makes the policy beforehand, so that compiling it is what is measured.
+func parser(policy func([]workload.Rule) *rules.Policy) func([]workload.Rule) func() (measure.System, error) {
+	return func(list []workload.Rule) func() (measure.System, error) {
+		p := policy(list)
+		return func() (measure.System, error) {
+			return &decider{prog: engine.Compile(p), world: engine.OfflineWorld(p, state.Normal)}, nil
+		}
+	}
+}
+
+// decider is netpolicy's engine.
+type decider struct {
+	prog  *engine.Program
+	world *state.World
+	flows []flow.Flow
+}
+
+func (d *decider) Load(conns []workload.Conn) { d.flows = workload.Flows(conns) }
+
+func (d *decider) Decide(i int) int {
+	answer := d.prog.Decide(&d.flows[i], d.world)
+	return answer.Asked // the outcomes are routes; no rule: -1, which is NoMatch
+}
+
+// scan is the linear search.
+type scan struct {
+	*workload.Linear
+	conns []workload.Conn
+}
+
+func newLinear(list []workload.Rule) (measure.System, error) {
+	return &scan{Linear: workload.NewLinear(list, false)}, nil
+}
+
+func (s *scan) Load(conns []workload.Conn) { s.conns = conns }
+
+func (s *scan) Decide(i int) int { return s.Linear.Decide(&s.conns[i]) }
