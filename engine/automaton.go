@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"math/bits"
 	"strings"
 )
 
@@ -16,16 +17,24 @@ type automaton struct {
 	states []autoState
 	labels []byte // by state: the byte that leads to it
 	ends   []autoEnd
+	depth  int // of the deepest state: a state depends on no more bytes before it
 }
 
 // autoState is what each byte of a text reads, in 16 bytes.
 type autoState struct {
-	first    uint32 // child
-	fail     uint32 // the longest proper suffix that is a state, too
-	least    id     // of the literals that end here and at all links
-	children uint8  // no literal holds control characters: fewer than 256
-	inline   [3]byte
+	first uint32 // child
+	fail  uint32 // the longest proper suffix that is a state, too
+	least id     // of the literals that end here and at all links
+	// few has, from the lowest byte, the number of children, and the bytes that lead
+	// to them if they are at most fewChildren. No literal has control characters, so
+	// that there are fewer than 256 children, and 0 is none.
+	few uint32
 }
+
+const fewChildren = 3
+
+// children returns how many there are.
+func (s *autoState) children() uint32 { return s.few & 0xff }
 
 // autoEnd is what ends in a state.
 type autoEnd struct {
@@ -46,7 +55,7 @@ func newAutomaton(x *textIndex, list []uint32, least func(tagged) id) *automaton
 	a := &automaton{}
 	level := []span{{0, len(list), 0}}
 	a.add(0)
-	for len(level) > 0 {
+	for ; len(level) > 0; a.depth++ {
 		var next []span
 		base := len(a.states) - len(level)
 		for i, at := range level {
@@ -66,10 +75,10 @@ func newAutomaton(x *textIndex, list []uint32, least func(tagged) id) *automaton
 				}
 				next = append(next, span{at.from, to, at.depth + 1})
 				a.add(label)
-				if int(s.children) < len(s.inline) {
-					s.inline[s.children] = label
+				if n := s.children(); n < fewChildren {
+					s.few |= uint32(label) << (8 * (n + 1))
 				}
-				s.children++
+				s.few++
 				at.from = to
 			}
 			a.states[base+i] = s
@@ -90,7 +99,7 @@ func (a *automaton) add(label byte) {
 func (a *automaton) link() {
 	for s := range a.states {
 		first := a.states[s].first
-		for child := first; child < first+uint32(a.states[s].children); child++ {
+		for child := first; child < first+a.states[s].children(); child++ {
 			c := &a.states[child]
 			if s > 0 {
 				c.fail = a.next(a.states[s].fail, a.labels[child])
@@ -107,15 +116,18 @@ func (a *automaton) link() {
 
 // next returns the state after one more byte of a text.
 func (a *automaton) next(s uint32, b byte) uint32 {
+	if b < ' ' {
+		return 0
+	}
 	for {
 		at := &a.states[s]
-		if n := int(at.children); n <= len(at.inline) {
-			for i := range n {
-				if at.inline[i] == b {
-					return at.first + uint32(i)
-				}
+		if n := at.children(); n <= fewChildren {
+			// All are compared at once: which one it is can't be predicted.
+			x := at.few>>8 ^ uint32(b)*0x010101
+			if equal := (x - 0x010101) &^ x & 0x808080; equal != 0 {
+				return at.first + uint32(bits.TrailingZeros32(equal))/8
 			}
-		} else if i := bytes.IndexByte(a.labels[at.first:at.first+uint32(n)], b); i >= 0 {
+		} else if i := bytes.IndexByte(a.labels[at.first:at.first+n], b); i >= 0 {
 			return at.first + uint32(i)
 		}
 		if s == 0 {
@@ -123,6 +135,35 @@ func (a *automaton) next(s uint32, b byte) uint32 {
 		}
 		s = at.fail
 	}
+}
+
+// run follows a text from a state and notes the state after each byte. A long text
+// is followed from two places at once, so that cache misses overlap.
+func (a *automaton) run(s uint32, text string, visited *[crowdText]uint32) uint32 {
+	half := len(text) / 2
+	from := half - a.depth // what comes out from half on does not depend on where it began
+	if from <= 0 {
+		for i := range len(text) {
+			s = a.next(s, text[i])
+			visited[i] = s
+		}
+		return s
+	}
+	second := uint32(0)
+	for i := range from {
+		s, second = a.next(s, text[i]), a.next(second, text[from+i])
+		visited[i] = s
+		visited[from+i] = second // below half it is written again
+	}
+	for i := 2 * from; i < len(text); i++ {
+		second = a.next(second, text[i])
+		visited[i] = second
+	}
+	for i := from; i < half; i++ {
+		s = a.next(s, text[i])
+		visited[i] = s
+	}
+	return second
 }
 
 // holds reports whether the literal of an end stands in a text of which the

@@ -128,15 +128,18 @@ func newLayer(p *rules.Policy, list []uint32, s seeds) (*layer, []uint32) {
 // pivot, or, without one, in rest.
 type node struct {
 	least id
-	// first are the first of many rules, in order. Where rules ask for little
-	// else, one of them is the answer, and the indexes are not needed.
-	first []id
+	// extra is set if one of the fields behind rest is: these are seldom, and stand
+	// in another cache line.
+	extra bool
+	// indexes are in the order of their classes.
+	indexes []index
 	// rest are the rules without a pivot, in order; runs are the same for a
 	// search for open rules.
 	rest []id
 	runs []run
-
-	indexes []*index // in the order of their classes
+	// first are the first of many rules, in order. Where rules ask for little
+	// else, one of them is the answer, and the indexes are not needed.
+	first []id
 	// far is the index of IPv4 destinations if it is too large for a cache.
 	far *prefixIndex
 }
@@ -147,7 +150,7 @@ type index struct {
 	names    *nameIndex
 	text     *textIndex      // of names and of strings
 	prefixes [2]*prefixIndex // IPv4 and IPv6
-	ports    *portIndex
+	ports    portIndex // without a tree: none
 	numbers  map[uint64]ref
 	strings  map[string]ref
 	// open has the rules that are filed here, filed anew without the class: they
@@ -316,14 +319,16 @@ func (b *builder) finish(n *node, d *draft, without classSet, open bool) {
 		below := without.with(c)
 		x := b.index(d, c, below, open)
 		x.open = b.node(slices.Compact(d.open[c]), below, true) // what one rule files stands together
-		n.indexes = append(n.indexes, x)
+		n.indexes = append(n.indexes, *x)
 	}
 	n.indexes = slices.Clone(n.indexes)
-	for _, x := range n.indexes {
+	for i := range n.indexes {
+		x := &n.indexes[i]
 		if p := x.prefixes[0]; x.class == classDst && p != nil && len(p.v4.top) >= farTop {
 			n.far = p
 		}
 	}
+	n.extra = n.runs != nil || n.first != nil || n.far != nil
 }
 
 // index makes the index of one class.
@@ -360,7 +365,7 @@ func (b *builder) index(d *draft, c class, below classSet, open bool) *index {
 	return x
 }
 
-func (b *builder) portIndexOf(list []portRef, without classSet) *portIndex {
+func (b *builder) portIndexOf(list []portRef, without classSet) portIndex {
 	ranges := make([]rules.PortRange, len(list))
 	for i := range list {
 		ranges[i] = list[i].rng

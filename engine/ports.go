@@ -12,8 +12,15 @@ import (
 // ports.
 type portIndex struct {
 	bounds bounds[uint32]
-	tree   []ref // leaves in the second half
-	least  []id
+	tree   []portNode // leaves in the second half
+	// path has, by leaf, the least id of its node and all above it: mostly there is
+	// no need to look at them.
+	path []id
+}
+
+type portNode struct {
+	ref   ref
+	least id
 }
 
 // portFiling gathers what is filed under the nodes of a portIndex.
@@ -56,11 +63,18 @@ func (f *portFiling) add(r rules.PortRange, file func(*filing)) {
 	}
 }
 
-func (b *builder) portIndex(f *portFiling, without classSet) *portIndex {
-	x := &portIndex{bounds: f.bounds, tree: make([]ref, len(f.tree)), least: make([]id, len(f.tree))}
+func (b *builder) portIndex(f *portFiling, without classSet) portIndex {
+	n := len(f.bounds.start)
+	x := portIndex{bounds: f.bounds, tree: make([]portNode, 2*n), path: make([]id, n)}
 	for i := range f.tree {
-		x.tree[i] = b.ref(f.tree[i], without)
-		x.least[i] = b.pool.least(x.tree[i])
+		r := b.ref(f.tree[i], without)
+		x.tree[i] = portNode{r, b.pool.least(r)}
+	}
+	for leaf := range x.path {
+		x.path[leaf] = none
+		for at := leaf + n; at > 0; at >>= 1 {
+			x.path[leaf] = min(x.path[leaf], x.tree[at].least)
+		}
 	}
 	return x
 }

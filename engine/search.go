@@ -157,16 +157,11 @@ func (s *search) node(n *node) {
 	if n.least >= s.bound {
 		return
 	}
-	if n.first != nil && !s.open {
-		s.list(n.first)
-		if n.first[firstRules-1] >= s.bound {
-			return
-		}
+	if n.extra && s.extra(n) {
+		return
 	}
-	if n.far != nil {
-		s.ahead(n.far)
-	}
-	for _, x := range n.indexes {
+	for i := range n.indexes {
+		x := &n.indexes[i]
 		switch {
 		case s.open && classFields[x.class]&s.c.blindUnknown != 0:
 			s.node(x.open)
@@ -178,11 +173,25 @@ func (s *search) node(n *node) {
 			s.index(x)
 		}
 	}
-	if n.runs != nil && s.open {
+	if s.open && n.runs != nil {
 		s.runs(n.runs)
 		return
 	}
 	s.list(n.rest)
+}
+
+// extra looks at what few nodes have; true if that was enough.
+func (s *search) extra(n *node) bool {
+	if n.first != nil && !s.open {
+		s.list(n.first)
+		if n.first[firstRules-1] >= s.bound {
+			return true
+		}
+	}
+	if n.far != nil {
+		s.ahead(n.far)
+	}
+	return false
 }
 
 // index looks up the flow's facts of the index's class, which is neither names nor
@@ -193,9 +202,9 @@ func (s *search) index(x *index) {
 	case classSrc:
 		s.addr(&x.prefixes, f.Src)
 	case classPort:
-		s.port(x.ports, f.DstPort)
+		s.port(&x.ports, f.DstPort)
 	case classSrcPort:
-		s.port(x.ports, f.SrcPort)
+		s.port(&x.ports, f.SrcPort)
 	case classProto:
 		number(s, x.numbers, f.Proto)
 	case classDSCP:
@@ -367,12 +376,16 @@ func (s *search) addr(x *[2]*prefixIndex, v flow.Value[netip.Addr]) {
 
 func (s *search) port(x *portIndex, v flow.Value[uint16]) {
 	port, known := v.Get()
-	if !known {
+	if !known || x.tree == nil {
 		return
 	}
-	for at := int(x.bounds.find(uint32(port))) + len(x.bounds.start); at > 0; at >>= 1 {
-		if x.least[at] < s.bound {
-			s.visit(x.tree[at])
+	leaf := int(x.bounds.find(uint32(port)))
+	if x.path[leaf] >= s.bound {
+		return
+	}
+	for at := leaf + len(x.path); at > 0; at >>= 1 {
+		if n := &x.tree[at]; n.least < s.bound {
+			s.visit(n.ref)
 		}
 	}
 }
@@ -481,10 +494,9 @@ func (s *search) crowd(x *textIndex, text string, fields fields3) {
 		part := text[from:min(from+crowdText, len(text))]
 		best, next := 0, 0 // a decision looks for two rules: the winner and the runner-up
 		least, more := none, none
+		state = a.run(state, part, &visited)
 		for i := range len(part) {
-			state = a.next(state, part[i])
-			visited[i] = state
-			switch l := a.states[state].least; {
+			switch l := a.states[visited[i]].least; {
 			case l < least:
 				best, next, least, more = i, best, l, least
 			case l > least && l < more:

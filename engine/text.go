@@ -28,7 +28,7 @@ type textIndex struct {
 }
 
 // gramCrowd is the most literals that are searched among those with one gram.
-const gramCrowd = 16
+const gramCrowd = 4
 
 // A literal of fewer bytes than shortText is rare in rules and frequent in texts.
 const (
@@ -156,12 +156,20 @@ func (x *textIndex) link(b *builder) {
 // slot returns where a search in the table begins: by other bits than the filter's.
 func (x *textIndex) slot(hash uint64) int { return int(hash>>24) & (len(x.grams) - 1) }
 
-// uncrowd moves the literals of long runs to the automaton and returns the others.
+// uncrowd moves the literals of long runs to the automaton and returns the others:
+// none if most are in long runs, as looking twice costs more.
 func (x *textIndex) uncrowd(b *builder, runs []gramRun) []gramRun {
+	crowded := 0
+	for _, r := range runs {
+		if r.to-r.from > gramCrowd {
+			crowded += int(r.to - r.from)
+		}
+	}
+	all := 2*crowded > len(x.literals)
 	var crowd []uint32
 	few := runs[:0]
 	for _, r := range runs {
-		if r.to-r.from <= gramCrowd {
+		if !all && r.to-r.from <= gramCrowd {
 			few = append(few, r)
 			continue
 		}

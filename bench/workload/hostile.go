@@ -68,9 +68,6 @@ func onePrefix(n int) []Rule {
 func sharedGrams(n int) []Rule {
 	return hostile(n, 4, func(rng *rand.Rand, r *Rule) {
 		r.Kind, r.Name = rules.Keyword, "shared"+word(rng, 2+rng.IntN(5))
-		if rng.IntN(2) == 0 { // most names have it, so that ports must tell
-			r.Name, r.Ports = r.Name[:7], narrow(rng)
-		}
 	})
 }
 
