@@ -7,6 +7,7 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
 )
 
 // layer is a classifier over some of a policy's rules. Its ids number them in
@@ -23,7 +24,7 @@ type layer struct {
 	reads     []FieldSet
 	fields    FieldSet // that any rule reads
 	seeds     seeds
-	crowded   bool // some key has more than shortList rules
+	crowded   bool // rules may have to wait: see search.postpone
 }
 
 // builder makes a layer.
@@ -139,7 +140,7 @@ type node struct {
 	runs []run
 	// first are the first of many rules, in order. Where rules ask for little
 	// else, one of them is the answer, and the indexes are not needed.
-	first []id
+	first []early
 	// far is the index of IPv4 destinations if it is too large for a cache.
 	far *prefixIndex
 }
@@ -150,7 +151,7 @@ type index struct {
 	names    *nameIndex
 	text     *textIndex      // of names and of strings
 	prefixes [2]*prefixIndex // IPv4 and IPv6
-	ports    portIndex // without a tree: none
+	ports    portIndex       // without a tree: none
 	numbers  map[uint64]ref
 	strings  map[string]ref
 	// open has the rules that are filed here, filed anew without the class: they
@@ -213,17 +214,43 @@ const (
 
 // firstOf returns the first of ids, or nil if all of them ask for so much else
 // that hardly one will be true.
-func (b *builder) firstOf(ids []id) []id {
+func (b *builder) firstOf(ids []id) []early {
 	sorted := slices.Clone(ids)
 	slices.Sort(sorted)
 	likely := 0
-	for _, i := range sorted[:firstRules] {
+	list := make([]early, firstRules)
+	for at, i := range sorted[:firstRules] {
 		likely += b.likelihood(&b.records[i])
+		list[at] = b.early(i)
 	}
 	if likely < certain/2 {
 		return nil
 	}
-	return slices.Clone(sorted[:firstRules])
+	return list
+}
+
+// early is one of the first rules of a node, with a copy of what its record asks
+// for, as far as a tuple holds it: the records themselves lie far apart.
+type early struct {
+	id     id
+	active state.Set
+	protos protoSet // 0: not asked for
+	tuple  tuple
+}
+
+func (b *builder) early(i id) early {
+	r := &b.records[i]
+	e := early{id: i, active: r.active}
+	if r.flags&hasProto != 0 {
+		e.protos = r.protos
+	}
+	switch {
+	case r.flags&hasRange != 0:
+		e.tuple.has, e.tuple.ports[0] = tuplePort, r.ports
+	case r.flags&hasTuple != 0:
+		e.tuple = b.tuples[r.ports]
+	}
+	return e
 }
 
 const certain = 1 << 16

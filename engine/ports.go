@@ -65,6 +65,7 @@ func (f *portFiling) add(r rules.PortRange, file func(*filing)) {
 
 func (b *builder) portIndex(f *portFiling, without classSet) portIndex {
 	n := len(f.bounds.start)
+	b.crowded = b.crowded || n > bigTree
 	x := portIndex{bounds: f.bounds, tree: make([]portNode, 2*n), path: make([]id, n)}
 	for i := range f.tree {
 		r := b.ref(f.tree[i], without)

@@ -70,16 +70,17 @@ type laterList [laterMost]later
 // laterMost is how many places can wait; when one more comes, all are looked at.
 const laterMost = 16
 
-// later is a list or node that waits: its least id above; below, its place in
-// the pool, whether it is a node, and whether its rules have to be evaluated.
+// later is a rule, list or node that waits: its least id above; below, its place in
+// the pool, which of these it is, and whether its rules have to be evaluated.
 type later uint64
 
 const (
 	laterNode   later = 1 << 30
 	laterVerify later = 1 << 31
+	laterOne    later = 1<<30 - 1 // no place in the pool
 )
 
-// postpone makes a list or node wait.
+// postpone makes a rule, list or node wait.
 func (s *search) postpone(r ref, least id) {
 	if s.nLater == laterMost {
 		s.drain()
@@ -88,7 +89,10 @@ func (s *search) postpone(r ref, least id) {
 		}
 	}
 	n := later(least)<<32 | later(r&^refForm)
-	if r&refForm == refNode {
+	switch r & refForm {
+	case refOne:
+		n |= laterOne
+	case refNode:
 		n |= laterNode
 	}
 	if s.verify {
@@ -116,10 +120,12 @@ func (s *search) drain() {
 		s.nLater--
 		s.later[first] = s.later[s.nLater]
 		s.verify = n&laterVerify != 0
-		at := ref(n) &^ ref(laterNode|laterVerify)
-		if n&laterNode != 0 {
+		switch at := ref(n &^ (laterNode | laterVerify)); {
+		case n&laterNode != 0:
 			s.node(s.l.pool.nodes[at])
-		} else {
+		case at == ref(laterOne):
+			s.candidate(id(n >> 32))
+		default:
 			s.list(s.l.pool.list(at))
 		}
 	}
@@ -183,9 +189,14 @@ func (s *search) node(n *node) {
 // extra looks at what few nodes have; true if that was enough.
 func (s *search) extra(n *node) bool {
 	if n.first != nil && !s.open {
-		s.list(n.first)
-		if n.first[firstRules-1] >= s.bound {
-			return true
+		for i := range n.first {
+			e := &n.first[i]
+			if e.id >= s.bound {
+				return true
+			}
+			if e.active.Has(s.c.state) && (e.protos == 0 || s.hasProto(e.protos)) && e.tuple.eval(s.c.flow) == isTrue {
+				s.candidate(e.id)
+			}
 		}
 	}
 	if n.far != nil {
@@ -226,6 +237,11 @@ func (s *search) index(x *index) {
 	case classIface:
 		s.text(x, f.IfaceIn)
 	}
+}
+
+func (s *search) hasProto(of protoSet) bool {
+	proto, known := s.c.flow.Proto.Get()
+	return known && protoBit(uint32(proto))&of != 0
 }
 
 func (s *search) list(ids []id) {
@@ -374,6 +390,10 @@ func (s *search) addr(x *[2]*prefixIndex, v flow.Value[netip.Addr]) {
 	}
 }
 
+// bigTree is from how many leaves on there are so many rules around a port that
+// even single ones wait for better ones.
+const bigTree = 64
+
 func (s *search) port(x *portIndex, v flow.Value[uint16]) {
 	port, known := v.Get()
 	if !known || x.tree == nil {
@@ -384,7 +404,11 @@ func (s *search) port(x *portIndex, v flow.Value[uint16]) {
 		return
 	}
 	for at := leaf + len(x.path); at > 0; at >>= 1 {
-		if n := &x.tree[at]; n.least < s.bound {
+		switch n := &x.tree[at]; {
+		case n.least >= s.bound:
+		case len(x.path) > bigTree && n.ref&refForm != refMany:
+			s.postpone(n.ref, n.least)
+		default:
 			s.visit(n.ref)
 		}
 	}

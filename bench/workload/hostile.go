@@ -166,7 +166,7 @@ func gramConns(list []Rule, n int) []Conn {
 }
 
 func denseConns(list []Rule, n int) []Conn {
-	return withNames(list, n, func(rng *rand.Rand) string { return letters(rng, 50) + ".example" })
+	return withNames(list, n, func(rng *rand.Rand) string { return letters(rng, 32) + ".example" })
 }
 
 func withNames(list []Rule, n int, name func(*rand.Rand) string) []Conn {
