@@ -140,8 +140,10 @@ func (a *automaton) next(s uint32, b byte) uint32 {
 // run follows a text from a state and notes the state after each byte. A long text
 // is followed from two places at once, so that cache misses overlap.
 func (a *automaton) run(s uint32, text string, visited *[crowdText]uint32) uint32 {
-	half := len(text) / 2
-	from := half - a.depth // what comes out from half on does not depend on where it began
+	// The second run begins so far before the end of the first that from there on
+	// it does not depend on where it began, and both are as long.
+	half := (len(text) + a.depth + 1) / 2
+	from := len(text) - half
 	if from <= 0 {
 		for i := range len(text) {
 			s = a.next(s, text[i])
@@ -150,17 +152,9 @@ func (a *automaton) run(s uint32, text string, visited *[crowdText]uint32) uint3
 		return s
 	}
 	second := uint32(0)
-	for i := range from {
+	for i := range half {
 		s, second = a.next(s, text[i]), a.next(second, text[from+i])
-		visited[i] = s
-		visited[from+i] = second // below half it is written again
-	}
-	for i := 2 * from; i < len(text); i++ {
-		second = a.next(second, text[i])
-		visited[i] = second
-	}
-	for i := from; i < half; i++ {
-		s = a.next(s, text[i])
+		visited[from+i] = second // written again if it is below half
 		visited[i] = s
 	}
 	return second
