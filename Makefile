@@ -4,7 +4,7 @@ GO      ?= go
 LDFLAGS := -s -w
 export GOFLAGS += -trimpath
 
-.PHONY: run test check bench build setup fuzz nightly accept clean
+.PHONY: run test check bench bench-packages build setup fuzz nightly accept clean
 
 run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
@@ -17,7 +17,12 @@ check: ## vet, staticcheck, gofumpt
 	$(GO) tool staticcheck ./...
 	@test -z "$$($(GO) tool gofumpt -l .)" || { echo "gofumpt would change:"; $(GO) tool gofumpt -l .; exit 1; }
 
-bench: ## benchmarks of the pure packages
+bench: ## ours beside Xray, sing-box, OPA and cel-go, into bench/results.md: a quarter of an hour
+	$(GO) build -C bench/peers -o ../../bin/peers .
+	$(GO) build -o bin/bench ./bench
+	bin/bench -peers bin/peers
+
+bench-packages: ## benchmarks of the pure packages
 	$(GO) test -run '^$$' -bench . -benchmem ./flow ./rules/... ./engine ./state ./actions/... ./inspector/...
 
 build: ## both binaries into bin/
