@@ -171,7 +171,7 @@ var examples = map[Code]example{
 		"What the policy asks for is checked and explained, but this program, or the backend in use, can't carry it out yet.",
 		"throttles: {slow: {down: 2mbit}}\nrules:\n  - {name: a, priority: 0, match: {port: 443}, action: {throttle: slow}}\n",
 	},
-	"NP901": {"A file has at most 8 MiB.", ""},
+	"NP901": {"A file has at most 16 MiB.", ""},
 	"NP902": {"Blocks are nested at most 200 deep.", ""},
 	"NP903": {"A policy has at most 1,000,000 rules.", ""},
 	"NP904": {

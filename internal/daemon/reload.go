@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	// maxPolicy bounds the policy file that is read (language.md section 2); one
-	// byte more is read so that the parser can say NP9xx.
-	maxPolicy = 8 << 20
+	// maxPolicy bounds the policy file that is read; one byte more is read so that
+	// the parser can say NP901.
+	maxPolicy = yaml.MaxSize
 	// maxReported is how many errors of a rejected policy status keeps.
 	maxReported = 10
 )
