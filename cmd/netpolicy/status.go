@@ -195,6 +195,13 @@ func writeStatus(w io.Writer, s *api.Status) {
 		fmt.Fprintf(w, "sources  %s\n", strings.Join(append([]string{strings.Join(running, ", ")}, failed...), "; "))
 	}
 	fmt.Fprintf(w, "flows    %d followed, %d addresses with names, %d decisions\n", s.Flows, s.Names, s.Decisions)
+	for i, h := range s.Hits {
+		lead := "hits"
+		if i > 0 {
+			lead = ""
+		}
+		fmt.Fprintf(w, "%-8s %d by %s\n", lead, h.Decisions, h.Rule)
+	}
 	for _, q := range slices.Sorted(maps.Keys(s.Drops)) {
 		if n := s.Drops[q]; n > 0 {
 			fmt.Fprintf(w, "dropped  %d %s (queue full)\n", n, q)

@@ -44,8 +44,17 @@ type Status struct {
 	Flows     int    `json:"flows"` // flows followed now
 	Names     int    `json:"names"` // addresses with a live DNS name
 	Decisions uint64 `json:"decisions"`
+	// Hits are the rules that have decided most often since the policy became live,
+	// the most first.
+	Hits []Hits `json:"hits"`
 	// Drops counts what full queues lost, by queue.
 	Drops map[string]uint64 `json:"drops"`
+}
+
+// Hits is how often a rule has decided.
+type Hits struct {
+	Rule      string `json:"rule"`
+	Decisions uint64 `json:"decisions"`
 }
 
 // Policy names the policy that decides.

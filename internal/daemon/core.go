@@ -85,6 +85,16 @@ type live struct {
 	world  *state.World
 	marks  marks
 	since  time.Time // when the policy became live
+	// hits counts the decisions by rule; only the core adds to tally.
+	hits  *engine.Hits
+	tally *engine.Tally
+}
+
+// count makes the counters for the program, all zero.
+func (l live) count() live {
+	l.hits = &engine.Hits{}
+	l.tally = l.hits.Tally(l.prog)
+	return l
 }
 
 // marks says what conntrack marks mean. A plan knows.
@@ -310,6 +320,7 @@ func (c *core) enforce(t *tracked) {
 func (c *core) decide(t *tracked, wall time.Time) {
 	c.hint(t, wall)
 	t.decision = c.live.prog.Decide(&t.flow, c.live.world)
+	c.live.tally.Add(&t.decision)
 	t.outcome = outcomeOf(c.live.policy, &t.decision)
 }
 

@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -346,6 +347,23 @@ func TestReloadDecidesAnew(t *testing.T) {
 	fast, _ := plan.CTMark(1)
 	if o := c.take(); len(o.setMarks) != 1 || o.setMarks[0].value != fast {
 		t.Errorf("marks %v", o.setMarks)
+	}
+}
+
+func TestHitsByRule(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	for i, name := range []string{"us01.zoom.us", "us02.zoom.us", "none.example"} {
+		e := event(t, inspector.Open, fmt.Sprintf("tcp 10.0.0.5:%d > 203.0.113.7:443 sni=%s", 5000+i, name))
+		c.event(&e, 0, wall)
+	}
+	e := event(t, inspector.Open, "tcp 10.0.0.5:6000 > 203.0.113.8:22 sni=none.example")
+	c.event(&e, 0, wall)
+	want := []api.Hits{{Rule: "zoom", Decisions: 2}, {Rule: "pinned", Decisions: 1}}
+	if diff := cmp.Diff(want, hits(&c.live)); diff != "" {
+		t.Errorf("hits (-want +got):\n%s", diff)
+	}
+	if got := hits(&live{}); len(got) != 0 {
+		t.Errorf("hits without a policy: %v", got)
 	}
 }
 

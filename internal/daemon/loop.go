@@ -110,7 +110,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 
 func (l *loop) liveOf(c *candidate) live {
 	w := c.world
-	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}}
+	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}}.count()
 	if !l.d.opts.Observe {
 		v.marks = marksOf(c.plan, c.policy)
 	}

@@ -280,7 +280,7 @@ func newTestCore(t *testing.T, text string) (*core, *actions.Plan) {
 	if plan == nil {
 		t.Fatal(diags)
 	}
-	c := newCore(live{policy: p, prog: prog, health: health, world: &w, marks: marksOf(plan, p)}, m, false, "boot")
+	c := newCore(live{policy: p, prog: prog, health: health, world: &w, marks: marksOf(plan, p)}.count(), m, false, "boot")
 	c.own = ownAddrs(&testHost)
 	return c, plan
 }

@@ -107,7 +107,11 @@ func prepare(ctx context.Context, path string, policy *rules.Policy, b base, hos
 			return nil, errSame
 		}
 	}
-	c.prog = engine.Compile(c.policy)
+	if old := b.live.prog; old != nil {
+		c.prog = engine.Recompile(old, c.policy)
+	} else {
+		c.prog = engine.Compile(c.policy)
+	}
 	c.health = c.policy.Health()
 	var err error
 	if c.host, err = host.ReadHost(ctx); err != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,10 +43,30 @@ func (d *Daemon) Status() api.Status {
 		out.Since = s.at(host.Since)
 	}
 	out.Flows, out.Names, out.Decisions = s.flows, s.names, s.decided
+	out.Hits = hits(&s.live)
 	for i, u := range s.machine.Status(s.live.health) {
 		out.Uplinks = append(out.Uplinks, s.uplink(i, &u))
 	}
 	return out
+}
+
+// maxHits is how many rules status names.
+const maxHits = 10
+
+// hits lists the rules that have decided most often since the policy became live.
+func hits(l *live) []api.Hits {
+	out := []api.Hits{}
+	if l.hits == nil {
+		return out
+	}
+	_, byRule := l.hits.Sum()
+	for i, n := range byRule {
+		if n > 0 {
+			out = append(out, api.Hits{Rule: l.policy.Rules[i].Name, Decisions: n})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b api.Hits) int { return cmp.Compare(b.Decisions, a.Decisions) })
+	return out[:min(len(out), maxHits)]
 }
 
 // at turns a moment of the logical clock into one of the wall clock.
