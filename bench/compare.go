@@ -33,6 +33,9 @@ type row struct {
 	PolicyBytes float64 `json:"policy_bytes_per_rule"`
 	Resident    float64 `json:"resident_bytes_per_rule"`
 	Checked     int     `json:"checked"` // answers that were as a linear search gives them
+	// Scale is how much slower than where the targets were set the machine was
+	// meanwhile: by a linear search of 1,000 rules, whose passes took turns with these.
+	Scale float64 `json:"scale"`
 }
 
 const (
@@ -41,8 +44,9 @@ const (
 	coldFrom  = 10_000 // rules: fewer are always in a cache
 	// The least a pass takes, in milliseconds: enough for the clock, and for all
 	// connections where one takes a microsecond.
-	warmPass = 100
+	warmPass = 60
 	coldPass = 500
+	coldPart = 3 // of the passes one in so many is enough, as they are longer
 )
 
 // checks is how many answers are compared: a linear search over many rules is slow.
@@ -70,14 +74,14 @@ func (b *bench) compare(n int, list []contestant) error {
 		progress("%-13s %-14s %8d rules  built in %.1f ms, %d bytes a rule", who.system, who.shape, c.built.Rules,
 			c.built.Millis, c.built.Bytes/int64(max(1, c.built.Rules)))
 	}
-	if err := b.measure(all, "warm", warmConns, warmPass); err != nil {
+	if err := b.measure(all, "warm", warmConns, warmPass, b.passes); err != nil {
 		return err
 	}
 	if n < coldFrom {
 		return nil
 	}
 	cold := slices.DeleteFunc(slices.Clone(all), func(c *child) bool { return !takesCold[c.who] })
-	return b.measure(cold, "cold", coldConns, coldPass)
+	return b.measure(cold, "cold", coldConns, coldPass, (b.passes+coldPart-1)/coldPart)
 }
 
 // takesCold are those that get through a million connections.
@@ -85,8 +89,8 @@ var takesCold = map[contestant]bool{
 	{ourName, workload.NRules}: true, {ourSetName, workload.Set}: true, {"xray", workload.Set}: true,
 }
 
-// measure measures one mode.
-func (b *bench) measure(all []*child, mode string, conns, millis int) error {
+// measure measures one mode, and the reference beside it.
+func (b *bench) measure(all []*child, mode string, conns, millis, passes int) error {
 	for _, c := range all {
 		var loaded int
 		if err := c.ask(&loaded, "load", conns); err != nil {
@@ -102,7 +106,13 @@ func (b *bench) measure(all []*child, mode string, conns, millis int) error {
 		c.checked = checked.Compared
 		c.done = nil
 	}
-	for range b.passes {
+	b.reference.done = nil
+	for range passes {
+		var p measure.Pass
+		if err := b.reference.ask(&p, "pass", warmPass/2); err != nil {
+			return err
+		}
+		b.reference.done = append(b.reference.done, p)
 		for _, c := range all {
 			var p measure.Pass
 			if err := c.ask(&p, "pass", millis); err != nil {
@@ -122,7 +132,7 @@ func (b *bench) add(c *child, mode string) {
 	rules := float64(max(1, c.built.Rules))
 	r := row{
 		System: c.who.system, N: c.built.Rules, Shape: c.who.shape, Mode: mode, Checked: c.checked,
-		NS:           median(c.done, func(p measure.Pass) float64 { return float64(p.CPU) / float64(p.Decisions) }),
+		NS: median(c.done, cpuNS), Scale: median(b.reference.done, cpuNS) / referenceNS,
 		WallNS:       median(c.done, func(p measure.Pass) float64 { return float64(p.Wall) / float64(p.Decisions) }),
 		Allocs:       median(c.done, func(p measure.Pass) float64 { return float64(p.Allocs) / float64(p.Decisions) }),
 		BytesPerRule: float64(c.built.Bytes) / rules, BuildMS: c.built.Millis,
@@ -142,6 +152,8 @@ func (b *bench) add(c *child, mode string) {
 	}
 	progress("%-13s %-14s %8d rules  %s %.1f ns, %.3f allocations", r.System, r.Shape, r.N, mode, r.NS, r.Allocs)
 }
+
+func cpuNS(p measure.Pass) float64 { return float64(p.CPU) / float64(p.Decisions) }
 
 func median[T any](list []T, of func(T) float64) float64 {
 	values := make([]float64, len(list))

@@ -26,9 +26,9 @@ func main() {
 	peers := flag.String("peers", "", "the program of bench/peers; empty: no peers")
 	out := flag.String("out", "bench", "folder for the results")
 	flag.Parse()
-	b := &bench{own: os.Args[0], peers: *peers, out: *out, sizes: []int{10, 100, 1000, 10_000, 100_000, 1_000_000}, big: 100_000, passes: 7}
+	b := &bench{own: os.Args[0], peers: *peers, out: *out, sizes: []int{10, 100, 1000, 10_000, 100_000, 1_000_000}, big: 100_000, passes: 15}
 	if *quick {
-		b.sizes, b.big, b.passes = []int{10, 1000, 10_000}, 1000, 5
+		b.sizes, b.big, b.passes = []int{10, 1000, 10_000}, 1000, 9
 	}
 	if err := b.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -44,6 +44,8 @@ type bench struct {
 	big        int   // rules of hostile sets, and of the other figures
 	passes     int
 
+	reference *child // a linear search of 1,000 rules
+
 	rows    []row
 	raw     []string
 	figures []figure
@@ -51,6 +53,15 @@ type bench struct {
 }
 
 func (b *bench) run() error {
+	var err error
+	if b.reference, err = b.start(contestant{linearName, workload.NRules}, 1000); err != nil {
+		return err
+	}
+	defer b.reference.stop()
+	var loaded int
+	if err := b.reference.ask(&loaded, "load", warmConns); err != nil {
+		return err
+	}
 	for _, n := range b.sizes {
 		list := []contestant{{ourName, workload.NRules}, {ourSetName, workload.Set}, {linearName, workload.NRules}}
 		for _, p := range peers {

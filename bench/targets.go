@@ -66,26 +66,17 @@ func (b *bench) find(system, shape, mode string, n int) *row {
 	return nil
 }
 
-// scale is how much slower this run's machine is than the targets' one.
-func (b *bench) scale() float64 {
-	if r := b.find(linearName, workload.NRules, "warm", 1000); r != nil {
-		return r.NS / referenceNS
-	}
-	return 1
-}
-
 func (b *bench) targets() []target {
 	var out []target
-	scale := b.scale()
 	for _, g := range goals {
 		warm, cold := b.find(ourName, workload.NRules, "warm", g.n), b.find(ourName, workload.NRules, "cold", g.n)
 		if warm == nil {
 			continue
 		}
-		name := count(g.n) + " rules, "
+		name, scale := count(g.n)+" rules, ", warm.Scale
 		out = append(out, target{what: name + "warm", got: warm.NS, must: g.warm * scale * slack, stretch: g.warmStretch * scale, unit: "ns"})
 		if cold != nil {
-			out = append(out, target{what: name + "cold", got: cold.NS, must: g.cold * scale * slack, stretch: g.coldStretch * scale, unit: "ns"})
+			out = append(out, target{what: name + "cold", got: cold.NS, must: g.cold * cold.Scale * slack, stretch: g.coldStretch * cold.Scale, unit: "ns"})
 		}
 		if g.bytes != 0 {
 			out = append(out, target{what: name + "memory", got: warm.BytesPerRule, must: g.bytes, stretch: g.bytesStretch, unit: "bytes a rule"},

@@ -271,7 +271,7 @@ func (b *builder) likelihood(r *record) int {
 		if t.has&tupleSrcPort != 0 {
 			width(t.ports[1])
 		}
-		if t.has&(tupleDst|tupleSrc) != 0 {
+		if t.has&(tupleDst|tupleSrc|tupleLatency) != 0 {
 			of /= 4
 		}
 	case r.flags&(hasPorts|needsEval) != 0:

@@ -338,11 +338,11 @@ func (c *facts) pred(p *rules.Pred) tri {
 	case rules.FieldMark:
 		return inNumbers(f.Mark, p.Numbers)
 	case rules.FieldRTT:
-		return compare(f.RTT, p)
+		return compare(f.RTT, p.Cmp, p.Bound)
 	case rules.FieldLatency:
-		return compare(c.latency, p)
+		return compare(c.latency, p.Cmp, p.Bound)
 	case rules.FieldErrorRate:
-		return compare(c.errorRate, p)
+		return compare(c.errorRate, p.Cmp, p.Bound)
 	case rules.FieldState:
 		return truth(p.States.Has(c.state))
 	default:
@@ -472,22 +472,22 @@ func inLiterals(v flow.Value[string], list []rules.Glob) tri {
 	return isFalse
 }
 
-func compare(v flow.Value[int64], p *rules.Pred) tri {
+func compare(v flow.Value[int64], op rules.Cmp, bound int64) tri {
 	n, known := v.Get()
 	if !known {
 		return missing(v.Status())
 	}
-	switch p.Cmp {
+	switch op {
 	case rules.Eq:
-		return truth(n == p.Bound)
+		return truth(n == bound)
 	case rules.Lt:
-		return truth(n < p.Bound)
+		return truth(n < bound)
 	case rules.Le:
-		return truth(n <= p.Bound)
+		return truth(n <= bound)
 	case rules.Gt:
-		return truth(n > p.Bound)
+		return truth(n > bound)
 	default:
-		return truth(n >= p.Bound)
+		return truth(n >= bound)
 	}
 }
 

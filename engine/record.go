@@ -166,7 +166,7 @@ func (l *layer) fits(r *record, c *facts) bool {
 			return false
 		}
 	}
-	return r.flags&hasTuple == 0 || l.tuples[r.ports].eval(c.flow) == isTrue
+	return r.flags&hasTuple == 0 || l.tuples[r.ports].eval(c) == isTrue
 }
 
 // fails says whether what the record itself asks for is false.
@@ -181,7 +181,7 @@ func (l *layer) fails(r *record, c *facts) bool {
 			return true
 		}
 	}
-	return r.flags&hasTuple != 0 && l.tuples[r.ports].eval(c.flow) == isFalse
+	return r.flags&hasTuple != 0 && l.tuples[r.ports].eval(c) == isFalse
 }
 
 func (l *layer) inPorts(r *record, port uint16) bool {

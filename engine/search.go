@@ -194,7 +194,7 @@ func (s *search) extra(n *node) bool {
 			if e.id >= s.bound {
 				return true
 			}
-			if e.active.Has(s.c.state) && (e.protos == 0 || s.hasProto(e.protos)) && e.tuple.eval(s.c.flow) == isTrue {
+			if e.active.Has(s.c.state) && (e.protos == 0 || s.hasProto(e.protos)) && e.tuple.eval(&s.c) == isTrue {
 				s.candidate(e.id)
 			}
 		}

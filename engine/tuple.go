@@ -7,13 +7,15 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 )
 
-// tuple is what access lists ask for beside a pivot and a protocol: one prefix
-// or range for each of both addresses and ports. It is compared in one cache
-// line, where the condition itself would be read from several.
+// tuple is what rules ask for beside a pivot and a protocol: one prefix or range
+// for each of both addresses and ports, and a latency. It is compared in a cache
+// line or two, where the condition itself would be read from many.
 type tuple struct {
-	addrs [2]network // destination, source
-	ports [2]uint32  // destination, source: low and, above it, high
-	has   tupleParts
+	addrs   [2]network // destination, source
+	ports   [2]uint32  // destination, source: low and, above it, high
+	latency int64      // the bound
+	cmp     rules.Cmp  // of the latency
+	has     tupleParts
 }
 
 type tupleParts uint8
@@ -23,6 +25,7 @@ const (
 	tupleSrc
 	tuplePort
 	tupleSrcPort
+	tupleLatency
 )
 
 // network is a prefix. An IPv4 address stands in the upper half of hi.
@@ -58,6 +61,13 @@ func (n *network) contains(a netip.Addr) bool {
 func (t *tuple) add(p *rules.Pred) bool {
 	part, second := tupleParts(0), 0
 	switch p.Field {
+	case rules.FieldLatency:
+		if t.has&tupleLatency != 0 {
+			return false
+		}
+		t.has |= tupleLatency
+		t.latency, t.cmp = p.Bound, p.Cmp
+		return true
 	case rules.FieldDstIP:
 		part = tupleDst
 	case rules.FieldSrcIP:
@@ -80,7 +90,8 @@ func (t *tuple) add(p *rules.Pred) bool {
 }
 
 // eval says whether a flow has what the tuple asks for.
-func (t *tuple) eval(f *flow.Flow) tri {
+func (t *tuple) eval(c *facts) tri {
+	f := c.flow
 	v := isTrue
 	if t.has&tupleDst != 0 {
 		v = t.addrs[0].holds(f.Dst)
@@ -93,6 +104,9 @@ func (t *tuple) eval(f *flow.Flow) tri {
 	}
 	if v != isFalse && t.has&tupleSrcPort != 0 {
 		v = min(v, holdsPort(t.ports[1], f.SrcPort))
+	}
+	if v != isFalse && t.has&tupleLatency != 0 {
+		v = min(v, compare(c.latency, t.cmp, t.latency))
 	}
 	return v
 }
