@@ -41,6 +41,14 @@ type decider struct {
 
 func (d *decider) Load(conns []workload.Conn) { d.flows = workload.Flows(conns) }
 
+func (d *decider) Run(from, to int) int {
+	sum := 0
+	for i := from; i < to; i++ {
+		sum += d.Decide(i)
+	}
+	return sum
+}
+
 func (d *decider) Decide(i int) int {
 	answer := d.prog.Decide(&d.flows[i], d.world)
 	return answer.Asked // the outcomes are routes; no rule: -1, which is NoMatch
@@ -57,5 +65,13 @@ func newLinear(list []workload.Rule) (measure.System, error) {
 }
 
 func (s *scan) Load(conns []workload.Conn) { s.conns = conns }
+
+func (s *scan) Run(from, to int) int {
+	sum := 0
+	for i := from; i < to; i++ {
+		sum += s.Decide(i)
+	}
+	return sum
+}
 
 func (s *scan) Decide(i int) int { return s.Linear.Decide(&s.conns[i]) }

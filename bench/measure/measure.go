@@ -31,6 +31,9 @@ type System interface {
 	Load([]workload.Conn)
 	// Decide returns the outcome for connection i, or workload.NoMatch.
 	Decide(i int) int
+	// Run decides the connections from one number up to another, as Decide does, and
+	// returns the sum of the outcomes: so no call through an interface is measured.
+	Run(from, to int) int
 }
 
 // Kind is a kind of system.
@@ -210,13 +213,12 @@ func (c *child) pass(least time.Duration) Pass {
 	cpu, start := cpuTime(), time.Now()
 	var p Pass
 	for batch := 1; ; batch = min(2*batch, 1<<14) {
-		for range batch {
-			c.sum += c.sys.Decide(c.at)
-			if c.at++; c.at == len(c.conns) {
-				c.at = 0
-			}
+		n := min(batch, len(c.conns)-c.at)
+		c.sum += c.sys.Run(c.at, c.at+n)
+		if c.at += n; c.at == len(c.conns) {
+			c.at = 0
 		}
-		if p.Decisions += batch; time.Since(start) >= least {
+		if p.Decisions += n; time.Since(start) >= least {
 			break
 		}
 	}

@@ -112,6 +112,14 @@ func (s *celSystem) Load(conns []workload.Conn) {
 	}
 }
 
+func (s *celSystem) Run(from, to int) int {
+	sum := 0
+	for i := from; i < to; i++ {
+		sum += s.Decide(i)
+	}
+	return sum
+}
+
 func (s *celSystem) Decide(i int) int {
 	for n, program := range s.programs {
 		v, _, err := program.Eval(&s.conns[i])

@@ -99,6 +99,14 @@ func (s *opa) Load(conns []workload.Conn) {
 	}
 }
 
+func (s *opa) Run(from, to int) int {
+	sum := 0
+	for i := from; i < to; i++ {
+		sum += s.Decide(i)
+	}
+	return sum
+}
+
 func (s *opa) Decide(i int) int {
 	results, err := s.query.Eval(context.Background(), rego.EvalParsedInput(s.conns[i]))
 	if err != nil {

@@ -102,6 +102,14 @@ func (s *singBox) Load(conns []workload.Conn) {
 	}
 }
 
+func (s *singBox) Run(from, to int) int {
+	sum := 0
+	for i := from; i < to; i++ {
+		sum += s.Decide(i)
+	}
+	return sum
+}
+
 func (s *singBox) Decide(i int) int {
 	c, m := &s.conns[i], &s.meta
 	m.Network, m.Domain, m.Source, m.Destination = c.network, c.name, c.source, c.destination

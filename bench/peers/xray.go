@@ -84,6 +84,14 @@ func (s *xray) Load(conns []workload.Conn) {
 	}
 }
 
+func (s *xray) Run(from, to int) int {
+	sum := 0
+	for i := from; i < to; i++ {
+		sum += s.Decide(i)
+	}
+	return sum
+}
+
 func (s *xray) Decide(i int) int {
 	c := &s.conns[i]
 	s.in.Source, s.out.Target, s.out.RouteTarget, s.ctx.conn = c.source, c.target, c.name, c
