@@ -21,6 +21,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newInspectCmd(), newLabCmd(),
+		newListsCmd(),
 		newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd(),
 	)
 	return root

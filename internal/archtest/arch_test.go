@@ -48,7 +48,7 @@ var below = map[string][]string{
 // edges never import each other. actions/host is not among them: it puts
 // actions/nft and actions/iproute together, because the order of their steps, the
 // ledger and the take-back concern both.
-var edges = []string{"actions/nft", "actions/iproute", "actions/conntrack", "inspector", "probe", "relay", "xray/process"}
+var edges = []string{"actions/nft", "actions/iproute", "actions/conntrack", "inspector", "probe", "relay", "xray/process", "internal/rulesets"}
 
 func TestImports(t *testing.T) {
 	root := "../.."
@@ -167,6 +167,9 @@ func TestViolation(t *testing.T) {
 		{"actions/nft", module + "inspector", true},
 		{"inspector/dns", module + "inspector", false},
 		{"probe", module + "inspector", true},
+		{"internal/rulesets", module + "probe", true},
+		{"internal/rulesets", module + "rules/lists", false},
+		{"rules/lists", module + "internal/rulesets", true},
 		{"engine", module + "internal/daemon", true},
 		{"cmd/netpolicyd", module + "internal/daemon", false},
 		{"state", module + "rules", true},

@@ -13,13 +13,12 @@ import (
 )
 
 // maxNames bounds the files of the folder of a dlc list, which are all searched
-// for affiliations: several times the community's folder (1,500 files).
-const maxNames = 10_000
+// for affiliations: three times the community's folder (1,500 files).
+const maxNames = 5_000
 
 var (
 	errRegular = errors.New("not a regular file")
 	errSize    = fmt.Errorf("larger than %d MiB", lists.MaxSize>>20)
-	errNames   = fmt.Errorf("the folder has more than %d files: those that give entries to this list are not searched", maxNames)
 )
 
 // content is what was read of a list.
@@ -64,17 +63,24 @@ func (l list) read() (content, error) {
 		c.elements, c.problems, err = l.parse(data, nil)
 		return c, err
 	}
+	c.elements, c.problems, err = l.parseBeside(data, maxNames)
+	return c, err
+}
+
+// parseBeside parses a dlc file with what stands beside it, at most limit files.
+func (l list) parseBeside(data []byte, limit int) (rules.Elements, []lists.Problem, error) {
 	root, err := os.OpenRoot(filepath.Dir(l.path))
 	if err != nil {
-		return content{}, fmt.Errorf("open its folder: %w", cut(err))
+		return rules.Elements{}, nil, fmt.Errorf("open its folder: %w", cut(err))
 	}
 	defer root.Close()
-	dir := &folder{root: root}
-	c.elements, c.problems, err = l.parse(data, dir)
+	dir := &folder{root: root, limit: limit}
+	e, problems, err := l.parse(data, dir)
 	if dir.tooMany {
-		c.problems = append(c.problems, lists.Problem{Count: 1, Text: errNames.Error()})
+		text := fmt.Sprintf("the folder has more than %d files: those that give entries to this list are not searched", limit)
+		problems = append(problems, lists.Problem{Count: 1, Text: text})
 	}
-	return c, err
+	return e, problems, err
 }
 
 // opener is a file system: the host's, or one folder that names can't leave.
@@ -153,7 +159,8 @@ func cut(err error) error {
 // folder is what stands beside a dlc list.
 type folder struct {
 	root    *os.Root
-	tooMany bool
+	limit   int  // of its files
+	tooMany bool // what Names found
 }
 
 // Open reads a file of the folder; a symbolic link can't lead out of it.
@@ -168,10 +175,10 @@ func (f *folder) Names() ([]string, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	names, err := dir.Readdirnames(maxNames + 1)
-	if len(names) > maxNames {
+	names, err := dir.Readdirnames(f.limit + 1)
+	if len(names) > f.limit {
 		f.tooMany = true
-		return nil, errNames
+		return nil, errors.New("too many files")
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err

@@ -96,7 +96,7 @@ func (s *Store) Load(ref rules.ListRef, t rules.SetType) (rules.Elements, []stri
 		return e, append([]string{old}, l.spell(found)...), nil
 	case err == nil:
 		problems := l.spell(found)
-		if since := time.Since(m.Checked); since > staleAfter*interval(l.ref) {
+		if since := time.Since(m.Checked); since/staleAfter > interval(l.ref) {
 			problems = append([]string{fmt.Sprintf("%s: the copy that is used is %s", l.name, age(since))}, problems...)
 		}
 		return e, problems, nil
