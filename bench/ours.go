@@ -43,16 +43,17 @@ func (d *decider) Load(conns []workload.Conn) { d.flows = workload.Flows(conns) 
 
 func (d *decider) Run(from, to int) int {
 	sum := 0
-	for i := from; i < to; i++ {
-		sum += d.Decide(i)
+	var answer engine.Decision
+	for i := range d.flows[from:to] {
+		d.prog.DecideInto(&answer, &d.flows[from+i], d.world)
+		sum += answer.Asked
 	}
 	return sum
 }
 
-func (d *decider) Decide(i int) int {
-	answer := d.prog.Decide(&d.flows[i], d.world)
-	return answer.Asked // the outcomes are routes; no rule: -1, which is NoMatch
-}
+// Decide returns the route asked for, as the outcomes are routes: without a rule it
+// is -1, which is NoMatch.
+func (d *decider) Decide(i int) int { return d.prog.Decide(&d.flows[i], d.world).Asked }
 
 // scan is the linear search.
 type scan struct {

@@ -87,11 +87,18 @@ func (p *Program) Order() []int {
 // total order, in three-valued logic: a rule whose facts are not all known may
 // make the decision provisional (Final false), never wrong.
 func (p *Program) Decide(f *flow.Flow, w *state.World) (d Decision) {
-	s := search{c: facts{flow: f, prog: p}, d: &d}
+	p.DecideInto(&d, f, w)
+	return d
+}
+
+// DecideInto is Decide for callers that make many decisions: a Decision is large,
+// and copying it just after it was written costs a tenth of making it.
+func (p *Program) DecideInto(d *Decision, f *flow.Flow, w *state.World) {
+	*d = Decision{}
+	s := search{c: facts{flow: f, prog: p}, d: d}
 	if p.crowded {
 		var wait laterList
 		s.later = &wait
 	}
 	s.decide(w)
-	return d
 }

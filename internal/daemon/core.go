@@ -319,7 +319,7 @@ func (c *core) enforce(t *tracked) {
 
 func (c *core) decide(t *tracked, wall time.Time) {
 	c.hint(t, wall)
-	t.decision = c.live.prog.Decide(&t.flow, c.live.world)
+	c.live.prog.DecideInto(&t.decision, &t.flow, c.live.world)
 	c.live.tally.Add(&t.decision)
 	t.outcome = outcomeOf(c.live.policy, &t.decision)
 }
