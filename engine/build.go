@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -37,6 +38,7 @@ type builder struct {
 	outcomes  []rules.Outcome
 	numbers   map[outcomeKey]uint32 // of outcomes
 	single    map[[2]uint32]tagged
+	spreads   map[string]ref // see spread
 	words     []uint32
 	seeds     seeds
 	fields    FieldSet
@@ -64,11 +66,7 @@ func (b *builder) outcome(o *rules.Outcome) uint32 {
 	case rules.ActRoute, rules.ActSwitchRoute, rules.ActFailover:
 		k.route = o.Route
 	case rules.ActFallback:
-		text := make([]rune, len(o.Routes))
-		for i, r := range o.Routes {
-			text[i] = rune(r)
-		}
-		k.routes = string(text)
+		k.routes = fmt.Sprint(o.Routes)
 	}
 	n, ok := b.numbers[k]
 	if !ok {
@@ -87,7 +85,7 @@ func (b *builder) outcome(o *rules.Outcome) uint32 {
 func newLayer(p *rules.Policy, list []uint32, s seeds) (*layer, []uint32) {
 	n := len(list)
 	b := &builder{
-		policy: p, numbers: map[outcomeKey]uint32{}, single: map[[2]uint32]tagged{}, seeds: s,
+		policy: p, numbers: map[outcomeKey]uint32{}, single: map[[2]uint32]tagged{}, spreads: map[string]ref{}, seeds: s,
 		rules: make([]uint32, n), records: make([]record, n), options: make([][2]uint32, n),
 	}
 	b.pool.words = []uint32{0} // the empty list
@@ -137,7 +135,7 @@ type node struct {
 	// rest are the rules without a pivot, in order; runs are the same for a
 	// search for open rules.
 	rest []id
-	runs []run
+	runs []runGroup
 	// first are the first of many rules, in order. Where rules ask for little
 	// else, one of them is the answer, and the indexes are not needed.
 	first []early

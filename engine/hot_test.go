@@ -155,3 +155,34 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("%d decisions counted, want %d", total, deciders*rounds*len(flows))
 	}
 }
+
+// TestManyBadGroupsAllocateNothing asks for a group of which every member is a
+// group without a usable line.
+func TestManyBadGroupsAllocateNothing(t *testing.T) {
+	p := policy(rule("top", 1, all(), route(0)))
+	const most = 64 // members of a group
+	for i := range most {
+		p.Groups = append(p.Groups, rules.Group{Name: fmt.Sprint("g", i), Members: []int{fast}})
+		p.Routes = append(p.Routes[:len(p.Routes):len(p.Routes)], rules.Route{Name: fmt.Sprint("g", i), Kind: rules.RouteGroup, Group: len(p.Groups) - 1})
+	}
+	top := rules.Group{Name: "top"}
+	for i := range most {
+		top.Members = append(top.Members, len(p.Routes)-most+i)
+	}
+	p.Groups = append(p.Groups, top)
+	p.Routes = append(p.Routes, rules.Route{Name: "top", Kind: rules.RouteGroup, Group: len(p.Groups) - 1})
+	p.Rules[0].Do.Route = len(p.Routes) - 1
+	prog := engine.Compile(p)
+	w := engine.OfflineWorld(p, state.Failover)
+	w.Uplinks[0].State, w.Uplinks[0].Share = state.Failover, 0
+	f, err := flow.ParseText(hotFlows[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := prog.Decide(&f, w); d.Route != fast {
+		t.Fatalf("%+v, want the best of the bad", d)
+	}
+	if n := testing.AllocsPerRun(20, func() { prog.Decide(&f, w) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -76,7 +76,7 @@ func (out lists) add(e *rules.Expr, s seeds) {
 
 func newMembers(p *rules.Pred, s seeds) *members {
 	m := &members{}
-	own := &builder{seeds: s, single: map[[2]uint32]tagged{}}
+	own := &builder{seeds: s, single: map[[2]uint32]tagged{}, spreads: map[string]ref{}}
 	own.pool.words = []uint32{0}
 	d := &draft{}
 	// The list may belong to several fields: it is filed under one of their kind.

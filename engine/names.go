@@ -81,7 +81,6 @@ type tagged uint32
 
 const (
 	taggedMany   tagged = 1 << 31
-	taggedLimit         = 1 << 26
 	tagBits             = 5
 	taggedNobody        = taggedMany // the pool begins with 0
 )

@@ -44,17 +44,23 @@ func (s *search) consider(i id, r *record) {
 }
 
 // runs looks at a node's rest, from each run only at what can add something.
-func (s *search) runs(list []run) {
+func (s *search) runs(list []runGroup) {
 	for i := range list {
-		r := &list[i]
-		if r.active>>s.c.state&1 == 1 {
-			s.oneRun(r)
+		g := &list[i]
+		if !g.active.Has(s.c.state) {
+			continue
+		}
+		reads := s.l.readsOf(g.reads)
+		for k := range g.runs {
+			if r := &g.runs[k]; r.ids[0] >= s.bound || s.enough(reads) {
+				break // the others have nothing better, and nothing else to tell
+			}
+			s.oneRun(&g.runs[k], reads)
 		}
 	}
 }
 
-func (s *search) oneRun(r *run) {
-	reads := s.l.readsOf(r.reads)
+func (s *search) oneRun(r *run, reads FieldSet) {
 	do := &s.l.outcomes[r.do]
 	for i := 0; i < len(r.ids) && r.ids[i] < s.bound && !s.enough(reads); {
 		pos := s.l.position(r.ids[i])

@@ -1,6 +1,10 @@
 package engine
 
-import "slices"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // An id is a rule's place in its layer's order: the lower goes first.
 type id = uint32
@@ -23,7 +27,6 @@ const (
 	refMany                   // the pool holds a count, then refs
 	refForm  = 3 << 30
 	refNone  = refList // the pool begins with 0: the empty list
-	refLimit = 1 << 30
 )
 
 // pool keeps what refs lead to, in as few pieces as possible.
@@ -75,6 +78,9 @@ type filing struct {
 
 // ref makes the filing's ref; without are the classes that need not be looked at below.
 func (b *builder) ref(f filing, without classSet) ref {
+	if len(f.refs) > crowd {
+		return b.spread(f, without)
+	}
 	slices.Sort(f.ids)
 	ids := slices.Compact(f.ids)
 	b.crowded = b.crowded || len(ids) > shortList
@@ -110,4 +116,39 @@ func (b *builder) ref(f filing, without classSet) ref {
 		many = append(many, uint32(own))
 	}
 	return b.pool.add(refMany, many)
+}
+
+// spread makes the ref of a key that many different lists share: their rules are
+// filed as if each list were short, so that they get a node which tells them
+// apart. Keys that the same lists share get the same ref.
+func (b *builder) spread(f filing, without classSet) ref {
+	slices.Sort(f.refs)
+	refs := slices.Compact(f.refs)
+	key := fmt.Sprint(without, b.open, f.ids, refs)
+	if r, ok := b.spreads[key]; ok {
+		return r
+	}
+	var out filing
+	out.ids = slices.Clone(f.ids)
+	for _, r := range refs {
+		switch r & refForm {
+		case refOne:
+			out.ids = append(out.ids, id(r))
+		case refList:
+			out.ids = append(out.ids, b.pool.list(r)...)
+		default: // many rules of one list: they have a node already
+			out.refs = append(out.refs, r)
+		}
+	}
+	slices.SortFunc(out.refs, func(x, y ref) int { return cmp.Compare(b.pool.least(x), b.pool.least(y)) })
+	own := b.ref(filing{ids: out.ids}, without)
+	if len(out.refs) > 0 {
+		list := []uint32{uint32(own)}
+		for _, r := range out.refs {
+			list = append(list, uint32(r))
+		}
+		own = b.pool.add(refMany, list)
+	}
+	b.spreads[key] = own
+	return own
 }

@@ -39,16 +39,17 @@ type resolver struct {
 	badMap map[int]int // group to leaf
 }
 
-// badGroups is more than policies nest under one route.
-const badGroups = 32
+// badGroups is room for a group all of whose members (64 at the most) are groups;
+// only deeper nests of more take a map.
+const badGroups = 66
 
-type badGroup struct{ group, leaf int }
+type badGroup struct{ group, leaf int32 }
 
 // known returns what was found out about a group without a usable member.
 func (r *resolver) known(group int) (choice, bool) {
 	for _, b := range r.bad[:r.nBad] {
-		if b.group == group {
-			return choice{leaf: b.leaf}, true
+		if int(b.group) == group {
+			return choice{leaf: int(b.leaf)}, true
 		}
 	}
 	leaf, ok := r.badMap[group]
@@ -57,7 +58,7 @@ func (r *resolver) known(group int) (choice, bool) {
 
 func (r *resolver) remember(group, leaf int) {
 	if r.nBad < badGroups {
-		r.bad[r.nBad] = badGroup{group, leaf}
+		r.bad[r.nBad] = badGroup{int32(group), int32(leaf)}
 		r.nBad++
 		return
 	}

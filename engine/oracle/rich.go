@@ -190,6 +190,33 @@ func (g gen) alike() rules.NamePattern {
 	return p
 }
 
+// Listed returns a policy of n rules over different long lists that have elements
+// in common, some with sets.
+func Listed(c Chance, n int) *rules.Policy {
+	g := newRich(c)
+	g.names, g.addrs, g.programs = g.names[:1], g.addrs[:1], g.programs[:1]
+	p := g.frame()
+	for range c.IntN(3) {
+		g.sets = append(g.sets, g.set(len(g.sets)))
+	}
+	p.Sets = g.sets
+	field := one(g.gen, []rules.Field{rules.FieldDomain, rules.FieldDstIP, rules.FieldPort, rules.FieldProcess, rules.FieldSrcMAC})
+	other := one(g.gen, []rules.Field{rules.FieldSrcPort, rules.FieldSNI, rules.FieldRTT, rules.FieldProto})
+	t, _ := typeOf(field)
+	for i := range n {
+		e := rules.Expr{Op: rules.OpAnd}
+		pred := rules.Pred{Field: field}
+		use(&pred, &rules.Set{Type: t, Elements: g.elements(t, 9+c.IntN(5))})
+		pred.Set = nil
+		e.Kids = append(e.Kids, rules.Expr{Op: rules.OpPred, Pred: pred})
+		if g.chance(70) {
+			e.Kids = append(e.Kids, rules.Expr{Op: rules.OpPred, Pred: g.predOf(other)})
+		}
+		p.Rules = append(p.Rules, g.rule(i, e))
+	}
+	return p
+}
+
 // letters is a text of up to most letters, half of which begin alike.
 func (g gen) letters(most int) string {
 	b := []byte(one(g, []string{"", "aaaa"}))
