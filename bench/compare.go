@@ -21,7 +21,7 @@ type row struct {
 	System string  `json:"system"`
 	N      int     `json:"n"`
 	Shape  string  `json:"shape"`
-	Mode   string  `json:"mode"` // warm: 16,384 connections in turn, cold: a million
+	Mode   string  `json:"mode"` // warm: 16,384 connections in turn, cold: a million, unknown: warm without names yet
 	NS     float64 `json:"ns"`   // CPU of the process, for each decision: median of the passes
 	WallNS float64 `json:"wall_ns"`
 	Allocs float64 `json:"allocs"`
@@ -36,6 +36,9 @@ type row struct {
 	// Scale is how much slower than where the targets were set the machine was
 	// meanwhile: by a linear search of 1,000 rules, whose passes took turns with these.
 	Scale float64 `json:"scale"`
+	// P99 is what the hardest of a hundred connections takes, by itself and many
+	// times in a row; 0: not measured.
+	P99 float64 `json:"p99_ns"`
 }
 
 const (
@@ -77,11 +80,31 @@ func (b *bench) compare(n int, list []contestant) error {
 	if err := b.measure(all, "warm", warmConns, warmPass, b.passes); err != nil {
 		return err
 	}
+	if err := b.unknown(all); err != nil {
+		return err
+	}
 	if n < coldFrom {
 		return nil
 	}
 	cold := slices.DeleteFunc(slices.Clone(all), func(c *child) bool { return !takesCold[c.who] })
 	return b.measure(cold, "cold", coldConns, coldPass, (b.passes+coldPart-1)/coldPart)
+}
+
+// unknown measures our decisions of the mix while names are not known yet.
+func (b *bench) unknown(all []*child) error {
+	for _, c := range all {
+		if c.who != (contestant{ourName, workload.NRules}) {
+			continue
+		}
+		var done bool
+		if err := c.ask(&done, "forget", 0); err != nil {
+			return err
+		}
+		if err := b.passesOf([]*child{c}, "unknown", warmPass, b.passes); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // takesCold are those that get through a million connections.
@@ -103,10 +126,25 @@ func (b *bench) measure(all []*child, mode string, conns, millis, passes int) er
 		if checked.Wrong > 0 {
 			return fmt.Errorf("%s, %s: %d of %d answers are wrong, the first: %s", c.who.system, c.who.shape, checked.Wrong, checked.Compared, checked.First)
 		}
-		c.checked = checked.Compared
+		c.checked, c.p99 = checked.Compared, 0
+		if hostile := c.who.shape != workload.NRules && c.who.shape != workload.Set; hostile && c.who.system == ourName {
+			if err := c.ask(&c.p99, "tail", tailTimes); err != nil {
+				return err
+			}
+		}
+	}
+	return b.passesOf(all, mode, millis, passes)
+}
+
+// tailTimes is how often each connection is decided in a row.
+const tailTimes = 16
+
+// passesOf lets the contestants take turns with the reference.
+func (b *bench) passesOf(all []*child, mode string, millis, passes int) error {
+	b.reference.done = nil
+	for _, c := range all {
 		c.done = nil
 	}
-	b.reference.done = nil
 	for range passes {
 		var p measure.Pass
 		if err := b.reference.ask(&p, "pass", warmPass/2); err != nil {
@@ -136,7 +174,11 @@ func (b *bench) add(c *child, mode string) {
 		WallNS:       median(c.done, func(p measure.Pass) float64 { return float64(p.Wall) / float64(p.Decisions) }),
 		Allocs:       median(c.done, func(p measure.Pass) float64 { return float64(p.Allocs) / float64(p.Decisions) }),
 		BytesPerRule: float64(c.built.Bytes) / rules, BuildMS: c.built.Millis,
+		P99:         c.p99,
 		PolicyBytes: float64(c.built.Parsed) / rules, Resident: float64(c.built.Resident) / rules,
+	}
+	if mode == "unknown" {
+		r.Checked = 0
 	}
 	if r.System == ourSetName {
 		r.System = ourName
@@ -175,6 +217,7 @@ type child struct {
 	out     *bufio.Reader
 	built   measure.Built
 	checked int
+	p99     float64
 	done    []measure.Pass
 }
 

@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 
 	"netpolicy.dev/netpolicy/bench/measure"
 	"netpolicy.dev/netpolicy/bench/workload"
@@ -73,7 +74,7 @@ func (b *bench) run() error {
 			return err
 		}
 	}
-	for _, h := range workload.Hostile {
+	for _, h := range slices.Concat(workload.Hostile, workload.Beyond) {
 		if err := b.compare(b.big, []contestant{{ourName, h.Name}, {linearName, h.Name}}); err != nil {
 			return err
 		}

@@ -41,6 +41,13 @@ type decider struct {
 
 func (d *decider) Load(conns []workload.Conn) { d.flows = workload.Flows(conns) }
 
+// Forget makes the names unknown, as they are when the first packet is decided.
+func (d *decider) Forget() {
+	for i := range d.flows {
+		d.flows[i].SNI, d.flows[i].HTTPHost = flow.Value[string]{}, flow.Value[string]{}
+	}
+}
+
 func (d *decider) Run(from, to int) int {
 	sum := 0
 	var answer engine.Decision

@@ -9,6 +9,8 @@
 //	load 16384   makes connections
 //	check 1000   compares answers with those of a linear search
 //	pass 200     decides for at least 200 ms
+//	forget 0     makes names unknown, for systems that know the difference
+//	tail 16      times each connection by itself, by so many decisions in a row
 package measure
 
 import (
@@ -19,6 +21,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -35,6 +38,9 @@ type System interface {
 	// returns the sum of the outcomes: so no call through an interface is measured.
 	Run(from, to int) int
 }
+
+// Forgetter is a system that can decide while it does not know a name yet.
+type Forgetter interface{ Forget() }
 
 // Kind is a kind of system.
 type Kind struct {
@@ -123,6 +129,11 @@ func Serve(kinds map[string]Kind) {
 			answer(len(c.conns))
 		case "check":
 			answer(c.check(arg))
+		case "forget":
+			c.sys.(Forgetter).Forget()
+			answer(true)
+		case "tail":
+			answer(c.tail(arg))
 		case "pass":
 			answer(c.pass(time.Duration(arg) * time.Millisecond))
 		default:
@@ -226,6 +237,20 @@ func (c *child) pass(least time.Duration) Pass {
 	runtime.ReadMemStats(&after)
 	p.Allocs = int64(after.Mallocs - before.Mallocs)
 	return p
+}
+
+// tail returns the 99th percentile of the nanoseconds that single connections take.
+func (c *child) tail(times int) float64 {
+	all := make([]float64, len(c.conns))
+	for i := range all {
+		start := time.Now()
+		for range times {
+			c.sum += c.sys.Run(i, i+1)
+		}
+		all[i] = float64(time.Since(start).Nanoseconds()) / float64(times)
+	}
+	slices.Sort(all)
+	return all[len(all)*99/100]
 }
 
 // cpuTime is what the process has used, in user mode and in the kernel.

@@ -12,21 +12,30 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 )
 
-// Hostile are the sets that are made to break an index: what all rules share is
-// what a rule is first looked up by. Each set comes with connections that reach
-// as many of its rules as they can.
-var Hostile = []struct {
+// Adversary is a set with connections that reach as many of its rules as they can.
+type Adversary struct {
 	Name, What string
 	Make       func(n int) []Rule
 	Conns      func(list []Rule, n int) []Conn
-}{
+}
+
+// Hostile are the sets that are made to break an index: what all rules share is
+// what a rule is first looked up by.
+var Hostile = []Adversary{
 	{"one-suffix", "one suffix, told apart by ports", oneSuffix, hostileConns},
+	{"shared-lists", "lists of nine suffixes that have one in common, told apart by ports", sharedLists, hostileConns},
 	{"one-prefix", "one prefix, told apart by ports and protocols", onePrefix, hostileConns},
 	{"shared-grams", "keywords that begin alike, names that are full of that", sharedGrams, gramConns},
 	{"dense-grams", "keywords over three letters, names of which every part is one", denseGrams, denseConns},
 	{"wide-ports", "wide port ranges, and nothing else", widePorts, hostileConns},
 	{"wide-ports-src", "wide port ranges, and overlapping source prefixes", widePortsSrc, hostileConns},
 	{"5-tuple", "nested source and destination prefixes, port ranges, protocols", fiveTuple, hostileConns},
+}
+
+// Beyond are sets for which no bound is promised.
+var Beyond = []Adversary{
+	{"dense-grams-ports", "keywords over three letters with narrow ports: both dense, and only together do they tell", denseGramsPorts, denseConns},
+	{"latencies", "no pivot: latencies above those of most connections", latencies, hostileConns},
 }
 
 func hostile(n int, seed uint64, do func(rng *rand.Rand, r *Rule)) []Rule {
@@ -57,6 +66,25 @@ func oneSuffix(n int) []Rule {
 	return hostile(n, 2, func(rng *rand.Rand, r *Rule) {
 		r.Kind, r.Name, r.Ports = rules.Suffix, "crowd.example", narrow(rng)
 	})
+}
+
+func sharedLists(n int) []Rule {
+	return hostile(n, 9, func(rng *rand.Rand, r *Rule) {
+		r.Kind, r.Name, r.Ports = rules.Suffix, "crowd.example", narrow(rng)
+		for range 8 {
+			r.Others = append(r.Others, word(rng, 8)+".example")
+		}
+	})
+}
+
+func denseGramsPorts(n int) []Rule {
+	return hostile(n, 10, func(rng *rand.Rand, r *Rule) {
+		r.Kind, r.Name, r.Ports = rules.Keyword, letters(rng, 5+rng.IntN(8)), narrow(rng)
+	})
+}
+
+func latencies(n int) []Rule {
+	return hostile(n, 11, func(rng *rand.Rand, r *Rule) { r.Latency = 1 + rng.Int64N(300_000) })
 }
 
 func onePrefix(n int) []Rule {

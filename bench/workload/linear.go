@@ -2,6 +2,7 @@ package workload
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"netpolicy.dev/netpolicy/flow"
@@ -50,6 +51,8 @@ func NewLinear(list []Rule, loose bool) *Linear {
 			q.states = state.AllStates
 		}
 		switch {
+		case r.Others != nil:
+			q.kind = quickRest
 		case r.Name != "":
 			q.kind = map[rules.PatternKind]quickKind{rules.Exact: quickExact, rules.Suffix: quickSuffix, rules.Keyword: quickKeyword}[r.Kind]
 		case r.Dst.IsValid() && r.Dst.Addr().Is4():
@@ -81,7 +84,7 @@ func (l *Linear) Find(c *Conn, s state.State) int {
 				continue
 			}
 		case quickSuffix:
-			if n := len(c.Name) - len(q.name); n < 0 || c.Name[n:] != q.name || n > 0 && c.Name[n-1] != '.' {
+			if !under(c.Name, q.name) {
 				continue
 			}
 		case quickKeyword:
@@ -102,9 +105,18 @@ func (l *Linear) Find(c *Conn, s state.State) int {
 
 // rest compares what is not in quick.
 func (l *Linear) rest(r *Rule, c *Conn) bool {
+	if r.Others != nil && !under(c.Name, r.Name) && !slices.ContainsFunc(r.Others, func(s string) bool { return under(c.Name, s) }) {
+		return false
+	}
 	return (l.loose || r.Latency == 0 || c.Latency > r.Latency) &&
 		(!r.Dst.IsValid() || r.Dst.Contains(c.Dst)) && (!r.Src.IsValid() || r.Src.Contains(c.Src)) &&
 		inPorts(r.Ports, c.DstPort) && inPorts(r.SrcPorts, c.SrcPort)
+}
+
+// under reports whether a name is the suffix or lies under it.
+func under(name, suffix string) bool {
+	n := len(name) - len(suffix)
+	return n >= 0 && name[n:] == suffix && (n == 0 || name[n-1] == '.')
 }
 
 // Decide returns the outcome for the connection in NORMAL, or NoMatch.

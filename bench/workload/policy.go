@@ -70,7 +70,11 @@ func (r *Rule) match() rules.Expr {
 	var kids []rules.Expr
 	add := func(p rules.Pred) { kids = append(kids, predicate(p)) }
 	if r.Name != "" {
-		add(rules.Pred{Field: rules.FieldDomain, Names: []rules.NamePattern{r.pattern()}})
+		names := []rules.NamePattern{r.pattern()}
+		for _, other := range r.Others {
+			names = append(names, rules.NamePattern{Kind: rules.Suffix, Name: other})
+		}
+		add(rules.Pred{Field: rules.FieldDomain, Names: names})
 	}
 	if r.Dst.IsValid() {
 		add(rules.Pred{Field: rules.FieldDstIP, Prefixes: []netip.Prefix{r.Dst}})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/lists"
@@ -11,7 +12,7 @@ import (
 
 // The shapes of a policy; the hostile sets' names are shapes, too.
 const (
-	NRules      = "n-rules"      // N rules with outcomes of their own
+	NRules      = "n-rules"      // N rules, each with one of seven outcomes
 	Set         = "one-set"      // one rule over N names and prefixes
 	ClassBench  = "classbench"   // a ClassBench filter set, whatever N
 	DomainLists = "domain-lists" // the v2fly community lists, a rule a name, whatever N
@@ -47,7 +48,7 @@ func Make(shape string, n int) ([]Rule, error) {
 	case DomainLists:
 		return domainLists(filepath.Join(data, "domain-list"))
 	}
-	for _, h := range Hostile {
+	for _, h := range slices.Concat(Hostile, Beyond) {
 		if h.Name == shape {
 			return h.Make(n), nil
 		}
@@ -60,7 +61,7 @@ func ConnsFor(shape string, list []Rule, n int) []Conn {
 	if shape == ClassBench {
 		return hostileConns(list, n)
 	}
-	for _, h := range Hostile {
+	for _, h := range slices.Concat(Hostile, Beyond) {
 		if h.Name == shape {
 			return h.Conns(list, n)
 		}

@@ -25,6 +25,7 @@ const (
 type Rule struct {
 	Kind     rules.PatternKind // of Name: Exact, Suffix or Keyword
 	Name     string
+	Others   []string // more suffixes; with them, one of all must hold
 	Dst, Src netip.Prefix
 	Ports    []rules.PortRange // of the destination
 	SrcPorts []rules.PortRange
@@ -44,7 +45,7 @@ type Conn struct {
 	Latency          int64 // microseconds
 }
 
-// Mix returns the n rules that bench/README.md describes, in the order in which
+// Mix returns the n rules that docs/performance.md describes, in the order in which
 // they are looked at: 70 % suffixes, 10 % exact names, 5 % keywords, 15 %
 // prefixes; 20 % also with ports, 20 % with a protocol, 5 % with states, 3 % with
 // a latency.

@@ -107,10 +107,13 @@ func prepare(ctx context.Context, path string, policy *rules.Policy, b base, hos
 			return nil, errSame
 		}
 	}
-	if old := b.live.prog; old != nil {
-		c.prog = engine.Recompile(old, c.policy)
-	} else {
+	switch old := b.live.prog; {
+	case old == nil:
 		c.prog = engine.Compile(c.policy)
+	case b.live.policy == c.policy:
+		c.prog = old
+	default:
+		c.prog = engine.Recompile(old, c.policy)
 	}
 	c.health = c.policy.Health()
 	var err error
