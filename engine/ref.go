@@ -21,12 +21,12 @@ const crowd = 16
 type ref uint32
 
 const (
-	refOne   ref = iota << 30 // one id
-	refList                   // the pool holds a count, then ids in order
-	refNode                   // a node
-	refMany                   // the pool holds a count, then refs
-	refForm  = 3 << 30
-	refNone  = refList // the pool begins with 0: the empty list
+	refOne  ref = iota << 30 // one id
+	refList                  // the pool holds a count, then ids in order
+	refNode                  // a node
+	refMany                  // the pool holds a count, then refs
+	refForm = 3 << 30
+	refNone = refList // the pool begins with 0: the empty list
 )
 
 // pool keeps what refs lead to, in as few pieces as possible.

@@ -348,7 +348,7 @@ func (x view) dnsMatches(patterns []rules.NamePattern) bool {
 
 func inside(a netip.Addr, list []netip.Prefix) bool {
 	return slices.ContainsFunc(list, func(n netip.Prefix) bool {
-		same, err := a.Prefix(n.Bits()) // fails for a prefix longer than the address
+		same, err := a.Prefix(n.Bits())                  // fails for a prefix longer than the address
 		return err == nil && same == n && a.Zone() == "" // a prefix has no zone
 	})
 }
