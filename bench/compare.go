@@ -48,16 +48,21 @@ const (
 	// The least a pass takes, in milliseconds: enough for the clock, and for all
 	// connections where one takes a microsecond.
 	warmPass = 60
+	warmUp   = 30 // before a pass that is to find what it needs in the caches
 	coldPass = 500
 	coldPart = 3 // of the passes one in so many is enough, as they are longer
 )
 
 // checks is how many answers are compared: a linear search over many rules is slow.
 func checks(rules int) int {
-	if rules >= 100_000 {
+	switch {
+	case rules >= 1_000_000:
+		return 50
+	case rules >= 100_000:
 		return 200
+	default:
+		return 1000
 	}
-	return 1000
 }
 
 // compare builds all contestants, one after the other, and lets their passes take turns.
@@ -152,6 +157,12 @@ func (b *bench) passesOf(all []*child, mode string, millis, passes int) error {
 		}
 		b.reference.done = append(b.reference.done, p)
 		for _, c := range all {
+			var done bool
+			if mode != "cold" {
+				if err := c.ask(&done, "warm", warmUp); err != nil {
+					return err
+				}
+			}
 			var p measure.Pass
 			if err := c.ask(&p, "pass", millis); err != nil {
 				return err

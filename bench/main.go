@@ -27,7 +27,7 @@ func main() {
 	peers := flag.String("peers", "", "the program of bench/peers; empty: no peers")
 	out := flag.String("out", "bench", "folder for the results")
 	flag.Parse()
-	b := &bench{own: os.Args[0], peers: *peers, out: *out, sizes: []int{10, 100, 1000, 10_000, 100_000, 1_000_000}, big: 100_000, passes: 15}
+	b := &bench{own: os.Args[0], peers: *peers, out: *out, sizes: []int{10, 100, 1000, 10_000, 100_000, 1_000_000}, big: 100_000, passes: 9}
 	if *quick {
 		b.sizes, b.big, b.passes = []int{10, 1000, 10_000}, 1000, 9
 	}
