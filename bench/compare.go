@@ -34,7 +34,7 @@ type row struct {
 	Resident    float64 `json:"resident_bytes_per_rule"`
 	Checked     int     `json:"checked"` // answers that were as a linear search gives them
 	// Scale is how much slower than where the targets were set the machine was
-	// meanwhile: by a linear search of 1,000 rules, whose passes took turns with these.
+	// meanwhile: by a linear search of 1,000 rules, compared round by round.
 	Scale float64 `json:"scale"`
 	// P99 is what the hardest of a hundred connections takes, by itself and many
 	// times in a row; 0: not measured.
@@ -181,7 +181,7 @@ func (b *bench) add(c *child, mode string) {
 	rules := float64(max(1, c.built.Rules))
 	r := row{
 		System: c.who.system, N: c.built.Rules, Shape: c.who.shape, Mode: mode, Checked: c.checked,
-		NS: median(c.done, cpuNS), Scale: median(b.reference.done, cpuNS) / referenceNS,
+		NS: median(c.done, cpuNS), Scale: b.scale(c),
 		WallNS:       median(c.done, func(p measure.Pass) float64 { return float64(p.Wall) / float64(p.Decisions) }),
 		Allocs:       median(c.done, func(p measure.Pass) float64 { return float64(p.Allocs) / float64(p.Decisions) }),
 		BytesPerRule: float64(c.built.Bytes) / rules, BuildMS: c.built.Millis,
@@ -204,6 +204,17 @@ func (b *bench) add(c *child, mode string) {
 			float64(p.Allocs)/float64(p.Decisions)))
 	}
 	progress("%-13s %-14s %8d rules  %s %.1f ns, %.3f allocations", r.System, r.Shape, r.N, mode, r.NS, r.Allocs)
+}
+
+// scale compares round by round, as what slows the machine comes and goes: a pass
+// and the reference of its round are slow together.
+func (b *bench) scale(c *child) float64 {
+	rounds := make([]float64, len(c.done))
+	for i := range rounds {
+		rounds[i] = cpuNS(c.done[i]) / cpuNS(b.reference.done[i])
+	}
+	ratio := median(rounds, func(r float64) float64 { return r })
+	return median(c.done, cpuNS) / ratio / referenceNS
 }
 
 func cpuNS(p measure.Pass) float64 { return float64(p.CPU) / float64(p.Decisions) }
