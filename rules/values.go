@@ -192,6 +192,11 @@ func (c *checker) ports(words []Word) []PortRange {
 			}
 		}
 	}
+	return MergePorts(list)
+}
+
+// MergePorts sorts ranges and joins those that overlap or touch, in place.
+func MergePorts(list []PortRange) []PortRange {
 	slices.SortFunc(list, func(a, b PortRange) int { return int(a.Lo) - int(b.Lo) })
 	merged := list[:0]
 	for _, r := range list {

@@ -268,27 +268,12 @@ func (c *collector) elements() (rules.Elements, error) {
 	}
 	c.e.Names = minimalNames(c.e.Names)
 	c.e.Prefixes = minimalPrefixes(c.e.Prefixes)
-	c.e.Ports = mergePorts(c.e.Ports)
+	c.e.Ports = rules.MergePorts(c.e.Ports)
 	slices.SortFunc(c.e.MACs, func(a, b flow.MAC) int { return bytes.Compare(a[:], b[:]) })
 	c.e.MACs = slices.Clip(slices.Compact(c.e.MACs))
 	slices.Sort(c.e.Globs)
 	c.e.Globs = slices.Clip(slices.Compact(c.e.Globs))
 	return c.e, nil
-}
-
-func mergePorts(list []rules.PortRange) []rules.PortRange {
-	slices.SortFunc(list, func(a, b rules.PortRange) int {
-		return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.Hi, b.Hi))
-	})
-	merged := list[:0]
-	for _, r := range list {
-		if last := len(merged) - 1; last >= 0 && int(r.Lo) <= int(merged[last].Hi)+1 {
-			merged[last].Hi = max(merged[last].Hi, r.Hi)
-			continue
-		}
-		merged = append(merged, r)
-	}
-	return slices.Clip(merged)
 }
 
 // coverage says what a set has of one name.
