@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,12 +23,13 @@ import (
 // lab is a client, a gateway and three uplinks, each in a network namespace of
 // its own. The test's thread is in the gateway.
 type lab struct {
-	t       testing.TB
-	client  int            // packet socket on the client's side of lan0
-	sinks   map[string]int // packet sockets at the far ends: wan0, wan1, wan2
-	gateway net.HardwareAddr
-	own     net.HardwareAddr
-	id      uint16
+	t          testing.TB
+	client     int            // packet socket on the client's side of lan0
+	sinks      map[string]int // packet sockets at the far ends: wan0, wan1, wan2
+	gateway    net.HardwareAddr
+	own        net.HardwareAddr
+	id         uint16
+	namespaces []string
 }
 
 // needRoot skips where namespaces can't be made, and says why.
@@ -89,9 +89,11 @@ func enter(t testing.TB, name string) {
 	})
 }
 
-// inNS runs f with the thread in the namespace.
+// inNS runs f with the thread in the namespace. A thread that can't come back ends
+// with its goroutine.
 func inNS(t testing.TB, name string, f func()) {
 	t.Helper()
+	runtime.LockOSThread()
 	home, err := netns.Get()
 	if err != nil {
 		t.Fatal(err)
@@ -109,6 +111,7 @@ func inNS(t testing.TB, name string, f func()) {
 		if err := netns.Set(home); err != nil {
 			t.Fatal(err)
 		}
+		runtime.UnlockOSThread()
 	}()
 	f()
 }
@@ -132,9 +135,10 @@ ip -n %[2]s link set eth0 up
 for a in 10.0.0.2 10.0.0.3 10.0.0.130 2001:db8:10::2 2001:db8:10::3; do ip -n %[1]s neigh replace $a lladdr 02:00:00:00:00:02 dev lan0 nud permanent; done
 nsenter --net=/run/netns/%[1]s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0
 nsenter --net=/run/netns/%[1]s sysctl -qw net.ipv4.icmp_msgs_per_sec=100000 net.ipv4.icmp_msgs_burst=10000 2>/dev/null || true`, gw, cl)
-	l := &lab{t: t, sinks: map[string]int{}, id: 2000}
+	l := &lab{t: t, sinks: map[string]int{}, id: 2000, namespaces: []string{gw, cl}}
 	for i := range 3 {
 		far, dev := newNS(t, fmt.Sprint("u", i)), fmt.Sprint("wan", i)
+		l.namespaces = append(l.namespaces, far)
 		sh(t, `nsenter --net=/run/netns/%[2]s sysctl -qw net.ipv6.conf.default.dad_transmits=0 net.ipv6.conf.default.accept_dad=0
 ip -n %[1]s link add %[3]s type veth peer name eth0 netns %[2]s
 ip -n %[2]s link set eth0 address 02:00:00:00:01:0%[6]d
@@ -186,16 +190,22 @@ func (l *lab) open(dev string) int {
 	return fd
 }
 
-// waitUp waits until IPv6 works on every link (carrier, routes).
+// waitUp waits until every link of every namespace has its carrier and its queue,
+// and every address is ready: a packet sent before is refused or dropped.
 func (l *lab) waitUp() {
 	l.t.Helper()
-	for range 100 {
-		if !strings.Contains(sh(l.t, "ip -6 addr show tentative; ip link show | grep -v LOOPBACK | grep 'state DOWN' || true"), "wan") {
+	missing := ""
+	for range 250 {
+		missing = ""
+		for _, ns := range l.namespaces {
+			missing += sh(l.t, "ip -n %[1]s -6 addr show tentative; ip -n %[1]s -o link show | grep -v -e LOOPBACK -e 'state UP' || true", ns)
+		}
+		if missing == "" {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	l.t.Fatal("links do not come up")
+	l.t.Fatalf("links do not come up:\n%s", missing)
 }
 
 // seen is what became of one packet.
