@@ -2,9 +2,11 @@
 # Both install what they need (as root, on Debian) and build first.
 GO      ?= go
 LDFLAGS := -s -w
+# By this profile of decisions the compiler lays out what decides: see `make profile`.
+PGO     := -pgo=cmd/netpolicyd/default.pgo
 export GOFLAGS += -trimpath
 
-.PHONY: run test check bench bench-packages build setup fuzz nightly accept clean
+.PHONY: run test check bench bench-packages build profile setup fuzz nightly accept clean
 
 run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
@@ -19,14 +21,18 @@ check: ## vet, staticcheck, gofumpt
 
 bench: ## ours beside Xray, sing-box, OPA and cel-go, into bench/results.md: a quarter of an hour
 	$(GO) build -C bench/peers -o ../../bin/peers .
-	$(GO) build -o bin/bench ./bench
+	$(GO) build $(PGO) -o bin/bench ./bench
 	bin/bench -peers bin/peers
 
 bench-packages: ## benchmarks of the pure packages
 	$(GO) test -run '^$$' -bench . -benchmem ./flow ./rules/... ./engine ./state ./actions/... ./inspector/...
 
 build: ## both binaries into bin/
-	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+	CGO_ENABLED=0 $(GO) build $(PGO) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+
+profile: ## the engine's hot path anew, for the compiler: after it has changed
+	CGO_ENABLED=0 $(GO) build -o bin/bench ./bench
+	bin/bench -profile cmd/netpolicyd/default.pgo
 
 setup: ## install the Debian packages that the tests and the lab need
 	@scripts/setup.sh

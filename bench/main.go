@@ -26,7 +26,15 @@ func main() {
 	quick := flag.Bool("quick", false, "only netpolicy and the linear search, up to 10,000 rules")
 	peers := flag.String("peers", "", "the program of bench/peers; empty: no peers")
 	out := flag.String("out", "bench", "folder for the results")
+	to := flag.String("profile", "", "write a CPU profile of decisions into this file, and measure nothing")
 	flag.Parse()
+	if *to != "" {
+		if err := profile(*to); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	b := &bench{own: os.Args[0], peers: *peers, out: *out, sizes: []int{10, 100, 1000, 10_000, 100_000, 1_000_000}, big: 100_000, passes: 9}
 	if *quick {
 		b.sizes, b.big, b.passes = []int{10, 1000, 10_000}, 1000, 9

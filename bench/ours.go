@@ -5,6 +5,7 @@ import (
 	"netpolicy.dev/netpolicy/bench/workload"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/hugepages"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -27,7 +28,9 @@ func parser(policy func([]workload.Rule) *rules.Policy) func([]workload.Rule) fu
 	return func(list []workload.Rule) func() (measure.System, error) {
 		p := policy(list)
 		return func() (measure.System, error) {
-			return &decider{prog: engine.Compile(p), world: engine.OfflineWorld(p, state.Normal)}, nil
+			prog := engine.Compile(p)
+			hugepages.Use(prog.Tables()) // as the daemon does
+			return &decider{prog: prog, world: engine.OfflineWorld(p, state.Normal)}, nil
 		}
 	}
 }

@@ -15,6 +15,8 @@ type bounds[T uint32 | uint64] struct {
 	top   []uint32
 	shift uint8
 	mask  T
+	// first and last are the second start, or the highest number, and the last start.
+	first, last T
 }
 
 // manyHere marks an entry of top that is an interval and not a value; a value of
@@ -31,13 +33,16 @@ type bound[T uint32 | uint64] struct {
 
 // newBounds takes the starts in order; the first is 0.
 func newBounds[T uint32 | uint64](starts []bound[T]) bounds[T] {
-	b := bounds[T]{start: slices.Clone(starts)}
-	n := len(b.start)
+	n := len(starts)
+	b := bounds[T]{start: slices.Clone(starts), first: ^T(0), last: starts[n-1].at}
+	if n > 1 {
+		b.first = starts[1].at
+	}
 	if n < 3 {
 		return b
 	}
 	// All numbers from the second start to the last share their upper bits.
-	first, last := b.start[1].at, b.start[n-1].at
+	first, last := b.first, b.last
 	below := bits.Len64(uint64(first ^ last)) // how many bits differ
 	size := min(bits.Len(uint(n))+1, below)   // of the table, in bits: most entries are values
 	b.shift, b.mask = uint8(below-size), T(1)<<size-1
@@ -62,13 +67,11 @@ func (b *bounds[T]) cell(x T) uint32 { return b.top[x>>b.shift&b.mask] }
 // find returns the value of the interval around x, which is below manyHere or none.
 func (b *bounds[T]) find(x T) uint32 {
 	last := len(b.start) - 1
-	switch {
-	case last == 0 || x < b.start[1].at:
+	if x < b.first {
 		return b.start[0].value
-	case x >= b.start[last].at:
+	}
+	if x >= b.last {
 		return b.start[last].value
-	case b.top == nil:
-		return b.start[0].value
 	}
 	at := b.cell(x)
 	if at&manyHere == 0 {

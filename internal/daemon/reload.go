@@ -16,6 +16,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/hugepages"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/state"
@@ -115,6 +116,7 @@ func prepare(ctx context.Context, path string, policy *rules.Policy, b base, hos
 	default:
 		c.prog = engine.Recompile(old, c.policy)
 	}
+	hugepages.Use(c.prog.Tables())
 	c.health = c.policy.Health()
 	var err error
 	if c.host, err = host.ReadHost(ctx); err != nil {
