@@ -35,27 +35,30 @@ func parser(policy func([]workload.Rule) *rules.Policy) func([]workload.Rule) fu
 	}
 }
 
-// decider is netpolicy's engine.
+// decider is netpolicy's engine. As with the peers, the facts of each connection are
+// put into one flow, and that is measured, too: so does who learns of a connection.
 type decider struct {
-	prog  *engine.Program
-	world *state.World
-	flows []flow.Flow
+	prog   *engine.Program
+	world  *state.World
+	conns  []workload.Conn
+	forget bool
 }
 
-func (d *decider) Load(conns []workload.Conn) { d.flows = workload.Flows(conns) }
+func (d *decider) Load(conns []workload.Conn) { d.conns, d.forget = conns, false }
 
 // Forget makes the names unknown, as they are when the first packet is decided.
-func (d *decider) Forget() {
-	for i := range d.flows {
-		d.flows[i].SNI, d.flows[i].HTTPHost = flow.Value[string]{}, flow.Value[string]{}
-	}
-}
+func (d *decider) Forget() { d.forget = true }
 
 func (d *decider) Run(from, to int) int {
 	sum := 0
+	var f flow.Flow
 	var answer engine.Decision
-	for i := range d.flows[from:to] {
-		d.prog.DecideInto(&answer, &d.flows[from+i], d.world)
+	for i := range d.conns[from:to] {
+		d.conns[from+i].Into(&f)
+		if d.forget {
+			f.SNI, f.HTTPHost = flow.Value[string]{}, flow.Value[string]{}
+		}
+		d.prog.DecideInto(&answer, &f, d.world)
 		sum += answer.Asked
 	}
 	return sum
@@ -63,7 +66,10 @@ func (d *decider) Run(from, to int) int {
 
 // Decide returns the route asked for, as the outcomes are routes: without a rule it
 // is -1, which is NoMatch.
-func (d *decider) Decide(i int) int { return d.prog.Decide(&d.flows[i], d.world).Asked }
+func (d *decider) Decide(i int) int {
+	f := d.conns[i].Flow()
+	return d.prog.Decide(&f, d.world).Asked
+}
 
 // scan is the linear search.
 type scan struct {

@@ -85,6 +85,6 @@ func nameless(raw io.Reader) ([]byte, error) {
 // decide makes decisions for a time.
 func (d *decider) decide(took time.Duration) {
 	for start := time.Now(); time.Since(start) < took; {
-		d.Run(0, len(d.flows))
+		d.Run(0, len(d.conns))
 	}
 }

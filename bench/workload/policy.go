@@ -104,19 +104,24 @@ func (r *Rule) match() rules.Expr {
 	}
 }
 
-// Flow returns the connection with all facts known.
-func (c *Conn) Flow() flow.Flow {
-	f := flow.Flow{
-		Proto: flow.Some(c.Proto), Src: flow.Some(c.Src), Dst: flow.Some(c.Dst),
-		SrcPort: flow.Absent[uint16](), DstPort: flow.Absent[uint16](),
-		SNI: flow.Absent[string](), HTTPHost: flow.Absent[string](), Latency: flow.Some(c.Latency),
-	}
-	if c.Name != "" {
-		f.SNI = flow.Some(c.Name)
-	}
+// Into sets all facts of the connection in a flow.
+func (c *Conn) Into(f *flow.Flow) {
+	f.Proto, f.Latency = flow.Some(c.Proto), flow.Some(c.Latency)
+	f.Src, f.Dst = flow.Some(c.Src), flow.Some(c.Dst)
+	f.SrcPort, f.DstPort = flow.Absent[uint16](), flow.Absent[uint16]()
 	if c.Proto.HasPorts() {
 		f.SrcPort, f.DstPort = flow.Some(c.SrcPort), flow.Some(c.DstPort)
 	}
+	f.SNI, f.HTTPHost = flow.Absent[string](), flow.Absent[string]()
+	if c.Name != "" {
+		f.SNI = flow.Some(c.Name)
+	}
+}
+
+// Flow returns the connection with all facts known.
+func (c *Conn) Flow() flow.Flow {
+	var f flow.Flow
+	c.Into(&f)
 	return f
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
@@ -141,7 +142,7 @@ func Conns(list []Rule, n int) []Conn {
 				break
 			}
 			r := &list[named[rng.IntN(len(named))]]
-			c.Name = r.Name
+			c.Name = strings.Clone(r.Name) // it comes with a packet, not from the policy
 			if r.Kind == rules.Suffix && rng.IntN(2) == 0 {
 				c.Name = "www." + r.Name
 			}
