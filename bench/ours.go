@@ -51,12 +51,15 @@ func (d *decider) Forget() { d.forget = true }
 
 func (d *decider) Run(from, to int) int {
 	sum := 0
-	var f flow.Flow
 	var answer engine.Decision
+	f := flow.Flow{HTTPHost: flow.Absent[string]()}
+	if d.forget {
+		f.HTTPHost = flow.Value[string]{}
+	}
 	for i := range d.conns[from:to] {
 		d.conns[from+i].Into(&f)
 		if d.forget {
-			f.SNI, f.HTTPHost = flow.Value[string]{}, flow.Value[string]{}
+			f.SNI = flow.Value[string]{}
 		}
 		d.prog.DecideInto(&answer, &f, d.world)
 		sum += answer.Asked

@@ -104,23 +104,26 @@ func (r *Rule) match() rules.Expr {
 	}
 }
 
-// Into sets all facts of the connection in a flow.
+// Into sets the connection's facts in a flow of which the others are set already:
+// that there is no Host header.
 func (c *Conn) Into(f *flow.Flow) {
 	f.Proto, f.Latency = flow.Some(c.Proto), flow.Some(c.Latency)
 	f.Src, f.Dst = flow.Some(c.Src), flow.Some(c.Dst)
-	f.SrcPort, f.DstPort = flow.Absent[uint16](), flow.Absent[uint16]()
 	if c.Proto.HasPorts() {
 		f.SrcPort, f.DstPort = flow.Some(c.SrcPort), flow.Some(c.DstPort)
+	} else {
+		f.SrcPort, f.DstPort = flow.Absent[uint16](), flow.Absent[uint16]()
 	}
-	f.SNI, f.HTTPHost = flow.Absent[string](), flow.Absent[string]()
 	if c.Name != "" {
 		f.SNI = flow.Some(c.Name)
+	} else {
+		f.SNI = flow.Absent[string]()
 	}
 }
 
 // Flow returns the connection with all facts known.
 func (c *Conn) Flow() flow.Flow {
-	var f flow.Flow
+	f := flow.Flow{HTTPHost: flow.Absent[string]()}
 	c.Into(&f)
 	return f
 }
