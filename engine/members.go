@@ -135,8 +135,11 @@ func (m *members) inTable(x *nameIndex, s *seeds, name string) bool {
 	for c.start(name); !c.done; {
 		n := s.parts(&c, name, x, &list)
 		for _, p := range list[:n] {
-			found := false
-			m.pool.tags(x.look(p.nameHash, x.home(p.hash)), func(t tag, _ ref) {
+			slot, found := x.look(p.nameHash, x.home(p.hash)), false
+			if slot == nil {
+				continue
+			}
+			m.pool.tags(slot.what, func(t tag, _ ref) {
 				k := t.kind()
 				found = found || k == kindSuffix || k == kindExact && p.whole || k == kindUnder && !p.whole
 			})

@@ -48,6 +48,10 @@ type nameSlot struct {
 	hash  uint64 // emptySlot: none
 	check uint32
 	what  tagged
+	// record is a copy of the rule's, if there is but one: where tables are larger
+	// than caches it would be the next miss. Programs with more than one layer don't
+	// read it, as they change records: see differ.patched.
+	record record
 }
 
 const emptySlot = ^uint64(0)
@@ -80,9 +84,8 @@ type fields3 uint8
 type tagged uint32
 
 const (
-	taggedMany   tagged = 1 << 31
-	tagBits             = 5
-	taggedNobody        = taggedMany // the pool begins with 0
+	taggedMany tagged = 1 << 31
+	tagBits           = 5
 )
 
 // nameFiling is one name with one thing filed under it.
@@ -140,7 +143,11 @@ func (b *builder) nameIndex(list []nameFiling, depths depths, without classSet) 
 		for uint64(len(slots)) < home {
 			slots = append(slots, nameSlot{hash: emptySlot})
 		}
-		slots = append(slots, nameSlot{list[from].hash, list[from].check, b.tagged(list[from:to], without)})
+		slot := nameSlot{hash: hash, check: list[from].check, what: b.tagged(list[from:to], without)}
+		if slot.what&taggedMany == 0 && b.records != nil {
+			slot.record = b.records[slot.what>>tagBits]
+		}
+		slots = append(slots, slot)
 		from = to
 	}
 	for uint64(len(slots)) < x.homes {
@@ -198,17 +205,17 @@ func (x *nameIndex) home(hash uint64) uint64 {
 	return at
 }
 
-// look returns what is filed under a name, or taggedNobody; home is its home slot.
-func (x *nameIndex) look(key nameHash, home uint64) tagged {
+// look returns the slot of a name, or nil; home is its home slot.
+func (x *nameIndex) look(key nameHash, home uint64) *nameSlot {
 	for x.slots[home].hash < key.hash {
 		home++
 	}
 	for ; x.slots[home].hash == key.hash; home++ {
-		if x.slots[home].check == key.check {
-			return x.slots[home].what
+		if n := &x.slots[home]; n.check == key.check {
+			return n
 		}
 	}
-	return taggedNobody
+	return nil
 }
 
 // nameKindOf is the table's part of a name pattern: the kind, or false for

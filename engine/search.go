@@ -282,8 +282,10 @@ func (s *search) visit(r ref) {
 }
 
 // candidate looks at one rule.
-func (s *search) candidate(i id) {
-	r := &s.l.records[i]
+func (s *search) candidate(i id) { s.rule(i, &s.l.records[i]) }
+
+// rule looks at one rule, of which the record may be a copy.
+func (s *search) rule(i id, r *record) {
 	if !r.active.Has(s.c.state) {
 		return
 	}
@@ -488,9 +490,21 @@ func (s *search) parts(x *nameIndex, list []part, fields fields3) {
 		if p.whole {
 			kinds = 1<<kindExact | 1<<kindSuffix
 		}
-		if t := x.look(p.nameHash, x.home(p.hash)); t != taggedNobody {
-			s.tagged(t, fields, kinds)
+		if n := x.look(p.nameHash, x.home(p.hash)); n != nil {
+			s.slot(n, fields, kinds)
 		}
+	}
+}
+
+// slot looks at what is filed under a name.
+func (s *search) slot(n *nameSlot, fields fields3, kinds uint8) {
+	if n.what&taggedMany != 0 || s.l.positions != nil {
+		s.tagged(n.what, fields, kinds)
+		return
+	}
+	t, i := tag(n.what&(1<<tagBits-1)), id(n.what>>tagBits)
+	if t.field()&fields != 0 && kinds>>t.kind()&1 == 1 && i < s.bound {
+		s.rule(i, &n.record)
 	}
 }
 
