@@ -24,9 +24,6 @@ func TestMain(m *testing.M) {
 // TestBench makes the whole report with few rules: every answer is compared with
 // the linear search on the way, and nothing may allocate.
 func TestBench(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short is for the race detector, under which nothing is worth measuring")
-	}
 	own, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

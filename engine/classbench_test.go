@@ -1,3 +1,7 @@
+//go:build !race
+
+// Long, and of one goroutine: nothing for the race detector.
+
 package engine_test
 
 import (
@@ -19,9 +23,6 @@ import (
 // sharedData returns a file that nobody here wrote; the test skips without it.
 func sharedData(t *testing.T, name string) string {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("-short: long, and has one goroutine, so nothing for the race detector")
-	}
 	path := filepath.Join("..", "..", "shared", "data", name)
 	if _, err := os.Stat(path); err != nil {
 		t.Skipf("%v: it is kept beside the repository", err)

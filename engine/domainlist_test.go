@@ -1,3 +1,7 @@
+//go:build !race
+
+// Long, and of one goroutine: nothing for the race detector.
+
 package engine_test
 
 import (

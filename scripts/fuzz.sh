@@ -9,6 +9,11 @@ while IFS=: read -r file target; do
   dir=$(dirname "$file")
   case " ${*:-$dir} " in *" $dir "*) ;; *) continue ;; esac
   echo "== $dir ${target#func } ${FUZZTIME:-2m}"
-  go test "./$dir" -run '^$' -fuzz "^${target#func }\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x | tail -n 2 || status=1
+  if said=$(go test "./$dir" -run '^$' -fuzz "^${target#func }\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x 2>&1); then
+    tail -n 2 <<<"$said"
+  else
+    tail -n 60 <<<"$said"
+    status=1
+  fi
 done < <(git grep -oE --no-color '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go')
 exit $status

@@ -197,9 +197,6 @@ func TestBadDownload(t *testing.T) {
 			fmt.Fprint(w, "b.example\n")
 		}},
 	} {
-		if testing.Short() && (c.name == "too large" || c.name == "bomb") {
-			continue // 64 MiB each, for which the race detector takes its time
-		}
 		t.Run(c.name, func(t *testing.T) {
 			bad = c.bad
 			r.t = t

@@ -148,9 +148,6 @@ func TestRefused(t *testing.T) {
 // TestTooManyElements: duplicates count too, so that the bound holds before
 // they are found.
 func TestTooManyElements(t *testing.T) {
-	if testing.Short() {
-		t.Skip("reads 20 MB")
-	}
 	data := []byte(strings.Repeat("53\n", lists.MaxElements))
 	src := lists.Source{Format: lists.List, Data: data}
 	if e, _, err := lists.Parse(src, rules.PortSet); err != nil || len(e.Ports) != 1 {
