@@ -19,7 +19,7 @@ check: ## vet, staticcheck, gofumpt
 	$(GO) tool staticcheck ./...
 	@test -z "$$($(GO) tool gofumpt -l .)" || { echo "gofumpt would change:"; $(GO) tool gofumpt -l .; exit 1; }
 
-bench: ## ours beside Xray, sing-box, OPA and cel-go, into bench/results.md: a quarter of an hour
+bench: ## ours beside Xray, sing-box, OPA and cel-go, into bench/results.md: five minutes
 	$(GO) build -C bench/peers -o ../../bin/peers .
 	$(GO) build $(PGO) -o bin/bench ./bench
 	bin/bench -peers bin/peers

@@ -253,21 +253,25 @@ func renumber(p *rules.Policy, do func(*rules.Outcome)) {
 // TestTables: the tables of both layers are among those that are yielded.
 func TestTables(t *testing.T) {
 	p := oracle.Alike(rand.New(rand.NewPCG(1, 1)), 100)
-	prog := engine.Compile(p)
 	q := *p
 	q.Rules = slices.Clone(p.Rules)
 	q.Rules[0].Priority++
-	for _, prog := range []*engine.Program{prog, engine.Recompile(prog, &q)} {
-		count, size := 0, 0
+	count := func(prog *engine.Program) (tables, bytes int) {
 		for table := range prog.Tables() {
-			count, size = count+1, size+len(table)
+			tables, bytes = tables+1, bytes+len(table)
 		}
-		const record = 16
-		if size < record*len(p.Rules) || count < 2 {
-			t.Errorf("%d tables of %d bytes for %d rules", count, size, len(p.Rules))
-		}
-		for range prog.Tables() {
-			break // the rest is not asked for
-		}
+		return tables, bytes
+	}
+	prog := engine.Compile(p)
+	one, size := count(prog)
+	const record = 16
+	if one < 2 || size < record*len(p.Rules) {
+		t.Errorf("%d tables of %d bytes for %d rules", one, size, len(p.Rules))
+	}
+	if two, _ := count(engine.Recompile(prog, &q)); two <= one {
+		t.Errorf("%d tables with a second layer, %d without", two, one)
+	}
+	for range prog.Tables() {
+		break // the rest is not asked for
 	}
 }
