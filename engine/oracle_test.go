@@ -182,7 +182,7 @@ func (s *seen) assert(t *testing.T, kind string) {
 	}
 	least("rule", s.rule, 4)
 	least("final", s.final, 10)
-	least("hinted", s.hinted, 25)
+	least("hinted", s.hinted, 50)
 	least("pending", s.pending, 10)
 	least("runner-up", s.runnerUp, 10)
 	if kind != "rich" {

@@ -200,7 +200,10 @@ func Listed(c Chance, n int) *rules.Policy {
 		g.sets = append(g.sets, g.set(len(g.sets)))
 	}
 	p.Sets = g.sets
-	field := one(g.gen, []rules.Field{rules.FieldDomain, rules.FieldDstIP, rules.FieldPort, rules.FieldProcess, rules.FieldSrcMAC})
+	field := rules.FieldDomain // which alone has hints
+	if g.chance(60) {
+		field = one(g.gen, []rules.Field{rules.FieldDstIP, rules.FieldPort, rules.FieldProcess, rules.FieldSrcMAC})
+	}
 	other := one(g.gen, []rules.Field{rules.FieldSrcPort, rules.FieldSNI, rules.FieldRTT, rules.FieldProto})
 	t, _ := typeOf(field)
 	for i := range n {
