@@ -433,7 +433,7 @@ func (b *builder) prefixIndexes(list []prefixRef, without classSet) [2]*prefixIn
 	}
 	for i := range out {
 		if len(prefixes[i]) > 0 {
-			out[i] = newPrefixIndex(prefixes[i], refs[i], b.pool.least)
+			out[i] = newPrefixIndex(prefixes[i], refs[i], b)
 		}
 	}
 	return out

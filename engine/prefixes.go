@@ -30,6 +30,7 @@ type prefixEntry struct {
 	ref    ref
 	parent uint32 // the next shorter prefix around this one, none
 	least  id     // of this and all its parents
+	record record // a copy of the rule's, if ref is one, as in a nameSlot
 }
 
 func toAddr6(a netip.Addr) addr6 {
@@ -61,7 +62,7 @@ func lastOf(p netip.Prefix) netip.Addr {
 // newPrefixIndex makes the index of the given prefixes, which are masked, unique,
 // of one family, and in order (by address, then from short to long), with what
 // is filed under each.
-func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefixIndex {
+func newPrefixIndex(list []netip.Prefix, refs []ref, b *builder) *prefixIndex {
 	x := &prefixIndex{entries: make([]prefixEntry, 0, len(list))}
 	type mark struct {
 		at    netip.Addr
@@ -101,7 +102,10 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, least func(ref) id) *prefix
 	put(zero, none)
 	for i, p := range list {
 		closeBefore(p.Addr())
-		e := prefixEntry{ref: refs[i], parent: none, least: least(refs[i])}
+		e := prefixEntry{ref: refs[i], parent: none, least: b.pool.least(refs[i])}
+		if refs[i]&refForm == refOne && b.records != nil {
+			e.record = b.records[refs[i]]
+		}
 		if len(open) > 0 {
 			e.parent = open[len(open)-1].entry
 			e.least = min(e.least, x.entries[e.parent].least)

@@ -387,7 +387,13 @@ func (s *search) addr(x *[2]*prefixIndex, v flow.Value[netip.Addr]) {
 		if at.least >= s.bound {
 			return
 		}
-		s.visit(at.ref)
+		if at.ref&refForm == refOne && s.l.positions == nil {
+			if id(at.ref) < s.bound {
+				s.rule(id(at.ref), &at.record)
+			}
+		} else {
+			s.visit(at.ref)
+		}
 		e = at.parent
 	}
 }
