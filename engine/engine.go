@@ -32,7 +32,7 @@ type Decision struct {
 }
 
 // FieldSet is a set of fields, bit i for rules.Field i.
-type FieldSet uint32
+type FieldSet uint64
 
 // Has reports whether f is in the set.
 func (s FieldSet) Has(f rules.Field) bool { return s>>f&1 == 1 }

@@ -264,7 +264,7 @@ func (c *facts) unknownOf(fields FieldSet) FieldSet {
 	}
 	u &= fields
 	for left := fields &^ (nameFields | tupleFields | 1<<rules.FieldLatency); left != 0; left &= left - 1 {
-		if field := rules.Field(bits.TrailingZeros32(uint32(left))); c.isUnknown(field) {
+		if field := rules.Field(bits.TrailingZeros64(uint64(left))); c.isUnknown(field) {
 			u |= 1 << field
 		}
 	}

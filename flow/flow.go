@@ -71,6 +71,14 @@ type Flow struct {
 	Cgroup      Value[string]
 	SrcMAC      Value[MAC]
 	IfaceIn     Value[string]
+	IfaceOut    Value[string]
+	Group       Value[string] // of the process: its name, or the number where there is no name
+	App         Value[string] // the protocol that was recognised: "bittorrent"
+	ALPN        Value[string] // as offered, joined by commas: "h2,http/1.1"
+	Country     Value[string] // of Dst, ISO 3166-1 alpha-2 in capitals
+	ASN         Value[uint32] // of Dst
+	ConnBytes   Value[int64]  // carried so far, both directions
+	ConnAge     Value[int64]  // microseconds
 
 	// ID is the caller's label, carried from a flow record to its decision.
 	ID string

@@ -13,14 +13,24 @@ type AST struct {
 	File    string
 	Version Word // the zero Word: not given
 
-	Uplinks   []Decl
-	Routes    []Decl
-	Groups    []Decl
-	Throttles []Decl
-	Health    []Decl // the name is an uplink's; without one: the defaults for all
-	Daemon    []Decl // no names
-	Default   *Action
-	Rules     []RuleNode
+	Imports    []ImportNode
+	Sets       []Decl // items: type, values, or file or url with select, format, sha256, refresh, on_error
+	Uplinks    []Decl
+	Routes     []Decl
+	Groups     []Decl
+	Throttles  []Decl
+	Quotas     []Decl // Expr is what is counted; items: limit, per, reset
+	Schedules  []Decl // items: weekday, time, date, tz
+	Conditions []Decl // Expr; no items
+	Health     []Decl // the name is an uplink's; without one: the defaults for all
+	Daemon     []Decl // no names
+	Default    *Action
+	Rules      []RuleNode
+	Asserts    []AssertNode
+	Invariants []InvariantNode
+
+	// Comments are all comments of the text, in order.
+	Comments []Comment
 
 	// Lost is true when declarations may be missing because a part of the text
 	// could not be read: Check does not report undefined names.
@@ -30,7 +40,15 @@ type AST struct {
 	Partial bool
 }
 
-// Word is one value as written.
+// Comment is one comment, from its `#` to the end of the line.
+type Comment struct {
+	Text string // with the `#`, without blanks at the end
+	Span diag.Span
+	Own  bool // nothing but blanks stands before it on its line
+}
+
+// Word is one value as written. An element of a set may be `keyword "x"` or
+// `regex "x"`: one word, not Quoted.
 type Word struct {
 	Text string    // the value, without quotes and escapes
 	Span diag.Span // the whole token, with its quotes
@@ -125,7 +143,8 @@ type Decl struct {
 	Name  Word
 	Span  diag.Span // the whole declaration
 	Items []Item
-	Bad   bool // could not be read, and was reported
+	Expr  *ExprNode // of a quota or condition
+	Bad   bool      // could not be read, and was reported
 }
 
 // Item is one key of a declaration with its values: `gateway 10.0.0.1`. The
@@ -146,12 +165,14 @@ type RuleNode struct {
 	Priority    Word
 	Span        diag.Span
 	Match       *ExprNode
-	When        *ExprNode // over `state`
+	When        *ExprNode // over facts of the world
 	Disable     []Word    // states
 	OnUnknown   Word
 	Description Word
 	Allow       []Word // codes of warnings and hints that are wanted here
 	Do          *Action
+	// Disabled is the word `disabled`, where it is given: the rule is checked and never looked at.
+	Disabled Word
 }
 
 // Action is what follows `do`, or stands under `action`: primary actions and
@@ -171,9 +192,53 @@ type ExprNode struct {
 
 // PredNode is one predicate as written.
 type PredNode struct {
-	Field  Field
-	Key    Word // the field in the user's spelling
-	Cmp    Word // "<", "<=", ">", ">=", "==", "!="; the zero Word: none written
-	Values []Word
-	Text   string // the values as written, for explanations
+	Field Field
+	Key   Word // the field in the user's spelling
+	// Subject is the name of an uplink or route (uplink.NAME.metric), or of a
+	// schedule, quota or condition.
+	Subject Word
+	Metric  Metric // FieldUplink, FieldRoute
+	Cmp     Word   // "<", "<=", ">", ">=", "==", "!="; the zero Word: none written
+	Values  []Word
+	Set     Word   // `in NAME`; Values is empty
+	Negated bool   // `not in`
+	For     Word   // `for 30s`
+	Text    string // as written, for explanations
+}
+
+// ImportNode is `import "FILE" sha256 "..."`.
+type ImportNode struct {
+	Path, SHA256 Word
+	Span         diag.Span
+}
+
+// AssertNode is an assertion: a name or address with an optional protocol and port,
+// or a condition that describes the flow.
+type AssertNode struct {
+	Span   diag.Span
+	Target Word // `"api.zoom.us"`; not given: Expr
+	Proto  Word // of `tcp/443`
+	Port   Word
+	Expr   *ExprNode
+	When   []Word // states
+	Expect OutcomeNode
+}
+
+// InvariantNode is `never`, `always` (with Expr and Expect) or `unreachable` (with Level).
+type InvariantNode struct {
+	Span   diag.Span
+	Kind   Word
+	Expr   *ExprNode
+	When   []Word // states
+	Expect OutcomeNode
+	Level  Word // none, warn
+}
+
+// OutcomeNode is what stands behind `->`: an action, or one of the others.
+type OutcomeNode struct {
+	Span    diag.Span
+	Action  *Action
+	Rule    Word // `rule NAME`
+	Default bool
+	Via     Word // `via NAME`, in invariants
 }

@@ -22,10 +22,16 @@ type Policy struct {
 	Groups    []Group
 	Throttles []Throttle
 	Sets      []*Set
-	Rules     []Rule   // in source order
-	Default   *Outcome // nil: the flow is left to the kernel untouched
-	Primary   int      // index into Uplinks, -1 without uplinks
-	Daemon    Daemon
+	Quotas    []Quota
+	Schedules []Schedule
+	// Conditions are in the order of their declaration; one may read another.
+	Conditions []Condition
+	Rules      []Rule   // in source order
+	Default    *Outcome // nil: the flow is left to the kernel untouched
+	Asserts    []Assert
+	Invariants []Invariant
+	Primary    int // index into Uplinks, -1 without uplinks
+	Daemon     Daemon
 }
 
 // Uplink is a line to the outside.
@@ -96,6 +102,9 @@ type Strategy uint8
 const (
 	Fallback Strategy = iota
 	LowestLatency
+	Weighted // by the weights of the members' uplinks, by the flow hash
+	HashOf   // by the flow hash, each member alike
+	SLA      // the first member whose uplink meets the group's condition
 )
 
 // Group chooses one of its members for each flow.
@@ -105,6 +114,8 @@ type Group struct {
 	Strategy           Strategy
 	Members            []int // route indices
 	Tolerance, MinHold time.Duration
+	Sticky             time.Duration
+	SLA                int  // index into Conditions, -1 for none
 	BlockWhenNone      bool // when_none block; false: best of bad
 	Interrupt          bool
 }
@@ -127,7 +138,10 @@ type Rule struct {
 	// Active is the set of states in which the rule is looked at: `when` without `disable`.
 	Active state.Set
 	Match  Expr
-	Do     Outcome
+	// When is what `when` asks for beside states, over facts of the world; nil for
+	// nothing. It does not count for specificity.
+	When *Expr
+	Do   Outcome
 	// OnUnknown is what to do while a fact of this rule is missing.
 	OnUnknown OnUnknown
 }
@@ -209,23 +223,63 @@ const (
 	FieldPort
 	FieldSrcPort
 	FieldProto
+	FieldApp
+	FieldALPN
 	FieldProcess
 	FieldProcessPath
 	FieldUser
+	FieldGroup
 	FieldCgroup
 	FieldSrcMAC
 	FieldIfaceIn
+	FieldIfaceOut
 	FieldDSCP
 	FieldMark
+	FieldCountry
+	FieldASN
+	FieldConnBytes
+	FieldConnAge
 	FieldRTT
+	// From here on the fields are facts of the world, which `when` can read.
 	FieldLatency
 	FieldErrorRate
 	FieldState
+	FieldUplink // a metric of an uplink: Pred.Ref is its index
+	FieldRoute  // a metric of what a route leads over: Pred.Ref is the uplink's index
+	FieldSchedule
+	FieldQuota
+	FieldCondition
 )
 
+// OfWorld reports whether the field is a fact of the world and not of the flow.
+func (f Field) OfWorld() bool { return f >= FieldLatency }
+
+// fieldNames is in the order of the constants. Where the name is not all of how
+// the field is written (uplink.NAME.metric) it is the beginning.
 var fieldNames = [...]string{
-	"sni", "domain", "http.host", "dst.ip", "src.ip", "port", "src.port", "proto", "process",
-	"process.path", "user", "cgroup", "src.mac", "iface.in", "dscp", "mark", "rtt", "latency", "error_rate", "state",
+	"sni", "domain", "http.host", "dst.ip", "src.ip", "port", "src.port", "proto", "app", "alpn", "process",
+	"process.path", "user", "group", "cgroup", "src.mac", "iface.in", "iface.out", "dscp", "mark", "country", "asn",
+	"conn.bytes", "conn.age", "rtt", "latency", "error_rate", "state", "uplink", "route", "schedule", "quota", "condition",
+}
+
+// Metric is what is measured of an uplink.
+type Metric uint8
+
+// The metrics and their units.
+const (
+	MetricRTT       Metric = iota // microseconds
+	MetricP90                     // microseconds
+	MetricJitter                  // microseconds
+	MetricLoss                    // parts per million
+	MetricErrorRate               // parts per million
+	MetricUp                      // 0 or 1
+	MetricState                   // a state.State
+	MetricUsage                   // bytes
+)
+
+// Metrics are the metrics' names, in the order of the constants.
+func Metrics() []string {
+	return []string{"rtt", "rtt_p90", "jitter", "loss", "error_rate", "up", "state", "usage"}
 }
 
 // String returns the field's name as NPL spells it.
@@ -252,14 +306,107 @@ type Pred struct {
 	Prefixes []netip.Prefix // dst.ip, src.ip; masked, unmapped
 	Ports    []PortRange    // port, src.port; sorted, disjoint
 	Numbers  []uint32       // proto, dscp, mark; sorted, unique
-	Globs    []Glob         // process, process.path, user, cgroup, iface.in (there literal)
+	Globs    []Glob         // process, process.path, user, group, cgroup; literal: iface.in, iface.out, app, alpn, country
 	MACs     []flow.MAC     // src.mac; sorted, unique
-	States   state.Set      // state
-	Cmp      Cmp            // rtt, latency (microseconds), error_rate (parts per million)
-	Bound    int64
+	States   state.Set      // state; the metric state
+	// Ref is the index of an uplink (FieldUplink, FieldRoute; -1: the route leads over
+	// none, the fact is absent), schedule, quota or condition.
+	Ref    int
+	Metric Metric
+	Cmp    Cmp // rtt, latency, conn.age (microseconds), error_rate (parts per million), conn.bytes, metrics
+	Bound  int64
+	// For is how long a comparison has to hold before it counts; conditions only.
+	For time.Duration
 	// Set is the set that the predicate names; nil if its values were written in
 	// place. The list above then is the set's own, shared and never modified.
 	Set *Set
+}
+
+// Quota is an amount of traffic that may be used in a period.
+type Quota struct {
+	Name  string
+	Span  diag.Span
+	Match Expr
+	Limit int64  // bytes, both directions
+	Per   Period // from reset to reset
+	Reset int    // minutes after midnight, in the host's time zone
+}
+
+// Period is the length of a quota's period.
+type Period uint8
+
+// The periods. An hour begins at the reset's minute, a week on Monday, a month on its first day.
+const (
+	PerHour Period = iota
+	PerDay
+	PerWeek
+	PerMonth
+)
+
+// Schedule is when something holds: all that is given must. The zero parts mean always.
+type Schedule struct {
+	Name string
+	Span diag.Span
+	Days uint8 // bit n for time.Weekday n; 0: every day
+	// From and To are minutes after midnight; equal: the whole day. A window with
+	// To before From ends on the next day and belongs to the day on which it starts.
+	From, To    int
+	First, Last Date           // both inclusive; zero: no limit
+	Zone        *time.Location // nil: the host's
+}
+
+// Date is a day of the calendar.
+type Date struct {
+	Year  int
+	Month time.Month
+	Day   int
+}
+
+// Condition is a named condition over the world.
+type Condition struct {
+	Name string
+	Span diag.Span
+	Expr Expr
+}
+
+// Assert is what the policy says of itself about one flow or kind of flows.
+type Assert struct {
+	Span   diag.Span
+	Text   string     // as written
+	Flow   *flow.Flow // the connection; nil: Match describes it
+	Match  Expr
+	States state.Set
+	Expect Expect
+}
+
+// Expect is an expected outcome: the action's kind and target, a rule, or the default.
+type Expect struct {
+	Span    diag.Span
+	Do      *Outcome // only the primary action and its target count
+	Rule    int      // index into Rules, -1
+	Default bool
+	Via     int // a route, -1: what the decision must resolve to, or must not
+}
+
+// InvariantKind is what an invariant says.
+type InvariantKind uint8
+
+// The kinds of invariant.
+const (
+	Never InvariantKind = iota
+	Always
+	Unreachable // Warn, or an error
+)
+
+// Invariant is what has to hold of all flows.
+type Invariant struct {
+	Span   diag.Span
+	Text   string
+	Kind   InvariantKind
+	Match  Expr
+	States state.Set
+	Expect Expect
+	Warn   bool
 }
 
 // PortRange is an inclusive range of ports.

@@ -28,6 +28,8 @@ const (
 	MACSet
 	ProcessSet
 	UserSet
+	ASNSet
+	CountrySet
 )
 
 // Elements are the values of a set; which list is used follows from its type.
@@ -36,7 +38,8 @@ type Elements struct {
 	Prefixes []netip.Prefix // masked, unmapped
 	Ports    []PortRange    // sorted, disjoint
 	MACs     []flow.MAC     // sorted, unique
-	Globs    []Glob
+	Globs    []Glob         // of processes and users; of countries literal
+	Numbers  []uint32       // of AS numbers; sorted, unique
 }
 
 // ListRef says where the elements of a set stand outside the policy.

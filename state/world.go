@@ -15,6 +15,27 @@ type World struct {
 	// index of the member that lowest_latency has chosen, -1 where nothing was
 	// chosen or the group's strategy does not select.
 	Selected []int
+	// Schedules, Quotas (exceeded) and Conditions have one entry for each of the
+	// policy's, in its order. What is missing is Unset: not known.
+	Schedules, Quotas, Conditions []Truth
+}
+
+// Truth is whether a fact of the world holds.
+type Truth uint8
+
+// The truth values; Unset, the zero value, is not known.
+const (
+	Unset Truth = iota
+	False
+	True
+)
+
+// TruthOf returns True or False.
+func TruthOf(b bool) Truth {
+	if b {
+		return True
+	}
+	return False
 }
 
 // Link is one uplink as decisions see it.
@@ -30,6 +51,9 @@ type Link struct {
 	// RTT and P90 are the smoothed and 90th-percentile round-trip times;
 	// negative until measured.
 	RTT, P90 time.Duration
+	// Jitter is the mean difference between a round-trip time and the next (RFC 3550,
+	// section 6.4.1); negative until measured.
+	Jitter time.Duration
 	// Loss and ErrorRate are parts per million over the last ten rounds;
 	// negative until measured.
 	Loss, ErrorRate int64
