@@ -181,7 +181,7 @@ func OfflineWorld(p *rules.Policy, s state.State) *state.World {
 		Uplinks: make([]state.Link, len(p.Uplinks)), Selected: make([]int, len(p.Groups)),
 	}
 	for i := range w.Uplinks {
-		w.Uplinks[i] = state.Link{State: state.Normal, Up: true, Share: 100, RTT: -1, P90: -1, Loss: -1, ErrorRate: -1}
+		w.Uplinks[i] = state.Link{State: state.Normal, Up: true, Share: 100, RTT: -1, P90: -1, Jitter: -1, Loss: -1, ErrorRate: -1, Usage: -1}
 	}
 	for i := range w.Selected {
 		w.Selected[i] = -1

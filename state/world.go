@@ -57,6 +57,8 @@ type Link struct {
 	// Loss and ErrorRate are parts per million over the last ten rounds;
 	// negative until measured.
 	Loss, ErrorRate int64
+	// Usage is how much the uplink has carried, in bytes; negative until measured.
+	Usage int64
 	// Lost is the number of lost probes in the last ten rounds, for "best of bad".
 	Lost int
 }
