@@ -185,6 +185,7 @@ func (p *parser) item(d *rules.Decl, b *block, keys []string) {
 	if item.Bad {
 		p.skip()
 	}
+	item.Bad = item.Bad || p.torn >= start
 	item.Span = p.from(start)
 	if key.Text == "threshold" && !item.Bad {
 		p.threshold(d, item)
@@ -284,7 +285,7 @@ func (p *parser) route(d *rules.Decl, _ int) bool {
 	}
 	item := rules.Item{Key: key}
 	base := len(p.values)
-	for p.isValue() && !p.tok.first {
+	for p.isValue() && !p.tok.first && !p.declares() {
 		p.values = append(p.values, p.word())
 		if p.tok.Kind == Comma && len(p.values)-base > 2 { // of two gateways
 			p.next()

@@ -209,7 +209,7 @@ func (p *parser) predicate(n *rules.ExprNode) bool {
 			return false
 		}
 	}
-	if !known || n.Op == rules.OpAny { // reported
+	if !known || n.Op == rules.OpAny || p.torn >= start { // reported
 		*n = rules.ExprNode{Op: rules.OpAny, Span: p.from(start)}
 		return true
 	}
@@ -541,7 +541,7 @@ func (p *parser) braces() []rules.Word {
 	comma, reported := true, false
 	for p.tok.Kind != Close {
 		switch {
-		case p.tok.Kind == EOF || p.tok.Kind == Open || p.tok.Kind == Arrow || p.tok.first && p.begins():
+		case p.setIsOver():
 			if p.torn < open.Start {
 				p.report("NP006", p.span(open.Start, open.End), "the `{` of the set is not closed").Help = "a `}` is missing before " + p.before()
 			}
@@ -559,6 +559,10 @@ func (p *parser) braces() []rules.Word {
 				reported = true
 			}
 			comma = false
+			if p.tok.Kind == Unterminated {
+				p.next()
+				continue
+			}
 			p.values = append(p.values, p.setWord())
 		default:
 			if !reported {
@@ -575,6 +579,18 @@ func (p *parser) braces() []rules.Word {
 	p.depth = before
 	p.next()
 	return p.element(base)
+}
+
+// setIsOver reports whether the `}` of a set must have been forgotten.
+func (p *parser) setIsOver() bool {
+	switch p.tok.Kind {
+	case EOF, Open, Arrow:
+		return true
+	case Semicolon:
+		next := p.ahead(1)
+		return next.Kind == Newline || next.Kind == Word && slices.Contains(p.keys, p.str(next))
+	}
+	return p.tok.first && p.begins()
 }
 
 // element takes the list that was gathered since base.

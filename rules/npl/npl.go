@@ -394,7 +394,7 @@ func (p *parser) skip() {
 
 // end checks that a statement ends here, and passes over what does not belong to it.
 func (p *parser) end(what string) {
-	if p.atEnd() {
+	if p.atEnd() || p.tok.first && p.begins() { // the latter behind a bracket that is not closed
 		return
 	}
 	d := p.report("NP005", p.here(), "expected the end of %s, found %s", what, p.found())
@@ -454,7 +454,9 @@ func (p *parser) findBrace(what string, keys []string) bool {
 		return false
 	}
 	switch next := p.ahead(1); {
-	case p.tok.Kind == Word && p.is(":"), p.tok.Kind == Assign, p.tok.Kind == Arrow, p.tok.Kind == Foreign:
+	case p.tok.Kind == Word && slices.Contains(keys, p.str(p.tok.Token)):
+		d.Help = "the statements of a block stand in braces: `{ " + p.str(p.tok.Token) + " ... }`"
+	case p.is(":"), p.tok.Kind == Assign, p.tok.Kind == Arrow, p.tok.Kind == Foreign:
 		if next.Kind == Open {
 			d.Help = "leave " + diag.Quote(p.str(p.tok.Token)) + " out"
 			p.next()

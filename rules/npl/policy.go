@@ -68,11 +68,14 @@ func (p *parser) declares() bool {
 		return false
 	}
 	switch p.str(p.tok.Token) {
-	case "rule", "set", "uplink", "import", "condition", "daemon", "default", "assert", "never", "always", "unreachable", "policy", "health":
-		switch p.ahead(1).Kind {
-		case Word, String, Open, ParenOpen:
-			return true
-		}
+	case "set", "import", "condition", "default", "assert", "never", "always", "unreachable", "policy":
+		return p.tok.first && p.headed()
+	case "rule":
+		return p.tok.first && p.headed() || p.ahead(1).Kind == Word && (p.ahead(2).Kind == Open || p.ahead(2).Kind == Word)
+	case "uplink":
+		return p.tok.first && p.headed() || p.ahead(1).Kind == Word && p.ahead(2).Kind == Open
+	case "health", "daemon":
+		return p.tok.first && p.headed() || p.ahead(1).Kind == Open
 	case "route":
 		via := p.ahead(2)
 		return p.ahead(1).Kind == Word && via.Kind == Word && p.str(via) == "via"
@@ -80,6 +83,15 @@ func (p *parser) declares() bool {
 		return p.ahead(1).Kind == Word && p.ahead(2).Kind == Open
 	case "group", "schedule":
 		return p.ahead(1).Kind == Word && p.ahead(2).Kind == Assign
+	}
+	return false
+}
+
+// headed reports whether what follows the current word could be a declaration's head.
+func (p *parser) headed() bool {
+	switch p.ahead(1).Kind {
+	case Word, String, Open, ParenOpen:
+		return true
 	}
 	return false
 }
@@ -146,7 +158,7 @@ func (p *parser) decl(what string, body func(d *rules.Decl, indent int) bool) ru
 		d.Name, ok = p.name(what)
 	}
 	ok = ok && body(&d, indent)
-	d.Bad = d.Bad || !ok
+	d.Bad = d.Bad || !ok || p.torn >= start && keyword != "uplink"
 	if !ok {
 		p.skip()
 	}
@@ -227,7 +239,7 @@ func (p *parser) importFile(start int) {
 	if n.Path, ok = p.quoted("the file to import"); ok && p.accept("sha256") {
 		n.SHA256, ok = p.quoted("the checksum")
 	}
-	if n.Span = p.from(start); n.Path.Given() {
+	if n.Span = p.from(start); n.Path.Given() && p.torn < start {
 		p.ast.Imports = append(p.ast.Imports, n)
 	} else {
 		p.ast.Lost = true
@@ -271,8 +283,8 @@ func (p *parser) assert() {
 		n.Expr = new(rules.ExprNode)
 		ok = p.expr(n.Expr)
 	}
-	if ok = ok && p.expectation(&n.When, &n.Expect); ok {
-		n.Span = p.from(start)
+	ok = ok && p.expectation(&n.When, &n.Expect)
+	if n.Span = p.from(start); ok && p.torn < start {
 		p.ast.Asserts = append(p.ast.Asserts, n)
 	} else {
 		p.skip()

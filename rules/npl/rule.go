@@ -95,9 +95,10 @@ func (p *parser) unread(r *rules.RuleNode) {
 	}
 }
 
-// unreadAction stands for an action that was reported.
+// unreadAction stands for an action that was reported. It is a modifier, which
+// may stand beside everything.
 func unreadAction(span diag.Span) *rules.Action {
-	return &rules.Action{Span: span, Items: []rules.Item{{Key: rules.Word{Text: "continue", Span: span}, Span: span, Bad: true}}}
+	return &rules.Action{Span: span, Items: []rules.Item{{Key: rules.Word{Text: "log", Span: span}, Span: span, Bad: true}}}
 }
 
 // clause reads one clause of a rule.
