@@ -21,13 +21,19 @@ func (p *parser) assign(d *rules.Decl, keyword, example string) bool {
 		p.next()
 		return true
 	}
-	e := p.report("NP003", p.here(), "expected `=`, found %s", p.found())
-	e.Help = "write `" + keyword + " " + shorten(d.Name.Text) + " = " + example + "`"
-	if p.tok.Kind == Compare || p.tok.Kind == Foreign || p.tok.Kind == Arrow || p.is(":") || p.is(":=") {
-		p.next()
+	if p.colon { // it was reported, and stands for the `=`
 		return true
 	}
-	return false
+	e := p.report("NP003", p.here(), "expected `=`, found %s", p.found())
+	e.Help = "write `" + keyword + " " + shorten(d.Name.Text) + " = " + example + "`"
+	if p.tok.Kind != Compare && p.tok.Kind != Foreign && p.tok.Kind != Arrow && !p.is(":") {
+		return false
+	}
+	p.next()
+	if p.tok.Kind == Assign { // := of other languages
+		p.next()
+	}
+	return true
 }
 
 // set reads `set NAME: TYPE = { ... }` or `= file "..." format list`.
@@ -64,6 +70,9 @@ func (p *parser) setType(d *rules.Decl) bool {
 		w = p.word()
 	case w.Text[0] == ':':
 		w = w.Part(1, len(w.Text))
+	default:
+		p.report("NP003", w.Span, "expected `:` before the type of the set, found %s", diag.Quote(w.Text)).
+			Help = "write `set " + shorten(d.Name.Text) + ": " + shorten(w.Text) + " = ...`"
 	}
 	d.Items = append(d.Items, p.single(rules.Word{Text: "type", Span: w.Span}, w))
 	return true
@@ -71,10 +80,10 @@ func (p *parser) setType(d *rules.Decl) bool {
 
 // setSource reads the elements of a set, or where they come from.
 func (p *parser) setSource(d *rules.Decl) bool {
-	if !p.assign(d, "set", "{ ... }") {
-		if p.tok.Kind != Open {
-			return false
-		}
+	if p.tok.Kind == Open {
+		p.report("NP003", p.here(), "expected `=`, found `{`").Help = "write `= { ... }`"
+	} else if !p.assign(d, "set", "{ ... }") {
+		return false
 	}
 	if p.tok.Kind == Newline {
 		if t := p.below(); t.Kind == Open {
@@ -460,9 +469,6 @@ func (p *parser) interval() rules.Word {
 
 // condition reads `condition NAME = EXPR`.
 func (p *parser) condition(d *rules.Decl, _ int) bool {
-	if _, field := fields[d.Name.Text]; field || slices.Contains([]string{"any", "not", "and", "or", "schedule", "quota"}, d.Name.Text) {
-		p.report("NP106", d.Name.Span, "a condition can't be called %s: the word has a meaning in conditions", diag.Quote(d.Name.Text))
-	}
 	if !p.assign(d, "condition", "latency > 120ms") {
 		return false
 	}

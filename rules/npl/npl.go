@@ -15,6 +15,7 @@ package npl
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/rules"
@@ -173,6 +174,8 @@ type parser struct {
 	lastRule  int   // index of the rule that a stray clause may belong to, -1
 	lastClose token // its `}`
 	defaultAt diag.Span
+	colon     bool   // the name had a `:`, which was reported
+	ended     bool   // the statement ended with a comma, which was reported
 	instead   string // the clause that an unknown one is read as
 }
 
@@ -394,7 +397,9 @@ func (p *parser) skip() {
 
 // end checks that a statement ends here, and passes over what does not belong to it.
 func (p *parser) end(what string) {
-	if p.atEnd() || p.tok.first && p.begins() { // the latter behind a bracket that is not closed
+	ended := p.ended
+	p.ended = false
+	if p.atEnd() || ended || p.tok.first && p.begins() { // the latter behind a bracket that is not closed
 		return
 	}
 	d := p.report("NP005", p.here(), "expected the end of %s, found %s", what, p.found())
@@ -453,23 +458,33 @@ func (p *parser) findBrace(what string, keys []string) bool {
 		}
 		return false
 	}
-	switch next := p.ahead(1); {
-	case p.tok.Kind == Word && slices.Contains(keys, p.str(p.tok.Token)):
-		d.Help = "the statements of a block stand in braces: `{ " + p.str(p.tok.Token) + " ... }`"
-	case p.is(":"), p.tok.Kind == Assign, p.tok.Kind == Arrow, p.tok.Kind == Foreign:
-		if next.Kind == Open {
-			d.Help = "leave " + diag.Quote(p.str(p.tok.Token)) + " out"
-			p.next()
-			return true
+	text := p.str(p.tok.Token)
+	switch {
+	case p.tok.Kind == Word && slices.Contains(keys, text):
+		d.Help = "the statements of a block stand in braces: `{ " + text + " ... }`"
+	case p.tok.Kind == Word && strings.HasPrefix(text, "prio"):
+		d.Help = "did you mean `priority`?"
+	default:
+		if d.Help = p.strayHelp(); d.Help == "" && p.tok.Kind != Open {
+			d.Help = "remove it"
 		}
-	case p.tok.Kind == Semicolon, p.tok.Kind == Comma:
-		if next.Kind == Open {
-			p.next()
+	}
+	for n := 1; n <= maxStray; n++ {
+		switch p.ahead(n).Kind {
+		case Open:
+			for p.tok.Kind != Open {
+				p.next()
+			}
 			return true
+		case Newline, EOF, Close:
+			return false
 		}
 	}
 	return false
 }
+
+// maxStray is how many words too many may stand before a `{`.
+const maxStray = 4
 
 // more reports whether another statement follows in the block; else the block is over.
 func (p *parser) more(b *block) bool {

@@ -151,6 +151,7 @@ func (p *parser) decl(what string, body func(d *rules.Decl, indent int) bool) ru
 	p.next()
 	d := rules.Decl{}
 	ok := true
+	p.colon = false
 	switch {
 	case keyword == "set":
 		d.Name, ok = p.setName()
@@ -174,6 +175,7 @@ func (p *parser) name(what string) (rules.Word, bool) {
 		w := p.word()
 		if n := len(w.Text) - 1; n > 0 && w.Text[n] == ':' {
 			p.report("NP004", w.Part(n, n+1).Span, "expected the name of %s and no `:`", what).Help = "leave the `:` out"
+			p.colon = true
 			w = w.Part(0, n)
 		}
 		return w, true
@@ -280,6 +282,14 @@ func (p *parser) assert() {
 			n.Proto, n.Port = p.protoPort()
 		}
 	default:
+		if p.unquotedTarget() {
+			p.report("NP004", p.here(), "expected the name in quotes, found %s", p.found()).Help = "write " + doubleQuoted(p.str(p.tok.Token))
+			n.Target = p.word()
+			if p.tok.Kind == Word && !p.is("when") {
+				n.Proto, n.Port = p.protoPort()
+			}
+			break
+		}
 		n.Expr = new(rules.ExprNode)
 		ok = p.expr(n.Expr)
 	}
@@ -290,6 +300,16 @@ func (p *parser) assert() {
 		p.skip()
 	}
 	p.end("the assertion")
+}
+
+// unquotedTarget reports a name or address where `assert` wants it in quotes.
+func (p *parser) unquotedTarget() bool {
+	text := p.str(p.tok.Token)
+	if _, field := fields[text]; p.tok.Kind != Word || field || !strings.ContainsAny(text, ".:") || strings.HasPrefix(text, "uplink.") || strings.HasPrefix(text, "route.") {
+		return false
+	}
+	next := p.ahead(1)
+	return next.Kind == Arrow || next.Kind == Word && (p.str(next) == "when" || strings.Contains(p.str(next), "/"))
 }
 
 // protoPort reads `tcp/443`, or a protocol without a port.

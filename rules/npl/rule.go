@@ -187,6 +187,7 @@ func (p *parser) otherClause(r *rules.RuleNode, body *clausesOf) bool {
 	if _, old := oldSpellings[key]; old || strings.HasPrefix(key, "uplink.") || strings.HasPrefix(key, "route.") {
 		field = true
 	}
+	indent := p.indent
 	next := p.ahead(1)
 	block := next.Kind == Open || next.Kind == Newline || next.Kind == EOF || key != text && strings.HasPrefix(p.str(next), "[")
 	switch {
@@ -249,6 +250,9 @@ func (p *parser) otherClause(r *rules.RuleNode, body *clausesOf) bool {
 	}
 	p.next()
 	p.skip()
+	if next.Kind == Newline && key != text { // the lines of a block in YAML
+		p.skipDeeper(indent)
+	}
 	return true
 }
 
@@ -329,6 +333,9 @@ func (p *parser) actionList() (*rules.Action, bool) {
 		comma := p.tok
 		p.next()
 		p.newlines()
+		if p.commaEnds(comma) {
+			break
+		}
 		if p.atEnd() || p.tok.first && p.begins() {
 			p.report("NP004", p.span(comma.Start, comma.End), "expected an action behind %s, found the end", diag.Quote(p.str(comma.Token)))
 			ok = false
@@ -392,9 +399,9 @@ func (p *parser) unknownAction(text string, outcome bool) {
 	default:
 		if d.Help = diag.DidYouMean(text, rules.Actions()); d.Help == "" {
 			d.Help = "the actions are " + list(rules.Actions())
-		}
-		if outcome {
-			d.Help += "; an outcome may also be `rule NAME`, `default` or `via NAME`"
+			if outcome {
+				d.Help += "; an outcome may also be `rule NAME`, `default` or `via NAME`"
+			}
 		}
 	}
 	if outcome {
