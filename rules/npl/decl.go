@@ -153,8 +153,8 @@ func (p *parser) itemBlock(d *rules.Decl, what string, indent int, keys []string
 	if !ok {
 		return false
 	}
-	for p.more(b) {
-		p.item(d, b, keys)
+	for p.more(&b) {
+		p.item(d, &b, keys)
 	}
 	return true
 }
@@ -174,7 +174,7 @@ func (p *parser) item(d *rules.Decl, b *block, keys []string) {
 	item := rules.Item{Key: key}
 	switch {
 	case p.atEnd():
-		item.Span = key.Span // Check says that a value is missing
+		// Check says that a value is missing.
 	case p.tok.Kind == Open:
 		e := p.report("NP004", p.here(), "expected a value for %s, found `{`", diag.Quote(key.Text))
 		switch key.Text {
@@ -204,7 +204,7 @@ func (p *parser) item(d *rules.Decl, b *block, keys []string) {
 	if key.Text == "limit" && p.is("per") {
 		return // `limit 3GiB per day` is two items in one statement
 	}
-	p.end(diag.Quote(key.Text))
+	p.endOf(key.Text)
 }
 
 // key reads the word that begins a statement, without the `:` of YAML.
@@ -250,7 +250,7 @@ func (p *parser) itemValues(item *rules.Item) bool {
 		item.Args = p.element(base)
 		return true
 	}
-	item.Args, ok = p.list("a value for " + diag.Quote(item.Key.Text))
+	item.Args, ok = p.list("a value")
 	return ok
 }
 
@@ -389,9 +389,9 @@ func (p *parser) quota(d *rules.Decl, indent int) bool {
 		return false
 	}
 	var match token
-	for p.more(b) {
+	for p.more(&b) {
 		if !p.is("match") {
-			p.item(d, b, quotaKeys)
+			p.item(d, &b, quotaKeys)
 			continue
 		}
 		second := match.Kind == Word
@@ -409,7 +409,7 @@ func (p *parser) quota(d *rules.Decl, indent int) bool {
 		if !second {
 			d.Expr = n
 		}
-		p.end("`match`")
+		p.endOf("match")
 	}
 	return true
 }

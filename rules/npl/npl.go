@@ -362,7 +362,7 @@ func (p *parser) begins() bool {
 // in it belong to it, unless a line in them begins another statement.
 func (p *parser) skip() {
 	parens, braces := p.depth, 0
-	p.depth, p.nesting = 0, 0
+	p.depth, p.nesting, p.ended = 0, 0, false
 	for {
 		switch p.tok.Kind {
 		case EOF:
@@ -411,6 +411,13 @@ func (p *parser) end(what string) {
 	p.skip()
 }
 
+// endOf checks that the statement of a keyword ends here.
+func (p *parser) endOf(keyword string) {
+	if !p.atEnd() {
+		p.end(diag.Quote(keyword))
+	}
+}
+
 // enter counts a level of nesting; false when it is one too many.
 func (p *parser) enter() bool {
 	if p.nesting++; p.nesting > MaxNesting {
@@ -431,8 +438,8 @@ type block struct {
 }
 
 // openBlock reads the `{` of a declaration whose first line is indented so far.
-func (p *parser) openBlock(what string, indent int, keys []string) (*block, bool) {
-	b := &block{what: what, indent: indent, outer: p.keys}
+func (p *parser) openBlock(what string, indent int, keys []string) (block, bool) {
+	b := block{what: what, indent: indent, outer: p.keys}
 	if p.tok.Kind != Open && !p.findBrace(what, keys) {
 		return b, false
 	}

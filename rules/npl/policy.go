@@ -106,25 +106,25 @@ func (p *parser) declaration() {
 	case "import":
 		p.importFile(start)
 	case "set":
-		p.ast.Sets = append(p.ast.Sets, p.decl("a set", p.set))
+		p.declare(&p.ast.Sets, "a set", p.set)
 	case "uplink":
-		p.ast.Uplinks = append(p.ast.Uplinks, p.decl("an uplink", p.uplink))
+		p.declare(&p.ast.Uplinks, "an uplink", p.uplink)
 	case "route":
-		p.ast.Routes = append(p.ast.Routes, p.decl("a route", p.route))
+		p.declare(&p.ast.Routes, "a route", p.route)
 	case "group":
-		p.ast.Groups = append(p.ast.Groups, p.decl("a group", p.group))
+		p.declare(&p.ast.Groups, "a group", p.group)
 	case "throttle":
-		p.ast.Throttles = append(p.ast.Throttles, p.decl("a throttle", p.throttle))
+		p.declare(&p.ast.Throttles, "a throttle", p.throttle)
 	case "quota":
-		p.ast.Quotas = append(p.ast.Quotas, p.decl("a quota", p.quota))
+		p.declare(&p.ast.Quotas, "a quota", p.quota)
 	case "schedule":
-		p.ast.Schedules = append(p.ast.Schedules, p.decl("a schedule", p.schedule))
+		p.declare(&p.ast.Schedules, "a schedule", p.schedule)
 	case "condition":
-		p.ast.Conditions = append(p.ast.Conditions, p.decl("a condition", p.condition))
+		p.declare(&p.ast.Conditions, "a condition", p.condition)
 	case "health":
-		p.ast.Health = append(p.ast.Health, p.decl("", p.health))
+		p.declare(&p.ast.Health, "", p.health)
 	case "daemon":
-		p.ast.Daemon = append(p.ast.Daemon, p.decl("", p.daemon))
+		p.declare(&p.ast.Daemon, "", p.daemon)
 	case "default":
 		p.defaultAction(start)
 	case "rule":
@@ -141,6 +141,12 @@ func (p *parser) declaration() {
 		}
 		p.unknownDeclaration()
 	}
+}
+
+// declare adds a declaration to its list; those in it, which were reported, come first.
+func (p *parser) declare(list *[]rules.Decl, what string, body func(d *rules.Decl, indent int) bool) {
+	d := p.decl(what, body)
+	*list = append(*list, d)
 }
 
 // decl reads a declaration: its name, unless it has none, and what follows.

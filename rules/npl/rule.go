@@ -18,9 +18,9 @@ func (p *parser) rule() {
 	ok := p.ruleHead(r)
 	var body clausesOf
 	if ok {
-		var b *block
+		var b block
 		if b, ok = p.openBlock("a rule", indent, clauses); ok {
-			for p.more(b) {
+			for p.more(&b) {
 				p.clause(&p.ast.Rules[index], &body)
 			}
 			p.lastRule, p.lastClose = index, token{Token{Close, max(p.last-1, 0), p.last}, false}
@@ -128,7 +128,7 @@ func (p *parser) clause(r *rules.RuleNode, body *clausesOf) {
 	if !p.clauseBody(target, text) {
 		p.skip()
 	}
-	p.end(diag.Quote(text))
+	p.endOf(text)
 }
 
 // clauseBody reads what stands behind the keyword of a clause. Where that fails,
