@@ -176,7 +176,7 @@ func (r *resolver) member(g *rules.Group, draw uint32, tried uint64) int {
 		case g.Strategy == rules.HashOf:
 			return 1
 		default:
-			return r.weight(g.Members[i], r.depth())
+			return r.weight(g.Members[i])
 		}
 	}
 	n := min(len(g.Members), maxShared)
@@ -193,19 +193,11 @@ func (r *resolver) member(g *rules.Group, draw uint32, tried uint64) int {
 	return n - 1 // not reached: a draw is below a hundred
 }
 
-// weight is that of the uplink that stands for a route: its own, or that of a
-// group's first member. A route without one counts as 1, and so does a weight below.
-func (r *resolver) weight(route, depth int) int {
-	for ; depth >= 0 && route >= 0 && route < len(r.policy.Routes); depth-- {
-		rt := &r.policy.Routes[route]
-		switch {
-		case rt.Kind == rules.RouteGroup && rt.Group >= 0 && rt.Group < len(r.policy.Groups) && len(r.policy.Groups[rt.Group].Members) > 0:
-			route = r.policy.Groups[rt.Group].Members[0]
-		case (rt.Kind == rules.RouteUplink || rt.Kind == rules.RouteOther) && rt.Uplink >= 0 && rt.Uplink < len(r.policy.Uplinks):
-			return max(1, r.policy.Uplinks[rt.Uplink].Weight)
-		default:
-			return 1
-		}
+// weight is that of the uplink that stands for a route. A route without one counts
+// as 1, and so does a weight below.
+func (r *resolver) weight(route int) int {
+	if u := uplinkOf(r.policy, route); u >= 0 && u < len(r.policy.Uplinks) {
+		return max(1, r.policy.Uplinks[u].Weight)
 	}
 	return 1
 }
@@ -280,8 +272,29 @@ func (r *resolver) link(route int) (*state.Link, bool) {
 
 // OfflineWorld is the world outside the daemon: every link up and NORMAL,
 // nothing measured, but the primary uplink in state s (RECOVERY with its first
-// share, 10 %). The global state is s.
+// share, 10 %). The global state is s. No quota is exceeded, schedules are not
+// known, and conditions are what follows from that.
 func OfflineWorld(p *rules.Policy, s state.State) *state.World {
+	w := offline(p, s)
+	c := NewClock(&rules.Policy{Uplinks: p.Uplinks, Routes: p.Routes, Groups: p.Groups, Conditions: p.Conditions}, nil)
+	c.once = true
+	c.Step(time.Time{}, w)
+	w.Schedules = make([]state.Truth, len(p.Schedules))
+	return w
+}
+
+// OfflineWorldAt is OfflineWorld at a time: schedules are open or closed as they are
+// then, local being the zone of those that name none. Nothing has a past: what a
+// condition wants to have held for some time counts at once.
+func OfflineWorldAt(p *rules.Policy, s state.State, now time.Time, local *time.Location) *state.World {
+	w := offline(p, s)
+	c := NewClock(p, local)
+	c.once = true
+	c.Step(now, w)
+	return w
+}
+
+func offline(p *rules.Policy, s state.State) *state.World {
 	w := &state.World{
 		Global: s, Primary: p.Primary,
 		Uplinks: make([]state.Link, len(p.Uplinks)), Selected: make([]int, len(p.Groups)),
@@ -291,6 +304,9 @@ func OfflineWorld(p *rules.Policy, s state.State) *state.World {
 	}
 	for i := range w.Selected {
 		w.Selected[i] = -1
+	}
+	for range p.Quotas {
+		w.Quotas = append(w.Quotas, state.False)
 	}
 	if p.Primary >= 0 && p.Primary < len(w.Uplinks) {
 		l := &w.Uplinks[p.Primary]
