@@ -24,13 +24,18 @@ const (
 // Check gives types to everything in the text: names, references, values. It
 // returns every finding, in the order of diag.Sort, and the policy unless one
 // of them is an error. It does not keep ast; keys in an old spelling are rewritten in it.
-func Check(ast *AST) (*Policy, []diag.Diagnostic) {
+func Check(ast *AST) (*Policy, []diag.Diagnostic) { return CheckWith(ast, nil) }
+
+// CheckWith is Check with the elements of sets that stand in files; where lists is
+// nil these are empty, and nothing is said of that.
+func CheckWith(ast *AST, lists Lists) (*Policy, []diag.Diagnostic) {
 	if len(ast.Rules) > MaxRules {
 		return nil, []diag.Diagnostic{diag.New("NP903", ast.Rules[MaxRules].Span, "a policy has at most %d rules", MaxRules)}
 	}
 	c := &checker{
-		ast: ast, p: &Policy{File: ast.File, Primary: -1},
+		ast: ast, lists: lists, p: &Policy{File: ast.File, Primary: -1},
 		uplinks: map[string]int{}, routes: map[string]int{}, groups: map[string]int{}, throttles: map[string]int{},
+		sets: map[string]int{}, quotas: map[string]int{}, schedules: map[string]int{}, conditions: map[string]int{}, rules: map[string]int{},
 		implicit: !ast.Lost && len(ast.Uplinks)+len(ast.Routes)+len(ast.Groups) == 0,
 	}
 	c.version()
@@ -40,10 +45,17 @@ func Check(ast *AST) (*Policy, []diag.Diagnostic) {
 	c.readThrottles()
 	c.readRoutes()
 	c.readGroups()
+	c.readSets()
+	c.readSchedules()
+	c.readConditions()
+	c.readQuotas()
 	c.readRules()
 	if ast.Default != nil {
 		c.p.Default = c.defaultOutcome(ast.Default)
 	}
+	c.readAsserts()
+	c.readInvariants()
+	c.unproven()
 	c.primary()
 	c.readDaemon()
 	c.cycles()
@@ -60,11 +72,16 @@ func Check(ast *AST) (*Policy, []diag.Diagnostic) {
 type checker struct {
 	ast   *AST
 	p     *Policy
+	lists Lists // nil: sets that stand in files are empty
 	diags diag.Collector
+	place place // where the condition that is read stands
 
-	uplinks, routes, groups, throttles map[string]int
-
-	usedUplinks, usedRoutes, usedGroups, usedThrottles []bool
+	uplinks, routes, groups, throttles         map[string]int
+	sets, quotas, schedules, conditions, rules map[string]int
+	usedUplinks, usedRoutes, usedGroups        []bool
+	usedThrottles, usedSets, usedQuotas        []bool
+	usedSchedules, usedConditions              []bool
+	badSets                                    []bool // of no known type: reported
 
 	health    state.UplinkConfig // the defaults for every uplink
 	primaryAt Word               // health { primary NAME }
@@ -121,6 +138,14 @@ func (c *checker) declare() {
 	c.p.Routes = make([]Route, len(a.Routes), len(a.Routes)+len(a.Uplinks)+len(a.Groups))
 	c.p.Groups = make([]Group, len(a.Groups))
 	c.p.Throttles = make([]Throttle, len(a.Throttles))
+	c.p.Sets = make([]*Set, len(a.Sets))
+	c.p.Quotas = make([]Quota, len(a.Quotas))
+	c.p.Schedules = make([]Schedule, len(a.Schedules))
+	c.p.Conditions = make([]Condition, len(a.Conditions))
+	c.register(a.Sets, c.sets, "a set")
+	c.register(a.Quotas, c.quotas, "a quota")
+	c.register(a.Schedules, c.schedules, "a schedule")
+	c.register(a.Conditions, c.conditions, "a condition")
 	c.register(a.Uplinks, c.uplinks, "an uplink")
 	c.register(a.Routes, c.routes, "a route")
 	c.register(a.Groups, c.groups, "a group")
@@ -143,6 +168,10 @@ func (c *checker) declare() {
 	c.usedRoutes = make([]bool, len(c.p.Routes))
 	c.usedGroups = make([]bool, len(c.p.Groups))
 	c.usedThrottles = make([]bool, len(c.p.Throttles))
+	c.usedSets, c.badSets = make([]bool, len(c.p.Sets)), make([]bool, len(c.p.Sets))
+	c.usedQuotas = make([]bool, len(c.p.Quotas))
+	c.usedSchedules = make([]bool, len(c.p.Schedules))
+	c.usedConditions = make([]bool, len(c.p.Conditions))
 }
 
 func (c *checker) declaredRoute(name string) bool {
@@ -289,6 +318,10 @@ func (c *checker) unused() {
 	say(c.ast.Routes, c.usedRoutes[:len(c.ast.Routes)], "route")
 	say(c.ast.Groups, c.usedGroups, "group")
 	say(c.ast.Throttles, c.usedThrottles, "throttle")
+	say(c.ast.Sets, c.usedSets, "set")
+	say(c.ast.Quotas, c.usedQuotas, "quota")
+	say(c.ast.Schedules, c.usedSchedules, "schedule")
+	say(c.ast.Conditions, c.usedConditions, "condition")
 }
 
 // allowed drops the warnings and hints that a rule's `allow` wants.

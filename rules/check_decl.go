@@ -44,9 +44,6 @@ func (c *checker) items(items []Item, where string, known []string) {
 			if d.Help = diag.DidYouMean(key.Text, known); d.Help == "" {
 				d.Help = "it has " + orList(known)
 			}
-			if slices.Contains(laterChoice, key.Text) && where == "a group" {
-				d.Help = "this version knows fallback and lowest_latency"
-			}
 			continue
 		}
 		if canonical != key.Text {

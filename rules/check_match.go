@@ -28,19 +28,36 @@ func (c *checker) expr(n *ExprNode) Expr {
 	return e
 }
 
-// pred types one predicate; "!=" becomes a negation.
+// pred types one predicate; "!=" and `not in` become a negation.
 func (c *checker) pred(n *ExprNode) Expr {
 	p := Pred{Field: n.Pred.Field, Text: n.Pred.Text}
 	negated := false
+	available := c.available(&n.Pred)
 	switch p.Field {
-	case FieldRTT, FieldLatency, FieldErrorRate:
+	case FieldRTT, FieldLatency, FieldErrorRate, FieldConnBytes, FieldConnAge:
 		negated = c.comparison(&n.Pred, &p)
+	case FieldUplink, FieldRoute:
+		negated = c.metric(&n.Pred, &p)
 	case FieldState:
-		c.report("NP207", n.Pred.Key.Span, "state can't be used in match").Help = "write `when: {state: ...}`"
+		for _, w := range n.Pred.Values {
+			p.States |= c.state(w)
+		}
+		negated = c.equality(&n.Pred)
+	case FieldSchedule:
+		p.Ref = c.resolve(n.Pred.Subject, c.schedules, c.usedSchedules, "schedule")
+	case FieldQuota:
+		p.Ref = c.resolve(n.Pred.Subject, c.quotas, c.usedQuotas, "quota")
+	case FieldCondition:
+		p.Ref = c.resolve(n.Pred.Subject, c.conditions, c.usedConditions, "condition")
 	default:
 		negated = c.membership(&n.Pred, &p)
 	}
+	c.lasting(&n.Pred, &p, available)
 	e := Expr{Op: OpPred, Span: n.Span, Pred: p}
+	if p.For > 0 && c.place != inCondition {
+		e = c.implied(n, e, negated)
+		negated = false
+	}
 	if negated {
 		return Expr{Op: OpNot, Span: n.Span, Kids: []Expr{e}}
 	}
@@ -49,24 +66,22 @@ func (c *checker) pred(n *ExprNode) Expr {
 
 // membership reads a list of values; only == and != make sense with it.
 func (c *checker) membership(n *PredNode, p *Pred) (negated bool) {
-	if n.Cmp.Given() && n.Cmp.Text != "==" && n.Cmp.Text != "!=" {
-		c.report("NP203", n.Cmp.Span, "%s can't be compared by %s", n.Key.Text, n.Cmp.Text)
-		return false
+	negated = c.equality(n)
+	if n.Set.Given() {
+		c.inSet(n, p)
+		return negated
 	}
 	if len(n.Values) == 0 {
 		c.report("NP107", n.Key.Span, "%s needs a value", n.Key.Text)
 	}
+	if c.bareSet(n) {
+		return negated
+	}
 	switch p.Field {
 	case FieldSNI, FieldDomain, FieldHTTPHost:
-		c.names(n, p)
+		p.Names = c.nameList(n.Values)
 	case FieldDstIP, FieldSrcIP:
-		for _, w := range n.Values {
-			for _, part := range w.commaList() {
-				if prefix, ok := c.prefix(part, n.Key.Text); ok {
-					p.Prefixes = append(p.Prefixes, prefix)
-				}
-			}
-		}
+		c.prefixes(n, p)
 	case FieldPort, FieldSrcPort:
 		p.Ports = c.ports(n.Values)
 		if len(p.Ports) == 1 && p.Ports[0] == (PortRange{0, math.MaxUint16}) {
@@ -78,31 +93,156 @@ func (c *checker) membership(n *PredNode, p *Pred) (negated bool) {
 		p.Numbers = c.numbers(n, 63)
 	case FieldMark:
 		p.Numbers = c.numbers(n, math.MaxUint32)
+	case FieldSrcMAC:
+		p.MACs = c.macs(n)
+	case FieldASN:
+		p.Numbers = c.asns(n)
+	case FieldCountry:
+		p.Globs = c.countries(n)
+	case FieldApp:
+		p.Globs = c.apps(n)
 	default:
 		p.Globs = c.globs(n, p.Field)
 	}
-	return n.Cmp.Text == "!="
+	return negated
 }
 
-func (c *checker) names(n *PredNode, p *Pred) {
-	p.Names = make([]NamePattern, 0, len(n.Values))
-	var open []Word // the *.x among them
+// equality reads the comparator of a field that has no order.
+func (c *checker) equality(n *PredNode) (negated bool) {
+	switch n.Cmp.Text {
+	case "", "==":
+		return n.Negated
+	case "!=":
+		return !n.Negated
+	default:
+		c.report("NP203", n.Cmp.Span, "%s can't be compared by %s", n.Key.Text, n.Cmp.Text)
+		return false
+	}
+}
+
+// inSet reads `in NAME`.
+func (c *checker) inSet(n *PredNode, p *Pred) {
+	want, can := setTypeOf(p.Field)
+	if !can {
+		c.report("NP207", n.Set.Span, "there are no sets for %s", n.Key.Text).Help = "list the values"
+		return
+	}
+	i := c.resolve(n.Set, c.sets, c.usedSets, "set")
+	if i < 0 || c.badSets[i] {
+		return
+	}
+	s := c.p.Sets[i]
+	if s.Type != want {
+		d := c.report("NP201", n.Set.Span, "%s takes a set of type %s, and %s is one of type %s", n.Key.Text, want, diag.Quote(s.Name), s.Type)
+		d.Note(s.Span, "declared here")
+		if fields := fieldsOfSet[s.Type]; fields != "" {
+			d.Help = "a set of type " + s.Type.String() + " goes with " + fields
+		}
+		return
+	}
+	if s.size() == 0 && !(c.lists == nil && s.List != ListRef{}) {
+		c.report("NP206", n.Set.Span, "the set %s is empty: the condition is never true", diag.Quote(s.Name)).Note(s.Span, "declared here")
+	}
+	p.Set = s
+	p.Names, p.Prefixes, p.Ports, p.MACs, p.Globs, p.Numbers = s.Names, s.Prefixes, s.Ports, s.MACs, s.Globs, s.Numbers
+}
+
+// fieldsOfSet are the fields that go with each type, for help.
+var fieldsOfSet = map[SetType]string{
+	DomainSet: "sni, domain and http.host", CIDRSet: "dst.ip and src.ip", PortSet: "port and src.port", MACSet: "src.mac",
+	ProcessSet: "process and process.path", UserSet: "user and group", ASNSet: "asn", CountrySet: "country",
+}
+
+// bareSet reports a set's name that stands where values do: it would be read as one.
+func (c *checker) bareSet(n *PredNode) bool {
+	if _, can := setTypeOf(n.Field); !can || len(n.Values) != 1 || n.Values[0].Quoted {
+		return false
+	}
+	w := n.Values[0]
+	if i, ok := c.sets[w.Text]; ok {
+		c.usedSets[i] = true
+		c.report("NP201", w.Span, "%s is the name of a set, not a value", diag.Quote(w.Text)).
+			Help = "write `" + n.Key.Text + " in " + w.Text + "`; in YAML `" + n.Key.Text + ": {in: " + w.Text + "}`"
+		return true
+	}
+	return false
+}
+
+// prefixes reads addresses and prefixes.
+func (c *checker) prefixes(n *PredNode, p *Pred) {
 	for _, w := range n.Values {
+		for _, part := range w.commaList() {
+			if prefix, ok := c.prefix(part, n.Key.Text); ok {
+				p.Prefixes = append(p.Prefixes, prefix)
+			}
+		}
+	}
+}
+
+// nameList reads name patterns, keywords and regexes.
+func (c *checker) nameList(words []Word) []NamePattern {
+	list := make([]NamePattern, 0, len(words))
+	var open []Word // the *.x among them
+	for _, w := range words {
+		if kind, value, ok := setElement(w); ok {
+			if p, good := c.textPattern(w, kind, value); good {
+				list = append(list, p)
+			}
+			continue
+		}
 		for _, part := range w.commaList() {
 			pattern, problem := parseNamePattern(part.Text)
 			if problem != patternOK {
 				c.badPattern(part, problem)
 				continue
 			}
-			p.Names = append(p.Names, pattern)
+			list = append(list, pattern)
 			if pattern.Kind == Subdomain {
 				open = append(open, part)
 			}
 		}
 	}
 	if len(open) > 0 {
-		c.bareNames(p.Names, open)
+		c.bareNames(list, open)
 	}
+	return list
+}
+
+// textPattern reads `keyword "x"` or `regex "x"`.
+func (c *checker) textPattern(w Word, kind, value string) (NamePattern, bool) {
+	if kind == "keyword" {
+		p, ok := NewKeyword(value)
+		if !ok {
+			c.report("NP212", w.Span, "no name can contain %s", diag.Quote(value)).Help = "a keyword is ASCII letters, digits, `-`, `_` and `.`"
+		}
+		return p, ok
+	}
+	p, err := NewRegex(value)
+	if err != nil {
+		code := diag.Code("NP212")
+		if len(value) > maxRegex {
+			code = "NP905"
+		}
+		c.report(code, w.Span, "the expression can't be used: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: ")).
+			Help = "the syntax is that of RE2"
+		return NamePattern{}, false
+	}
+	return p, true
+}
+
+// appNames are the protocols that the inspector recognises.
+var appNames = []string{"bittorrent", "dns", "dtls", "http", "quic", "ssh", "stun", "tls", "wireguard"}
+
+func (c *checker) apps(n *PredNode) []Glob {
+	var list []Glob
+	for _, w := range n.Values {
+		for _, part := range w.commaList() {
+			if name := c.oneOf(part, n.Key.Text, appNames...); name != "" {
+				list = append(list, Glob(name))
+			}
+		}
+	}
+	return list
 }
 
 // bareNames hints that *.x leaves out x, unless x stands in the same list.
@@ -215,7 +355,9 @@ func (c *checker) globs(n *PredNode, field Field) []Glob {
 			c.report("NP107", w.Span, "%s needs a value", n.Key.Text)
 		case len(w.Text) > maxGlob:
 			c.report("NP905", w.Span, "%s is longer than %d bytes", n.Key.Text, maxGlob)
-		case field == FieldIfaceIn:
+		case field == FieldALPN:
+			list = append(list, Glob(w.Text))
+		case field == FieldIfaceIn || field == FieldIfaceOut:
 			list = append(list, Glob(c.device(w)))
 		case strings.Contains(w.Text, "**"):
 			c.report("NP212", w.Span, "`**` is not a form of wildcard").Help = "`*` matches any run of characters without `/`"
@@ -256,12 +398,18 @@ func (c *checker) comparison(n *PredNode, p *Pred) (negated bool) {
 		return false
 	}
 	negated = n.Cmp.Text == "!="
+	negated = negated != n.Negated
 	var ok bool
 	most := int64(math.MaxInt64)
-	if p.Field == FieldErrorRate {
+	switch {
+	case p.Field == FieldConnBytes, p.ofMetric(MetricUsage):
+		p.Bound, ok = c.quantity(w, n.Key.Text, "10MiB", sizeUnits, 0)
+	case p.Field == FieldConnAge:
+		p.Bound, ok = c.quantity(w, n.Key.Text, "30s", durationUnits, 0)
+	case p.Field == FieldErrorRate, p.ofMetric(MetricLoss), p.ofMetric(MetricErrorRate):
 		p.Bound, ok = c.ppm(w, n.Key.Text)
 		most = million
-	} else {
+	default:
 		p.Bound, ok = c.micros(w, n.Key.Text)
 	}
 	if !ok {

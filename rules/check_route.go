@@ -154,15 +154,19 @@ func (c *checker) gateway(words []Word, key Word) (g [2]netip.Addr) {
 }
 
 var (
-	strategies  = []string{"fallback", "lowest_latency"}
-	laterChoice = []string{"weighted", "hash", "sla"}
-	groupKeys   = []string{"fallback", "lowest_latency", "tolerance", "min_hold", "when_none", "interrupt"}
+	strategies = []string{"fallback", "lowest_latency", "weighted", "hash", "sla"} // in the order of Strategy
+	groupKeys  = append([]string{"tolerance", "min_hold", "sticky", "meets", "when_none", "interrupt"}, strategies...)
 )
 
 func (c *checker) readGroups() {
 	for i, d := range c.ast.Groups {
 		g := &c.p.Groups[i]
-		*g = Group{Name: d.Name.Text, Span: d.Name.Span, Tolerance: 30 * time.Millisecond, MinHold: 60 * time.Second}
+		*g = Group{Name: d.Name.Text, Span: d.Name.Span, Tolerance: 30 * time.Millisecond, MinHold: 60 * time.Second, SLA: -1}
+		for j := range d.Items { // `sla(a, b) sla NAME`: the option is called meets
+			if item := &d.Items[j]; item.Key.Text == "sla" && !item.List && j > 0 {
+				item.Key.Text = "meets"
+			}
+		}
 		c.items(d.Items, "a group", groupKeys)
 		var strategy *Item
 		for j := range d.Items {
@@ -173,23 +177,20 @@ func (c *checker) readGroups() {
 					continue
 				}
 				strategy = item
-				if key == "lowest_latency" {
-					g.Strategy = LowestLatency
-				}
+				g.Strategy = Strategy(slices.Index(strategies, key))
 				g.Members = c.members(item)
 			}
 		}
-		if strategy == nil && !d.Bad && !hasLaterChoice(d.Items) {
+		if strategy == nil && !d.Bad {
 			c.report("NP107", d.Name.Span, "the group %s has no strategy", diag.Quote(d.Name.Text)).
-				Help = "add `fallback: [...]` or `lowest_latency: [...]`"
+				Help = "add one of " + orList(strategies) + ", with the routes to choose from"
 		}
 		c.groupOptions(g, d.Items)
+		if g.Strategy == SLA && strategy != nil && find(d.Items, "meets") == nil {
+			c.report("NP107", strategy.Key.Span, "the group %s does not name the condition that its members must meet", diag.Quote(d.Name.Text)).
+				Help = "add `sla NAME`, in YAML `meets: NAME`: the name of a condition"
+		}
 	}
-}
-
-// hasLaterChoice reports a strategy that was refused as an unknown key already.
-func hasLaterChoice(items []Item) bool {
-	return slices.ContainsFunc(items, func(i Item) bool { return slices.Contains(laterChoice, i.Key.Text) })
 }
 
 func (c *checker) groupOptions(g *Group, items []Item) {
@@ -206,6 +207,24 @@ func (c *checker) groupOptions(g *Group, items []Item) {
 				g.Tolerance = c.duration(w, "tolerance", 0, time.Minute)
 			default:
 				g.MinHold = c.duration(w, "min_hold", 0, 24*time.Hour)
+			}
+		case "sticky":
+			w, ok := c.single(item)
+			switch {
+			case !ok:
+			case g.Strategy != Weighted && g.Strategy != HashOf:
+				c.report("NP207", item.Key.Span, "sticky is for weighted and hash only")
+			default:
+				g.Sticky = c.duration(w, "sticky", time.Second, 24*time.Hour)
+			}
+		case "meets":
+			w, ok := c.single(item)
+			switch {
+			case !ok:
+			case g.Strategy != SLA:
+				c.report("NP207", item.Key.Span, "%s is for the strategy sla only", item.Key.Text)
+			default:
+				g.SLA = c.resolve(w, c.conditions, c.usedConditions, "condition")
 			}
 		case "when_none":
 			if w, ok := c.single(item); ok {

@@ -12,7 +12,7 @@ import (
 
 func (c *checker) readRules() {
 	list := c.ast.Rules
-	names := make(map[string]int, len(list))
+	names := c.rules
 	c.p.Rules = make([]Rule, len(list))
 	for i := range list {
 		n := &list[i]
@@ -51,6 +51,12 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 		r.Priority = int(p)
 	}
 	c.active(n, r)
+	if w := n.Disabled; w.Given() && w.Text != "disabled" && !c.boolean(w, "disabled") {
+		n.Disabled = Word{}
+	}
+	if n.Disabled.Given() {
+		r.Active = 0
+	}
 	if n.Match != nil {
 		r.Match = c.expr(n.Match)
 	} else {
@@ -92,7 +98,7 @@ func (c *checker) active(n *RuleNode, r *Rule) {
 	before := c.diags.Len()
 	when := state.AllStates
 	if n.When != nil {
-		when = c.states(n.When)
+		when, r.When = c.when(n.When)
 	}
 	disabled := state.Set(0)
 	for _, w := range n.Disable {
@@ -104,7 +110,7 @@ func (c *checker) active(n *RuleNode, r *Rule) {
 	}
 }
 
-// states evaluates a condition over `state`.
+// states evaluates a condition that reads nothing but the state.
 func (c *checker) states(e *ExprNode) state.Set {
 	switch e.Op {
 	case OpAnd, OpOr, OpNot:
@@ -125,13 +131,12 @@ func (c *checker) states(e *ExprNode) state.Set {
 		}
 		return set
 	case OpPred:
-		if e.Pred.Field != FieldState {
-			c.report("NP207", e.Pred.Key.Span, "%s can't be used in when", e.Pred.Key.Text).Help = "conditions on the flow belong into match"
-			return state.AllStates
-		}
 		set := state.Set(0)
 		for _, w := range e.Pred.Values {
 			set |= c.state(w)
+		}
+		if c.equality(&e.Pred) {
+			return state.AllStates &^ set
 		}
 		return set
 	default:

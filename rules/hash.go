@@ -12,7 +12,7 @@ import (
 // and lists whose order means nothing are sorted, so that re-ordering routes or
 // writing a list differently changes nothing. The daemon section is left out.
 func (p *Policy) hash() [32]byte {
-	h := hasher{p: p}
+	h := hasher{p: p, sets: map[*Set][32]byte{}}
 	h.text("netpolicy 1")
 	h.number(int64(p.Primary))
 	for i := range p.Uplinks {
@@ -28,12 +28,22 @@ func (p *Policy) hash() [32]byte {
 		h.text(t.Name, t.Per)
 		h.number(t.Down, t.Up, t.Burst)
 	})
+	h.sorted(len(p.Quotas), func(h *hasher, i int) {
+		q := &p.Quotas[i]
+		h.text(q.Name)
+		h.number(q.Limit, int64(q.Per), int64(q.Reset))
+		h.expr(&q.Match)
+	})
 	h.number(int64(len(p.Rules)))
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		h.text(r.Name)
 		h.number(int64(r.Priority), int64(r.Active), int64(r.OnUnknown))
 		h.expr(&r.Match)
+		h.bool(r.When != nil)
+		if r.When != nil {
+			h.expr(r.When)
+		}
 		h.outcome(&r.Do)
 	}
 	h.bool(p.Default != nil)
@@ -46,8 +56,9 @@ func (p *Policy) hash() [32]byte {
 // hasher gathers an unambiguous encoding: every text has its length, every
 // number eight bytes, every list its count.
 type hasher struct {
-	p *Policy
-	b []byte
+	p    *Policy
+	b    []byte
+	sets map[*Set][32]byte // the hashes of sets' elements, each made once
 }
 
 func (h *hasher) text(list ...string) {
@@ -80,7 +91,7 @@ func (h *hasher) sorted(n int, part func(*hasher, int)) {
 	}
 	parts := make([]string, n)
 	for i := range parts {
-		one := hasher{p: h.p}
+		one := hasher{p: h.p, sets: h.sets}
 		part(&one, i)
 		parts[i] = string(one.b)
 	}
@@ -113,6 +124,11 @@ func (h *hasher) uplink(u *Uplink) {
 func (h *hasher) group(g *Group) {
 	h.text(g.Name)
 	h.number(int64(g.Strategy), int64(g.Tolerance), int64(g.MinHold), int64(len(g.Members)))
+	h.number(int64(g.Sticky))
+	h.bool(g.SLA >= 0)
+	if g.SLA >= 0 {
+		h.expr(&h.p.Conditions[g.SLA].Expr)
+	}
 	h.bool(g.BlockWhenNone)
 	h.bool(g.Interrupt)
 	for _, m := range g.Members {
@@ -145,7 +161,48 @@ func (h *hasher) expr(e *Expr) {
 }
 
 func (h *hasher) pred(p *Pred) {
-	h.number(int64(p.Field), int64(p.Cmp), p.Bound, int64(p.States))
+	h.number(int64(p.Field), int64(p.Cmp), p.Bound, int64(p.States), int64(p.For))
+	switch p.Field {
+	case FieldUplink, FieldRoute:
+		h.number(int64(p.Metric))
+		h.bool(p.Ref >= 0)
+		if p.Ref >= 0 {
+			h.text(h.p.Uplinks[p.Ref].Name)
+		}
+	case FieldQuota:
+		h.text(h.p.Quotas[p.Ref].Name)
+	case FieldCondition:
+		h.expr(&h.p.Conditions[p.Ref].Expr)
+	case FieldSchedule:
+		h.schedule(&h.p.Schedules[p.Ref])
+	}
+	h.bool(p.Set != nil)
+	if p.Set == nil {
+		h.elements(&Elements{p.Names, p.Prefixes, p.Ports, p.MACs, p.Globs, p.Numbers})
+		return
+	}
+	sum, ok := h.sets[p.Set]
+	if !ok {
+		one := hasher{p: h.p}
+		one.elements(&p.Set.Elements)
+		sum = sha256.Sum256(one.b)
+		h.sets[p.Set] = sum
+	}
+	h.text(string(sum[:]))
+}
+
+func (h *hasher) schedule(s *Schedule) {
+	h.number(int64(s.Days), int64(s.From), int64(s.To))
+	for _, d := range []Date{s.First, s.Last} {
+		h.number(int64(d.Year), int64(d.Month), int64(d.Day))
+	}
+	h.bool(s.Zone != nil)
+	if s.Zone != nil {
+		h.text(s.Zone.String())
+	}
+}
+
+func (h *hasher) elements(p *Elements) {
 	h.sorted(len(p.Names), func(h *hasher, i int) { h.text(p.Names[i].String()) })
 	h.sorted(len(p.Prefixes), func(h *hasher, i int) { h.b, _ = p.Prefixes[i].AppendBinary(h.b) })
 	h.sorted(len(p.Globs), func(h *hasher, i int) { h.text(string(p.Globs[i])) })

@@ -13,6 +13,8 @@ import (
 // References between its parts are indices into its slices, -1 for none.
 type Policy struct {
 	File string
+	// Files are all that it was read from, File first; nil: File alone.
+	Files []string
 	// Hash is the SHA-256 of the meaning of the policy: it ignores comments,
 	// spelling, and the daemon section.
 	Hash [32]byte

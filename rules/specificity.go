@@ -37,13 +37,13 @@ func (r *Rule) Specificity() Specificity { return specificity(r.Match, false) }
 func specificity(e Expr, negated bool) Specificity {
 	var c conjunction
 	c.add(e, negated)
-	c.spec.Fields += bits.OnesCount32(c.seen)
+	c.spec.Fields += bits.OnesCount64(c.seen)
 	return c.spec
 }
 
 // conjunction gathers the direct predicates of flattened `and`s.
 type conjunction struct {
-	seen uint32 // the fields of direct predicates, bit i for Field i
+	seen uint64 // the fields of direct predicates, bit i for Field i
 	spec Specificity
 }
 

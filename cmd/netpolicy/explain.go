@@ -13,8 +13,8 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/rules"
-	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -89,15 +89,11 @@ func flowError(text string, err error) error {
 // loadPolicy reads a policy that must not have errors. It shows them on w and
 // returns cli.Errors when it has; warnings are for lint to show.
 func loadPolicy(name string, stdin io.Reader, w io.Writer) (*rules.Policy, error) {
-	src, err := readPolicy(name, stdin)
-	if err != nil {
-		return nil, err
+	r, err := policyfile.Load(name, stdin, nil)
+	if err != nil || r.Policy != nil {
+		return r.Policy, err
 	}
-	policy, diags := yaml.Load(name, src)
-	if policy != nil {
-		return policy, nil
-	}
-	if err := diag.Text(w, diags, diag.NewSource(name, src)); err != nil {
+	if err := diag.Text(w, r.Diags, r.Sources...); err != nil {
 		return nil, err
 	}
 	return nil, cli.Errors

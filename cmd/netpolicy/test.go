@@ -12,10 +12,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/rules"
-	"netpolicy.dev/netpolicy/rules/yaml"
+	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/sim"
 )
 
@@ -25,7 +28,7 @@ func newTestCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test FILE...",
 		Short: "Run scenarios and show each expectation that does not hold",
-		Long: `Test runs scenario files: a policy, lines that get better and worse on a virtual
+		Long: `Test tries the assertions of policies, and runs scenario files: a policy, lines that get better and worse on a virtual
 clock, flows, and what is expected of them. It shows each expectation that does
 not hold with its place and what happened instead. docs/states.md describes the
 language. A policy's path is relative to its scenario; "-" reads standard input.
@@ -47,22 +50,23 @@ It exits with 0 when everything holds and 1 when something does not.`,
 
 // tested is what became of one scenario.
 type tested struct {
-	file    string
-	policy  *rules.Policy // nil: it did not run
-	result  sim.Result
-	diags   []diag.Diagnostic
-	sources []*diag.Source
+	file     string
+	policy   *rules.Policy // nil: it did not run
+	result   sim.Result
+	asserted *analysis.Result // of a policy's own assertions; nil for a scenario
+	diags    []diag.Diagnostic
+	sources  []*diag.Source
 }
 
 func testScenarios(w io.Writer, stdin io.Reader, files []string, asJSON, verbose bool) error {
 	failed := false
 	list := make([]tested, 0, len(files))
 	for _, name := range files {
-		src, err := readPolicy(name, stdin)
+		src, err := policyfile.Read(name, stdin)
 		if err != nil {
 			return err
 		}
-		t := testScenario(name, src)
+		t := testFile(name, src)
 		failed = failed || len(t.diags) > 0
 		if !asJSON {
 			if err := t.text(w, verbose); err != nil {
@@ -82,6 +86,35 @@ func testScenarios(w io.Writer, stdin io.Reader, files []string, asJSON, verbose
 	return nil
 }
 
+// testFile tries the assertions of a policy, or runs a scenario.
+func testFile(name string, src []byte) tested {
+	if !isPolicy(name, src) {
+		return testScenario(name, src)
+	}
+	r := policyfile.Check(name, src, nil)
+	t := tested{file: name, policy: r.Policy, sources: r.Sources}
+	if r.Policy == nil {
+		t.diags = r.Diags
+		return t
+	}
+	a := analysis.Assertions(engine.Compile(r.Policy))
+	t.diags, t.asserted = a.Diags, &a
+	t.result.Expectations, t.result.Failed = a.Tried, a.Failed
+	return t
+}
+
+// isPolicy tells policies from scenarios: by their ending, else by their first word.
+func isPolicy(name string, src []byte) bool {
+	switch filepath.Ext(name) {
+	case ".npl", ".yaml", ".yml":
+		return true
+	case ".sim":
+		return false
+	default:
+		return load.IsNPL(name, src)
+	}
+}
+
 // testScenario parses a scenario, loads its policy and runs it.
 func testScenario(name string, src []byte) tested {
 	t := tested{file: name, sources: []*diag.Source{diag.NewSource(name, src)}}
@@ -94,7 +127,7 @@ func testScenario(name string, src []byte) tested {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(filepath.Dir(name), path)
 	}
-	text, err := readPolicy(path, nil)
+	r, err := policyfile.Load(path, nil, nil)
 	if err != nil {
 		var cause *fs.PathError
 		if errors.As(err, &cause) {
@@ -103,14 +136,13 @@ func testScenario(name string, src []byte) tested {
 		t.diags = []diag.Diagnostic{diag.New("NP111", scenario.PolicySpan, "can't read the policy %s: %v", path, err)}
 		return t
 	}
-	policy, diags := yaml.Load(path, text)
-	if policy == nil {
-		t.sources = append(t.sources, diag.NewSource(path, text))
-		t.diags = diags
+	if r.Policy == nil {
+		t.sources = append(t.sources, r.Sources...)
+		t.diags = r.Diags
 		return t
 	}
-	t.policy = policy
-	t.result, t.diags = sim.Run(scenario, policy)
+	t.policy = r.Policy
+	t.result, t.diags = sim.Run(scenario, r.Policy)
 	return t
 }
 
@@ -128,7 +160,17 @@ func (t tested) text(w io.Writer, verbose bool) error {
 	case t.result.Expectations == 0 && len(t.diags) > 0:
 		fmt.Fprintf(&b, "%s: failed, did not run\n", t.file)
 	case t.result.Failed > 0:
-		fmt.Fprintf(&b, "%s: failed, %d of %s\n", t.file, t.result.Failed, plural(t.result.Expectations, "expectation"))
+		what := "expectation"
+		if t.asserted != nil {
+			what = "assertion"
+		}
+		fmt.Fprintf(&b, "%s: failed, %d of %s\n", t.file, t.result.Failed, plural(t.result.Expectations, what))
+	case t.asserted != nil:
+		fmt.Fprintf(&b, "%s: ok, %s", t.file, plural(t.asserted.Tried, "assertion"))
+		if n := t.asserted.Unproven; n > 0 {
+			fmt.Fprintf(&b, "; %d about more than one connection not tried", n)
+		}
+		b.WriteByte('\n')
 	default:
 		fmt.Fprintf(&b, "%s: ok, %s in %s\n", t.file, plural(t.result.Expectations, "expectation"), t.result.Length)
 	}

@@ -12,13 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/actions"
-	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -31,15 +31,15 @@ const (
 )
 
 // load reads the policy; one with errors is printed and ends the program.
-func (s *settings) load(cmd *cobra.Command) (*rules.Policy, []diag.Diagnostic, *diag.Source, error) {
-	p, diags, source, err := daemon.LoadPolicy(s.config)
-	if err == nil && p == nil {
-		err = &daemon.PolicyError{Diagnostics: diags, Source: source}
+func (s *settings) load(cmd *cobra.Command) (load.Result, error) {
+	r, err := daemon.LoadPolicy(s.config, s.stateDir)
+	if err == nil && r.Policy == nil {
+		err = &daemon.PolicyError{Diagnostics: r.Diags, Sources: r.Sources}
 	}
 	if err != nil {
-		return nil, nil, nil, failed(cmd, err)
+		return load.Result{}, failed(cmd, err)
 	}
-	return p, diags, source, nil
+	return r, nil
 }
 
 // stateOf is the state to decide in: --state, else the flow's own, else NORMAL.
@@ -69,10 +69,11 @@ func (s *settings) decideFlow(cmd *cobra.Command) error {
 		return err
 	}
 	f.State = st.String()
-	p, _, _, err := s.load(cmd)
+	r, err := s.load(cmd)
 	if err != nil {
 		return err
 	}
+	p := r.Policy
 	prog := engine.Compile(p)
 	e := prog.Explain(&f, engine.OfflineWorld(p, st))
 	out := prog.ExplainText(&f, &e)
@@ -90,10 +91,11 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	p, diags, source, err := s.load(cmd)
+	r, err := s.load(cmd)
 	if err != nil {
 		return err
 	}
+	p := r.Policy
 	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
 	host, previous, err := readHost(cmd.Context(), s.stateDir)
 	if err != nil {
@@ -102,7 +104,7 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 	prog := engine.Compile(p)
 	world := engine.OfflineWorld(p, st)
 	plan, hints := actions.PlanFor(prog, *host, world, previous)
-	printDiagnostics(cmd.ErrOrStderr(), append(slices.Clone(diags), hints...), source)
+	printDiagnostics(cmd.ErrOrStderr(), append(slices.Clone(r.Diags), hints...), r.Sources)
 	if plan == nil {
 		return cli.Errors
 	}

@@ -127,13 +127,11 @@ func (s *settings) serve(cmd *cobra.Command) error {
 // fromPolicy fills in what the command line leaves to the policy's daemon
 // section. A policy with errors is left to what reads it next.
 func (s *settings) fromPolicy(cmd *cobra.Command) error {
-	p, diags, source, err := daemon.LoadPolicy(s.config)
+	r, err := s.load(cmd)
 	if err != nil {
-		return failed(cmd, err)
+		return err
 	}
-	if p == nil {
-		return failed(cmd, &daemon.PolicyError{Diagnostics: diags, Source: source})
-	}
+	p := r.Policy
 	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
 	s.socket = firstOf(s.socket, p.Daemon.API, api.DefaultSocket)
 	return nil
@@ -155,7 +153,7 @@ func failed(cmd *cobra.Command, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &text):
-		printDiagnostics(cmd.ErrOrStderr(), text.Diagnostics, text.Source)
+		printDiagnostics(cmd.ErrOrStderr(), text.Diagnostics, text.Sources)
 	default:
 		fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
 		if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
@@ -165,11 +163,7 @@ func failed(cmd *cobra.Command, err error) error {
 	return cli.Errors
 }
 
-func printDiagnostics(w io.Writer, list []diag.Diagnostic, source *diag.Source) {
-	var sources []*diag.Source
-	if source != nil {
-		sources = append(sources, source)
-	}
+func printDiagnostics(w io.Writer, list []diag.Diagnostic, sources []*diag.Source) {
 	if err := diag.Text(w, list, sources...); err != nil {
 		fmt.Fprintln(w, "error:", err)
 	}

@@ -219,25 +219,26 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 	}
 	// The machine is resumed for the policy that is about to be read, so that the
 	// first plan is made for the world as it was left.
-	p, diags, source, err := LoadPolicy(d.opts.Config)
+	loaded, err := LoadPolicy(d.opts.Config, d.opts.StateDir)
 	if err != nil {
 		return nil, err
 	}
+	p := loaded.Policy
 	if p == nil {
-		return nil, &PolicyError{diags, source}
+		return nil, &PolicyError{loaded.Diags, loaded.Sources}
 	}
 	health := p.Health()
 	b.machine = d.resume(health, shortHash(p.Hash))
 	b.live = live{health: health}
-	c, err := prepare(ctx, d.opts.Config, p, b, d.parts.Host, kernel)
+	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, p, b, d.parts.Host, kernel)
 	if err != nil {
 		var r *rejection
 		if errors.As(err, &r) {
-			return nil, &PolicyError{r.diags, r.source}
+			return nil, &PolicyError{r.diags, r.sources}
 		}
 		return nil, err
 	}
-	c.diags, c.source = diags, source
+	c.diags, c.sources = loaded.Diags, loaded.Sources
 	if kernel != nil {
 		start := time.Now()
 		err := kernel.Apply(ctx, c.plan)
@@ -272,7 +273,7 @@ func (d *Daemon) resume(health state.Config, hash string) state.Machine {
 
 // warn logs what a policy asks for and does not get, and what was found in it.
 func (d *Daemon) warn(c *candidate) {
-	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.source, false), apiDiagnostics(c.hints, c.source, false)} {
+	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)} {
 		for _, g := range list {
 			d.log.Warn("policy finding", "code", g.Code, "severity", g.Severity, "file", g.File, "line", g.Line,
 				"column", g.Column, "message", g.Message)

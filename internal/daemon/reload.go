@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -17,55 +17,49 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/hugepages"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/rules"
-	"netpolicy.dev/netpolicy/rules/yaml"
+	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
 )
 
 const (
-	// maxPolicy bounds the policy file that is read; one byte more is read so that
-	// the parser can say NP901.
-	maxPolicy = yaml.MaxSize
 	// maxReported is how many errors of a rejected policy status keeps.
 	maxReported = 10
 )
 
-// LoadPolicy reads and checks the policy at path. The policy is nil when there
-// is any error among the diagnostics, which come with the source that they are about.
-func LoadPolicy(path string) (*rules.Policy, []diag.Diagnostic, *diag.Source, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("read the policy: %w", err)
+// LoadPolicy reads and checks the policy at path, with its imports and lists. The
+// policy is nil when there is any error among the diagnostics, which come with the
+// sources that they are about. The last good copies of lists are kept below
+// stateDir; "" keeps none.
+func LoadPolicy(path, stateDir string) (load.Result, error) {
+	cache := ""
+	if stateDir != "" {
+		cache = filepath.Join(stateDir, "lists")
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPolicy+1))
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("read the policy %s: %w", path, err)
-	}
-	p, diags := yaml.Load(path, text)
-	return p, diags, diag.NewSource(path, text), nil
+	return policyfile.Load(path, nil, policyfile.Lists(path, cache))
 }
 
 // candidate is a policy with its plan, ready to be made live.
 type candidate struct {
-	policy *rules.Policy
-	prog   *engine.Program
-	health state.Config
-	host   *actions.Host
-	plan   *actions.Plan
-	world  state.World               // the world that the plan was made for
-	text   string                    // the plan as text
-	same   bool                      // the plan is the one in the kernel: nothing to apply
-	names  map[netip.Addr]flow.Names // the names that its elements stand for
-	hints  []diag.Diagnostic         // NP502 and the like
-	diags  []diag.Diagnostic
-	source *diag.Source
+	policy  *rules.Policy
+	prog    *engine.Program
+	health  state.Config
+	host    *actions.Host
+	plan    *actions.Plan
+	world   state.World               // the world that the plan was made for
+	text    string                    // the plan as text
+	same    bool                      // the plan is the one in the kernel: nothing to apply
+	names   map[netip.Addr]flow.Names // the names that its elements stand for
+	hints   []diag.Diagnostic         // NP502 and the like
+	diags   []diag.Diagnostic
+	sources []*diag.Source
 }
 
 // rejection is an error about the user's text, with its diagnostics.
 type rejection struct {
-	diags  []diag.Diagnostic
-	source *diag.Source
+	diags   []diag.Diagnostic
+	sources []*diag.Source
 }
 
 func (r *rejection) Error() string {
@@ -93,16 +87,16 @@ var errSame = errors.New("the policy has not changed")
 
 // prepare does everything of a transaction that can fail and has no effect:
 // read, check, compile, plan, dry apply. policy nil means: read it from path.
-func prepare(ctx context.Context, path string, policy *rules.Policy, b base, host Host, kernel Kernel) (*candidate, error) {
+func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b base, host Host, kernel Kernel) (*candidate, error) {
 	c := &candidate{policy: policy}
 	if policy == nil {
-		var err error
-		c.policy, c.diags, c.source, err = LoadPolicy(path)
+		r, err := LoadPolicy(path, stateDir)
 		if err != nil {
 			return nil, err
 		}
+		c.policy, c.diags, c.sources = r.Policy, r.Diags, r.Sources
 		if c.policy == nil {
-			return nil, &rejection{c.diags, c.source}
+			return nil, &rejection{c.diags, c.sources}
 		}
 		if old := b.live.policy; old != nil && c.policy.Hash == old.Hash && sameDaemon(&c.policy.Daemon, &old.Daemon) {
 			return nil, errSame
@@ -129,7 +123,7 @@ func prepare(ctx context.Context, path string, policy *rules.Policy, b base, hos
 	c.world = machine.World(c.health)
 	c.plan, c.hints = actions.PlanFor(c.prog, *c.host, &c.world, b.plan)
 	if c.plan == nil {
-		return nil, &rejection{c.hints, c.source}
+		return nil, &rejection{c.hints, c.sources}
 	}
 	c.text = c.plan.String()
 	if err := c.addNames(b); err != nil {
@@ -194,7 +188,7 @@ func equalDaemon(a, b rules.Daemon) bool {
 
 // apiDiagnostics returns diagnostics as the API spells them; at most maxReported
 // when errorsOnly is set, and then errors alone.
-func apiDiagnostics(list []diag.Diagnostic, source *diag.Source, errorsOnly bool) []api.Diagnostic {
+func apiDiagnostics(list []diag.Diagnostic, sources []*diag.Source, errorsOnly bool) []api.Diagnostic {
 	out := []api.Diagnostic{}
 	for _, d := range list {
 		if errorsOnly && (d.Severity != diag.Error || len(out) == maxReported) {
@@ -203,8 +197,10 @@ func apiDiagnostics(list []diag.Diagnostic, source *diag.Source, errorsOnly bool
 		a := api.Diagnostic{
 			Code: string(d.Code), Severity: d.Severity.String(), File: d.Span.File, Message: d.Message, Help: d.Help,
 		}
-		if source != nil && source.Name == d.Span.File {
-			a.Line, a.Column = source.Position(d.Span.Start)
+		for _, s := range sources {
+			if s.Name == d.Span.File {
+				a.Line, a.Column = s.Position(d.Span.Start)
+			}
 		}
 		out = append(out, a)
 	}
@@ -214,7 +210,7 @@ func apiDiagnostics(list []diag.Diagnostic, source *diag.Source, errorsOnly bool
 // PolicyError says that a policy's text is wrong: its first errors are among the diagnostics.
 type PolicyError struct {
 	Diagnostics []diag.Diagnostic
-	Source      *diag.Source
+	Sources     []*diag.Source
 }
 
 func (e *PolicyError) Error() string {
@@ -293,7 +289,14 @@ func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 // transactions does reloads and new plans, one after the other.
 func (d *Daemon) transactions(ctx context.Context) error {
 	var repaired time.Time
+	var followed *rules.Policy
+	stop := func() {}
+	defer func() { stop() }()
 	for {
+		if now := d.snap.Load(); now != nil && now.live.policy != followed {
+			stop()
+			stop, followed = d.follow(ctx, now.live.policy), now.live.policy
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -333,7 +336,7 @@ func (d *Daemon) reload(ctx context.Context, why string) api.ReloadResult {
 		result = d.rejected(err)
 	default:
 		result.Result = api.Applied
-		result.Diagnostics = append(apiDiagnostics(c.diags, c.source, false), apiDiagnostics(c.hints, c.source, false)...)
+		result.Diagnostics = append(apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)...)
 		d.setError(nil)
 		d.log.Info("policy applied", "trigger", why, "file", c.policy.File, "hash", shortHash(c.policy.Hash),
 			"rules", len(c.policy.Rules), "mode", d.mode())
@@ -349,7 +352,7 @@ func (d *Daemon) rejected(err error) api.ReloadResult {
 	e := &api.ReloadError{Code: "NP501", Time: time.Now(), Message: err.Error(), Diagnostics: []api.Diagnostic{}}
 	var r *rejection
 	if errors.As(err, &r) {
-		e.Diagnostics = apiDiagnostics(r.diags, r.source, true)
+		e.Diagnostics = apiDiagnostics(r.diags, r.sources, true)
 	}
 	d.setError(e)
 	attrs := []any{"code", e.Code, "error", e.Message}
@@ -408,7 +411,7 @@ func (d *Daemon) transact(ctx context.Context, s *snapshot, why string) (*candid
 	if !d.opts.Observe {
 		kernel = d.parts.Kernel
 	}
-	c, err := prepare(ctx, d.opts.Config, policy, b, d.parts.Host, kernel)
+	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, policy, b, d.parts.Host, kernel)
 	if err != nil {
 		return nil, err
 	}
