@@ -6,11 +6,16 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/npl"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -90,6 +95,20 @@ func checkPolicy(t testing.TB, name string, r Result) {
 	t.Helper()
 	if len(r.NPL) > MaxOutput || !bytes.Contains(r.NPL, []byte("\npolicy 1\n")) {
 		t.Errorf("%s: a policy of %d bytes", name, len(r.NPL))
+	}
+	ast, diags := npl.Parse(name, r.NPL)
+	if ast != nil && !diag.HasErrors(diags) {
+		_, more := rules.CheckWith(ast, nil)
+		diags = append(diags, more...)
+	}
+	// Routes by a relay are right as they are written: NP502 is about the daemon.
+	diags = slices.DeleteFunc(diags, func(d diag.Diagnostic) bool { return d.Severity == diag.Hint || d.Code == "NP502" })
+	if ast == nil || len(diags) > 0 {
+		var b strings.Builder
+		if err := diag.Text(&b, diags, diag.NewSource(name, r.NPL)); err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("%s: the policy is not clean:\n%s", name, b.String())
 	}
 	last := 0
 	for _, l := range r.Report {
