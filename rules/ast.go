@@ -11,6 +11,7 @@ import (
 // any part empty: Check reports what is missing.
 type AST struct {
 	File    string
+	NPL     bool // written in NPL; else in YAML
 	Version Word // the zero Word: not given
 
 	Imports    []ImportNode
@@ -31,6 +32,9 @@ type AST struct {
 
 	// Comments are all comments of the text, in order.
 	Comments []Comment
+	// Source is the text itself, for printers: they look at its line ends. Nil for
+	// an AST that was not read from one text.
+	Source []byte
 
 	// Lost is true when declarations may be missing because a part of the text
 	// could not be read: Check does not report undefined names.
@@ -115,14 +119,13 @@ func (w Word) Split() []Word {
 		case isBlank(c) || c == ',':
 			i++
 		case c == '"':
-			end := strings.IndexByte(w.Text[i+1:], '"')
-			if end < 0 {
-				end = len(w.Text) - i - 1
+			end := QuoteEnd(w.Text, i)
+			p := w.Part(i+1, end)
+			if p.Quoted = true; strings.Contains(p.Text, `\`) {
+				p.Text, p.Body = Unescape(p.Text), 0
 			}
-			p := w.Part(i+1, i+1+end)
-			p.Quoted = true
 			list = append(list, p)
-			i += end + 2
+			i = end + 1
 		case strings.IndexByte("()=", c) >= 0:
 			list = append(list, w.Part(i, i+1))
 			i++
@@ -136,6 +139,20 @@ func (w Word) Split() []Word {
 		}
 	}
 	return list
+}
+
+// QuoteEnd returns the offset of the quote that closes the string which begins at
+// s[start], or len(s).
+func QuoteEnd(s string, start int) int {
+	for i := start + 1; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			return i
+		case s[i] == '\\' && i+1 < len(s) && (s[i+1] == '"' || s[i+1] == '\\'):
+			i++
+		}
+	}
+	return len(s)
 }
 
 // Decl is a declaration: `wan1: {dev: eth1}` or `uplink wan1 { dev eth1 }`.
