@@ -1,0 +1,673 @@
+package npl
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// expr reads a condition into n.
+func (p *parser) expr(n *rules.ExprNode) bool { return p.chain(n, rules.OpOr) }
+
+// chain reads conditions joined by `or`, or by `and`.
+func (p *parser) chain(n *rules.ExprNode, op rules.Op) bool {
+	start, base := p.tok.Start, len(p.kids)
+	defer func() { p.kids = p.kids[:base] }()
+	if !p.link(n, op) {
+		return false
+	}
+	for p.joins(op) {
+		joint := p.tok
+		p.next()
+		p.newlines()
+		if p.tok.first && p.begins() || p.atEnd() || p.tok.Kind == ParenClose {
+			p.report("NP107", p.span(joint.Start, joint.End), "there is no condition behind %s", diag.Quote(p.str(joint.Token)))
+			return false
+		}
+		if len(p.kids) == base {
+			p.kids = append(p.kids, *n)
+		}
+		if !p.link(n, op) {
+			return false
+		}
+		p.kids = append(p.kids, *n)
+	}
+	if len(p.kids) > base {
+		*n = rules.ExprNode{Op: op, Span: p.from(start), Kids: p.exprs.copy(p.kids[base:])}
+	}
+	return true
+}
+
+// link reads one part of a chain.
+func (p *parser) link(n *rules.ExprNode, op rules.Op) bool {
+	if op == rules.OpOr {
+		return p.chain(n, rules.OpAnd)
+	}
+	return p.unary(n)
+}
+
+// joins reports whether the current token is the `and` or `or` of a chain. What
+// other languages write for it is reported and taken as such.
+func (p *parser) joins(op rules.Op) bool {
+	word := "or"
+	if op == rules.OpAnd {
+		word = "and"
+	}
+	switch p.tok.Kind {
+	case Word:
+		text := p.str(p.tok.Token)
+		if text == word {
+			return true
+		}
+		if foreignJoint(text) != word {
+			return false
+		}
+		p.report("NP004", p.here(), "expected `and`, `or` or the end of the condition, found %s", p.found()).Help = "write `" + word + "`"
+		return true
+	case Newline: // a line that begins with `and` can only be meant to go on
+		if t := p.below(); t.Kind == Word && p.str(t) == word {
+			p.next()
+			p.report("NP005", p.here(), "the condition ended with the line before").
+				Help = "put `" + word + "` at the end of that line, or brackets around the condition"
+			return true
+		}
+	}
+	return false
+}
+
+// foreignJoint returns what && and || mean here.
+func foreignJoint(text string) string {
+	switch text {
+	case "&&", "&", "AND", "And":
+		return "and"
+	case "||", "|", "OR", "Or":
+		return "or"
+	}
+	return ""
+}
+
+func (p *parser) unary(n *rules.ExprNode) bool {
+	foreign := p.tok.Kind == Foreign && p.str(p.tok.Token) == "!" || p.is("NOT")
+	if !foreign && !p.is("not") {
+		return p.primary(n)
+	}
+	if foreign {
+		p.report("NP004", p.here(), "expected a condition, found %s", p.found()).Help = "write `not`"
+	}
+	not := p.tok
+	if !p.enter() {
+		return false
+	}
+	p.next()
+	p.newlines()
+	if p.tok.first && p.begins() || p.atEnd() || p.tok.Kind == ParenClose {
+		p.report("NP107", p.span(not.Start, not.End), "there is no condition behind %s", diag.Quote(p.str(not.Token)))
+		return false
+	}
+	if !p.unary(n) {
+		return false
+	}
+	p.nesting--
+	*n = rules.ExprNode{Op: rules.OpNot, Span: p.from(not.Start), Kids: p.exprs.copy([]rules.ExprNode{*n})}
+	return true
+}
+
+func (p *parser) primary(n *rules.ExprNode) bool {
+	switch p.tok.Kind {
+	case ParenOpen:
+		return p.paren(n)
+	case Word:
+		return p.predicate(n)
+	}
+	d := p.report("NP004", p.here(), "expected a condition, found %s", p.found())
+	switch p.tok.Kind {
+	case Newline, EOF, Close, Semicolon, Arrow:
+		d.Code, d.Message = "NP107", "the condition is missing"
+		d.Help = "`any` matches every flow"
+	case Open:
+		d.Help = "conditions have no braces: `sni zoom.us and port 443`"
+	case String:
+		d.Help = "name what it is compared with: `" + guessField(strings.Trim(p.str(p.tok.Token), `"`)) + " " + shorten(p.str(p.tok.Token)) + "`"
+	}
+	return false
+}
+
+// paren reads a condition in brackets, in which newlines are blanks.
+func (p *parser) paren(n *rules.ExprNode) bool {
+	open := p.tok
+	if !p.enter() {
+		return false
+	}
+	p.depth++
+	p.next()
+	if !p.expr(n) {
+		return false
+	}
+	if p.tok.Kind != ParenClose {
+		p.noParen(open, "`)`, `and` or `or`")
+		return false
+	}
+	p.depth--
+	p.nesting--
+	p.next()
+	return true
+}
+
+// noParen reports that a bracket is not closed, or what stands in it instead.
+func (p *parser) noParen(open token, want string) {
+	switch p.tok.Kind {
+	case Close, EOF, Semicolon, Arrow, Open:
+	default:
+		if !p.tok.first || !p.begins() {
+			p.report("NP004", p.here(), "expected %s, found %s", want, p.found()).Help = p.strayHelp()
+			return
+		}
+	}
+	p.report("NP006", p.span(open.Start, open.End), "the `(` is not closed").Help = "a `)` is missing before " + p.before()
+	p.depth = 0
+}
+
+// predicate reads a predicate, or one of the words that stand for a condition.
+func (p *parser) predicate(n *rules.ExprNode) bool {
+	start := p.tok.Start
+	switch p.str(p.tok.Token) {
+	case "any":
+		p.next()
+		*n = rules.ExprNode{Op: rules.OpAny, Span: p.from(start)}
+		return true
+	case "schedule":
+		return p.named(n, rules.FieldSchedule, "a schedule")
+	case "quota":
+		return p.named(n, rules.FieldQuota, "a quota")
+	case "and", "or":
+		p.report("NP107", p.here(), "there is no condition before %s", p.found())
+		return false
+	}
+	if p.tok.first && p.begins() {
+		p.report("NP107", p.span(p.last, p.last), "the condition is missing")
+		return false
+	}
+	colon := p.uncolon()
+	key := p.word()
+	*n = rules.ExprNode{Op: rules.OpPred}
+	pred := &n.Pred
+	pred.Key = key
+	known := p.field(pred)
+	if !known {
+		if !colon && p.bare() && p.bareName(n, key) {
+			return true
+		}
+		p.unknownField(pred)
+	}
+	if known || !p.bare() {
+		if !p.operator(n) {
+			return false
+		}
+	}
+	if !known || n.Op == rules.OpAny { // reported
+		*n = rules.ExprNode{Op: rules.OpAny, Span: p.from(start)}
+		return true
+	}
+	n.Span = p.from(start)
+	pred.Text = p.predText(start, p.last)
+	return true
+}
+
+// uncolon reports and cuts the `:` of `sni: zoom.us`.
+func (p *parser) uncolon() bool {
+	text := p.str(p.tok.Token)
+	if len(text) < 2 || text[len(text)-1] != ':' {
+		return false
+	}
+	if _, known := fields[text[:len(text)-1]]; !known && oldSpellings[text[:len(text)-1]] == "" {
+		return false
+	}
+	end := p.tok.End - 1
+	p.report("NP004", p.span(end, end+1), "expected values behind %s, found `:`", diag.Quote(text[:len(text)-1])).
+		Help = "leave the `:` out"
+	p.tok.End = end
+	return true
+}
+
+// field finds the field that the key of a predicate names.
+func (p *parser) field(pred *rules.PredNode) bool {
+	text := pred.Key.Text
+	if f, ok := fields[text]; ok {
+		pred.Field = f
+		return true
+	}
+	if now, ok := oldSpellings[text]; ok {
+		p.report("NP403", pred.Key.Span, "%s is spelled %s in NPL", diag.Quote(text), diag.Quote(now))
+		pred.Field = fields[now]
+		return true
+	}
+	head, rest, found := strings.Cut(text, ".")
+	if !found || head != "uplink" && head != "route" {
+		return false
+	}
+	pred.Field = rules.FieldUplink
+	if head == "route" {
+		pred.Field = rules.FieldRoute
+	}
+	i := strings.LastIndexByte(rest, '.')
+	if i < 0 {
+		return false
+	}
+	from := len(head) + 1
+	pred.Subject = pred.Key.Part(from, from+i)
+	metric := slices.Index(rules.Metrics(), rest[i+1:])
+	if metric < 0 {
+		return false
+	}
+	pred.Metric = rules.Metric(metric)
+	return true
+}
+
+// bare reports whether nothing follows that a field would need.
+func (p *parser) bare() bool {
+	switch p.tok.Kind {
+	case Newline, Semicolon, Close, EOF, ParenClose, Arrow:
+		return true
+	case Word:
+		switch text := p.str(p.tok.Token); text {
+		case "and", "or", "when":
+			return true
+		default:
+			return foreignJoint(text) != "" || p.begins()
+		}
+	}
+	return false
+}
+
+// bareName reads a name that stands alone: a condition. False if it can't be one.
+func (p *parser) bareName(n *rules.ExprNode, key rules.Word) bool {
+	if !isName(key.Text) {
+		return false
+	}
+	n.Span = key.Span
+	if slices.Contains(states, key.Text) {
+		p.report("NP003", key.Span, "expected `state` before %s", diag.Quote(key.Text)).Help = "write `state " + key.Text + "`"
+		n.Op = rules.OpAny
+		return true
+	}
+	n.Pred.Field, n.Pred.Subject, n.Pred.Text = rules.FieldCondition, key, cut(key.Text)
+	return true
+}
+
+// named reads `schedule NAME` and `quota NAME exceeded`.
+func (p *parser) named(n *rules.ExprNode, field rules.Field, what string) bool {
+	start := p.tok.Start
+	key := p.word()
+	if p.tok.Kind != Word || p.tok.first {
+		p.report("NP107", key.Span, "%s needs the name of %s", key.Text, what)
+		return false
+	}
+	*n = rules.ExprNode{Op: rules.OpPred, Pred: rules.PredNode{Field: field, Key: key, Subject: p.word()}}
+	if field == rules.FieldQuota && !p.accept("exceeded") {
+		p.report("NP003", p.here(), "expected `exceeded`, found %s", p.found()).
+			Help = "write `quota " + shorten(n.Pred.Subject.Text) + " exceeded`"
+		if !p.bare() {
+			return false
+		}
+	}
+	n.Span = p.from(start)
+	n.Pred.Text = p.predText(start, p.last)
+	return true
+}
+
+// operator reads what follows a field. Where that was reported and the condition
+// can go on, n becomes `any`.
+func (p *parser) operator(n *rules.ExprNode) bool {
+	pred := &n.Pred
+	switch p.tok.Kind {
+	case Compare:
+		return p.comparison(n)
+	case Assign, Foreign:
+		d := p.report("NP004", p.here(), "expected values or a comparison behind %s, found %s", diag.Quote(pred.Key.Text), p.found())
+		switch p.str(p.tok.Token) {
+		case "=":
+			d.Help = "leave it out, or write `==`"
+		case "=>":
+			d.Help = "write `>=`"
+		case "=<":
+			d.Help = "write `<=`"
+		default:
+			d.Help = "write `!=`, or `not` before the field"
+		}
+		p.next()
+		if p.isValue() {
+			return p.valueList(pred)
+		}
+		return false
+	case Open:
+		p.report("NP003", p.here(), "expected `in` before the set").Help = "write `" + shorten(pred.Key.Text) + " in { ... }`"
+		pred.Values = p.braces()
+		return true
+	case ParenOpen:
+		d := p.report("NP004", p.here(), "expected values behind %s, found `(`", diag.Quote(pred.Key.Text))
+		d.Help = "values have no brackets: `" + shorten(pred.Key.Text) + " a, b`"
+		return false
+	case Word:
+		switch p.str(p.tok.Token) {
+		case "in":
+			p.next()
+			return p.membership(pred)
+		case "not":
+			return p.notIn(n)
+		case "like":
+			like := p.tok
+			p.next()
+			if !p.isValue() || p.bare() {
+				p.report("NP107", p.span(like.Start, like.End), "`like` needs a pattern").Help = "for example `like \"*.zoom.us\"`"
+				return false
+			}
+			pred.Values = []rules.Word{p.word()}
+			return true
+		case "is", "equals", "contains", "matches", "eq", "~", "=~":
+			if next := p.ahead(1); next.Kind == Word || next.Kind == String {
+				p.report("NP004", p.here(), "expected values behind %s, found %s", diag.Quote(pred.Key.Text), p.found()).Help = "leave it out; patterns have `*`"
+				p.next()
+			}
+		}
+		if p.bare() {
+			break
+		}
+		return p.valueList(pred)
+	case String, SingleQuoted, Unterminated:
+		return p.valueList(pred)
+	}
+	d := p.report("NP107", pred.Key.Span, "%s needs a value", pred.Key.Text)
+	if comparable(pred) {
+		d.Help = "for example `" + shorten(pred.Key.Text) + " > 120ms`"
+	}
+	n.Op, n.Span = rules.OpAny, pred.Key.Span
+	return true
+}
+
+// comparable reports the fields that only comparisons make sense with.
+func comparable(pred *rules.PredNode) bool {
+	switch pred.Field {
+	case rules.FieldRTT, rules.FieldLatency:
+		return true
+	case rules.FieldUplink, rules.FieldRoute:
+		return pred.Metric <= rules.MetricJitter
+	}
+	return false
+}
+
+// comparison reads `> 120ms for 30s`.
+func (p *parser) comparison(n *rules.ExprNode) bool {
+	pred := &n.Pred
+	pred.Cmp = p.wordOf(p.tok.Token)
+	p.next()
+	if p.tok.Kind == Open {
+		p.report("NP004", p.here(), "expected one value behind %s, found a set", diag.Quote(pred.Cmp.Text)).
+			Help = "write `" + shorten(pred.Key.Text) + " in { ... }`"
+		pred.Cmp, pred.Values = rules.Word{}, p.braces()
+		return true
+	}
+	if !p.isValue() || p.tok.Kind == Word && p.bare() {
+		d := p.report("NP107", pred.Cmp.Span, "there is no value behind %s", diag.Quote(pred.Cmp.Text))
+		if p.tok.Kind == Assign || p.tok.Kind == Compare || p.tok.Kind == Foreign {
+			d.Code, d.Span, d.Message = "NP004", p.here(), "expected a value, found "+p.found()
+			d.Help = "the comparisons are <, <=, >, >=, == and !="
+		}
+		return false
+	}
+	one := [1]rules.Word{p.word()}
+	pred.Values = p.words.copy(one[:])
+	if p.tok.Kind == Comma {
+		d := p.report("NP005", p.here(), "a comparison has one value: expected its end, found `,`")
+		switch pred.Cmp.Text {
+		case "==":
+			d.Help = "for a list leave `==` out: `" + shorten(pred.Key.Text+" "+one[0].Text) + ", ...`"
+		case "!=":
+			d.Help = "for a list write `" + shorten(pred.Key.Text) + " not in { ... }`"
+		}
+		p.next()
+		return p.valueList(pred)
+	}
+	return p.duration(pred)
+}
+
+// duration reads `for 30s`.
+func (p *parser) duration(pred *rules.PredNode) bool {
+	if !p.is("for") {
+		return true
+	}
+	word := p.tok
+	p.next()
+	if p.tok.Kind != Word || p.bare() {
+		p.report("NP107", p.span(word.Start, word.End), "`for` needs a time").Help = "for example `for 30s`"
+		return false
+	}
+	pred.For = p.word()
+	return true
+}
+
+// notIn reads `not in`.
+func (p *parser) notIn(n *rules.ExprNode) bool {
+	pred := &n.Pred
+	p.next()
+	if p.accept("in") {
+		pred.Negated = true
+		return p.membership(pred)
+	}
+	d := p.report("NP003", p.here(), "expected `in` behind `not`, found %s", p.found())
+	d.Help = "write `not " + shorten(pred.Key.Text) + " ...`, or `" + shorten(pred.Key.Text) + " not in ...`"
+	p.accept("like")
+	if p.isValue() && !p.bare() {
+		return p.valueList(pred)
+	}
+	return false
+}
+
+// membership reads what stands behind `in`: the name of a set, or a set.
+func (p *parser) membership(pred *rules.PredNode) bool {
+	if p.tok.Kind == Open {
+		pred.Values = p.braces()
+		return true
+	}
+	if p.tok.Kind == Word && !p.bare() && isName(p.str(p.tok.Token)) {
+		pred.Set = p.word()
+		if p.tok.Kind == Comma {
+			p.report("NP005", p.here(), "`in` has one set: expected its end, found `,`").
+				Help = "write `in { a, b }` for values, and `or` between sets"
+			return false
+		}
+		return true
+	}
+	if p.isValue() && !p.bare() {
+		d := p.report("NP004", p.here(), "expected the name of a set or `{` behind `in`, found %s", p.found())
+		d.Help = "for values leave `in` out: `" + shorten(pred.Key.Text+" "+p.str(p.tok.Token)) + "`"
+		return p.valueList(pred)
+	}
+	p.report("NP107", p.span(p.last, p.last), "`in` needs the name of a set, or `{ ... }`")
+	return false
+}
+
+// valueList reads values separated by commas.
+func (p *parser) valueList(pred *rules.PredNode) bool {
+	list, ok := p.list("a value")
+	pred.Values = list
+	if ok && p.is("for") {
+		p.report("NP003", p.here(), "`for` needs a comparison before the value").
+			Help = "write `" + shorten(pred.Key.Text) + " == ... for ...`"
+		return p.duration(pred)
+	}
+	return ok
+}
+
+// list reads words and strings separated by commas.
+func (p *parser) list(what string) ([]rules.Word, bool) {
+	base := len(p.values)
+	ok := true
+	for {
+		if !p.isValue() {
+			p.report("NP004", p.here(), "expected %s, found %s", what, p.found())
+			ok = false
+			break
+		}
+		p.values = append(p.values, p.word())
+		if p.tok.Kind != Comma {
+			break
+		}
+		comma := p.tok
+		p.next()
+		p.newlines()
+		if p.atEnd() || p.tok.Kind == ParenClose || p.tok.first && p.begins() {
+			p.report("NP004", p.span(comma.Start, comma.End), "expected %s behind `,`, found the end", what)
+			ok = false
+			break
+		}
+	}
+	list := p.words.copy(p.values[base:])
+	p.values = p.values[:base]
+	return list, ok
+}
+
+// braces reads `{ a, b }`. It goes on after every error, to the brace or to where
+// it must be missing.
+func (p *parser) braces() []rules.Word {
+	open := p.tok
+	base, before := len(p.values), p.depth
+	p.depth++
+	p.next()
+	comma, reported := true, false
+	for p.tok.Kind != Close {
+		switch {
+		case p.tok.Kind == EOF || p.tok.Kind == Open || p.tok.Kind == Arrow || p.tok.first && p.begins():
+			if p.torn < open.Start {
+				p.report("NP006", p.span(open.Start, open.End), "the `{` of the set is not closed").Help = "a `}` is missing before " + p.before()
+			}
+			p.depth = 0
+			return p.element(base)
+		case p.tok.Kind == Comma:
+			if comma {
+				p.report("NP004", p.here(), "expected an element of the set, found `,`")
+			}
+			comma = true
+			p.next()
+		case p.isValue():
+			if !comma && !reported {
+				p.report("NP003", p.here(), "expected `,` before %s", p.found()).Help = "elements are separated by commas"
+				reported = true
+			}
+			comma = false
+			p.values = append(p.values, p.setWord())
+		default:
+			if !reported {
+				d := p.report("NP004", p.here(), "expected an element of the set, found %s", p.found())
+				if p.tok.Kind == Semicolon {
+					d.Help = "elements are separated by commas"
+				}
+				reported = true
+			}
+			comma = true
+			p.next()
+		}
+	}
+	p.depth = before
+	p.next()
+	return p.element(base)
+}
+
+// element takes the list that was gathered since base.
+func (p *parser) element(base int) []rules.Word {
+	list := p.words.copy(p.values[base:])
+	p.values = p.values[:base]
+	return list
+}
+
+// setWord reads an element of a set; `keyword "x"` and `regex "x"` are one word.
+func (p *parser) setWord() rules.Word {
+	if t := p.tok; t.Kind == Word && (p.is("keyword") || p.is("regex")) {
+		kind := p.word()
+		if p.tok.Kind != String {
+			return kind
+		}
+		w := rules.Word{Text: p.text[t.Start:p.tok.End], Span: p.span(t.Start, p.tok.End)}
+		if p.tok.Start == t.End+1 && p.text[t.End] == ' ' {
+			w.Body = kind.Body
+		} else {
+			w.Text = kind.Text + " " + p.str(p.tok.Token)
+		}
+		p.next()
+		return w
+	}
+	return p.word()
+}
+
+// maxText bounds a predicate in explanations: a line of a terminal.
+const maxText = 120
+
+// predText is text[start:end] as explanations show it: on one line, and not too long.
+func (p *parser) predText(start, end int) string {
+	text := p.text[start:end]
+	if len(text) > 2*maxText { // enough even if most of it is blanks
+		text = text[:2*maxText]
+	}
+	if strings.ContainsAny(text, "\n\r\t#") {
+		text = p.oneLine(start, end)
+	} else if end-start <= maxText {
+		return text
+	}
+	return cut(text)
+}
+
+// oneLine joins tokens with one blank where anything stood between them, without comments.
+func (p *parser) oneLine(start, end int) string {
+	var b strings.Builder
+	gap := false
+	for pos := start; pos < end && b.Len() <= maxText; {
+		t := scan(p.text, pos)
+		pos = t.End
+		switch t.Kind {
+		case Space, Newline, Comment, Bad:
+			gap = true
+			continue
+		}
+		if gap && b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		gap = false
+		b.WriteString(p.str(t))
+	}
+	return b.String()
+}
+
+// cut shortens a text to maxText bytes, at a character.
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	const dots = "..."
+	n := maxText - len(dots)
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n] + dots
+}
+
+// guessField returns the field that a value without one is probably meant for.
+func guessField(value string) string {
+	if _, err := netip.ParsePrefix(value); err == nil {
+		return "dst.ip"
+	}
+	if _, err := netip.ParseAddr(value); err == nil {
+		return "dst.ip"
+	}
+	if _, err := strconv.ParseUint(strings.ReplaceAll(value, "-", ""), 10, 64); err == nil {
+		return "port"
+	}
+	switch value {
+	case "tcp", "udp", "icmp", "icmpv6":
+		return "proto"
+	}
+	return "sni"
+}
