@@ -83,6 +83,10 @@ var examples = map[Code]example{
 		"A name that nothing declares. Suggestions are at most two edits away.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 443}, action: {route: dirct}}\n",
 	},
+	"NP111": {
+		"A file that the policy needs can't be read: an import, or the list of a set with `on_error: fail`.",
+		"",
+	},
 	"NP114": {
 		"A group contains itself, directly or through others. The notes show the way.",
 		"groups: {a: {fallback: [b]}, b: {fallback: [a]}}\ndefault: {route: a}\n",
@@ -123,6 +127,10 @@ var examples = map[Code]example{
 		"Beside `any: true` other keys have no effect.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {any: true, port: 443}, action: {route: direct}}\n",
 	},
+	"NP206": {
+		"A rule asks for a set that has no elements. The condition is never true, or always where it is negated.",
+		"sets: {none: {type: domain, values: []}}\n" + someRoute + "rules:\n  - {name: a, priority: 0, match: {sni: {in: none}}, action: {route: direct}}\n",
+	},
 	"NP207": {
 		"The field or option exists, but not here or not in this version.",
 		"uplinks: {wan1: {dev: eth1}}\ngroups: {g: {fallback: [wan1], tolerance: 30ms}}\ndefault: {route: g}\n",
@@ -147,9 +155,21 @@ var examples = map[Code]example{
 		"Not a form of wildcard. There are `zoom.us`, `.zoom.us`, `*.zoom.us`, and `*` within ASCII labels; `**` and a lone `*` are not among them.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {sni: \"**.zoom.us\"}, action: {route: direct}}\n",
 	},
+	"NP213": {
+		"A schedule that always or never holds, or a day, window, date or time zone that does not exist.",
+		"schedules: {night: {time: 20:30-25:00}}\n" + someRoute + "rules:\n  - {name: a, priority: 0, when: {schedule: night}, match: {port: 443}, action: {route: direct}}\n",
+	},
+	"NP214": {
+		"`for` asks that a comparison has held for so long. It goes with what is measured all the time: latency, error_rate, uplink.NAME.* and route.NAME.*.",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {rtt_ms: \">120 for 30s\"}, action: {route: direct}}\n",
+	},
 	"NP307": {
 		"`when` and `disable` together leave no state in which the rule is looked at.",
 		someRoute + "rules:\n  - {name: a, priority: 0, when: {state: NORMAL}, disable: NORMAL, match: {port: 443}, action: {route: direct}}\n",
+	},
+	"NP322": {
+		"The analysis does not cover everything that is asked: what it did not look at is not proven.",
+		someRoute + someRule + "assertions:\n  - {flow: www.example.org tcp/443, expect: route direct}\n",
 	},
 	"NP401": {
 		"`*.zoom.us` matches what is under zoom.us, not the name itself. Where both are meant, write `.zoom.us`; where not, `allow: [NP401]` on the rule says so.",
@@ -170,6 +190,10 @@ var examples = map[Code]example{
 	"NP502": {
 		"What the policy asks for is checked and explained, but this program, or the backend in use, can't carry it out yet.",
 		"throttles: {slow: {down: 2mbit}}\nrules:\n  - {name: a, priority: 0, match: {port: 443}, action: {throttle: slow}}\n",
+	},
+	"NP503": {
+		"A list could not be read or fetched, or has lines that were left out. The last good copy stays in use, if there is one.",
+		"",
 	},
 	"NP901": {"A file has at most 16 MiB.", ""},
 	"NP902": {"Blocks are nested at most 200 deep.", ""},

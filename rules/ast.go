@@ -115,14 +115,13 @@ func (w Word) Split() []Word {
 		case isBlank(c) || c == ',':
 			i++
 		case c == '"':
-			end := strings.IndexByte(w.Text[i+1:], '"')
-			if end < 0 {
-				end = len(w.Text) - i - 1
+			end := QuoteEnd(w.Text, i)
+			p := w.Part(i+1, end)
+			if p.Quoted = true; strings.Contains(p.Text, `\`) {
+				p.Text, p.Body = Unescape(p.Text), 0
 			}
-			p := w.Part(i+1, i+1+end)
-			p.Quoted = true
 			list = append(list, p)
-			i += end + 2
+			i = end + 1
 		case strings.IndexByte("()=", c) >= 0:
 			list = append(list, w.Part(i, i+1))
 			i++
@@ -136,6 +135,20 @@ func (w Word) Split() []Word {
 		}
 	}
 	return list
+}
+
+// QuoteEnd returns the offset of the quote that closes the string which begins at
+// s[start], or len(s).
+func QuoteEnd(s string, start int) int {
+	for i := start + 1; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			return i
+		case s[i] == '\\' && i+1 < len(s) && (s[i+1] == '"' || s[i+1] == '\\'):
+			i++
+		}
+	}
+	return len(s)
 }
 
 // Decl is a declaration: `wan1: {dev: eth1}` or `uplink wan1 { dev eth1 }`.

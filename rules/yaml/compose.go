@@ -133,6 +133,8 @@ func (l *loader) syntax(err error) bool {
 	case strings.HasPrefix(message, "could not find expected ':'"), strings.HasPrefix(message, "did not find expected key"),
 		strings.HasPrefix(message, "did not find expected '-'"):
 		l.expectedKey(at, opener, context)
+	case strings.HasPrefix(message, "found a comment without preceding"):
+		l.report("NP004", l.span(at, at+1), "a comment needs a blank before it").Help = "put a value that contains # in quotes"
 	default:
 		l.report("NP004", l.span(at, l.wordEnd(at)), "this is not YAML: %s", message)
 	}

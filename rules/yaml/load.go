@@ -74,6 +74,10 @@ type loader struct {
 	// put them back into the values.
 	quoted map[int]byte
 	at     cursor
+	// conditions are the names that the file declares under conditions.
+	conditions map[string]bool
+	// closed is the string whose end was looked for last.
+	closed struct{ start, end int }
 }
 
 // cursor remembers the last place found: in long lines of other than ASCII the

@@ -36,13 +36,22 @@ func (l *loader) word(n *yaml.Node) rules.Word {
 	case bytes.HasPrefix(l.src.Text[start:], []byte(w.Text)):
 		w.Span, w.Body = l.span(start, start+len(w.Text)), start
 	default: // a plain value over several lines
-		w.Span = l.span(start, l.lineEnd(start))
+		w.Span = l.span(start, l.plainEnd(start, n.Value))
 	}
 	return w
 }
 
 // closingQuote returns the offset behind the string that begins at start.
 func (l *loader) closingQuote(start int) int {
+	if start == l.closed.start && l.closed.end > 0 {
+		return l.closed.end // every block that ends with this string asks for it
+	}
+	end := l.findQuote(start)
+	l.closed.start, l.closed.end = start, end
+	return end
+}
+
+func (l *loader) findQuote(start int) int {
 	text := l.src.Text
 	if start >= len(text) {
 		return start
@@ -59,6 +68,26 @@ func (l *loader) closingQuote(start int) int {
 		}
 	}
 	return len(text)
+}
+
+// plainEnd returns the offset behind a plain value that is folded over several lines.
+func (l *loader) plainEnd(start int, value string) int {
+	text, i, end := l.text, start-l.skip, start-l.skip
+	for j := 0; j < len(value) && i < len(text); {
+		switch c := value[j]; {
+		case c == ' ' || c == '\t' || c == '\n':
+			j++
+		case text[i] == ' ' || text[i] == '\t' || text[i] == '\n' || text[i] == '\r':
+			i++
+		case text[i] == c:
+			i++
+			j++
+			end = i
+		default:
+			return l.lineEnd(start)
+		}
+	}
+	return end + l.skip
 }
 
 // nodeSpan is the place of a whole node.

@@ -9,11 +9,11 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 )
 
-// The keys at the top of a file, and those that the schema has for later versions.
-var (
-	topKeys   = []string{"version", "uplinks", "routes", "groups", "throttles", "health", "daemon", "default", "rules"}
-	laterKeys = []string{"imports", "sets", "quotas", "schedules", "conditions", "assertions", "invariants"}
-)
+// topKeys are the keys at the top of a file.
+var topKeys = []string{
+	"version", "imports", "sets", "uplinks", "routes", "groups", "throttles", "quotas", "schedules", "conditions", "health", "daemon",
+	"default", "rules", "assertions", "invariants",
+}
 
 // policy walks the whole file.
 func (l *loader) policy(root *yaml.Node) *rules.AST {
@@ -22,46 +22,61 @@ func (l *loader) policy(root *yaml.Node) *rules.AST {
 	entries := l.entries(root, "a policy")
 	// Of a section that stands twice, the second part is not read.
 	l.lost = l.lost || l.diags.Len() > before && root.Kind == yaml.MappingNode && 2*len(entries) < len(root.Content)
+	l.conditions = conditionNames(entries)
 	for _, e := range entries {
 		switch e.key.Text {
 		case "version":
 			ast.Version, _ = l.scalar(e.value, "version")
+		case "imports":
+			ast.Imports = l.imports(e.value)
+		case "sets":
+			ast.Sets = l.decls(e, l.set)
 		case "uplinks":
-			ast.Uplinks = l.decls(e, nil)
+			ast.Uplinks = l.decls(e, l.plain)
 		case "routes":
-			ast.Routes = l.decls(e, l.routeWords)
+			ast.Routes = l.decls(e, l.short(l.routeWords))
 		case "groups":
-			ast.Groups = l.decls(e, l.groupWords)
+			ast.Groups = l.decls(e, l.short(l.groupWords))
 		case "throttles":
-			ast.Throttles = l.decls(e, nil)
+			ast.Throttles = l.decls(e, l.plain)
+		case "quotas":
+			ast.Quotas = l.decls(e, l.quota)
+		case "schedules":
+			ast.Schedules = l.decls(e, l.short(l.scheduleWords))
+		case "conditions":
+			ast.Conditions = l.decls(e, l.conditionDecl)
 		case "health":
-			ast.Health = l.block(e)
+			ast.Health = l.health(e)
 		case "daemon":
 			ast.Daemon = l.block(e)
 		case "default":
 			ast.Default = l.action(e.value, "default")
 		case "rules":
 			l.rules(ast, e.value)
+		case "assertions":
+			ast.Asserts = l.asserts(e.value)
+		case "invariants":
+			ast.Invariants = l.invariants(e.value)
 		default:
 			l.unknownTop(e.key)
 		}
 	}
+	ast.Comments = l.comments(root)
 	ast.Lost, ast.Partial = l.lost, diag.HasErrors(l.diags.List())
 	return ast
 }
 
 func (l *loader) unknownTop(key rules.Word) {
 	l.lost = true // it may be a misspelt section
-	switch {
-	case slices.Contains(ruleKeys, key.Text):
+	if slices.Contains(ruleKeys, key.Text) {
 		l.report("NP010", key.Span, "%s belongs into a rule", diag.Quote(key.Text)).
 			Help = "rules are a list: `rules: [{name: ..., match: ..., action: ...}]`"
 		return
-	case slices.Contains(laterKeys, key.Text):
-		l.report("NP101", key.Span, "this version has no %s", key.Text)
-		return
 	}
 	d := l.report("NP101", key.Span, "no section is called %s", diag.Quote(key.Text))
+	if d.Help = foreignKey(topWords, key.Text); d.Help != "" {
+		return
+	}
 	if d.Help = diag.DidYouMean(key.Text, topKeys); d.Help == "" {
 		d.Help = "the sections are " + list(topKeys)
 	}
@@ -83,28 +98,39 @@ func list(words []string) string {
 	return s
 }
 
-// decls reads a map from names to declarations. A short string is read by
-// words, where the section has such a form.
-func (l *loader) decls(section entry, words func(rules.Word) []rules.Item) []rules.Decl {
+// decls reads a map from names to declarations.
+func (l *loader) decls(section entry, read func(entry, *rules.Decl)) []rules.Decl {
 	if isNull(section.value) {
 		return nil // `routes:` with nothing below
 	}
 	entries := l.entries(section.value, section.key.Text)
 	l.lost = l.lost || entries == nil
-	list := make([]rules.Decl, 0, len(entries))
-	for _, e := range entries {
-		d := rules.Decl{Name: e.key, Span: l.span(e.key.Span.Start, l.nodeEnd(e.value))}
-		if words != nil && e.value.Kind == yaml.ScalarNode && !isNull(e.value) {
-			if w, ok := l.scalar(e.value, e.key.Text); ok {
-				d.Items = words(w)
-			}
-		} else {
-			d.Items = l.items(e.value, diag.Quote(e.key.Text))
-			d.Bad = d.Items == nil
-		}
-		list = append(list, d)
+	list := make([]rules.Decl, len(entries))
+	for i, e := range entries {
+		list[i] = rules.Decl{Name: e.key, Span: l.span(e.key.Span.Start, l.nodeEnd(e.value))}
+		read(e, &list[i])
 	}
 	return list
+}
+
+// plain reads a declaration that is a block of keys.
+func (l *loader) plain(e entry, d *rules.Decl) {
+	d.Items = l.items(e.value, diag.Quote(e.key.Text))
+	d.Bad = d.Items == nil
+}
+
+// short reads a declaration that can also be a short string.
+func (l *loader) short(words func(rules.Word) []rules.Item) func(entry, *rules.Decl) {
+	return func(e entry, d *rules.Decl) {
+		if e.value.Kind != yaml.ScalarNode || isNull(e.value) {
+			l.plain(e, d)
+			return
+		}
+		if w, ok := l.scalar(e.value, e.key.Text); ok {
+			d.Items = words(w)
+		}
+		d.Bad = d.Items == nil
+	}
 }
 
 // block reads a section that is one declaration without a name.
@@ -131,6 +157,12 @@ func (l *loader) items(n *yaml.Node, what string) []rules.Item {
 	return list
 }
 
+// inWords are the keys whose values consist of words, as in NPL.
+var inWords = map[string]bool{
+	"via": true, "gateway": true, "probe": true, "targets": true, "threshold": true, "rtt": true, "loss": true, "errors": true,
+	"masquerade": true, "weekday": true, "time": true, "date": true,
+}
+
 // item reads one key: a value, a list of values, or a block.
 func (l *loader) item(e entry) rules.Item {
 	item := rules.Item{Key: e.key, Span: l.span(e.key.Span.Start, max(l.nodeEnd(e.value), e.key.Span.End))}
@@ -138,13 +170,24 @@ func (l *loader) item(e entry) rules.Item {
 	case yaml.MappingNode:
 		item.Block, item.Items = true, l.items(e.value, e.key.Text)
 	case yaml.SequenceNode:
-		item.List, item.Args = true, l.scalars(e.value, e.key.Text)
+		item.List = true
+		if len(e.value.Content) == 0 && e.key.Text == "values" && l.legal(e.value) {
+			break // an empty set
+		}
+		item.Args = l.scalars(e.value, e.key.Text)
 		item.Bad = len(item.Args) == 0
 	default:
 		w, ok := l.scalar(e.value, e.key.Text)
 		if item.Bad = !ok; ok {
 			item.Args = []rules.Word{w}
 		}
+	}
+	if inWords[e.key.Text] {
+		args := make([]rules.Word, 0, len(item.Args))
+		for _, w := range item.Args {
+			args = append(args, w.Split()...)
+		}
+		item.Args = args
 	}
 	return item
 }

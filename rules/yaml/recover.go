@@ -36,10 +36,13 @@ func (l *loader) topLevel(n int) bool {
 	return len(text) > 0 && text[0] != ' ' && text[0] != '\t' && text[0] != '#' && text[0] != '-' && text[0] != '}' && text[0] != ']'
 }
 
-// itemIndent returns the column of the dashes of a section that is the list of
-// rules, else -1.
+// itemIndent returns the column of the dashes of a section that is a list of
+// which one element can be left out, else -1. Of imports none can: names would be missing.
 func (l *loader) itemIndent(from, to int) int {
-	if !bytes.HasPrefix(l.line(from), []byte("rules")) {
+	key, _, _ := bytes.Cut(l.line(from), []byte{':'})
+	switch string(bytes.TrimSpace(key)) {
+	case "rules", "assertions", "invariants":
+	default:
 		return -1
 	}
 	for n := from + 1; n < to; n++ {

@@ -11,26 +11,14 @@ import (
 )
 
 // The keys of a rule.
-var ruleKeys = []string{"name", "priority", "when", "disable", "match", "action", "on_unknown", "description", "allow"}
+var ruleKeys = []string{"name", "priority", "when", "disable", "disabled", "match", "action", "on_unknown", "description", "allow"}
 
 // rules reads the list of rules.
 func (l *loader) rules(ast *rules.AST, n *yaml.Node) {
-	if isNull(n) || !l.legal(n) {
-		return
-	}
-	if n.Kind != yaml.SequenceNode {
-		l.report("NP004", l.opening(n), "expected a list of rules, found %s", kindName(n)).Help = "begin every rule with `- name: ...`"
-		return
-	}
-	ast.Rules = make([]rules.RuleNode, 0, len(n.Content))
-	for _, k := range n.Content {
-		if !l.legal(k) || k.Kind != yaml.MappingNode {
-			if k.Kind != yaml.AliasNode && k.Style&yaml.TaggedStyle == 0 && k.Anchor == "" {
-				l.report("NP004", l.opening(k), "expected a rule, found %s", kindName(k)).Help = "a rule is a block: `- name: ...`"
-			}
-			continue
-		}
-		ast.Rules = append(ast.Rules, l.rule(k))
+	blocks := l.blocks(n, "rules", "a rule", "name: ...")
+	ast.Rules = make([]rules.RuleNode, len(blocks))
+	for i, k := range blocks {
+		ast.Rules[i] = l.rule(k)
 	}
 }
 
@@ -47,7 +35,9 @@ func (l *loader) rule(n *yaml.Node) rules.RuleNode {
 		case "when":
 			r.When = l.when(e)
 		case "disable":
-			r.Disable = l.scalars(e.value, "disable")
+			r.Disable = l.disable(e)
+		case "disabled":
+			r.Disabled = l.disabled(e)
 		case "match":
 			r.Match = l.match(e)
 		case "action":
@@ -97,15 +87,28 @@ func (l *loader) given(e entry) (rules.Word, bool) {
 
 // unknownClause reports a key and returns the clause that it may be meant for.
 func (l *loader) unknownClause(key rules.Word) string {
-	if _, ok := fields[key.Text]; ok {
+	_, known := fields[key.Text]
+	switch {
+	case key.Text == "state":
+		l.report("NP010", key.Span, "%s belongs under when", diag.Quote(key.Text)).Help = "write `when: {state: ...}`"
+		return "when"
+	case known:
 		l.report("NP010", key.Span, "%s belongs under match", diag.Quote(key.Text)).Help = "write `match: {" + key.Text + ": ...}`"
 		return "match"
-	}
-	if slices.Contains(rules.Actions(), key.Text) {
+	case slices.Contains(rules.Actions(), key.Text):
 		l.report("NP010", key.Span, "%s belongs under action", diag.Quote(key.Text)).Help = "write `action: {" + key.Text + ": ...}`"
 		return "action"
 	}
 	d := l.report("NP102", key.Span, "a rule has no key %s", diag.Quote(key.Text))
+	if d.Help = foreignKey(ruleWords, key.Text); d.Help != "" {
+		return meant(d.Help)
+	}
+	if d.Help = foreignKey(matchWords, key.Text); d.Help != "" {
+		if strings.Count(d.Help, "`") == 2 && strings.HasSuffix(d.Help, "`") {
+			d.Help += " under match"
+		}
+		return "match"
+	}
 	if d.Help = diag.DidYouMean(key.Text, ruleKeys); d.Help == "" {
 		d.Help = "it has " + list(ruleKeys)
 	}
@@ -115,37 +118,37 @@ func (l *loader) unknownClause(key rules.Word) string {
 	return diag.Suggest(key.Text, ruleKeys)
 }
 
-// when reads `{state: NORMAL}` or `{state: [NORMAL, DEGRADED]}`.
-func (l *loader) when(e entry) *rules.ExprNode {
-	if e.value.Kind == yaml.ScalarNode && !isNull(e.value) && l.legal(e.value) {
-		w := l.word(e.value)
-		l.report("NP004", w.Span, "expected a block of keys for when, found %s", diag.Quote(w.Text)).
-			Help = "write `when: {state: " + w.Text + "}`"
+// meant is the clause that a help text of ruleWords names.
+func meant(help string) string {
+	clause := strings.TrimPrefix(help, "write `")
+	return clause[:strings.IndexAny(clause+"`", ":`")]
+}
+
+// disabled reads `disabled: true`; false is the same as nothing.
+func (l *loader) disabled(e entry) (w rules.Word) {
+	w, ok := l.scalar(e.value, "disabled")
+	switch {
+	case !ok || w.Text == "false":
+		return rules.Word{}
+	case w.Text == "true":
+		return w
+	}
+	d := l.report("NP004", w.Span, "expected true or false for disabled, found %s", diag.Quote(w.Text))
+	if d.Help = "write `disabled: true`"; l.onlyStates(w.Text) {
+		d.Help = "write `disable: " + w.Text + "`"
+	}
+	return rules.Word{}
+}
+
+// disable reads the states in which a rule is skipped.
+func (l *loader) disable(e entry) []rules.Word {
+	list := l.scalars(e.value, "disable")
+	if len(list) == 1 && (list[0].Text == "true" || list[0].Text == "false") {
+		l.report("NP004", list[0].Span, "expected states for disable, found %s", diag.Quote(list[0].Text)).
+			Help = "write `disabled: true` to switch the rule off"
 		return nil
 	}
-	node := &rules.ExprNode{Op: rules.OpAnd, Span: l.nodeSpan(e.value)}
-	entries := l.entries(e.value, "when")
-	for _, k := range entries {
-		if k.key.Text != "state" {
-			d := l.report("NP102", k.key.Span, "when has no key %s", diag.Quote(k.key.Text))
-			if d.Help = diag.DidYouMean(k.key.Text, []string{"state"}); d.Help == "" {
-				d.Help = "it has `state`"
-			}
-			continue
-		}
-		values := l.scalars(k.value, "state")
-		if len(values) == 0 {
-			continue
-		}
-		node.Kids = append(node.Kids, rules.ExprNode{
-			Op: rules.OpPred, Span: l.span(k.key.Span.Start, l.nodeEnd(k.value)),
-			Pred: rules.PredNode{Field: rules.FieldState, Key: k.key, Values: values},
-		})
-	}
-	if len(entries) == 0 && e.value.Kind == yaml.MappingNode {
-		l.report("NP107", node.Span, "when has no condition").Help = "leave it out, or write `when: {state: NORMAL}`"
-	}
-	return node
+	return list
 }
 
 // action reads primary actions and modifiers: a block, or a short string such
@@ -156,7 +159,7 @@ func (l *loader) action(n *yaml.Node, what string) *rules.Action {
 		if !ok {
 			return nil
 		}
-		a := &rules.Action{Span: w.Span, Items: l.knownActions(actionWords(w))}
+		a := &rules.Action{Span: w.Span, Items: l.knownActions(actionWords(w), foreignWord)}
 		if len(a.Items) == 0 {
 			return nil
 		}
@@ -176,7 +179,7 @@ func (l *loader) action(n *yaml.Node, what string) *rules.Action {
 		}
 		a.Items = append(a.Items, item)
 	}
-	if a.Items = l.knownActions(a.Items); len(a.Items) == 0 && len(entries) > 0 {
+	if a.Items = l.knownActions(a.Items, foreignActionKey); len(a.Items) == 0 && len(entries) > 0 {
 		return nil // every key was reported
 	}
 	return a
@@ -192,75 +195,22 @@ func (l *loader) refused(item rules.Item) bool {
 }
 
 // knownActions drops and reports unknown actions.
-func (l *loader) knownActions(items []rules.Item) []rules.Item {
+func (l *loader) knownActions(items []rules.Item, foreign func(rules.Item) string) []rules.Item {
 	known := rules.Actions()
 	return slices.DeleteFunc(items, func(item rules.Item) bool {
 		if slices.Contains(known, item.Key.Text) {
 			return false
 		}
 		d := l.report("NP120", item.Key.Span, "no action is called %s", diag.Quote(item.Key.Text))
-		if d.Help = diag.DidYouMean(item.Key.Text, known); d.Help == "" {
-			d.Help = "the actions are " + list(known)
+		if d.Help = foreign(item); d.Help != "" {
+			return true
+		}
+		if d.Help = diag.DidYouMean(item.Key.Text, known); d.Help != "" {
+			return true
+		}
+		if d.Help = "the actions are " + list(known); len(items) == 1 && len(item.Args) == 0 && !item.Block && isName(item.Key.Text) {
+			d.Help = "to send flows over the route " + item.Key.Text + " write `route " + item.Key.Text + "`"
 		}
 		return true
 	})
-}
-
-// actionWords reads "fallback(a, b), log": commas outside brackets separate actions.
-func actionWords(w rules.Word) []rules.Item {
-	var items []rules.Item
-	depth, start := 0, 0
-	cut := func(end int) {
-		var item *rules.Item
-		for _, word := range w.Part(start, end).Split() {
-			switch {
-			case item == nil:
-				items = append(items, rules.Item{Key: word, Span: word.Span})
-				item = &items[len(items)-1]
-			case word.Text == "(" || word.Text == ")":
-				item.List = true
-			default:
-				item.Args = append(item.Args, word)
-				item.Span.End = word.Span.End
-			}
-		}
-		start = end + 1
-	}
-	for i := range len(w.Text) {
-		switch w.Text[i] {
-		case '(':
-			depth++
-		case ')':
-			depth--
-		case ',':
-			if depth <= 0 {
-				cut(i)
-			}
-		}
-	}
-	cut(len(w.Text))
-	if len(items) == 0 {
-		items = append(items, rules.Item{Key: w, Span: w.Span})
-	}
-	return items
-}
-
-// text is a predicate as explanations show it.
-func text(key rules.Word, values []rules.Word) string {
-	const most = 120 // a line of a terminal
-	var b strings.Builder
-	b.WriteString(key.Text)
-	for i, v := range values {
-		sep := " "
-		if i > 0 {
-			sep = ", "
-		}
-		if b.Len()+len(v.Text) > most {
-			b.WriteString(sep + "...")
-			break
-		}
-		b.WriteString(sep)
-		b.WriteString(v.Text)
-	}
-	return b.String()
 }
