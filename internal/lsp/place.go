@@ -2,7 +2,8 @@ package lsp
 
 import (
 	"slices"
-	"strings"
+
+	"netpolicy.dev/netpolicy/rules/npl"
 )
 
 // place is what can stand somewhere in a text, which may be broken.
@@ -40,62 +41,39 @@ func isWordByte(c byte) bool {
 
 // token is a word, a string or a sign of NPL.
 type token struct {
-	text       string
+	text       string // of a string what stands between its quotes
 	start, end int
-	quoted     bool
-	open       bool // a string or comment that reaches the end of the scanned text
+	kind       npl.Kind
+	open       bool // a string or comment that reaches the end of the text
 }
 
-const newline = "\n"
+// quoted reports a string.
+func (t token) quoted() bool { return t.kind == npl.String || t.kind == npl.Unterminated }
 
-// scan splits NPL text into tokens; line ends are tokens, comments are not. Any
-// text can be scanned. base is the offset of src in the document.
+// is reports a token that is no string and has the text.
+func (t token) is(text string) bool { return t.text == text && !t.quoted() }
+
+// scan returns the tokens of NPL text without blanks, and without the comments
+// that end before the text does. base is the offset of src in the document.
 func scan(src string, base int) []token {
 	var list []token
-	for i := 0; i < len(src); {
-		start := i
-		switch c := src[i]; {
-		case c == '\n':
-			i++
-			list = append(list, token{text: newline, start: base + start, end: base + i})
-		case c == ' ' || c == '\t' || c == '\r':
-			i++
-		case c == '#':
-			for i < len(src) && src[i] != '\n' {
-				i++
+	for _, l := range npl.Lex([]byte(src)) {
+		t := token{text: src[l.Start:l.End], start: base + l.Start, end: base + l.End, kind: l.Kind}
+		atEnd := l.End == len(src)
+		switch l.Kind {
+		case npl.Space:
+			continue
+		case npl.Comment:
+			if t.open = atEnd; !atEnd {
+				continue
 			}
-			if i == len(src) {
-				list = append(list, token{text: "#", start: base + start, end: base + i, open: true})
-			}
-		case c == '"':
-			for i++; i < len(src) && src[i] != '"' && src[i] != '\n'; i++ {
-				if src[i] == '\\' && i+1 < len(src) && src[i+1] == '"' {
-					i++
-				}
-			}
-			t := token{text: src[start+1 : i], start: base + start, quoted: true, open: i == len(src)}
-			if i < len(src) && src[i] == '"' {
-				i++
-			}
-			t.end = base + i
-			list = append(list, t)
-		case strings.IndexByte("{}(),;=<>!", c) >= 0:
-			i++
-			list = append(list, token{text: src[start:i], start: base + start, end: base + i})
-		case strings.HasPrefix(src[i:], "->"):
-			i += 2
-			list = append(list, token{text: "->", start: base + start, end: base + i})
-		default:
-			for i < len(src) && strings.IndexByte(" \t\r\n{}(),;=<>!\"#", src[i]) < 0 && !strings.HasPrefix(src[i:], "->") {
-				i++
-			}
-			list = append(list, token{text: src[start:i], start: base + start, end: base + i})
+		case npl.Unterminated:
+			t.open = atEnd
+			t.text = t.text[1:]
+		case npl.String:
+			t.text = t.text[1 : len(t.text)-1]
 		}
+		list = append(list, t)
 	}
 	return list
-}
-
-// isSign reports a token that is no word and no string.
-func (t token) isSign() bool {
-	return !t.quoted && (t.text == "->" || t.text == newline || len(t.text) == 1 && strings.Contains("{}(),;=<>!", t.text))
 }

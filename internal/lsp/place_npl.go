@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+
+	"netpolicy.dev/netpolicy/rules/npl"
 )
 
 // placeNPL returns what can stand before end in an NPL text.
@@ -28,7 +30,7 @@ func wordAt(tokens []token, end int) (before []token, p place, ok bool) {
 	switch last := tokens[len(tokens)-1]; {
 	case last.open:
 		return nil, p, false
-	case last.end == end && !last.isSign() && !last.quoted:
+	case last.end == end && last.kind == npl.Word:
 		p.start = last.start
 		tokens = tokens[:len(tokens)-1]
 	}
@@ -73,11 +75,7 @@ func enclosing(tokens []token) (block, statement []token, set bool) {
 	for _, t := range tokens {
 		inner := len(frames) > 0 && frames[len(frames)-1].set
 		switch {
-		case t.quoted:
-			if !inner {
-				statement = append(statement, t)
-			}
-		case t.text == "{":
+		case t.kind == npl.Open:
 			last := ""
 			if len(statement) > 0 {
 				last = statement[len(statement)-1].text
@@ -87,7 +85,7 @@ func enclosing(tokens []token) (block, statement []token, set bool) {
 			if !literal {
 				statement, depth = nil, 0
 			}
-		case t.text == "}":
+		case t.kind == npl.Close:
 			if len(frames) == 0 {
 				continue
 			}
@@ -98,14 +96,14 @@ func enclosing(tokens []token) (block, statement []token, set bool) {
 				statement = append(slices.Clone(top.head), token{text: "{}"})
 			}
 		case inner:
-		case t.text == ";", t.text == newline && depth <= 0 && !continues(statement):
+		case t.kind == npl.Semicolon, t.kind == npl.Newline && depth <= 0 && !continues(statement):
 			statement, depth = nil, 0
-		case t.text == newline:
+		case t.kind == npl.Newline:
 		default:
-			switch t.text {
-			case "(":
+			switch t.kind {
+			case npl.ParenOpen:
 				depth++
-			case ")":
+			case npl.ParenClose:
 				depth--
 			}
 			statement = append(statement, t)
@@ -125,7 +123,7 @@ func continues(statement []token) bool {
 		return true // line ends before a statement mean nothing
 	}
 	last := statement[len(statement)-1]
-	return !last.quoted && slices.Contains([]string{",", "and", "or", "not"}, last.text)
+	return !last.quoted() && slices.Contains([]string{",", "and", "or", "not"}, last.text)
 }
 
 // textAt returns a token's text, "" where there is none.
@@ -182,7 +180,7 @@ func (p *place) items(s []token, in ...category) {
 // element is a place within the braces of a set.
 func (p *place) element(block, s []token) {
 	if len(block) == 0 && textAt(s, 0) == "set" {
-		if slices.ContainsFunc(s, func(t token) bool { return t.text == "domain" }) {
+		if slices.ContainsFunc(s, func(t token) bool { return t.is("domain") }) {
 			p.offers(inElement)
 		}
 		return
@@ -275,7 +273,7 @@ func (p *place) declaration(s []token) {
 	case "rule":
 		switch {
 		case len(s) < 2, last == "priority":
-		case !slices.ContainsFunc(s, func(t token) bool { return t.text == "disabled" }):
+		case !slices.ContainsFunc(s, func(t token) bool { return t.is("disabled") }):
 			p.offers(inHead)
 		}
 	case "assert", "never", "always":
@@ -299,7 +297,7 @@ func (p *place) set(s []token) {
 		p.offers(inFormat)
 	case last == "on_error":
 		p.offers(inOnError)
-	case slices.ContainsFunc(s, func(t token) bool { return !t.quoted && (t.text == "file" || t.text == "url") }) &&
+	case slices.ContainsFunc(s, func(t token) bool { return t.is("file") || t.is("url") }) &&
 		!slices.Contains([]string{"file", "url", "select", "sha256", "refresh"}, last):
 		p.offers(inSetOption)
 	}
@@ -326,11 +324,10 @@ func (p *place) route(s []token) {
 func (p *place) group(s []token) {
 	depth := 0
 	for _, t := range s {
-		switch {
-		case t.quoted:
-		case t.text == "(":
+		switch t.kind {
+		case npl.ParenOpen:
 			depth++
-		case t.text == ")":
+		case npl.ParenClose:
 			depth--
 		}
 	}
@@ -353,8 +350,8 @@ func (p *place) group(s []token) {
 
 // claim is `assert ... when STATES -> OUTCOME`, `never` or `always`.
 func (p *place) claim(s []token) {
-	arrow := slices.IndexFunc(s, func(t token) bool { return !t.quoted && t.text == "->" })
-	when := slices.IndexFunc(s, func(t token) bool { return !t.quoted && t.text == "when" })
+	arrow := slices.IndexFunc(s, func(t token) bool { return t.kind == npl.Arrow })
+	when := slices.IndexFunc(s, func(t token) bool { return t.is("when") })
 	switch last := textAt(s, len(s)-1); {
 	case arrow >= 0:
 		p.outcome(s[arrow+1:], s[0].text != "assert")
@@ -362,7 +359,7 @@ func (p *place) claim(s []token) {
 		p.offers(inState)
 	case when >= 0:
 		p.in = append(p.in, inTail)
-	case len(s) > 1 && s[1].quoted:
+	case len(s) > 1 && s[1].quoted():
 		p.offers(inTail)
 	default:
 		if p.expr(s[1:], false); p.has(inConnective) {
@@ -391,12 +388,11 @@ func (p *place) actions(s []token) {
 	depth, from := 0, 0
 	for i, t := range s {
 		switch {
-		case t.quoted:
-		case t.text == "(":
+		case t.kind == npl.ParenOpen:
 			depth++
-		case t.text == ")":
+		case t.kind == npl.ParenClose:
 			depth--
-		case t.text == "," && depth <= 0:
+		case t.kind == npl.Comma && depth <= 0:
 			from = i + 1
 		}
 	}
@@ -418,10 +414,13 @@ func (p *place) actions(s []token) {
 // expr is a place in a condition; world means one over facts of the world.
 func (p *place) expr(s []token, world bool) {
 	last, before := textAt(s, len(s)-1), textAt(s, len(s)-2)
-	quoted := len(s) > 0 && s[len(s)-1].quoted
+	var kind npl.Kind
+	if len(s) > 0 {
+		kind = s[len(s)-1].kind
+	}
 	field := lastField(s)
 	switch {
-	case quoted:
+	case kind == npl.String:
 		p.ended(s)
 	case last == "", last == "(", last == "and", last == "or", last == "not" && !isField(before):
 		p.begin(world)
@@ -429,7 +428,7 @@ func (p *place) expr(s []token, world bool) {
 		p.offers(inNotIn)
 	case last == "in":
 		p.named(setKind)
-	case last == ",", strings.Contains("<>=!", last):
+	case kind == npl.Comma, kind == npl.Compare, kind == npl.Assign, kind == npl.Foreign:
 		p.values(field)
 	case last == "schedule":
 		p.named(scheduleKind)
@@ -459,7 +458,7 @@ func (p *place) begin(world bool) {
 func (p *place) ended(s []token) {
 	p.offers(inConnective)
 	for i := len(s) - 1; i >= 0 && !isConnective(s[i]); i-- {
-		if !s[i].quoted && strings.Contains("<>", s[i].text) {
+		if s[i].kind == npl.Compare && s[i].text[0] != '=' && s[i].text[0] != '!' {
 			p.offers(inFor)
 			return
 		}
@@ -482,7 +481,7 @@ func lastField(s []token) string {
 		if isConnective(s[i]) {
 			return ""
 		}
-		if !s[i].quoted && isField(s[i].text) && (i == 0 || isConnective(s[i-1]) || s[i-1].text == "not") {
+		if !s[i].quoted() && isField(s[i].text) && (i == 0 || isConnective(s[i-1]) || s[i-1].text == "not") {
 			return s[i].text
 		}
 	}
@@ -490,7 +489,7 @@ func lastField(s []token) string {
 }
 
 func isConnective(t token) bool {
-	return !t.quoted && slices.Contains([]string{"and", "or", "(", "match", "when"}, t.text)
+	return !t.quoted() && slices.Contains([]string{"and", "or", "(", "match", "when"}, t.text)
 }
 
 func isField(text string) bool {
