@@ -31,6 +31,9 @@ type AST struct {
 
 	// Comments are all comments of the text, in order.
 	Comments []Comment
+	// Source is the text itself, for printers: they look at its line ends. Nil for
+	// an AST that was not read from one text.
+	Source []byte
 
 	// Lost is true when declarations may be missing because a part of the text
 	// could not be read: Check does not report undefined names.
