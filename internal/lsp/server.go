@@ -100,7 +100,7 @@ var handlers = map[string]handler{
 	"textDocument/prepareRename":  with((*server).prepareRename),
 	"textDocument/rename":         with((*server).rename),
 	"textDocument/documentSymbol": with((*server).documentSymbols),
-	"textDocument/formatting":     (*server).formatting,
+	"textDocument/formatting":     with((*server).formatting),
 	"textDocument/codeAction":     with((*server).codeActions),
 }
 

@@ -413,3 +413,17 @@ func TestReplacements(t *testing.T) {
 		}
 	}
 }
+
+// TestChange applies the edit that makes one text another.
+func TestChange(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		texts := rapid.StringOf(rapid.RuneFrom([]rune("ab\n💡")))
+		old, next := texts.Draw(t, "old"), texts.Draw(t, "next")
+		x := newText([]byte(old), false)
+		e := x.change([]byte(next))
+		got := old[:x.offset(e.Range.Start)] + e.NewText + old[x.offset(e.Range.End):]
+		if got != next {
+			t.Fatalf("%+v makes %q of %q, want %q", e, got, old, next)
+		}
+	})
+}

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // is its place. Further words NAME=JSON are parameters.
 func TestSessions(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) < 14 {
+	if err != nil || len(files) < 15 {
 		t.Fatal(files, err)
 	}
 	for _, file := range files {
