@@ -11,6 +11,7 @@ import (
 // any part empty: Check reports what is missing.
 type AST struct {
 	File    string
+	NPL     bool // written in NPL; else in YAML
 	Version Word // the zero Word: not given
 
 	Imports    []ImportNode
