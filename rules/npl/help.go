@@ -188,6 +188,16 @@ func (p *parser) skipYAML() {
 	}
 }
 
+// skipDeeper passes over the lines below that are indented by more.
+func (p *parser) skipDeeper(indent int) {
+	for p.tok.Kind == Newline {
+		p.next()
+		for p.indent > indent && p.tok.Kind != Newline && p.tok.Kind != EOF && p.tok.Kind != Close {
+			p.next()
+		}
+	}
+}
+
 // strayHelp says what the current token is probably meant for.
 func (p *parser) strayHelp() string {
 	text := p.str(p.tok.Token)
@@ -208,6 +218,8 @@ func (p *parser) strayHelp() string {
 			return "write `" + foreignJoint(text) + "`"
 		case fields[text] != 0 || text == "sni":
 			return "join conditions by `and` or `or`"
+		case !isName(text):
+			return "separate values by commas"
 		}
 	case String:
 		return "separate values by commas"
