@@ -93,8 +93,14 @@ func (a *action) resolve(p *rules.Policy, w *state.World) []segment {
 	if a.asked >= 0 && p.Routes[a.asked].Kind != rules.RouteGroup {
 		return []segment{{100, a.asked}}
 	}
-	// The answer changes only where some uplink's share ends.
-	bounds := []int{100}
+	// The answer changes only where some uplink's share ends, or anywhere below a
+	// group that shares flows out.
+	bounds := []int{engine.Hundredths}
+	if slices.ContainsFunc(p.Groups, func(g rules.Group) bool { return g.Strategy == rules.Weighted || g.Strategy == rules.HashOf }) {
+		for i := range engine.Hundredths {
+			bounds = append(bounds, i+1)
+		}
+	}
 	for i := range w.Uplinks {
 		if s := w.Uplinks[i].Share; s > 0 && s < 100 {
 			bounds = append(bounds, s)

@@ -291,7 +291,7 @@ func (b *builder) node(ids []id, without classSet, open bool) *node {
 	}
 	var d draft
 	var rest []id
-	if open && len(ids) <= openCrowd || bits.OnesCount16(uint16(without)) >= maxDepth {
+	if open && len(ids) <= openCrowd || bits.OnesCount32(uint32(without)) >= maxDepth {
 		rest = ids
 	} else {
 		d.names = make([]nameFiling, 0, len(ids)/2)
@@ -474,7 +474,7 @@ func (d *draft) elements(b *builder, p *rules.Pred, shared bool, what uint32) {
 		for _, r := range p.Ports {
 			d.ports[c-classPort] = append(d.ports[c-classPort], portRef{r, shared, what})
 		}
-	case classProto, classDSCP, classMark, classMAC:
+	case classProto, classDSCP, classMark, classMAC, classASN:
 		if d.numbers[c] == nil {
 			d.numbers[c] = map[uint64]*filing{}
 		}
@@ -486,7 +486,7 @@ func (d *draft) elements(b *builder, p *rules.Pred, shared bool, what uint32) {
 		}
 	default:
 		for _, g := range p.Globs {
-			if c != classIface && slices.Contains([]byte(g), '*') {
+			if !literalClasses.has(c) && slices.Contains([]byte(g), '*') {
 				f := nameFiling{tag: newTag(kindVerify, 0), shared: shared, what: what}
 				d.texts[c] = append(d.texts[c], textFiling{literalOf(string(g)), f})
 				continue

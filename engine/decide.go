@@ -51,16 +51,16 @@ func (s *search) decide(w *state.World) {
 func (p *Program) restsOn(s *search) {
 	c, d := &s.c, s.d
 	if d.Rule >= 0 {
-		if m := &p.policy.Rules[d.Rule].Match; c.rests(m) {
-			d.restOnDNS(c, m)
+		if r := &p.policy.Rules[d.Rule]; c.rests(r) {
+			d.restOnDNS(c, r)
 		}
 	}
 	for k, pos := range s.mods {
 		if pos >= s.best {
 			continue
 		}
-		if m := &p.policy.Rules[s.modRule[k]].Match; c.rests(m) {
-			d.restOnDNS(c, m)
+		if r := &p.policy.Rules[s.modRule[k]]; c.rests(r) {
+			d.restOnDNS(c, r)
 		}
 	}
 }

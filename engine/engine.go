@@ -45,9 +45,11 @@ type Program struct {
 	policy *rules.Policy
 	layers []*layer // one, or after Recompile a second with what has changed
 	fields FieldSet // that any rule reads
-	lists  lists
-	seeds  seeds
-	order  []uint32 // rules in source order, best first
+	// metrics are those of uplinks that any rule reads, bit n for rules.Metric n.
+	metrics uint8
+	lists   lists
+	seeds   seeds
+	order   []uint32 // rules in source order, best first
 	// crowded is set if a layer is.
 	crowded bool
 }
@@ -64,10 +66,37 @@ func Compile(p *rules.Policy) *Program {
 	l, order := newLayer(p, list, prog.seeds)
 	prog.layers, prog.order = []*layer{l}, order
 	prog.fields, prog.crowded = l.fields, l.crowded
-	for i := range p.Rules {
-		prog.lists.add(&p.Rules[i].Match, prog.seeds)
-	}
+	prog.gather()
 	return prog
+}
+
+// gather makes what all layers share: the indexes of long lists that are not there
+// yet, and what is known of the metrics that rules read.
+func (p *Program) gather() {
+	for i := range p.policy.Rules {
+		r := &p.policy.Rules[i]
+		p.lists.add(&r.Match, p.seeds)
+		if r.When != nil {
+			p.lists.add(r.When, p.seeds)
+		}
+		if p.fields&linkFields != 0 {
+			p.metrics |= metricsOf(&r.Match)
+			if r.When != nil {
+				p.metrics |= metricsOf(r.When)
+			}
+		}
+	}
+}
+
+func metricsOf(e *rules.Expr) uint8 {
+	if e.Op == rules.OpPred && linkFields.Has(e.Pred.Field) {
+		return 1 << e.Pred.Metric
+	}
+	var m uint8
+	for i := range e.Kids {
+		m |= metricsOf(&e.Kids[i])
+	}
+	return m
 }
 
 // Policy returns what the program was compiled from.

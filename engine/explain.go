@@ -96,7 +96,7 @@ func (p *Program) near(c *facts) []Near {
 		if !r.Active.Has(c.state) {
 			k.failed++
 		}
-		for _, e := range conditions(&r.Match, nil) {
+		for _, e := range ruleConditions(r) {
 			if c.expr(e) == isTrue {
 				k.held++
 			} else {
@@ -122,6 +122,15 @@ func (p *Program) near(c *facts) []Near {
 	return out
 }
 
+// ruleConditions lists what a rule asks for beside its states.
+func ruleConditions(r *rules.Rule) []*rules.Expr {
+	list := conditions(&r.Match, nil)
+	if r.When != nil {
+		list = conditions(r.When, list)
+	}
+	return list
+}
+
 // conditions lists what must hold together, with nested ands flattened, in the
 // user's order.
 func conditions(e *rules.Expr, list []*rules.Expr) []*rules.Expr {
@@ -140,10 +149,13 @@ func conditions(e *rules.Expr, list []*rules.Expr) []*rules.Expr {
 
 // failed tells the first condition of a rule that is not true.
 func (c *facts) failed(r *rules.Rule) string {
-	if !r.Active.Has(c.state) {
+	switch {
+	case r.Active == 0:
+		return "disabled in every state"
+	case !r.Active.Has(c.state):
 		return fmt.Sprintf("state %s (now: %s)", stateList(r.Active), c.state)
 	}
-	for _, e := range conditions(&r.Match, nil) {
+	for _, e := range ruleConditions(r) {
 		if c.expr(e) != isTrue {
 			return c.describe(e, false)
 		}
@@ -158,11 +170,11 @@ func (c *facts) describe(e *rules.Expr, negated bool) string {
 	case e.Op == rules.OpAny:
 		return "not any"
 	case e.Op == rules.OpPred:
-		text := predText(&e.Pred)
+		text := c.predText(&e.Pred)
 		if negated && !strings.Contains(text, "!=") { // "!=" is spelled in the text already
 			text = "not " + text
 		}
-		return text + " (" + c.value(e.Pred.Field) + ")"
+		return text + " (" + c.value(&e.Pred) + ")"
 	case e.Op == rules.OpNot:
 		return c.describe(&e.Kids[0], !negated)
 	case (e.Op == rules.OpAnd) != negated:
@@ -192,7 +204,7 @@ func (c *facts) describe(e *rules.Expr, negated bool) string {
 
 // predText spells a predicate as the user wrote it; policies built without text
 // get the canonical spelling.
-func predText(p *rules.Pred) string {
+func (c *facts) predText(p *rules.Pred) string {
 	if p.Text != "" {
 		return p.Text
 	}
@@ -223,12 +235,56 @@ func predText(p *rules.Pred) string {
 	switch p.Field {
 	case rules.FieldState:
 		parts = append(parts, stateList(p.States))
-	case rules.FieldRTT, rules.FieldLatency:
-		parts = append(parts, [...]string{"==", "<", "<=", ">", ">="}[p.Cmp]+fixed(p.Bound, 3)+" ms")
+	case rules.FieldUplink, rules.FieldRoute:
+		name := "none"
+		if p.Ref >= 0 && p.Ref < len(c.prog.policy.Uplinks) {
+			name = c.prog.policy.Uplinks[p.Ref].Name
+		}
+		subject := p.Field.String() + "." + name + "." + rules.Metrics()[p.Metric] + " "
+		if p.Metric == rules.MetricState {
+			return subject + stateList(p.States)
+		}
+		return subject + cmpText(p.Cmp) + amount(p.Metric, p.Bound)
+	case rules.FieldSchedule:
+		return "schedule " + nameAt(c.prog.policy.Schedules, p.Ref, func(s *rules.Schedule) string { return s.Name })
+	case rules.FieldQuota:
+		return "quota " + nameAt(c.prog.policy.Quotas, p.Ref, func(q *rules.Quota) string { return q.Name }) + " exceeded"
+	case rules.FieldCondition:
+		return nameAt(c.prog.policy.Conditions, p.Ref, func(k *rules.Condition) string { return k.Name })
+	case rules.FieldRTT, rules.FieldLatency, rules.FieldConnAge:
+		parts = append(parts, cmpText(p.Cmp)+fixed(p.Bound, 3)+" ms")
 	case rules.FieldErrorRate:
-		parts = append(parts, [...]string{"==", "<", "<=", ">", ">="}[p.Cmp]+fixed(p.Bound, 4)+"%")
+		parts = append(parts, cmpText(p.Cmp)+fixed(p.Bound, 4)+"%")
+	case rules.FieldConnBytes:
+		parts = append(parts, cmpText(p.Cmp)+fmt.Sprint(p.Bound))
 	}
 	return p.Field.String() + " " + strings.Join(parts, ",")
+}
+
+func cmpText(c rules.Cmp) string { return [...]string{"==", "<", "<=", ">", ">="}[c] }
+
+// nameAt names an element of a policy's list; policies built by hand may refer to none.
+func nameAt[T any](list []T, i int, name func(*T) string) string {
+	if i < 0 || i >= len(list) {
+		return "?"
+	}
+	return name(&list[i])
+}
+
+// amount spells a value of a metric in its unit.
+func amount(m rules.Metric, n int64) string {
+	switch m {
+	case rules.MetricRTT, rules.MetricP90, rules.MetricJitter:
+		return fixed(n, 3) + " ms"
+	case rules.MetricLoss, rules.MetricErrorRate:
+		return fixed(n, 4) + "%"
+	case rules.MetricUp:
+		return fmt.Sprint(n == 1)
+	case rules.MetricState:
+		return state.State(n).String()
+	default:
+		return fmt.Sprint(n)
+	}
 }
 
 func stateList(s state.Set) string {
@@ -244,9 +300,9 @@ func stateList(s state.Set) string {
 	return strings.Join(parts, ",")
 }
 
-// value tells what is known of a field.
-func (c *facts) value(field rules.Field) string {
-	f := c.flow
+// value tells what is known of the field that a predicate reads.
+func (c *facts) value(p *rules.Pred) string {
+	f, w, field := c.flow, c.world, p.Field
 	switch field {
 	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
 		return c.nameValue(field)
@@ -282,9 +338,44 @@ func (c *facts) value(field rules.Field) string {
 		return showFixed(c.latency, 3, " ms")
 	case rules.FieldErrorRate:
 		return showFixed(c.errorRate, 4, "%")
+	case rules.FieldApp:
+		return show(f.App)
+	case rules.FieldALPN:
+		return show(f.ALPN)
+	case rules.FieldGroup:
+		return show(f.Group)
+	case rules.FieldIfaceOut:
+		return show(f.IfaceOut)
+	case rules.FieldCountry:
+		return show(f.Country)
+	case rules.FieldASN:
+		return show(f.ASN)
+	case rules.FieldConnBytes:
+		return show(f.ConnBytes)
+	case rules.FieldConnAge:
+		return showFixed(f.ConnAge, 3, " ms")
+	case rules.FieldUplink, rules.FieldRoute:
+		switch n, known := metric(w, p.Ref, p.Metric).Get(); {
+		case known:
+			return "now: " + amount(p.Metric, n)
+		case p.Ref < 0:
+			return "the route leads over no uplink"
+		default:
+			return "not measured yet"
+		}
+	case rules.FieldSchedule:
+		return nowText(bit(w.Schedules, p.Ref))
+	case rules.FieldQuota:
+		return nowText(bit(w.Quotas, p.Ref))
+	case rules.FieldCondition:
+		return nowText(bit(w.Conditions, p.Ref))
 	default:
 		return "now: " + c.state.String()
 	}
+}
+
+func nowText(v tri) string {
+	return [...]string{isFalse: "now: no", isUnknown: "not known yet", isTrue: "now: yes"}[v]
 }
 
 func (c *facts) nameValue(field rules.Field) string {

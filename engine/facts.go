@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
@@ -46,6 +48,7 @@ const (
 type facts struct {
 	flow  *flow.Flow
 	prog  *Program
+	world *state.World
 	state state.State
 
 	latency   flow.Value[int64]
@@ -95,6 +98,7 @@ func (c *facts) text(query uint8) string {
 // gather completes facts of which the flow and the program are set, by what they and w tell.
 func (c *facts) gather(w *state.World) {
 	f, p := c.flow, c.prog
+	c.world = w
 	c.state = w.Global
 	if f.State != "" {
 		if s, ok := state.Parse(f.State); ok {
@@ -123,6 +127,7 @@ const (
 	nameFields  = FieldSet(1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost)
 	tupleFields = FieldSet(1<<rules.FieldDstIP | 1<<rules.FieldSrcIP | 1<<rules.FieldPort | 1<<rules.FieldSrcPort | 1<<rules.FieldProto)
 	worldFields = FieldSet(1<<rules.FieldLatency | 1<<rules.FieldErrorRate)
+	linkFields  = FieldSet(1<<rules.FieldUplink | 1<<rules.FieldRoute)
 )
 
 // nameField3 are the fields of facts.modes.
@@ -297,8 +302,113 @@ func (c *facts) isUnknown(field rules.Field) bool {
 	case rules.FieldErrorRate:
 		return c.errorRate.Unknown()
 	default:
+		return c.isUnknownRare(field)
+	}
+}
+
+// isUnknownRare is isUnknown for what few rules read. Of metrics it tells whether
+// any uplink lacks one that any rule reads: a rule of another uplink is then looked
+// at without need.
+func (c *facts) isUnknownRare(field rules.Field) bool {
+	f, w := c.flow, c.world
+	switch field {
+	case rules.FieldApp:
+		return f.App.Unknown()
+	case rules.FieldALPN:
+		return f.ALPN.Unknown()
+	case rules.FieldGroup:
+		return f.Group.Unknown()
+	case rules.FieldIfaceOut:
+		return f.IfaceOut.Unknown()
+	case rules.FieldCountry:
+		return f.Country.Unknown()
+	case rules.FieldASN:
+		return f.ASN.Unknown()
+	case rules.FieldConnBytes:
+		return f.ConnBytes.Unknown()
+	case rules.FieldConnAge:
+		return f.ConnAge.Unknown()
+	case rules.FieldUplink, rules.FieldRoute:
+		for i := range c.prog.policy.Uplinks {
+			for m := c.prog.metrics; m != 0; m &= m - 1 {
+				if v := metric(w, i, rules.Metric(bits.TrailingZeros8(m))); v.Unknown() {
+					return true
+				}
+			}
+		}
+		return false
+	case rules.FieldSchedule:
+		return anyUnset(w.Schedules, len(c.prog.policy.Schedules))
+	case rules.FieldQuota:
+		return anyUnset(w.Quotas, len(c.prog.policy.Quotas))
+	case rules.FieldCondition:
+		return anyUnset(w.Conditions, len(c.prog.policy.Conditions))
+	default:
 		return false
 	}
+}
+
+// anyUnset reports whether one of n bits is not known.
+func anyUnset(list []state.Truth, n int) bool {
+	for i := range n {
+		if bit(list, i) == isUnknown {
+			return true
+		}
+	}
+	return false
+}
+
+// bit is a fact of the world as a truth value; what the world does not have is not known.
+func bit(list []state.Truth, i int) tri {
+	if i < 0 || i >= len(list) || list[i] == state.Unset {
+		return isUnknown
+	}
+	return truth(list[i] == state.True)
+}
+
+// metric returns what is measured of an uplink, in the unit of the metric; -1, no
+// uplink, has none. Whether the link is up, and the state, are always known.
+func metric(w *state.World, uplink int, m rules.Metric) flow.Value[int64] {
+	if uplink < 0 {
+		return flow.Absent[int64]()
+	}
+	if uplink >= len(w.Uplinks) {
+		return flow.Value[int64]{}
+	}
+	l := &w.Uplinks[uplink]
+	n := int64(-1)
+	switch m {
+	case rules.MetricRTT:
+		n = micros(l.RTT)
+	case rules.MetricP90:
+		n = micros(l.P90)
+	case rules.MetricJitter:
+		n = micros(l.Jitter)
+	case rules.MetricLoss:
+		n = l.Loss
+	case rules.MetricErrorRate:
+		n = l.ErrorRate
+	case rules.MetricUsage:
+		n = l.Usage
+	case rules.MetricState:
+		n = int64(l.State)
+	case rules.MetricUp:
+		if n = 0; l.Up {
+			n = 1
+		}
+	}
+	if n < 0 {
+		return flow.Value[int64]{}
+	}
+	return flow.Some(n)
+}
+
+// micros keeps what is not measured negative.
+func micros(d time.Duration) int64 {
+	if d < 0 {
+		return -1
+	}
+	return d.Microseconds()
 }
 
 // pred evaluates one predicate.
@@ -346,8 +456,54 @@ func (c *facts) pred(p *rules.Pred) tri {
 	case rules.FieldState:
 		return truth(p.States.Has(c.state))
 	default:
+		return c.rarePred(p)
+	}
+}
+
+// rarePred is pred for what few rules read.
+func (c *facts) rarePred(p *rules.Pred) tri {
+	f := c.flow
+	switch p.Field {
+	case rules.FieldApp:
+		return inLiterals(f.App, p.Globs)
+	case rules.FieldALPN:
+		return inList(f.ALPN, p.Globs)
+	case rules.FieldGroup:
+		return c.inGlobs(f.Group, p)
+	case rules.FieldIfaceOut:
+		return inLiterals(f.IfaceOut, p.Globs)
+	case rules.FieldCountry:
+		return inLiterals(f.Country, p.Globs)
+	case rules.FieldASN:
+		return inNumbers(f.ASN, p.Numbers)
+	case rules.FieldConnBytes:
+		return compare(f.ConnBytes, p.Cmp, p.Bound)
+	case rules.FieldConnAge:
+		return compare(f.ConnAge, p.Cmp, p.Bound)
+	case rules.FieldUplink, rules.FieldRoute:
+		return metricPred(c.world, p)
+	case rules.FieldSchedule:
+		return bit(c.world.Schedules, p.Ref)
+	case rules.FieldQuota:
+		return bit(c.world.Quotas, p.Ref)
+	case rules.FieldCondition:
+		return bit(c.world.Conditions, p.Ref)
+	default:
 		return isFalse // a field without facts: rules.Check lets none through
 	}
+}
+
+// metricPred evaluates a predicate over a metric.
+func metricPred(w *state.World, p *rules.Pred) tri {
+	v := metric(w, p.Ref, p.Metric)
+	if p.Metric != rules.MetricState {
+		return compare(v, p.Cmp, p.Bound)
+	}
+	n, known := v.Get()
+	if !known {
+		return missing(v.Status())
+	}
+	return truth(p.States.Has(state.State(n)))
 }
 
 // name evaluates a predicate over the name field with a place in modes.
@@ -472,6 +628,24 @@ func inLiterals(v flow.Value[string], list []rules.Glob) tri {
 	return isFalse
 }
 
+// inList reports whether one of a list joined by commas is one of the literals.
+func inList(v flow.Value[string], list []rules.Glob) tri {
+	s, known := v.Get()
+	if !known {
+		return missing(v.Status())
+	}
+	for more := true; more; {
+		var id string
+		id, s, more = strings.Cut(s, ",")
+		for _, g := range list {
+			if string(g) == id {
+				return isTrue
+			}
+		}
+	}
+	return isFalse
+}
+
 func compare(v flow.Value[int64], op rules.Cmp, bound int64) tri {
 	n, known := v.Get()
 	if !known {
@@ -489,6 +663,15 @@ func compare(v flow.Value[int64], op rules.Cmp, bound int64) tri {
 	default:
 		return truth(n >= bound)
 	}
+}
+
+// rule evaluates all that a rule asks for but the states in which it is active.
+func (c *facts) rule(r *rules.Rule) tri {
+	v := c.expr(&r.Match)
+	if r.When != nil && v != isFalse {
+		v = min(v, c.expr(r.When))
+	}
+	return v
 }
 
 // expr evaluates a condition. Its depth is bounded by the parser.

@@ -27,7 +27,7 @@ func (d *Decision) Blocked() bool {
 // Names returns the set's fields as explanations name them, sorted.
 func (s FieldSet) Names() []string {
 	out := []string{}
-	for f := rules.FieldSNI; f <= rules.FieldState; f++ {
+	for f := rules.FieldSNI; f <= rules.FieldCondition; f++ {
 		if s.Has(f) {
 			out = append(out, f.String())
 		}

@@ -53,6 +53,18 @@ func hotPolicy() *rules.Policy {
 	add(pred(rules.Pred{Field: rules.FieldDSCP, Numbers: []uint32{1}}), rules.Outcome{Mods: rules.Modifiers{Mark: flow.Some[uint32](1)}})
 	add(pred(rules.Pred{Field: rules.FieldCgroup, Globs: []rules.Glob{"*.slice"}}), rules.Outcome{Kind: rules.ActFallback, Routes: []int{backup, ha}})
 	add(pred(rules.Pred{Field: rules.FieldIfaceIn, Globs: []rules.Glob{"eth0"}}), block)
+	for _, f := range []rules.Field{rules.FieldApp, rules.FieldALPN, rules.FieldGroup, rules.FieldIfaceOut, rules.FieldCountry} {
+		add(pred(rules.Pred{Field: f, Globs: []rules.Glob{"h2", "DE"}}), logged(route(backup)))
+	}
+	add(pred(rules.Pred{Field: rules.FieldASN, Numbers: []uint32{64496}}), logged(route(fast)))
+	p.Conditions, p.Schedules = []rules.Condition{{Name: "busy"}}, []rules.Schedule{{Name: "night"}}
+	for i := range 100 {
+		add(all(sni(".crowd.example"), port(uint16(i))), block)
+		p.Rules[len(p.Rules)-1].When = &rules.Expr{Op: rules.OpOr, Kids: []rules.Expr{
+			pred(rules.Pred{Field: rules.FieldCondition}), no(pred(rules.Pred{Field: rules.FieldSchedule})),
+			pred(rules.Pred{Field: rules.FieldUplink, Metric: rules.Metric(i % 8), Cmp: rules.Gt, Bound: 1}),
+		}}
+	}
 	add(latencyOver(100), block)
 	add(rttOver(100), block)
 	return p
@@ -69,6 +81,7 @@ var hotFlows = []string{
 	"udp 10.3.0.5:5000 > 10.9.0.1:7 sni=abab17.example http_host=my-word99-site.test",
 	"tcp 10.3.0.5:5000 > 203.0.113.9:7 process=p77-x process_path=q9 user=u1 cgroup=x.slice iface_in=eth1",
 	"icmp 10.3.0.5 > 203.0.113.9 mark=1 dscp=1 user=root latency_ms=1 rtt_ms=1",
+	"tcp ? > ? alpn=http/1.1,h2 group=h2 app=DE country=DE iface_out=h2 asn=64496 conn_bytes=1 conn_age=1",
 	"? ? > ?",
 }
 

@@ -28,13 +28,13 @@ func (s *search) consider(i id, r *record) {
 	if !differs(&s.l.outcomes[r.do], s.outcome, s.above(s.l.position(i)), &d.Mods) {
 		return
 	}
-	match := &c.prog.policy.Rules[r.rule].Match
-	switch v := c.expr(match); {
+	rule := &c.prog.policy.Rules[r.rule]
+	switch v := c.rule(rule); {
 	case v == isUnknown:
 		d.Final = false
-		c.collect(match, &d.Pending)
-	case v == isFalse && c.rests(match):
-		d.restOnDNS(c, match)
+		c.collect(rule, &d.Pending)
+	case v == isFalse && c.rests(rule):
+		d.restOnDNS(c, rule)
 	default:
 		return
 	}
@@ -94,35 +94,43 @@ func differs(o, result *rules.Outcome, above rules.Modifiers, mods *rules.Modifi
 	return above != *mods || result == nil || !samePrimary(o, result)
 }
 
-// rests reports whether a condition that is not unknown is so by DNS names only.
-func (c *facts) rests(e *rules.Expr) bool {
-	return c.dns != 0 && c.exprBlind(e) == isUnknown
+// rests reports whether a rule that is not unknown is so by DNS names only.
+func (c *facts) rests(r *rules.Rule) bool {
+	return c.dns != 0 && c.ruleBlind(r) == isUnknown
 }
 
-// exprBlind evaluates as if DNS names were not there.
-func (c *facts) exprBlind(e *rules.Expr) tri {
+// ruleBlind evaluates a rule as if DNS names were not there.
+func (c *facts) ruleBlind(r *rules.Rule) tri {
 	c.blind = true
-	v := c.expr(e)
+	v := c.rule(r)
 	c.blind = false
 	return v
 }
 
 // restOnDNS notes that the decision hangs on DNS names that a rule has read. As
 // hints they are provisional; as the domain itself they are final.
-func (d *Decision) restOnDNS(c *facts, match *rules.Expr) {
+func (d *Decision) restOnDNS(c *facts, r *rules.Rule) {
 	d.Hinted = true
 	if c.dns == nameHints {
 		d.Final = false
-		c.collect(match, &d.Pending)
+		c.collect(r, &d.Pending)
 	}
 }
 
 // collect adds the facts that keep a rule open: what its unknown predicates
 // read, as far as they lie under no false `and` and no true `or`, and the
 // hinted facts that carry its value.
-func (c *facts) collect(e *rules.Expr, set *FieldSet) {
-	c.collectUnknown(e, set)
-	if c.dns == nameHints {
-		c.collectHinted(e, set)
+func (c *facts) collect(r *rules.Rule, set *FieldSet) {
+	if c.rule(r) == isUnknown {
+		c.collectUnknown(&r.Match, set)
+		if r.When != nil {
+			c.collectUnknown(r.When, set)
+		}
+	}
+	if c.dns == nameHints && c.ruleBlind(r) == isUnknown {
+		c.collectHinted(&r.Match, set)
+		if r.When != nil {
+			c.collectHinted(r.When, set)
+		}
 	}
 }

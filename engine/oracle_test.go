@@ -121,10 +121,10 @@ func TestOracle(t *testing.T) {
 
 // seen counts what the cases are.
 type seen struct {
-	total, rule, final, hinted, pending, runnerUp, blocked, mods int
-	fields                                                       [rules.FieldState + 1]int // of winners
-	patterns                                                     [rules.Regex + 1]int
-	sets, long                                                   int
+	total, rule, final, hinted, pending, runnerUp, blocked, mods, when int
+	fields                                                             [rules.FieldCondition + 1]int // of winners
+	patterns                                                           [rules.Regex + 1]int
+	sets, long                                                         int
 }
 
 func (s *seen) add(p *rules.Policy, f *flow.Flow, d *engine.Decision) {
@@ -137,7 +137,9 @@ func (s *seen) add(p *rules.Policy, f *flow.Flow, d *engine.Decision) {
 	count(&s.blocked, d.Kind == rules.ActBlock)
 	count(&s.mods, d.Mods != (rules.Modifiers{}))
 	if d.Rule >= 0 {
-		s.winner(&p.Rules[d.Rule].Match, f)
+		r := &p.Rules[d.Rule]
+		s.winner(&r.Match, f)
+		count(&s.when, r.When != nil)
 	}
 }
 
@@ -151,7 +153,7 @@ func (s *seen) winner(e *rules.Expr, f *flow.Flow) {
 	p := &e.Pred
 	s.fields[p.Field]++
 	count(&s.sets, p.Set != nil)
-	count(&s.long, len(p.Names)+len(p.Prefixes)+len(p.Ports)+len(p.MACs)+len(p.Globs) > 16)
+	count(&s.long, len(p.Names)+len(p.Prefixes)+len(p.Ports)+len(p.MACs)+len(p.Globs)+len(p.Numbers) > 16)
 	for _, v := range []flow.Value[string]{f.SNI, f.HTTPHost, f.Domain} {
 		if name, known := v.Get(); known {
 			for _, n := range p.Names {
@@ -163,8 +165,8 @@ func (s *seen) winner(e *rules.Expr, f *flow.Flow) {
 
 func (s *seen) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "rule %d, final %d, hinted %d, pending %d, runner-up %d, block %d, modifiers %d; set %d, long list %d; ",
-		s.rule, s.final, s.hinted, s.pending, s.runnerUp, s.blocked, s.mods, s.sets, s.long)
+	fmt.Fprintf(&b, "rule %d, final %d, hinted %d, pending %d, runner-up %d, block %d, modifiers %d, when %d; set %d, long list %d; ",
+		s.rule, s.final, s.hinted, s.pending, s.runnerUp, s.blocked, s.mods, s.when, s.sets, s.long)
 	fmt.Fprintf(&b, "patterns exact, suffix, subdomain, glob, keyword, regex %d;", s.patterns)
 	for f, n := range s.fields {
 		fmt.Fprintf(&b, " %v %d", rules.Field(f), n)
@@ -188,6 +190,7 @@ func (s *seen) assert(t *testing.T, kind string) {
 	if kind != "rich" {
 		return
 	}
+	least("when", s.when, 50)
 	least("set", s.sets, 20)
 	least("long list", s.long, 50)
 	for f, n := range s.fields {

@@ -26,10 +26,16 @@ const (
 	classIface
 	classDSCP
 	classMark
+	classApp
+	classALPN
+	classGroup
+	classIfaceOut
+	classCountry
+	classASN
 	classes
 )
 
-type classSet uint16
+type classSet uint32
 
 func (s classSet) has(c class) bool          { return s>>c&1 == 1 }
 func (s classSet) with(c class) classSet     { return s | 1<<c }
@@ -66,6 +72,18 @@ func classOf(f rules.Field) (class, bool) {
 		return classDSCP, true
 	case rules.FieldMark:
 		return classMark, true
+	case rules.FieldApp:
+		return classApp, true
+	case rules.FieldALPN:
+		return classALPN, true
+	case rules.FieldGroup:
+		return classGroup, true
+	case rules.FieldIfaceOut:
+		return classIfaceOut, true
+	case rules.FieldCountry:
+		return classCountry, true
+	case rules.FieldASN:
+		return classASN, true
 	default:
 		return 0, false
 	}
@@ -73,21 +91,30 @@ func classOf(f rules.Field) (class, bool) {
 
 // classFields are the fields whose facts a lookup in a class reads.
 var classFields = [classes]FieldSet{
-	classNames:   1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost,
-	classDst:     1 << rules.FieldDstIP,
-	classSrc:     1 << rules.FieldSrcIP,
-	classPort:    1 << rules.FieldPort,
-	classSrcPort: 1 << rules.FieldSrcPort,
-	classProto:   1 << rules.FieldProto,
-	classProcess: 1 << rules.FieldProcess,
-	classPath:    1 << rules.FieldProcessPath,
-	classUser:    1 << rules.FieldUser,
-	classCgroup:  1 << rules.FieldCgroup,
-	classMAC:     1 << rules.FieldSrcMAC,
-	classIface:   1 << rules.FieldIfaceIn,
-	classDSCP:    1 << rules.FieldDSCP,
-	classMark:    1 << rules.FieldMark,
+	classNames:    1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost,
+	classDst:      1 << rules.FieldDstIP,
+	classSrc:      1 << rules.FieldSrcIP,
+	classPort:     1 << rules.FieldPort,
+	classSrcPort:  1 << rules.FieldSrcPort,
+	classProto:    1 << rules.FieldProto,
+	classProcess:  1 << rules.FieldProcess,
+	classPath:     1 << rules.FieldProcessPath,
+	classUser:     1 << rules.FieldUser,
+	classCgroup:   1 << rules.FieldCgroup,
+	classMAC:      1 << rules.FieldSrcMAC,
+	classIface:    1 << rules.FieldIfaceIn,
+	classDSCP:     1 << rules.FieldDSCP,
+	classMark:     1 << rules.FieldMark,
+	classApp:      1 << rules.FieldApp,
+	classALPN:     1 << rules.FieldALPN,
+	classGroup:    1 << rules.FieldGroup,
+	classIfaceOut: 1 << rules.FieldIfaceOut,
+	classCountry:  1 << rules.FieldCountry,
+	classASN:      1 << rules.FieldASN,
 }
+
+// literalClasses are those in which a `*` is a letter as any other.
+const literalClasses = classSet(1<<classIface | 1<<classIfaceOut | 1<<classApp | 1<<classALPN | 1<<classCountry)
 
 // pivot is a set of predicates of which one must be true for a rule to be true:
 // the rule is filed under their elements.
@@ -109,9 +136,13 @@ const (
 	scorePrefix  = 500 // up to 628
 	scoreKeyword = 480
 	scorePattern = 400 // globs and regexes, by a literal in them
+	scoreASN     = 450
 	scoreUser    = 350
+	scoreApp     = 320
 	scoreMark    = 300
+	scoreCountry = 120
 	scorePort    = 100 // up to 116
+	scoreALPN    = 70
 	scoreDSCP    = 60
 	scoreIface   = 50
 	scoreProto   = 10
@@ -253,8 +284,16 @@ func predPivot(p *rules.Pred, exclude classSet) pivot {
 		n, score = len(p.Numbers), scoreMark
 	case classMAC:
 		n, score = len(p.MACs), scoreMAC
-	case classIface:
+	case classIface, classIfaceOut:
 		n, score = len(p.Globs), scoreIface
+	case classApp:
+		n, score = len(p.Globs), scoreApp
+	case classALPN:
+		n, score = len(p.Globs), scoreALPN
+	case classCountry:
+		n, score = len(p.Globs), scoreCountry
+	case classASN:
+		n, score = len(p.Numbers), scoreASN
 	default:
 		for _, g := range p.Globs {
 			s := scoreProcess
@@ -263,7 +302,7 @@ func predPivot(p *rules.Pred, exclude classSet) pivot {
 				s = 0
 			case strings.Contains(string(g), "*"):
 				s = scorePattern
-			case c == classUser || c == classCgroup:
+			case c == classUser || c == classGroup || c == classCgroup:
 				s = scoreUser
 			}
 			lower(s)

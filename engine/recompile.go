@@ -138,10 +138,14 @@ func (d *differ) patched(kept []int, place []id, patch []uint32) *Program {
 	prog.place()
 	for rule := range p.Rules {
 		if was := kept[rule]; was >= 0 {
-			prog.lists.share(old.lists, &old.policy.Rules[was].Match, &p.Rules[rule].Match)
+			a, b := &old.policy.Rules[was], &p.Rules[rule]
+			prog.lists.share(old.lists, &a.Match, &b.Match)
+			if a.When != nil {
+				prog.lists.share(old.lists, a.When, b.When)
+			}
 		}
-		prog.lists.add(&p.Rules[rule].Match, prog.seeds)
 	}
+	prog.gather()
 	return prog
 }
 
@@ -201,6 +205,7 @@ func (out lists) share(old lists, a, b *rules.Expr) {
 // equalRules compares all that decisions depend on but the rules' places.
 func (d *differ) equalRules(a, b *rules.Rule) bool {
 	return a.Priority == b.Priority && a.Active == b.Active && a.OnUnknown == b.OnUnknown && d.equalExprs(&a.Match, &b.Match) &&
+		(a.When == nil) == (b.When == nil) && (a.When == nil || d.equalExprs(a.When, b.When)) &&
 		samePrimary(&a.Do, &b.Do) && a.Do.Mods == b.Do.Mods
 }
 
@@ -217,7 +222,8 @@ func (d *differ) equalExprs(a, b *rules.Expr) bool {
 }
 
 func (d *differ) equalPreds(a, b *rules.Pred) bool {
-	if a.Field != b.Field || a.Cmp != b.Cmp || a.Bound != b.Bound || a.States != b.States || (a.Set == nil) != (b.Set == nil) {
+	if a.Field != b.Field || a.Cmp != b.Cmp || a.Bound != b.Bound || a.States != b.States || a.Ref != b.Ref || a.Metric != b.Metric ||
+		a.For != b.For || (a.Set == nil) != (b.Set == nil) {
 		return false
 	}
 	if a.Set == nil {

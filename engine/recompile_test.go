@@ -124,7 +124,9 @@ func editRule(rng *rand.Rand, p *rules.Policy, fresh func(oracle.Chance) *rules.
 	r := &p.Rules[rng.IntN(len(p.Rules))]
 	other := fresh(rng)
 	from := &other.Rules[rng.IntN(len(other.Rules))]
-	switch rng.IntN(5) {
+	switch rng.IntN(6) {
+	case 5:
+		r.When = from.When
 	case 0:
 		r.Priority = from.Priority
 	case 1:
@@ -175,7 +177,7 @@ func editSet(rng *rand.Rand, p *rules.Policy, _ func(oracle.Chance) *rules.Polic
 		return
 	}
 	s.Names, s.Prefixes, s.Globs = fewer(rng, s.Names), fewer(rng, s.Prefixes), fewer(rng, s.Globs)
-	s.Ports, s.MACs = fewer(rng, s.Ports), fewer(rng, s.MACs)
+	s.Ports, s.MACs, s.Numbers = fewer(rng, s.Ports), fewer(rng, s.MACs), fewer(rng, s.Numbers)
 	for i := range p.Rules {
 		reuse(&p.Rules[i].Match, s)
 	}

@@ -11,9 +11,12 @@ import (
 // bytes. Rules that ask for more than states, destination ports and protocols
 // have a tuple beside it, or the flag needsEval.
 type record struct {
-	rule   uint32 // in source order
-	do     uint32 // outcome
-	ports  uint32 // hasRange: low and, above it, high; hasPorts: the place of a list in layer.ports; hasTuple: in layer.tuples
+	rule uint32 // in source order
+	do   uint32 // outcome
+	// ports is: with hasRange low and, above it, high; with hasPorts the place of a
+	// list in layer.ports; with hasTuple in layer.tuples; with needsEval 1 if the
+	// rule has a `when` to evaluate (the rule itself need not be read to know).
+	ports  uint32
 	active state.Set
 	protos protoSet
 	flags  recordFlags
@@ -65,12 +68,17 @@ const readsAll = 255
 
 // record makes the record of a rule filed under the pivot.
 func (b *builder) record(r *rules.Rule, rule int, pivot *pivot) record {
-	rec := record{rule: uint32(rule), do: b.outcome(&r.Do), active: r.Active, reads: b.reads(fieldsOf(&r.Match))}
+	rec := record{rule: uint32(rule), do: b.outcome(&r.Do), active: r.Active, reads: b.reads(ruleFields(r))}
 	if r.OnUnknown == rules.Skip {
 		rec.flags |= isSkip
 	}
 	if r.Do.Kind == rules.ActNone {
 		rec.flags |= isMods
+	}
+	if r.When != nil {
+		rec.flags |= needsEval
+		rec.ports = 1
+		return rec
 	}
 	var t tuple
 	if !b.residual(&r.Match, pivot, &rec, &t) || t.has != 0 && rec.flags&hasPorts != 0 {
@@ -195,6 +203,19 @@ func (l *layer) inPorts(r *record, port uint16) bool {
 		}
 	}
 	return false
+}
+
+// hasWhen reports whether the rule asks for more than its match. Only rules that
+// are evaluated do.
+func (r *record) hasWhen() bool { return r.flags&needsEval != 0 && r.ports != 0 }
+
+// ruleFields are the fields that a rule reads.
+func ruleFields(r *rules.Rule) FieldSet {
+	s := fieldsOf(&r.Match)
+	if r.When != nil {
+		s |= fieldsOf(r.When)
+	}
+	return s
 }
 
 func fieldsOf(e *rules.Expr) FieldSet {

@@ -3,6 +3,7 @@ package engine
 import (
 	"net/netip"
 	"sort"
+	"strings"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
@@ -236,6 +237,34 @@ func (s *search) index(x *index) {
 		s.text(x, f.Cgroup)
 	case classIface:
 		s.text(x, f.IfaceIn)
+	default:
+		s.rare(x)
+	}
+}
+
+// rare looks up what few rules ask for.
+func (s *search) rare(x *index) {
+	f := s.c.flow
+	switch x.class {
+	case classApp:
+		s.text(x, f.App)
+	case classALPN:
+		list, known := f.ALPN.Get()
+		for more := known; more; {
+			var id string
+			id, list, more = strings.Cut(list, ",")
+			if r, ok := x.strings[id]; ok {
+				s.visit(r)
+			}
+		}
+	case classGroup:
+		s.text(x, f.Group)
+	case classIfaceOut:
+		s.text(x, f.IfaceOut)
+	case classCountry:
+		s.text(x, f.Country)
+	case classASN:
+		number(s, x.numbers, f.ASN)
 	}
 }
 
@@ -298,7 +327,8 @@ func (s *search) rule(i id, r *record) {
 		case r.flags&isDead != 0:
 			return
 		case r.flags&needsEval != 0 || s.verify:
-			if s.c.expr(&s.c.prog.policy.Rules[r.rule].Match) != isTrue {
+			rule := &s.c.prog.policy.Rules[r.rule]
+			if s.c.expr(&rule.Match) != isTrue || r.hasWhen() && s.c.expr(rule.When) != isTrue {
 				return
 			}
 		case !s.l.fits(r, &s.c):

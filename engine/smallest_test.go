@@ -26,7 +26,18 @@ func smallest(p *rules.Policy, f *flow.Flow, w *state.World) string {
 	for again := true; again; {
 		again = dropRules(small, differ)
 		for i := range small.Rules {
-			again = dropParts(&small.Rules[i].Match, small, differ) || again
+			r := &small.Rules[i]
+			again = dropParts(&r.Match, small, differ) || again
+			if r.When == nil {
+				continue
+			}
+			again = dropParts(r.When, small, differ) || again
+			was := r.When
+			if r.When = nil; differ() {
+				again = true
+			} else {
+				r.When = was
+			}
 		}
 		again = dropFacts(&fact, differ) || again
 		if small.Default != nil {
@@ -45,8 +56,12 @@ func tell(p *rules.Policy, f *flow.Flow, w *state.World) string {
 	var b strings.Builder
 	for i := range p.Rules {
 		r := &p.Rules[i]
-		fmt.Fprintf(&b, "%s: priority %d, active %04b, on_unknown %d, match %s, do %+v\n",
-			r.Name, r.Priority, r.Active, r.OnUnknown, tellExpr(&r.Match), r.Do)
+		when := "always"
+		if r.When != nil {
+			when = tellExpr(r.When)
+		}
+		fmt.Fprintf(&b, "%s: priority %d, active %04b, on_unknown %d, match %s, when %s, do %+v\n",
+			r.Name, r.Priority, r.Active, r.OnUnknown, tellExpr(&r.Match), when, r.Do)
 	}
 	got, want := engine.Compile(p).Decide(f, w), oracle.Decide(p, f, w)
 	fmt.Fprintf(&b, "default %+v\nflow %+v\nworld %+v\n got %+v, pending %v\nwant %+v, pending %v",
@@ -82,7 +97,7 @@ func tellExpr(e *rules.Expr) string {
 	case p.Globs != nil:
 		s += fmt.Sprintf("%q", p.Globs)
 	case p.Names == nil:
-		s += fmt.Sprintf(" states %04b, cmp %d %d", p.States, p.Cmp, p.Bound)
+		s += fmt.Sprintf(" %d metric %d, states %04b, cmp %d %d", p.Ref, p.Metric, p.States, p.Cmp, p.Bound)
 	}
 	return s
 }
@@ -142,13 +157,14 @@ func dropElements(pred *rules.Pred, p *rules.Policy, differ func() bool) bool {
 	dropped = shorter(&pred.Names, pred, p, differ) || dropped
 	dropped = shorter(&pred.Prefixes, pred, p, differ) || dropped
 	dropped = shorter(&pred.Ports, pred, p, differ) || dropped
+	dropped = shorter(&pred.Numbers, pred, p, differ) || dropped
 	return shorter(&pred.MACs, pred, p, differ) || dropped
 }
 
 func shorter[T any](list *[]T, pred *rules.Pred, p *rules.Policy, differ func() bool) bool {
 	share := func() {
 		if s := pred.Set; s != nil {
-			s.Elements = rules.Elements{Names: pred.Names, Prefixes: pred.Prefixes, Ports: pred.Ports, MACs: pred.MACs, Globs: pred.Globs}
+			s.Elements = rules.Elements{Names: pred.Names, Prefixes: pred.Prefixes, Ports: pred.Ports, MACs: pred.MACs, Globs: pred.Globs, Numbers: pred.Numbers}
 			for i := range p.Rules {
 				reuse(&p.Rules[i].Match, s)
 			}
@@ -178,6 +194,7 @@ func reuse(e *rules.Expr, s *rules.Set) {
 	}
 	if p := &e.Pred; e.Op == rules.OpPred && p.Set == s {
 		p.Names, p.Prefixes, p.Ports, p.MACs, p.Globs = s.Names, s.Prefixes, s.Ports, s.MACs, s.Globs
+		p.Numbers = s.Numbers
 	}
 }
 
@@ -185,6 +202,7 @@ func dropFacts(f *flow.Flow, differ func() bool) bool {
 	dropped := false
 	for _, v := range []*flow.Value[string]{
 		&f.SNI, &f.HTTPHost, &f.Domain, &f.Process, &f.ProcessPath, &f.User, &f.Cgroup, &f.IfaceIn,
+		&f.App, &f.ALPN, &f.Group, &f.IfaceOut, &f.Country,
 	} {
 		dropped = dropFact(v, differ) || dropped
 	}
@@ -194,13 +212,14 @@ func dropFacts(f *flow.Flow, differ func() bool) bool {
 	for _, v := range []*flow.Value[uint16]{&f.SrcPort, &f.DstPort} {
 		dropped = dropFact(v, differ) || dropped
 	}
-	for _, v := range []*flow.Value[int64]{&f.RTT, &f.Latency, &f.ErrorRate} {
+	for _, v := range []*flow.Value[int64]{&f.RTT, &f.Latency, &f.ErrorRate, &f.ConnBytes, &f.ConnAge} {
 		dropped = dropFact(v, differ) || dropped
 	}
 	dropped = dropFact(&f.Proto, differ) || dropped
 	dropped = dropFact(&f.SrcMAC, differ) || dropped
 	dropped = dropFact(&f.DSCP, differ) || dropped
 	dropped = dropFact(&f.Mark, differ) || dropped
+	dropped = dropFact(&f.ASN, differ) || dropped
 	names := slices.Collect(f.DNS.All())
 	for i := range names {
 		was := f.DNS
@@ -236,13 +255,18 @@ func clone(p *rules.Policy) *rules.Policy {
 		c := *s
 		c.Elements = rules.Elements{
 			Names: slices.Clone(s.Names), Prefixes: slices.Clone(s.Prefixes), Ports: slices.Clone(s.Ports),
-			MACs: slices.Clone(s.MACs), Globs: slices.Clone(s.Globs),
+			MACs: slices.Clone(s.MACs), Globs: slices.Clone(s.Globs), Numbers: slices.Clone(s.Numbers),
 		}
 		q.Sets[i], sets[s] = &c, &c
 	}
 	q.Rules = slices.Clone(p.Rules)
 	for i := range q.Rules {
-		q.Rules[i].Match = cloneExpr(q.Rules[i].Match, sets)
+		r := &q.Rules[i]
+		r.Match = cloneExpr(r.Match, sets)
+		if r.When != nil {
+			when := cloneExpr(*r.When, sets)
+			r.When = &when
+		}
 	}
 	return &q
 }

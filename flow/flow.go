@@ -37,6 +37,19 @@ func (p Proto) HasPorts() bool {
 // MAC is an IEEE 802 48-bit address.
 type MAC [6]byte
 
+// String returns the address in lower case with colons: "02:42:ac:11:00:02".
+func (m MAC) String() string {
+	const hex = "0123456789abcdef"
+	b := make([]byte, 0, 3*len(m))
+	for i, x := range m {
+		if i > 0 {
+			b = append(b, ':')
+		}
+		b = append(b, hex[x>>4], hex[x&15])
+	}
+	return string(b)
+}
+
 // Flow is everything known about one connection. It is comparable; the zero
 // Flow knows nothing. Addresses are unmapped (no IPv4-mapped IPv6), names are
 // canonical (see CanonicalName).

@@ -91,7 +91,6 @@ const (
 var keyNames = [keyCount]string{
 	"id", "proto", "src", "dst", "sni", "http_host", "domain", "dns", "process", "process_path", "user", "cgroup",
 	"iface_in", "dscp", "mark", "rtt_ms", "latency_ms", "error_rate", "state",
-	// Facts of the schema that no rule reads yet: a record may carry them.
 	"group", "src_mac", "iface_out", "app", "alpn", "country", "asn", "conn_bytes", "conn_age",
 }
 
@@ -108,7 +107,10 @@ func keyIndex(name string) int {
 const (
 	microsPerMilli = 3         // digits: milliseconds to microseconds
 	perMillion     = 6         // digits: a fraction to parts per million
+	microsPerSec   = 6         // digits: seconds to microseconds
 	maxMicros      = 1e12      // over eleven days: no connection's RTT
+	maxAge         = 1e15      // over thirty years: no connection's age
+	maxBytes       = 1 << 62   // what two directions carry can't overflow
 	maxPPM         = 1_000_000 // a rate is at most 1
 )
 
@@ -158,6 +160,24 @@ func (f *Flow) set(key int, t token) string {
 		return setDecimal(&f.ErrorRate, t, perMillion, maxPPM)
 	case keyState:
 		return setState(&f.State, t)
+	case keyGroup:
+		return setString(&f.Group, t, Some)
+	case keySrcMAC:
+		return setMAC(&f.SrcMAC, t)
+	case keyIfaceOut:
+		return setString(&f.IfaceOut, t, Some)
+	case keyApp:
+		return setString(&f.App, t, Some)
+	case keyALPN:
+		return setALPN(&f.ALPN, t)
+	case keyCountry:
+		return setCountry(&f.Country, t)
+	case keyASN:
+		return setInt(&f.ASN, t, 1<<32-1)
+	case keyConnBytes:
+		return setDecimal(&f.ConnBytes, t, 0, maxBytes)
+	case keyConnAge:
+		return setDecimal(&f.ConnAge, t, microsPerSec, maxAge)
 	default:
 		return ""
 	}
@@ -235,6 +255,69 @@ func setDecimal(v *Value[int64], t token, digits int, most int64) string {
 	}
 	*v = Some(n)
 	return ""
+}
+
+// setALPN takes the protocols as a list, or joined by commas.
+func setALPN(v *Value[string], t token) string {
+	if t.kind != listValue {
+		return setString(v, t, Some)
+	}
+	for _, id := range t.list {
+		if id == "" || strings.Contains(id, ",") {
+			return quoted(id) + " is not a protocol: it is empty or has a comma"
+		}
+	}
+	*v = Some(strings.Join(t.list, ","))
+	if len(t.list) == 0 {
+		*v = Absent[string]()
+	}
+	return ""
+}
+
+func setCountry(v *Value[string], t token) string {
+	code := strings.ToUpper(t.text)
+	switch {
+	case t.kind == nullValue:
+		*v = Absent[string]()
+	case !t.isString():
+		return mustBe(t, false, "a country's two letters")
+	case len(code) != 2 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "":
+		return quoted(t.text) + " is not a country's two letters (ISO 3166-1)"
+	default:
+		*v = Some(code)
+	}
+	return ""
+}
+
+func setMAC(v *Value[MAC], t token) string {
+	switch {
+	case t.kind == nullValue:
+		*v = Absent[MAC]()
+		return ""
+	case !t.isString():
+		return mustBe(t, false, "a MAC address")
+	}
+	m, ok := parseMAC(t.text)
+	if !ok {
+		return quoted(t.text) + " is not a MAC address, as 02:42:ac:11:00:02"
+	}
+	*v = Some(m)
+	return ""
+}
+
+// parseMAC reads six pairs of hexadecimal digits, between colons or hyphens.
+func parseMAC(s string) (m MAC, ok bool) {
+	if len(s) != 3*len(m)-1 {
+		return m, false
+	}
+	for i := range m {
+		n, err := strconv.ParseUint(s[3*i:3*i+2], 16, 8)
+		if err != nil || i > 0 && s[3*i-1] != s[2] || s[2] != ':' && s[2] != '-' {
+			return MAC{}, false
+		}
+		m[i] = byte(n)
+	}
+	return m, true
 }
 
 func setProto(v *Value[Proto], t token) string {
@@ -442,18 +525,11 @@ func (f *Flow) each(do func(key int, t token)) {
 	if !f.DNS.Empty() {
 		do(keyDNS, token{kind: listValue, list: strings.Fields(f.DNS.joined)})
 	}
-	for _, n := range [...]struct {
-		key int
-		v   Value[string]
-	}{
-		{keyProcess, f.Process}, {keyProcessPath, f.ProcessPath}, {keyUser, f.User}, {keyCgroup, f.Cgroup}, {keyIfaceIn, f.IfaceIn},
-	} {
-		if s, known := n.v.Get(); known {
-			do(n.key, token{kind: stringValue, text: s})
-		} else {
-			eachNull(n.key, n.v, do)
-		}
-	}
+	eachString(keyProcess, f.Process, do)
+	eachString(keyProcessPath, f.ProcessPath, do)
+	eachString(keyUser, f.User, do)
+	eachString(keyCgroup, f.Cgroup, do)
+	eachString(keyIfaceIn, f.IfaceIn, do)
 	eachNumber(keyDSCP, f.DSCP, 0, do)
 	eachNumber(keyMark, f.Mark, 0, do)
 	eachNumber(keyRTT, f.RTT, microsPerMilli, do)
@@ -461,6 +537,27 @@ func (f *Flow) each(do func(key int, t token)) {
 	eachNumber(keyErrorRate, f.ErrorRate, perMillion, do)
 	if f.State != "" {
 		do(keyState, token{kind: stringValue, text: f.State})
+	}
+	eachString(keyGroup, f.Group, do)
+	if m, known := f.SrcMAC.Get(); known {
+		do(keySrcMAC, token{kind: stringValue, text: m.String()})
+	} else {
+		eachNull(keySrcMAC, f.SrcMAC, do)
+	}
+	eachString(keyIfaceOut, f.IfaceOut, do)
+	eachString(keyApp, f.App, do)
+	eachString(keyALPN, f.ALPN, do)
+	eachString(keyCountry, f.Country, do)
+	eachNumber(keyASN, f.ASN, 0, do)
+	eachNumber(keyConnBytes, f.ConnBytes, 0, do)
+	eachNumber(keyConnAge, f.ConnAge, microsPerSec, do)
+}
+
+func eachString(key int, v Value[string], do func(int, token)) {
+	if s, known := v.Get(); known {
+		do(key, token{kind: stringValue, text: s})
+	} else {
+		eachNull(key, v, do)
 	}
 }
 

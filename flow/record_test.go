@@ -85,6 +85,26 @@ func TestParse(t *testing.T) {
 				DSCP: flow.Some[uint8](63),
 			},
 		},
+		{
+			"facts of programs, of the destination and of the connection",
+			"? ? > ? group=games src_mac=02-42-AC-11-00-02 iface_out=eth1 app=bittorrent alpn=h2,http/1.1 country=de asn=64496 conn_bytes=3221225472 conn_age=12.5",
+			`{"group":"games","src_mac":"02:42:ac:11:00:02","iface_out":"eth1","app":"bittorrent","alpn":["h2","http/1.1"],"country":"DE","asn":64496,
+			  "conn_bytes":3221225472,"conn_age":12.5}`,
+			flow.Flow{
+				Group: flow.Some("games"), SrcMAC: flow.Some(flow.MAC{2, 0x42, 0xac, 0x11, 0, 2}), IfaceOut: flow.Some("eth1"), App: flow.Some("bittorrent"),
+				ALPN: flow.Some("h2,http/1.1"), Country: flow.Some("DE"), ASN: flow.Some[uint32](64496), ConnBytes: flow.Some[int64](3 << 30),
+				ConnAge: flow.Some[int64](12_500_000),
+			},
+		},
+		{
+			"these can be absent, too", "? ? > ? group=null src_mac=null iface_out=null app=null alpn=null country=null asn=null conn_bytes=null conn_age=null",
+			`{"group":null,"src_mac":null,"iface_out":null,"app":null,"alpn":[],"country":null,"asn":null,"conn_bytes":null,"conn_age":null}`,
+			flow.Flow{
+				Group: flow.Absent[string](), SrcMAC: flow.Absent[flow.MAC](), IfaceOut: flow.Absent[string](), App: flow.Absent[string](),
+				ALPN: flow.Absent[string](), Country: flow.Absent[string](), ASN: flow.Absent[uint32](), ConnBytes: flow.Absent[int64](),
+				ConnAge: flow.Absent[int64](),
+			},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got, err := flow.ParseText(c.text); err != nil || got != c.want {
@@ -154,6 +174,10 @@ func TestParseJSONErrors(t *testing.T) {
 		{`{"id":"x","dns":"a"}`, flow.ErrValue, 16, "dns: must be a list of names, not a string"},
 		{`{"id":"x","sni":{}}`, flow.ErrSyntax, 16, "expected a string, a number, a list of strings or null, found '{'"},
 		{`{"id":"x","sni":true}`, flow.ErrSyntax, 16, "expected a string, a number, a list of strings or null, found 't'"},
+		{`{"id":"x","alpn":["h2,h3"]}`, flow.ErrValue, 17, `alpn: "h2,h3" is not a protocol: it is empty or has a comma`},
+		{`{"id":"x","country":"D"}`, flow.ErrValue, 20, `country: "D" is not a country's two letters (ISO 3166-1)`},
+		{`{"id":"x","src_mac":"02:42:ac:11:00-02"}`, flow.ErrValue, 20, `src_mac: "02:42:ac:11:00-02" is not a MAC address, as 02:42:ac:11:00:02`},
+		{`{"id":"x","conn_bytes":-1}`, flow.ErrValue, 23, `conn_bytes: "-1" is not a number from 0 to 4611686018427387904`},
 		{`{"id":"x"} {}`, flow.ErrSyntax, 11, "expected the end of the line, found '{'"},
 		{`{"id":"x","proto":256}`, flow.ErrValue, 18, `proto: "256" is not tcp, udp, icmp, icmpv6 or a protocol number`},
 		{`{"id":"x","user":"\q"}`, flow.ErrSyntax, 17, "wrong escape in a string"},
@@ -187,7 +211,13 @@ func drawFlow(t *rapid.T) flow.Flow {
 		RTT: draw(t, rapid.Int64Range(0, 1e12), flow.Some[int64]), Latency: draw(t, rapid.Int64Range(0, 1e12), flow.Some[int64]),
 		ErrorRate: draw(t, rapid.Int64Range(0, 1e6), flow.Some[int64]),
 		State:     rapid.SampledFrom([]string{"", "NORMAL", "DEGRADED", "FAILOVER", "RECOVERY"}).Draw(t, "state"),
-		DNS:       flow.NewNames(rapid.SliceOfN(rapid.StringMatching(`[a-z]{1,3}(\.[a-z0-9]{1,3}){0,2}`), 0, 3).Draw(t, "dns")...),
+		Group:     drawString(t), IfaceOut: drawString(t), App: drawString(t), ALPN: drawString(t),
+		Country: draw(t, rapid.StringMatching(`[A-Z]{2}`), flow.Some[string]), ASN: draw(t, rapid.Uint32(), flow.Some[uint32]),
+		SrcMAC: draw(t, rapid.Uint64Range(0, 1<<48-1), func(n uint64) flow.Value[flow.MAC] {
+			return flow.Some(flow.MAC{byte(n >> 40), byte(n >> 32), byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+		}),
+		ConnBytes: draw(t, rapid.Int64Range(0, 1<<62), flow.Some[int64]), ConnAge: draw(t, rapid.Int64Range(0, 1e15), flow.Some[int64]),
+		DNS: flow.NewNames(rapid.SliceOfN(rapid.StringMatching(`[a-z]{1,3}(\.[a-z0-9]{1,3}){0,2}`), 0, 3).Draw(t, "dns")...),
 	}
 	f.Src, f.SrcPort = drawEnd(t, f.Proto)
 	f.Dst, f.DstPort = drawEnd(t, f.Proto)

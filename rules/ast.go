@@ -11,6 +11,7 @@ import (
 // any part empty: Check reports what is missing.
 type AST struct {
 	File    string
+	NPL     bool // written in NPL; else in YAML
 	Version Word // the zero Word: not given
 
 	Imports    []ImportNode
@@ -31,6 +32,9 @@ type AST struct {
 
 	// Comments are all comments of the text, in order.
 	Comments []Comment
+	// Source is the text itself, for printers: they look at its line ends. Nil for
+	// an AST that was not read from one text.
+	Source []byte
 
 	// Lost is true when declarations may be missing because a part of the text
 	// could not be read: Check does not report undefined names.

@@ -81,7 +81,7 @@ type checker struct {
 	usedUplinks, usedRoutes, usedGroups        []bool
 	usedThrottles, usedSets, usedQuotas        []bool
 	usedSchedules, usedConditions              []bool
-	badSets                                    []bool // of no known type: reported
+	badSets                                    []bool // empty, and it was reported why
 
 	health    state.UplinkConfig // the defaults for every uplink
 	primaryAt Word               // health { primary NAME }
@@ -94,6 +94,14 @@ type checker struct {
 // good until the next report.
 func (c *checker) report(code diag.Code, span diag.Span, format string, args ...any) *diag.Diagnostic {
 	return c.diags.Report(code, span, format, args...)
+}
+
+// form returns the help in the syntax that the policy is written in.
+func (c *checker) form(npl, yaml string) string {
+	if c.ast.NPL {
+		return npl
+	}
+	return yaml
 }
 
 func (c *checker) version() {
@@ -232,7 +240,7 @@ func (c *checker) routeRef(w Word) int {
 	if c.implicit {
 		if _, ok := c.routes[w.Text]; !ok && c.name(w, "a route") {
 			c.report("NP402", w.Span, "the route %s is not declared and taken as `via main`", diag.Quote(w.Text)).
-				Help = "declare it: `routes: {" + w.Text + ": {via: main}}`"
+				Help = c.form("declare it: `route "+w.Text+" via main`", "declare it: `routes: {"+w.Text+": {via: main}}`")
 			c.usedRoutes = append(c.usedRoutes, true)
 			return c.implyRoute(w, Route{Kind: RouteMain, Uplink: -1, Group: -1})
 		}

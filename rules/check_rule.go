@@ -25,7 +25,7 @@ func (c *checker) readRules() {
 				names[n.Name.Text] = i
 			}
 		} else {
-			c.report("NP107", headOf(n.Span), "the rule has no name").Help = "add `name: ...`"
+			c.report("NP107", headOf(n.Span), "the rule has no name").Help = c.form("write `rule NAME {`", "add `name: ...`")
 		}
 		c.rule(n, &c.p.Rules[i])
 	}
@@ -60,7 +60,7 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 	if n.Match != nil {
 		r.Match = c.expr(n.Match)
 	} else {
-		c.report("NP107", n.where(), "the rule does not say what it matches").Help = "add `match`; `match: {any: true}` is every flow"
+		c.report("NP107", n.where(), "the rule does not say what it matches").Help = c.form("add `match`; `match any` is every flow", "add `match`; `match: {any: true}` is every flow")
 	}
 	if n.OnUnknown.Given() {
 		switch c.oneOf(n.OnUnknown, "on_unknown", "wait", "provisional", "skip") {
@@ -78,7 +78,7 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 		}
 	}
 	if n.Do == nil {
-		c.report("NP122", n.where(), "the rule has no action").Help = "add `action`: route, switch_route, fallback, failover, block, log or throttle"
+		c.report("NP122", n.where(), "the rule has no action").Help = c.form("add `do`", "add `action`") + ": route, switch_route, fallback, failover, block, log or throttle"
 		return
 	}
 	before := c.diags.Len()

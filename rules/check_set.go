@@ -53,6 +53,7 @@ func setTypeOf(f Field) (SetType, bool) {
 func (c *checker) readSets() {
 	total := 0
 	for i, d := range c.ast.Sets {
+		before := c.diags.Len()
 		s := &Set{Name: d.Name.Text, Span: d.Name.Span}
 		c.p.Sets[i] = s
 		c.items(d.Items, "a set", setKeys)
@@ -76,6 +77,7 @@ func (c *checker) readSets() {
 		if values := find(d.Items, "values"); values != nil && !values.Bad {
 			s.Elements = c.elements(values.Args, s.Type)
 		}
+		c.badSets[i] = c.diags.Len() > before && s.size() == 0 // why it is empty has been said
 		if total += s.size(); total > MaxElements {
 			c.report("NP905", d.Name.Span, "the sets of a policy have more than %d elements", MaxElements)
 			return

@@ -37,9 +37,9 @@ func (c *checker) available(n *PredNode) bool {
 	case c.place == inQuota && field.OfWorld():
 		c.report("NP207", n.Key.Span, "%s can't be used in a quota", n.Key.Text).Help = "a quota counts flows by what they are"
 	case field == FieldState || field == FieldSchedule || field == FieldQuota || field == FieldCondition:
-		help := "write `when: {" + field.String() + ": ...}`"
+		help := c.form("write `when "+field.String()+" ...`", "write `when: {"+field.String()+": ...}`")
 		if field == FieldCondition {
-			help = "conditions belong into when: `when " + n.Key.Text + "`, in YAML `when: {condition: " + n.Key.Text + "}`"
+			help = c.form("write `when "+n.Key.Text+"`", "write `when: {condition: "+n.Key.Text+"}`")
 		}
 		what := "match"
 		if c.place == inAssert {
@@ -169,7 +169,8 @@ func (c *checker) readConditions() {
 	for i, d := range c.ast.Conditions {
 		to := &c.p.Conditions[i]
 		to.Name, to.Span = d.Name.Text, d.Name.Span
-		if reserved := slices.Contains([]string{"any", "not", "schedule", "quota"}, d.Name.Text); reserved || slices.Contains(fieldNames[:], d.Name.Text) {
+		if reserved := slices.Contains([]string{"any", "not", "schedule", "quota"}, d.Name.Text); !c.ast.NPL && // its parser has said so
+			(reserved || slices.Contains(fieldNames[:], d.Name.Text)) {
 			c.report("NP106", d.Name.Span, "a condition can't be called %s: that is a word of the language", diag.Quote(d.Name.Text))
 		}
 		if d.Expr == nil {
@@ -235,7 +236,7 @@ func (c *checker) readQuotas() {
 			c.report("NP107", d.Name.Span, "the quota %s does not say what it counts", diag.Quote(d.Name.Text)).Help = "add `match`"
 		}
 		for _, key := range []string{"limit", "per"} {
-			if find(d.Items, key) == nil && !d.Bad {
+			if find(d.Items, key) == nil && !d.Bad && (key == "limit" || find(d.Items, "limit") != nil) {
 				c.report("NP107", d.Name.Span, "the quota %s has no %s", diag.Quote(d.Name.Text), key).Help = "for example `limit 3GiB per day`"
 			}
 		}

@@ -200,7 +200,7 @@ func (p *parser) clause() bool {
 // pendingFields checks the names of facts.
 func (p *parser) pendingFields(w word) bool {
 	var known []string
-	for f := rules.FieldSNI; f <= rules.FieldState; f++ {
+	for f := rules.FieldSNI; f <= rules.FieldCondition; f++ {
 		known = append(known, f.String())
 	}
 	for _, name := range strings.Split(w.text, ",") {

@@ -155,7 +155,7 @@ func winner(p *rules.Policy, d engine.Decision) string {
 
 func pendingNames(d engine.Decision) []string {
 	var names []string
-	for f := rules.FieldSNI; f <= rules.FieldState; f++ {
+	for f := rules.FieldSNI; f <= rules.FieldCondition; f++ {
 		if d.Pending.Has(f) {
 			names = append(names, f.String())
 		}

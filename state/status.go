@@ -103,7 +103,7 @@ func (m Machine) World(cfg Config) World {
 func (m Machine) link(cfg Config, i int) Link {
 	u := &m.uplinks[i]
 	s, forced := m.output(cfg, i)
-	l := Link{State: s, Unknown: !u.known && !forced, Up: !u.down, RTT: -1, P90: -1, Loss: -1, ErrorRate: -1}
+	l := Link{State: s, Unknown: !u.known && !forced, Up: !u.down, RTT: -1, P90: -1, Jitter: -1, Loss: -1, ErrorRate: -1, Usage: -1}
 	switch {
 	case l.Unknown && u.down, s == Failover:
 		l.Share = 0

@@ -143,7 +143,7 @@ func answerOf(p *rules.Policy, id string, d *engine.Decision) answer {
 	if n, set := d.Mods.DSCP.Get(); set {
 		a.DSCP = &n
 	}
-	for f := rules.FieldSNI; f <= rules.FieldState; f++ {
+	for f := rules.FieldSNI; f <= rules.FieldCondition; f++ {
 		if d.Pending.Has(f) {
 			a.Pending = append(a.Pending, f.String())
 		}
@@ -156,12 +156,16 @@ func answerOf(p *rules.Policy, id string, d *engine.Decision) answer {
 }
 
 // writePolicy writes a policy of oracle.Policy as YAML. ok is false when the
-// classic YAML can't say it: a state or a MAC inside a match.
+// classic YAML can't say it: a state or a MAC inside a match, and what came with
+// the whole language.
 func writePolicy(p *rules.Policy) (text string, ok bool) {
 	var b strings.Builder
 	b.WriteString("uplinks:\n  wan1: {dev: eth1}\n  wan2: {dev: eth2}\n")
 	b.WriteString("routes:\n  direct: {via: main}\n  hole: {via: blackhole}\n  fast: {via: uplink wan1}\n  backup: {via: uplink wan2}\ngroups:\n")
 	for _, g := range p.Groups {
+		if g.Strategy > rules.LowestLatency {
+			return "", false
+		}
 		strategy := map[rules.Strategy]string{rules.Fallback: "fallback", rules.LowestLatency: "lowest_latency"}[g.Strategy]
 		fmt.Fprintf(&b, "  %s: {%s: [%s]%s}\n", g.Name, strategy, routeNames(p, g.Members), map[bool]string{true: ", when_none: block"}[g.BlockWhenNone])
 	}
@@ -174,7 +178,7 @@ func writePolicy(p *rules.Policy) (text string, ok bool) {
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		match, ok := writeExpr(&r.Match)
-		if !ok {
+		if !ok || r.When != nil {
 			return "", false
 		}
 		fmt.Fprintf(&b, "  - name: %s\n    priority: %d\n    match: %s\n    action: {%s}\n", r.Name, r.Priority, match, writeOutcome(p, &r.Do))
@@ -282,6 +286,9 @@ func writePred(p *rules.Pred) (string, bool) {
 	op := [...]string{"==", "<", "<=", ">", ">="}[p.Cmp]
 	switch p.Field {
 	case rules.FieldState, rules.FieldSrcMAC:
+		return "", false
+	case rules.FieldApp, rules.FieldALPN, rules.FieldGroup, rules.FieldIfaceOut, rules.FieldCountry, rules.FieldASN, rules.FieldConnBytes,
+		rules.FieldConnAge, rules.FieldUplink, rules.FieldRoute, rules.FieldSchedule, rules.FieldQuota, rules.FieldCondition:
 		return "", false
 	case rules.FieldProto:
 		if slices.Equal(list, []string{"icmp", "icmpv6"}) {

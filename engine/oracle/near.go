@@ -23,6 +23,9 @@ func Near(c Chance, p *rules.Policy) flow.Flow {
 	f.SrcMAC = flow.Some(flow.MAC{2, 0, 0, 0, byte(c.IntN(2)), byte(c.IntN(256))})
 	f.DSCP, f.Mark = flow.Some(uint8(c.IntN(64))), flow.Some(uint32(c.IntN(4)))
 	f.RTT, f.Latency, f.ErrorRate = flow.Some(one(g, bounds)), flow.Some(one(g, bounds)), flow.Some(one(g, bounds))
+	f.App, f.ALPN, f.Group = flow.Some(one(g, words)), flow.Some(g.offered()), flow.Some(one(g, programNames))
+	f.IfaceOut, f.Country, f.ASN = flow.Some(one(g, words)), flow.Some(g.country()), flow.Some(g.asn())
+	f.ConnBytes, f.ConnAge = flow.Some(one(g, bounds)), flow.Some(one(g, bounds))
 	if g.chance(20) {
 		f.State = one(g, stateIDs).String()
 	}
@@ -95,6 +98,12 @@ func (g gen) forget(f *flow.Flow) {
 	for _, v := range []*flow.Value[string]{&f.SNI, &f.HTTPHost, &f.Domain, &f.Process, &f.ProcessPath, &f.User, &f.Cgroup, &f.IfaceIn} {
 		lose(g, lost, v)
 	}
+	for _, v := range []*flow.Value[string]{&f.App, &f.ALPN, &f.Group, &f.IfaceOut, &f.Country} {
+		lose(g, lost, v)
+	}
+	lose(g, lost, &f.ASN)
+	lose(g, lost, &f.ConnBytes)
+	lose(g, lost, &f.ConnAge)
 	lose(g, lost, &f.Proto)
 	lose(g, lost, &f.Src)
 	lose(g, lost, &f.Dst)
@@ -181,6 +190,26 @@ func (g gen) hit(f *flow.Flow, p *rules.Pred) {
 		f.Latency = flow.Some(max(0, p.Bound+int64(g.c.IntN(3)-1)))
 	case rules.FieldErrorRate:
 		f.ErrorRate = flow.Some(max(0, p.Bound+int64(g.c.IntN(3)-1)))
+	case rules.FieldApp:
+		f.App = g.word(p.Globs)
+	case rules.FieldALPN:
+		if len(p.Globs) > 0 {
+			f.ALPN = flow.Some(one(g, []string{"", "h2,", "x,"}) + string(one(g, p.Globs)) + one(g, []string{"", ",h3", "x"}))
+		}
+	case rules.FieldGroup:
+		f.Group = g.globbed(p.Globs)
+	case rules.FieldIfaceOut:
+		f.IfaceOut = g.word(p.Globs)
+	case rules.FieldCountry:
+		f.Country = g.word(p.Globs)
+	case rules.FieldASN:
+		if len(p.Numbers) > 0 {
+			f.ASN = flow.Some(one(g, p.Numbers))
+		}
+	case rules.FieldConnBytes:
+		f.ConnBytes = flow.Some(max(0, p.Bound+int64(g.c.IntN(3)-1)))
+	case rules.FieldConnAge:
+		f.ConnAge = flow.Some(max(0, p.Bound+int64(g.c.IntN(3)-1)))
 	case rules.FieldState:
 		if s := one(g, stateIDs); p.States.Has(s) {
 			f.State = s.String()
@@ -276,6 +305,13 @@ func (g gen) within(list []rules.PortRange, other flow.Value[uint16]) flow.Value
 		n = int(r.Lo)
 	}
 	return flow.Some(uint16(min(max(n, 0), math.MaxUint16)))
+}
+
+func (g gen) word(list []rules.Glob) flow.Value[string] {
+	if len(list) == 0 {
+		return flow.Value[string]{}
+	}
+	return flow.Some(string(one(g, list)))
 }
 
 func (g gen) globbed(list []rules.Glob) flow.Value[string] {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -47,7 +48,7 @@ func Decide(p *rules.Policy, f *flow.Flow, w *state.World) engine.Decision {
 
 	value, rests := map[int]string{}, map[int]bool{}
 	for _, i := range order {
-		m := p.Rules[i].Match
+		m := whole(p.Rules[i])
 		value[i] = x.holds(m)
 		rests[i] = value[i] != maybe && blind.holds(m) == maybe
 	}
@@ -60,10 +61,10 @@ func Decide(p *rules.Policy, f *flow.Flow, w *state.World) engine.Decision {
 	switch d.Kind {
 	case rules.ActRoute, rules.ActSwitchRoute, rules.ActFailover:
 		d.Asked = won.do.Route
-		d.Route = resolve(p, w, flow.Hash(f), won.do.Route).leaf
+		d.Route = resolve(p, w, hundredth(f), won.do.Route).leaf
 	case rules.ActFallback:
 		d.AskedList = won.do.Routes
-		d.Route = pick(p, w, flow.Hash(f), won.do.Routes, -1, false).leaf
+		d.Route = pick(p, w, hundredth(f), won.do.Routes, -1, false).leaf
 	}
 	past := false
 	for _, i := range order {
@@ -77,7 +78,7 @@ func Decide(p *rules.Policy, f *flow.Flow, w *state.World) engine.Decision {
 		d.Hinted = true
 		if x.hints() {
 			d.Final = false
-			addHinted(&d.Pending, x, blind, p.Rules[i].Match)
+			addHinted(&d.Pending, x, blind, whole(p.Rules[i]))
 		}
 	}
 	for _, i := range order {
@@ -101,9 +102,9 @@ func Decide(p *rules.Policy, f *flow.Flow, w *state.World) engine.Decision {
 				break
 			}
 			d.Final = false
-			addUnknown(&d.Pending, x, r.Match)
+			addUnknown(&d.Pending, x, whole(r))
 			if x.hints() {
-				addHinted(&d.Pending, x, blind, r.Match)
+				addHinted(&d.Pending, x, blind, whole(r))
 			}
 		}
 		if i == won.rule {
@@ -111,6 +112,14 @@ func Decide(p *rules.Policy, f *flow.Flow, w *state.World) engine.Decision {
 		}
 	}
 	return d
+}
+
+// whole is all that a rule asks for beside its states: its match and its `when`.
+func whole(r rules.Rule) rules.Expr {
+	if r.When == nil {
+		return r.Match
+	}
+	return rules.Expr{Op: rules.OpAnd, Kids: []rules.Expr{r.Match, *r.When}}
 }
 
 type result struct {
@@ -290,9 +299,57 @@ func (x view) pred(p rules.Pred) string {
 			v = flow.Some(x.w.Uplinks[i].ErrorRate)
 		}
 		return check(v, func(n int64) bool { return compare(n, p) })
+	case rules.FieldApp:
+		return check(f.App, func(s string) bool { return slices.Contains(p.Globs, rules.Glob(s)) })
+	case rules.FieldALPN: // one of those offered is one of those asked for
+		return check(f.ALPN, func(s string) bool {
+			return slices.ContainsFunc(strings.Split(s, ","), func(s string) bool { return slices.Contains(p.Globs, rules.Glob(s)) })
+		})
+	case rules.FieldGroup:
+		return check(f.Group, func(s string) bool { return globs(s, p.Globs) })
+	case rules.FieldIfaceOut:
+		return check(f.IfaceOut, func(s string) bool { return slices.Contains(p.Globs, rules.Glob(s)) })
+	case rules.FieldCountry:
+		return check(f.Country, func(s string) bool { return slices.Contains(p.Globs, rules.Glob(s)) })
+	case rules.FieldASN:
+		return check(f.ASN, func(n uint32) bool { return slices.Contains(p.Numbers, n) })
+	case rules.FieldConnBytes:
+		return check(f.ConnBytes, func(n int64) bool { return compare(n, p) })
+	case rules.FieldConnAge:
+		return check(f.ConnAge, func(n int64) bool { return compare(n, p) })
+	case rules.FieldUplink, rules.FieldRoute:
+		return x.metric(p)
+	case rules.FieldSchedule:
+		return map[state.Truth]string{state.True: yes, state.Unset: maybe, state.False: no}[x.w.Schedules[p.Ref]]
+	case rules.FieldQuota:
+		return map[state.Truth]string{state.True: yes, state.Unset: maybe, state.False: no}[x.w.Quotas[p.Ref]]
+	case rules.FieldCondition:
+		return map[state.Truth]string{state.True: yes, state.Unset: maybe, state.False: no}[x.w.Conditions[p.Ref]]
 	default: // state
 		return map[bool]string{true: yes, false: no}[p.States.Has(x.state())]
 	}
+}
+
+// metric is of an uplink: what is not measured is maybe, what has no uplink is no.
+func (x view) metric(p rules.Pred) string {
+	if p.Ref == -1 {
+		return no
+	}
+	l := x.w.Uplinks[p.Ref]
+	us := time.Microsecond
+	n := map[rules.Metric]int64{
+		rules.MetricRTT: int64(l.RTT / us), rules.MetricP90: int64(l.P90 / us), rules.MetricJitter: int64(l.Jitter / us),
+		rules.MetricLoss: l.Loss, rules.MetricErrorRate: l.ErrorRate, rules.MetricUsage: l.Usage,
+		rules.MetricUp: map[bool]int64{true: 1, false: 0}[l.Up],
+	}[p.Metric]
+	unmeasured := map[rules.Metric]bool{rules.MetricRTT: l.RTT < 0, rules.MetricP90: l.P90 < 0, rules.MetricJitter: l.Jitter < 0}
+	switch {
+	case p.Metric == rules.MetricState:
+		return map[bool]string{true: yes, false: no}[p.States.Has(l.State)]
+	case n < 0 || unmeasured[p.Metric]:
+		return maybe
+	}
+	return map[bool]string{true: yes, false: no}[compare(n, p)]
 }
 
 // check: unknown is maybe; none and invalid are no.
@@ -414,14 +471,33 @@ type choice struct {
 	usable bool
 }
 
-func resolve(p *rules.Policy, w *state.World, hash uint32, route int) choice {
+// hundredth is in which hundredth of all hashes the flow's lies.
+func hundredth(f *flow.Flow) int { return int(uint64(flow.Hash(f)) * 100 >> 32) }
+
+func resolve(p *rules.Policy, w *state.World, draw int, route int) choice {
 	r := p.Routes[route]
 	if r.Kind == rules.RouteGroup {
 		g, selected := p.Groups[r.Group], -1
-		if g.Strategy == rules.LowestLatency {
+		switch g.Strategy {
+		case rules.LowestLatency:
 			selected = w.Selected[r.Group]
+		case rules.Weighted, rules.HashOf:
+			// The members in the order in which this flow asks them, then all.
+			next := (37*draw + 11) % 100
+			for _, m := range preferred(p, g, draw) {
+				if c := resolve(p, w, next, m); c.usable {
+					return c
+				}
+			}
+			draw = next
+		case rules.SLA:
+			for i, m := range g.Members {
+				if c := resolve(p, w, draw, m); c.usable && w.Meets[r.Group][i] == state.True {
+					return c
+				}
+			}
 		}
-		return pick(p, w, hash, g.Members, selected, g.BlockWhenNone)
+		return pick(p, w, draw, g.Members, selected, g.BlockWhenNone)
 	}
 	if r.Kind != rules.RouteUplink {
 		return choice{route, true}
@@ -433,15 +509,48 @@ func resolve(p *rules.Policy, w *state.World, hash uint32, route int) choice {
 	case l.State == state.Normal, l.State == state.Degraded:
 		usable = true
 	case l.State == state.Recovery:
-		usable = uint64(hash)*100 < uint64(l.Share)<<32 // the first Share hundredths of all hashes
+		usable = draw < l.Share // the first Share hundredths of all hashes
 	}
 	return choice{route, usable}
 }
 
-func pick(p *rules.Policy, w *state.World, hash uint32, members []int, selected int, block bool) choice {
+// preferred are a group's members in the order in which a flow asks them: the one
+// in whose part of a line, as long as all weights, the draw lies; then, with
+// another draw, one of the others.
+func preferred(p *rules.Policy, g rules.Group, draw int) []int {
+	var out []int
+	left := slices.Clone(g.Members)
+	for len(left) > 0 {
+		var line []int // as many places as weights, each with its member's place in left
+		for i, m := range left {
+			n := 1
+			if g.Strategy == rules.Weighted {
+				n = weight(p, m)
+			}
+			line = append(line, slices.Repeat([]int{i}, n)...)
+		}
+		i := line[draw*len(line)/100]
+		out = append(out, left[i])
+		left = slices.Delete(left, i, i+1)
+		draw = (63*draw + 29) % 100
+	}
+	return out
+}
+
+func weight(p *rules.Policy, route int) int {
+	switch r := p.Routes[route]; r.Kind {
+	case rules.RouteGroup:
+		return weight(p, p.Groups[r.Group].Members[0])
+	case rules.RouteUplink:
+		return max(1, p.Uplinks[r.Uplink].Weight)
+	}
+	return 1
+}
+
+func pick(p *rules.Policy, w *state.World, draw int, members []int, selected int, block bool) choice {
 	var all []choice
 	for _, m := range members {
-		all = append(all, resolve(p, w, hash, m))
+		all = append(all, resolve(p, w, draw, m))
 	}
 	if selected >= 0 && all[selected].usable {
 		return all[selected]

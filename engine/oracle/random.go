@@ -3,6 +3,7 @@ package oracle
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
@@ -43,14 +44,18 @@ var (
 		"0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "192.0.2.1/32", "192.0.2.128/25", "::/0", "2001:db8::/32", "2001:db8::1/128", "fc00::/7",
 		"0:ffff:a00:5::/64",
 	}
-	ports    = []uint16{0, 22, 80, 443, 1000, 1500, 2000, 65535}
-	protos   = []uint32{1, 6, 17, 58, 47}
-	macs     = []flow.MAC{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}, {2, 0, 0, 0, 1, 1}}
-	programs = []string{"zoom", "transmission-gtk", "transmission/x", "sh", ""}
-	globsOf  = []rules.Glob{"zoom", "transmission-*", "*", "t*k", "transmission/*", "z*m*"}
-	bounds   = []int64{0, 1000, 50_000, 120_000, 120_001, 1_000_000}
-	stateIDs = []state.State{state.Normal, state.Degraded, state.Failover, state.Recovery}
-	primary  = []rules.ActionKind{
+	ports  = []uint16{0, 22, 80, 443, 1000, 1500, 2000, 65535}
+	protos = []uint32{1, 6, 17, 58, 47}
+	// words are for the fields that are compared letter by letter.
+	words     = []string{"h2", "http/1.1", "DE", "zo*m", "bittorrent", "eth0"}
+	countries = []string{"DE", "FR"}
+	asns      = []uint32{0, 64496, 64497, 4_294_967_295}
+	macs      = []flow.MAC{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}, {2, 0, 0, 0, 1, 1}}
+	programs  = []string{"zoom", "transmission-gtk", "transmission/x", "sh", ""}
+	globsOf   = []rules.Glob{"zoom", "transmission-*", "*", "t*k", "transmission/*", "z*m*"}
+	bounds    = []int64{0, 1000, 50_000, 120_000, 120_001, 1_000_000}
+	stateIDs  = []state.State{state.Normal, state.Degraded, state.Failover, state.Recovery}
+	primary   = []rules.ActionKind{
 		rules.ActRoute, rules.ActSwitchRoute, rules.ActFallback, rules.ActFailover, rules.ActBlock,
 	}
 )
@@ -102,6 +107,7 @@ func Flow(c Chance) flow.Flow {
 		SrcMAC: fact(g, one(g, macs)), DSCP: fact(g, uint8(g.c.IntN(3))), Mark: fact(g, uint32(g.c.IntN(3))),
 		RTT: fact(g, one(g, bounds)), Latency: fact(g, one(g, bounds)), ErrorRate: fact(g, one(g, bounds)),
 	}
+	g.more(&f)
 	if g.chance(15) {
 		f.Domain = name(g)
 	}
@@ -114,6 +120,21 @@ func Flow(c Chance) flow.Flow {
 	f.Src, f.SrcPort = endpoint(g, f.Proto)
 	f.Dst, f.DstPort = endpoint(g, f.Proto)
 	return f
+}
+
+// more are the facts that few rules read.
+func (g gen) more(f *flow.Flow) {
+	if g.chance(40) {
+		return
+	}
+	f.App, f.ALPN, f.Country = fact(g, one(g, words)), fact(g, g.offered()), fact(g, one(g, countries))
+	f.Group, f.IfaceOut, f.ASN = fact(g, one(g, programs)), fact(g, one(g, words)), fact(g, one(g, asns))
+	f.ConnBytes, f.ConnAge = fact(g, one(g, bounds)), fact(g, one(g, bounds))
+}
+
+// offered is a list of protocols.
+func (g gen) offered() string {
+	return strings.Join(some(g, 3, words), ",")
 }
 
 func endpoint(g gen, proto flow.Value[flow.Proto]) (flow.Value[netip.Addr], flow.Value[uint16]) {
@@ -134,7 +155,7 @@ func World(c Chance, p *rules.Policy) *state.World {
 	for range p.Uplinks {
 		l := state.Link{
 			State: one(g, stateIDs), Unknown: g.chance(20), Up: g.chance(80), Share: 100,
-			RTT: -1, P90: -1, Loss: -1, ErrorRate: -1, Lost: g.c.IntN(3),
+			RTT: -1, P90: -1, Jitter: -1, Loss: -1, ErrorRate: -1, Usage: -1, Lost: g.c.IntN(3),
 		}
 		switch l.State {
 		case state.Failover:
@@ -145,12 +166,27 @@ func World(c Chance, p *rules.Policy) *state.World {
 		if g.chance(70) {
 			l.RTT, l.ErrorRate = time.Duration(one(g, bounds))*time.Microsecond, one(g, bounds)
 		}
+		if g.chance(50) {
+			l.P90, l.Jitter = time.Duration(one(g, bounds))*time.Microsecond, time.Duration(one(g, bounds))*time.Microsecond
+			l.Loss, l.Usage = one(g, bounds), one(g, bounds)
+		}
 		w.Uplinks = append(w.Uplinks, l)
 	}
 	for _, gr := range p.Groups {
 		w.Selected = append(w.Selected, g.c.IntN(len(gr.Members)+1)-1)
+		w.Meets = append(w.Meets, g.truths(len(gr.Members)))
 	}
+	w.Schedules, w.Quotas, w.Conditions = g.truths(len(p.Schedules)), g.truths(len(p.Quotas)), g.truths(len(p.Conditions))
 	return w
+}
+
+func (g gen) truths(n int) []state.Truth {
+	var out []state.Truth
+	which := g.c.IntN(27) // three of three
+	for range n {
+		out, which = append(out, state.Truth(which%3)), which/3
+	}
+	return out
 }
 
 // Policy returns a random policy: up to eight rules over two uplinks, a main
@@ -168,6 +204,7 @@ func Policy(c Chance) *rules.Policy {
 		if g.chance(40) {
 			r.OnUnknown = rules.OnUnknown(g.c.IntN(4))
 		}
+		g.when(&r)
 		p.Rules = append(p.Rules, r)
 	}
 	return p
@@ -176,7 +213,7 @@ func Policy(c Chance) *rules.Policy {
 // frame is a policy without rules, with or without a default.
 func (g gen) frame() *rules.Policy {
 	p := &rules.Policy{
-		Uplinks: []rules.Uplink{{Name: "wan1"}, {Name: "wan2"}},
+		Uplinks: []rules.Uplink{{Name: "wan1", Weight: g.c.IntN(5)}, {Name: "wan2", Weight: g.c.IntN(3)}},
 		Routes: []rules.Route{
 			{Name: "direct", Kind: rules.RouteMain, Uplink: -1, Group: -1},
 			{Name: "hole", Kind: rules.RouteBlackhole, Uplink: -1, Group: -1},
@@ -187,18 +224,88 @@ func (g gen) frame() *rules.Policy {
 			{Name: "nested", Kind: rules.RouteGroup, Uplink: -1, Group: 2},
 		},
 		Groups: []rules.Group{
-			{Name: "ha", Members: []int{2, 3}, BlockWhenNone: g.chance(30)},
+			{Name: "ha", Strategy: g.strategy(), Members: []int{2, 3}, BlockWhenNone: g.chance(30)},
 			{Name: "best", Strategy: rules.LowestLatency, Members: []int{3, 2}, BlockWhenNone: g.chance(30)},
-			{Name: "nested", Members: []int{5, 3, 4}, BlockWhenNone: g.chance(30)},
+			{Name: "nested", Strategy: g.strategy(), Members: []int{5, 3, 4}, BlockWhenNone: g.chance(30)},
 		},
-		Throttles: []rules.Throttle{{Name: "slow"}, {Name: "slower"}},
-		Primary:   g.c.IntN(2),
+		Throttles:  []rules.Throttle{{Name: "slow"}, {Name: "slower"}},
+		Quotas:     []rules.Quota{{Name: "daily"}, {Name: "monthly"}},
+		Schedules:  []rules.Schedule{{Name: "night"}, {Name: "weekend"}},
+		Conditions: []rules.Condition{{Name: "busy"}, {Name: "lossy"}, {Name: "dear"}},
+		Primary:    g.c.IntN(2),
 	}
 	if g.chance(70) {
 		o := g.outcome()
 		p.Default = &o
 	}
 	return p
+}
+
+// when gives some rules a condition over the world.
+func (g gen) when(r *rules.Rule) {
+	if g.chance(25) {
+		e := g.world(2)
+		r.When = &e
+	}
+}
+
+// world is an expression over facts of the world.
+func (g gen) world(depth int) rules.Expr {
+	if depth > 0 && g.chance(40) {
+		e := rules.Expr{Op: one(g, []rules.Op{rules.OpAnd, rules.OpOr, rules.OpNot})}
+		for range 1 + g.c.IntN(2) {
+			e.Kids = append(e.Kids, g.world(depth-1))
+		}
+		if e.Op == rules.OpNot {
+			e.Kids = e.Kids[:1]
+		}
+		return e
+	}
+	return rules.Expr{Op: rules.OpPred, Pred: g.worldPred(one(g, worldFields))}
+}
+
+var worldFields = []rules.Field{
+	rules.FieldLatency, rules.FieldErrorRate, rules.FieldState, rules.FieldUplink, rules.FieldRoute, rules.FieldSchedule, rules.FieldQuota,
+	rules.FieldCondition,
+}
+
+func (g gen) worldPred(f rules.Field) rules.Pred {
+	p := rules.Pred{Field: f}
+	switch f {
+	case rules.FieldState:
+		p.States = state.Set(g.c.IntN(16))
+	case rules.FieldUplink:
+		p.Ref = g.c.IntN(2)
+		g.metric(&p)
+	case rules.FieldRoute:
+		if p.Ref = g.c.IntN(2); g.chance(10) {
+			p.Ref = -1
+		}
+		g.metric(&p)
+	case rules.FieldSchedule, rules.FieldQuota:
+		p.Ref = g.c.IntN(2)
+	case rules.FieldCondition:
+		p.Ref = g.c.IntN(3)
+	default:
+		p.Cmp, p.Bound = rules.Cmp(g.c.IntN(5)), one(g, bounds)
+	}
+	return p
+}
+
+func (g gen) metric(p *rules.Pred) {
+	p.Metric = rules.Metric(g.c.IntN(int(rules.MetricUsage) + 1))
+	switch p.Metric {
+	case rules.MetricState:
+		p.States = state.Set(g.c.IntN(16))
+	case rules.MetricUp:
+		p.Bound = int64(g.c.IntN(2))
+	default:
+		p.Cmp, p.Bound = rules.Cmp(g.c.IntN(5)), one(g, bounds)
+	}
+}
+
+func (g gen) strategy() rules.Strategy {
+	return one(g, []rules.Strategy{rules.Fallback, rules.Fallback, rules.Fallback, rules.LowestLatency, rules.Weighted, rules.HashOf, rules.SLA})
 }
 
 func (g gen) outcome() rules.Outcome {
@@ -256,7 +363,10 @@ func (g gen) pred() rules.Pred {
 	// Names are where the difficult semantics lie: half of all predicates.
 	p := rules.Pred{Field: rules.Field(g.c.IntN(3))}
 	if g.chance(50) {
-		p.Field = rules.Field(g.c.IntN(int(rules.FieldState) + 1))
+		p.Field = rules.Field(g.c.IntN(int(rules.FieldCondition) + 1))
+	}
+	if p.Field.OfWorld() {
+		return g.worldPred(p.Field)
 	}
 	switch p.Field {
 	case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost:
@@ -275,9 +385,15 @@ func (g gen) pred() rules.Pred {
 		p.Numbers = one(g, [][]uint32{{0}, {1}, {1, 2}})
 	case rules.FieldSrcMAC:
 		p.MACs = macs[g.c.IntN(2) : 2+g.c.IntN(2)]
-	case rules.FieldState:
-		p.States = state.Set(g.c.IntN(16))
-	case rules.FieldRTT, rules.FieldLatency, rules.FieldErrorRate:
+	case rules.FieldASN:
+		p.Numbers = one(g, [][]uint32{{0}, {64496, 64497}, {64497}})
+	case rules.FieldCountry:
+		p.Globs = []rules.Glob{"DE", "FR"}[:1+g.c.IntN(2)]
+	case rules.FieldApp, rules.FieldALPN, rules.FieldIfaceOut:
+		for _, s := range some(g, 2, words) {
+			p.Globs = append(p.Globs, rules.Glob(s))
+		}
+	case rules.FieldRTT, rules.FieldConnBytes, rules.FieldConnAge:
 		p.Cmp, p.Bound = rules.Cmp(g.c.IntN(5)), one(g, bounds)
 	default:
 		p.Globs = some(g, 2, globsOf)

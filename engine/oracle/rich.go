@@ -33,6 +33,7 @@ var (
 		rules.FieldProto: {0, 1, 6, 17, 47, 58, 255},
 		rules.FieldDSCP:  {0, 1, 46, 63},
 		rules.FieldMark:  {0, 1, 2, 1 << 31, math.MaxUint32},
+		rules.FieldASN:   {0, 13335, 64496, 64497, math.MaxUint32},
 	}
 	singlePorts = []uint16{0, 1, 22, 80, 443, 8080, 65534, 65535}
 )
@@ -72,7 +73,7 @@ func newRich(c Chance) *rich {
 func Rich(c Chance) *rules.Policy {
 	g := newRich(c)
 	p := g.frame()
-	for range c.IntN(5) {
+	for range c.IntN(8) {
 		g.sets = append(g.sets, g.set(len(g.sets)))
 	}
 	p.Sets = g.sets
@@ -110,6 +111,12 @@ func Crowded(c Chance, n int) *rules.Policy {
 			{rules.FieldDSCP, rules.FieldMark, rules.FieldProto},
 			{rules.FieldProto},
 			{rules.FieldProcessPath, rules.FieldSrcPort, rules.FieldState},
+			{rules.FieldApp, rules.FieldGroup},
+			{rules.FieldALPN, rules.FieldDomain},
+			{rules.FieldCountry, rules.FieldASN, rules.FieldIfaceOut},
+			{rules.FieldASN, rules.FieldConnBytes},
+			{rules.FieldDomain, rules.FieldSchedule},
+			{rules.FieldDstIP, rules.FieldUplink, rules.FieldCondition},
 		})
 	}
 	dos := make([]rules.Outcome, 1+c.IntN(6))
@@ -263,6 +270,7 @@ func (g *rich) rule(i int, match rules.Expr) rules.Rule {
 	if g.chance(40) {
 		r.OnUnknown = rules.OnUnknown(g.c.IntN(4))
 	}
+	g.when(&r)
 	return r
 }
 
@@ -282,7 +290,7 @@ func (g *rich) expr(depth int) rules.Expr {
 	}
 	f := rules.Field(g.c.IntN(3)) // names are where the difficult semantics lie
 	if g.chance(70) {
-		f = rules.Field(g.c.IntN(int(rules.FieldState) + 1))
+		f = rules.Field(g.c.IntN(int(rules.FieldCondition) + 1))
 	}
 	return rules.Expr{Op: rules.OpPred, Pred: g.predOf(f)}
 }
@@ -310,13 +318,17 @@ func typeOf(f rules.Field) (rules.SetType, bool) {
 		return rules.ProcessSet, true
 	case rules.FieldUser:
 		return rules.UserSet, true
+	case rules.FieldASN:
+		return rules.ASNSet, true
+	case rules.FieldCountry:
+		return rules.CountrySet, true
 	default:
 		return 0, false
 	}
 }
 
 func (g *rich) set(i int) *rules.Set {
-	s := &rules.Set{Name: fmt.Sprintf("s%d", i), Type: rules.SetType(g.c.IntN(int(rules.UserSet) + 1))}
+	s := &rules.Set{Name: fmt.Sprintf("s%d", i), Type: rules.SetType(g.c.IntN(int(rules.CountrySet) + 1))}
 	if g.chance(40) {
 		s.Type = rules.SetType(g.c.IntN(2)) // names and prefixes can be named by several fields
 	}
@@ -332,6 +344,7 @@ func (g *rich) set(i int) *rules.Set {
 // use makes the predicate read the set.
 func use(p *rules.Pred, s *rules.Set) {
 	p.Set, p.Names, p.Prefixes, p.Ports, p.MACs, p.Globs = s, s.Names, s.Prefixes, s.Ports, s.MACs, s.Globs
+	p.Numbers = s.Numbers
 }
 
 func (g *rich) size() int {
@@ -358,11 +371,19 @@ func (g *rich) predOf(f rules.Field) rules.Pred {
 		}
 		e := g.elements(t, g.size())
 		p.Names, p.Prefixes, p.Ports, p.MACs, p.Globs = e.Names, e.Prefixes, e.Ports, e.MACs, e.Globs
+		p.Numbers = e.Numbers
 		return p
 	}
+	if f.OfWorld() {
+		return g.worldPred(f)
+	}
 	switch f {
-	case rules.FieldCgroup:
+	case rules.FieldCgroup, rules.FieldGroup:
 		p.Globs = g.elements(rules.ProcessSet, g.size()).Globs
+	case rules.FieldApp, rules.FieldALPN, rules.FieldIfaceOut:
+		for range g.size() {
+			p.Globs = append(p.Globs, rules.Glob(one(g.gen, words)))
+		}
 	case rules.FieldIfaceIn:
 		for range g.size() {
 			p.Globs = append(p.Globs, rules.Glob(one(g.gen, g.programs)))
@@ -371,8 +392,6 @@ func (g *rich) predOf(f rules.Field) rules.Pred {
 		p.Numbers = some(g.gen, fewElements, numbersOf[f])
 		slices.Sort(p.Numbers)
 		p.Numbers = slices.Compact(p.Numbers)
-	case rules.FieldState:
-		p.States = state.Set(g.c.IntN(16))
 	default:
 		p.Cmp, p.Bound = rules.Cmp(g.c.IntN(5)), one(g.gen, bounds)
 	}
@@ -391,6 +410,10 @@ func (g *rich) elements(t rules.SetType, n int) rules.Elements {
 			e.Ports = append(e.Ports, g.portRange(n))
 		case rules.MACSet:
 			e.MACs = append(e.MACs, g.mac())
+		case rules.ASNSet:
+			e.Numbers = append(e.Numbers, g.asn())
+		case rules.CountrySet:
+			e.Globs = append(e.Globs, rules.Glob(g.country()))
 		default:
 			e.Globs = append(e.Globs, g.glob())
 		}
@@ -398,6 +421,8 @@ func (g *rich) elements(t rules.SetType, n int) rules.Elements {
 	e.Ports = disjoint(e.Ports)
 	slices.SortFunc(e.MACs, func(a, b flow.MAC) int { return bytes.Compare(a[:], b[:]) })
 	e.MACs = slices.Compact(e.MACs)
+	slices.Sort(e.Numbers)
+	e.Numbers = slices.Compact(e.Numbers)
 	return e
 }
 
@@ -421,6 +446,20 @@ func (g *rich) mac() flow.MAC {
 		m[5] = byte(g.c.IntN(256))
 	}
 	return m
+}
+
+func (g gen) asn() uint32 {
+	if g.chance(50) {
+		return one(g, numbersOf[rules.FieldASN])
+	}
+	return uint32(g.c.IntN(300))
+}
+
+func (g gen) country() string {
+	if g.chance(50) {
+		return one(g, countries)
+	}
+	return string([]byte{byte('A' + g.c.IntN(3)), byte('A' + g.c.IntN(26))})
 }
 
 // portRange is one of n: of many all are narrow, so that they stay apart.

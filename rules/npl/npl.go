@@ -36,7 +36,7 @@ func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
 	if len(src) > MaxSize {
 		return nil, []diag.Diagnostic{diag.New("NP901", diag.Span{File: name}, "the file has %d bytes, the most is %d", len(src), MaxSize)}
 	}
-	p := &parser{file: name, ast: &rules.AST{File: name}}
+	p := &parser{file: name, ast: &rules.AST{File: name, NPL: true}}
 	text, ok := p.characters(src)
 	if !ok {
 		return nil, p.diags.List()

@@ -17,7 +17,7 @@ var topKeys = []string{
 
 // policy walks the whole file.
 func (l *loader) policy(root *yaml.Node) *rules.AST {
-	ast := &rules.AST{File: l.name}
+	ast := &rules.AST{File: l.name, Source: l.src.Text}
 	before := l.diags.Len()
 	entries := l.entries(root, "a policy")
 	// Of a section that stands twice, the second part is not read.
