@@ -17,8 +17,8 @@ func mustZone(t interface{ Fatal(...any) }, name string) *time.Location {
 }
 
 const (
-	minutes  = 1
-	hours    = 60 * minutes
+	minutes      = 1
+	hours        = 60 * minutes
 	schoolNights = 1<<time.Monday | 1<<time.Tuesday | 1<<time.Wednesday | 1<<time.Thursday
 )
 
