@@ -289,13 +289,11 @@ func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 // transactions does reloads and new plans, one after the other.
 func (d *Daemon) transactions(ctx context.Context) error {
 	var repaired time.Time
-	var followed *rules.Policy
-	stop := func() {}
-	defer func() { stop() }()
+	besides := newFollower(d)
+	defer besides.close()
 	for {
-		if now := d.snap.Load(); now != nil && now.live.policy != followed {
-			stop()
-			stop, followed = d.follow(ctx, now.live.policy), now.live.policy
+		if now := d.snap.Load(); now != nil {
+			besides.follow(ctx, now.live.policy)
 		}
 		select {
 		case <-ctx.Done():
