@@ -264,7 +264,7 @@ func (c *checker) readQuotas() {
 
 var (
 	periods     = []string{"hour", "day", "week", "month"}
-	weekdays    = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+	dayNames    = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 	scheduleKey = []string{"weekday", "time", "date", "tz"}
 )
 
@@ -324,7 +324,7 @@ func (c *checker) days(w Word) uint8 {
 	}
 	first, last := weekday(from), weekday(to)
 	if first < 0 || last < 0 {
-		c.report("NP213", w.Span, "expected days such as mon-thu, found %s", diag.Quote(w.Text)).Help = "the days are " + orList(weekdays)
+		c.report("NP213", w.Span, "expected days such as mon-thu, found %s", diag.Quote(w.Text)).Help = "the days are " + orList(dayNames)
 		return 0
 	}
 	var set uint8
@@ -339,7 +339,7 @@ func (c *checker) days(w Word) uint8 {
 // weekday reads a day's name, short or in full; -1 for none.
 func weekday(s string) int {
 	for d := time.Sunday; d <= time.Saturday; d++ {
-		if s == weekdays[d] || s == strings.ToLower(d.String()) {
+		if s == dayNames[d] || s == strings.ToLower(d.String()) {
 			return int(d)
 		}
 	}
