@@ -120,7 +120,7 @@ func (c *checker) name(w Word, what string) bool {
 		c.report("NP905", w.Span, "the name of %s is longer than %d characters", what, maxName)
 		return false
 	}
-	if !isName(w.Text) {
+	if !IsName(w.Text) {
 		c.report("NP004", w.Span, "expected a name for %s, found %s", what, diag.Quote(w.Text)).
 			Help = "a name is letters, digits, _ and -, and begins with a letter or _"
 		return false
@@ -128,7 +128,9 @@ func (c *checker) name(w Word, what string) bool {
 	return true
 }
 
-func isName(s string) bool {
+// IsName reports whether s can name something: letters, digits, _ and -, beginning
+// with a letter or _.
+func IsName(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'

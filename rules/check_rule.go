@@ -153,6 +153,7 @@ func (c *checker) states(e *ExprNode) state.Set {
 		for _, w := range e.Pred.Values {
 			set |= c.state(w)
 		}
+		c.lasting(&e.Pred, &Pred{Field: FieldState}, true)
 		if c.equality(&e.Pred) {
 			return state.AllStates &^ set
 		}

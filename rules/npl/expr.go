@@ -302,7 +302,7 @@ func (p *parser) noValue() bool {
 
 // bareName reads a name that stands alone: a condition. False if it can't be one.
 func (p *parser) bareName(n *rules.ExprNode, key rules.Word) bool {
-	if !isName(key.Text) {
+	if !rules.IsName(key.Text) {
 		return false
 	}
 	n.Span = key.Span
@@ -498,7 +498,7 @@ func (p *parser) membership(pred *rules.PredNode) bool {
 		pred.Values = p.braces()
 		return true
 	}
-	if p.tok.Kind == Word && !p.noValue() && isName(p.str(p.tok.Token)) {
+	if p.tok.Kind == Word && !p.noValue() && rules.IsName(p.str(p.tok.Token)) {
 		pred.Set = p.word()
 		if p.tok.Kind == Comma {
 			p.report("NP005", p.here(), "`in` has one set: expected its end, found `,`").

@@ -320,7 +320,7 @@ func (l *loader) membership(e entry, p *rules.PredNode) bool {
 	switch {
 	case len(values) == 0:
 		return false // reported
-	case k.value.Kind == yaml.ScalarNode && k.key.Text != "like" && isName(values[0].Text):
+	case k.value.Kind == yaml.ScalarNode && k.key.Text != "like" && rules.IsName(values[0].Text):
 		p.Set = values[0]
 	default:
 		p.Values = values
