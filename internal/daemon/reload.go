@@ -121,6 +121,7 @@ func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b
 		machine = machine.Reconfigure(b.live.health, c.health)
 	}
 	c.world = machine.World(c.health)
+	guess(&c.world, c.policy, &b.live, b.wall)
 	c.plan, c.hints = actions.PlanFor(c.prog, *c.host, &c.world, b.plan)
 	if c.plan == nil {
 		return nil, &rejection{c.hints, c.sources}
