@@ -235,7 +235,7 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 	if err != nil {
 		var r *rejection
 		if errors.As(err, &r) {
-			return nil, &PolicyError{r.diags, r.sources}
+			return nil, &PolicyError{r.diags, loaded.Sources}
 		}
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/api"
 )
 
 // until waits until ok holds; the test's own deadline ends it. A watch may not be
@@ -75,6 +76,20 @@ rule games { match sni in games; do block }
 	}
 	r.decides("chess.example", "other", nil)
 	r.decides("chess.example", "games", change("part.npl", "policy 1\n"))
+}
+
+// TestFailedAssertionIsRefused: a policy that is not what it says of itself does not become live.
+func TestFailedAssertionIsRefused(t *testing.T) {
+	r := start(t, zoomPolicy, nil)
+	before := r.Status().Policy.Hash
+	r.write("rules:\n  - {name: a, priority: 0, match: {any: true}, action: {block: true}}\nassertions:\n  - {flow: zoom.us tcp/443, expect: block reject}\n")
+	res, err := r.Reload(t.Context())
+	if err != nil || res.Result != api.Rejected || len(res.Diagnostics) != 1 || res.Diagnostics[0].Code != "NP320" || res.Diagnostics[0].Line != 4 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if r.Status().Policy.Hash != before {
+		t.Error("it is live")
+	}
 }
 
 // TestListFromTheWeb fetches a list after the start, which does not wait for it.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -109,6 +110,12 @@ func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b
 		c.prog = old
 	default:
 		c.prog = engine.Recompile(old, c.policy)
+	}
+	if b.live.policy != c.policy {
+		// What a policy says of itself has to hold before it decides anything.
+		if failed := analysis.Assertions(c.prog).Diags; len(failed) > 0 {
+			return nil, &rejection{failed, c.sources}
+		}
 	}
 	hugepages.Use(c.prog.Tables())
 	c.health = c.policy.Health()
