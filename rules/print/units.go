@@ -183,30 +183,35 @@ func (c *comments) parts(a *rules.AST, d decl) []unit {
 			if d.section == conditions {
 				name = ""
 			}
-			list = append(list, c.exprUnit(&key.Expr, name))
+			u := c.exprUnit(&key.Expr, name)
+			if c.src.yaml && d.section == conditions {
+				u.start = d.span.Start
+			}
+			list = append(list, u)
 		}
 	case *rules.Action:
 		list = c.itemUnits(key.Items)
 	case *rules.AssertNode:
-		list = append(list, wordUnit(&key.Target), c.wordsUnit(&key.When, "when"), outcomeUnit(&key.Expect))
+		list = append(list, c.keyed(wordUnit(&key.Target), "flow"), c.wordsUnit(&key.When, "when"), c.keyed(outcomeUnit(&key.Expect), "expect"))
 		if key.Expr != nil {
 			list = append(list, c.exprUnit(&key.Expr, "match"))
 		}
 	case *rules.InvariantNode:
-		list = append(list, c.wordsUnit(&key.When, "when"), outcomeUnit(&key.Expect))
+		list = append(list, c.wordsUnit(&key.When, "when"), c.keyed(outcomeUnit(&key.Expect), "expect"))
 		if key.Expr != nil {
 			list = append(list, c.exprUnit(&key.Expr, key.Kind.Text))
 		}
 	case *rules.ImportNode:
-		list = append(list, wordUnit(&key.Path), wordUnit(&key.SHA256))
+		list = append(list, c.keyed(wordUnit(&key.Path), "path"), c.keyed(wordUnit(&key.SHA256), "sha256"))
 	}
 	return sortUnits(list)
 }
 
 func (c *comments) ruleUnits(r *rules.RuleNode) []unit {
 	list := []unit{
-		wordUnit(&r.Name), wordUnit(&r.Priority), wordUnit(&r.Disabled), c.wordsUnit(&r.Disable, "disable"), wordUnit(&r.OnUnknown),
-		wordUnit(&r.Description), c.wordsUnit(&r.Allow, "allow"),
+		c.keyed(wordUnit(&r.Name), "name"), c.keyed(wordUnit(&r.Priority), "priority"), c.keyed(wordUnit(&r.Disabled), "disabled"),
+		c.wordsUnit(&r.Disable, "disable"), c.keyed(wordUnit(&r.OnUnknown), "on_unknown"),
+		c.keyed(wordUnit(&r.Description), "description"), c.wordsUnit(&r.Allow, "allow"),
 	}
 	if r.Match != nil {
 		list = append(list, c.exprUnit(&r.Match, "match"))

@@ -85,6 +85,9 @@ type node struct {
 	blank bool
 }
 
+// isList reports sections that are lists in YAML, and not maps.
+func (s section) isList() bool { return s == imports || s >= ruleList }
+
 type kind uint8
 
 const (
@@ -102,7 +105,7 @@ type yamlPrinter struct {
 // section prints a section with its declarations.
 func (p *yamlPrinter) section(list []decl) {
 	top := node{key: sectionKeys[list[0].section], kind: mapping, block: true}
-	if list[0].section == imports || list[0].section >= ruleList {
+	if list[0].section.isList() {
 		top.kind = sequence
 	}
 	single := list[0].section == version || list[0].section == defaults ||
@@ -211,10 +214,9 @@ func (p *yamlPrinter) entry(n *node, indent int, element, first bool) {
 		p.own(c.lead, indent, first)
 	}
 	if element && n.kind == mapping && len(n.kids) > 0 && !p.fits(n, indent, true) {
-		// The comments before the first key stand before the dash.
 		k := &n.kids[0]
 		if m := p.at(k.note); m != nil {
-			p.arrange(k, m, false, indent+step)
+			p.arrange(k, m, false, indent+step) // may leave comments to go before it
 			p.own(m.lead, indent, first && (c == nil || len(c.lead) == 0))
 			m.lead = nil
 		}
@@ -258,6 +260,9 @@ func (p *yamlPrinter) arrange(n *node, c *notes, element bool, indent int) {
 		if len(line) == 0 {
 			return
 		}
+		if k.note == nil {
+			k.note = k
+		}
 		m := p.make(&unit{key: k.note, parent: &unit{key: n.note}})
 		if len(m.trail)+len(m.open) > 0 {
 			c.lead = append(c.lead, own(line)...)
@@ -278,6 +283,41 @@ func (p *yamlPrinter) arrange(n *node, c *notes, element bool, indent int) {
 			c.open = c.open[:1]
 		}
 	}
+}
+
+// lift moves comments up to where they are found again when the text is read:
+// those at the end of a block without parts of its own before it, and those before
+// the first key of a list's element before its dash.
+func (p *yamlPrinter) lift(n *node, element bool) {
+	if len(p.of) == 0 {
+		return
+	}
+	for i := range n.kids {
+		p.lift(&n.kids[i], n.kind == sequence)
+	}
+	if c := p.at(n.note); c != nil && len(c.tail) > 0 && !n.holdsTail() {
+		c.lead, c.tail = append(c.lead, own(c.tail)...), nil
+	}
+	if !element || n.kind != mapping || len(n.kids) == 0 || n.note == n.kids[0].note {
+		return
+	}
+	if m := p.at(n.kids[0].note); m != nil && len(m.lead) > 0 {
+		if n.note == nil {
+			n.note = n
+		}
+		to := p.make(&unit{key: n.note})
+		to.lead = append(to.lead, m.lead...)
+		m.lead = nil
+	}
+}
+
+// holdsTail reports whether a comment behind the last of its parts is known again as its own.
+func (n *node) holdsTail() bool {
+	if len(n.kids) == 0 {
+		return false
+	}
+	last := &n.kids[len(n.kids)-1]
+	return last.note != nil || last.key == "" && len(last.kids) == 1 && last.kids[0].note != nil
 }
 
 // fits reports whether a map or list is printed on one line.
@@ -308,9 +348,8 @@ func (p *yamlPrinter) hasComments(n *node) bool {
 	if len(p.of) == 0 {
 		return false
 	}
-	if p.inside(n.note) {
-		c := p.at(n.note)
-		return c.inner || len(c.tail) > 0 || len(c.open) > 0 && len(c.trail) > 0
+	if c := p.at(n.note); c != nil && len(c.tail) > 0 {
+		return true
 	}
 	for i := range n.kids {
 		k := &n.kids[i]

@@ -34,6 +34,7 @@ func (p *yamlPrinter) node(d decl) node {
 		p.know(known, &n)
 		u := unit{key: d.key, start: d.span.Start, end: d.span.End, expand: func() []unit { return p.parts(p.ast, d) }}
 		p.settle(&u, func(key any) bool { return known[key] })
+		p.lift(&n, d.section.isList())
 	}
 	return n
 }

@@ -14,6 +14,9 @@ func (p *yamlPrinter) condition(key string, n *rules.ExprNode, note any) node {
 		return node{key: key, text: exprText(n), note: note}
 	}
 	out := node{key: key, kind: mapping, note: note, kids: p.keys(n)}
+	if n.Op == rules.OpAnd && out.kids[0].note == any(n) {
+		out.kids[0].note = nil // its comments are those of the whole
+	}
 	return out
 }
 
