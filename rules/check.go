@@ -75,13 +75,15 @@ type checker struct {
 	lists Lists // nil: sets that stand in files are empty
 	diags diag.Collector
 	place place // where the condition that is read stands
+	// impliedBy finds the condition that a comparison with `for` has become.
+	impliedBy map[impliedKey]int
 
 	uplinks, routes, groups, throttles         map[string]int
 	sets, quotas, schedules, conditions, rules map[string]int
 	usedUplinks, usedRoutes, usedGroups        []bool
 	usedThrottles, usedSets, usedQuotas        []bool
 	usedSchedules, usedConditions              []bool
-	badSets                                    []bool // of no known type: reported
+	badSets                                    []bool // empty, and it was reported why
 
 	health    state.UplinkConfig // the defaults for every uplink
 	primaryAt Word               // health { primary NAME }
@@ -94,6 +96,14 @@ type checker struct {
 // good until the next report.
 func (c *checker) report(code diag.Code, span diag.Span, format string, args ...any) *diag.Diagnostic {
 	return c.diags.Report(code, span, format, args...)
+}
+
+// form returns the help in the syntax that the policy is written in.
+func (c *checker) form(npl, yaml string) string {
+	if c.ast.NPL {
+		return npl
+	}
+	return yaml
 }
 
 func (c *checker) version() {
@@ -112,7 +122,7 @@ func (c *checker) name(w Word, what string) bool {
 		c.report("NP905", w.Span, "the name of %s is longer than %d characters", what, maxName)
 		return false
 	}
-	if !isName(w.Text) {
+	if !IsName(w.Text) {
 		c.report("NP004", w.Span, "expected a name for %s, found %s", what, diag.Quote(w.Text)).
 			Help = "a name is letters, digits, _ and -, and begins with a letter or _"
 		return false
@@ -120,7 +130,9 @@ func (c *checker) name(w Word, what string) bool {
 	return true
 }
 
-func isName(s string) bool {
+// IsName reports whether s can name something: letters, digits, _ and -, beginning
+// with a letter or _.
+func IsName(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
@@ -142,6 +154,11 @@ func (c *checker) declare() {
 	c.p.Quotas = make([]Quota, len(a.Quotas))
 	c.p.Schedules = make([]Schedule, len(a.Schedules))
 	c.p.Conditions = make([]Condition, len(a.Conditions))
+	for _, list := range [][]Decl{a.Quotas, a.Schedules, a.Conditions} {
+		if len(list) > maxTimed {
+			c.report("NP905", list[maxTimed].Name.Span, "a policy has at most %d quotas, schedules and conditions, each", maxTimed)
+		}
+	}
 	c.register(a.Sets, c.sets, "a set")
 	c.register(a.Quotas, c.quotas, "a quota")
 	c.register(a.Schedules, c.schedules, "a schedule")
@@ -232,7 +249,7 @@ func (c *checker) routeRef(w Word) int {
 	if c.implicit {
 		if _, ok := c.routes[w.Text]; !ok && c.name(w, "a route") {
 			c.report("NP402", w.Span, "the route %s is not declared and taken as `via main`", diag.Quote(w.Text)).
-				Help = "declare it: `routes: {" + w.Text + ": {via: main}}`"
+				Help = c.form("declare it: `route "+w.Text+" via main`", "declare it: `routes: {"+w.Text+": {via: main}}`")
 			c.usedRoutes = append(c.usedRoutes, true)
 			return c.implyRoute(w, Route{Kind: RouteMain, Uplink: -1, Group: -1})
 		}

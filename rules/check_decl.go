@@ -219,7 +219,7 @@ func (c *checker) readUplinks() {
 		u.Health.Name = u.Name
 		c.items(d.Items, "an uplink", uplinkKeys)
 		if find(d.Items, "dev") == nil && !d.Bad {
-			c.report("NP107", d.Name.Span, "the uplink %s has no device", diag.Quote(d.Name.Text)).Help = "add `dev: eth1`"
+			c.report("NP107", d.Name.Span, "the uplink %s has no device", diag.Quote(d.Name.Text)).Help = c.form("add `dev eth1`", "add `dev: eth1`")
 		}
 		for _, h := range c.ast.Health {
 			if h.Name.Given() && h.Name.Text == u.Name {
@@ -302,7 +302,7 @@ func (c *checker) probe(u *Uplink, item *Item) {
 	u.Health.Every = u.Probe.Every
 	targets := find(items, "targets")
 	if targets == nil {
-		c.report("NP107", item.Key.Span, "the probe has no targets").Help = "for example `targets: [1.1.1.1, 9.9.9.9]`"
+		c.report("NP107", item.Key.Span, "the probe has no targets").Help = c.form("for example `probe icmp 1.1.1.1, 9.9.9.9 every 1s`", "for example `targets: [1.1.1.1, 9.9.9.9]`")
 		return
 	}
 	words := c.plain(targets)
@@ -378,7 +378,7 @@ func (c *checker) readThrottles() {
 			}
 		}
 		if find(d.Items, "down") == nil && find(d.Items, "up") == nil && !d.Bad {
-			c.report("NP107", d.Name.Span, "the throttle %s limits nothing", diag.Quote(d.Name.Text)).Help = "add `down: 2mbit` or `up: 512kbit`"
+			c.report("NP107", d.Name.Span, "the throttle %s limits nothing", diag.Quote(d.Name.Text)).Help = c.form("add `down 2mbit` or `up 512kbit`", "add `down: 2mbit` or `up: 512kbit`")
 		}
 	}
 }

@@ -162,7 +162,7 @@ func (c *checker) bareSet(n *PredNode) bool {
 	if i, ok := c.sets[w.Text]; ok {
 		c.usedSets[i] = true
 		c.report("NP201", w.Span, "%s is the name of a set, not a value", diag.Quote(w.Text)).
-			Help = "write `" + n.Key.Text + " in " + w.Text + "`; in YAML `" + n.Key.Text + ": {in: " + w.Text + "}`"
+			Help = c.form("write `"+n.Key.Text+" in "+w.Text+"`", "write `"+n.Key.Text+": {in: "+w.Text+"}`")
 		return true
 	}
 	return false
@@ -265,7 +265,7 @@ func (c *checker) bareNames(list []NamePattern, open []Word) {
 func (c *checker) badPattern(w Word, problem patternProblem) {
 	switch problem {
 	case patternAddress:
-		c.report("NP201", w.Span, "%s is an IP address, not a name", diag.Quote(w.Text)).Help = "addresses are matched by dst_ip"
+		c.report("NP201", w.Span, "%s is an IP address, not a name", diag.Quote(w.Text)).Help = c.form("addresses are matched by dst.ip", "addresses are matched by dst_ip")
 	case patternStars:
 		c.report("NP904", w.Span, "a pattern has at most %d `*`", maxStars)
 	case patternForm:
@@ -274,7 +274,7 @@ func (c *checker) badPattern(w Word, problem patternProblem) {
 		case strings.Contains(w.Text, "**"):
 			d.Help = "`*.zoom.us` matches any number of labels already"
 		case w.Text == "*":
-			d.Help = "`any: true` matches every flow"
+			d.Help = c.form("`any` matches every flow", "`any: true` matches every flow")
 		default:
 			d.Help = "write zoom.us, .zoom.us, *.zoom.us, or * inside an ASCII label: zoom-*.us"
 		}
@@ -373,13 +373,13 @@ func (c *checker) globs(n *PredNode, field Field) []Glob {
 // comparison reads a comparator and a bound.
 func (c *checker) comparison(n *PredNode, p *Pred) (negated bool) {
 	if len(n.Values) != 1 {
-		c.report("NP004", n.Key.Span, "expected one comparison for %s", n.Key.Text).Help = "for example \">120\""
+		c.report("NP004", n.Key.Span, "expected one comparison for %s", n.Key.Text).Help = c.form("for example `> 120ms`", "for example \">120\"")
 		return false
 	}
 	w := n.Values[0]
 	if !n.Cmp.Given() {
 		c.report("NP203", w.Span, "%s needs a comparison: >, >=, <, <=, == or !=", n.Key.Text).
-			Help = "write \">" + w.Text + "\""
+			Help = c.form("write `> "+w.Text+"`", "write \">"+w.Text+"\"")
 		return false
 	}
 	switch n.Cmp.Text {

@@ -181,14 +181,15 @@ func (c *checker) readGroups() {
 				g.Members = c.members(item)
 			}
 		}
-		if strategy == nil && !d.Bad {
+		unknown := func(i Item) bool { return i.List && canonicalKey(i.Key.Text, groupKeys) == "" } // reported
+		if strategy == nil && !d.Bad && !slices.ContainsFunc(d.Items, unknown) {
 			c.report("NP107", d.Name.Span, "the group %s has no strategy", diag.Quote(d.Name.Text)).
 				Help = "add one of " + orList(strategies) + ", with the routes to choose from"
 		}
 		c.groupOptions(g, d.Items)
 		if g.Strategy == SLA && strategy != nil && find(d.Items, "meets") == nil {
 			c.report("NP107", strategy.Key.Span, "the group %s does not name the condition that its members must meet", diag.Quote(d.Name.Text)).
-				Help = "add `sla NAME`, in YAML `meets: NAME`: the name of a condition"
+				Help = c.form("add `sla NAME`: the name of a condition", "add `meets: NAME`: the name of a condition")
 		}
 	}
 }

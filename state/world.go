@@ -15,6 +15,9 @@ type World struct {
 	// index of the member that lowest_latency has chosen, -1 where nothing was
 	// chosen or the group's strategy does not select.
 	Selected []int
+	// Meets has one entry for each group of the policy, in its order: which of its
+	// members meet what the strategy sla asks of them; nil for other strategies.
+	Meets [][]Truth
 	// Schedules, Quotas (exceeded) and Conditions have one entry for each of the
 	// policy's, in its order. What is missing is Unset: not known.
 	Schedules, Quotas, Conditions []Truth

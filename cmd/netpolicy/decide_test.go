@@ -163,6 +163,9 @@ func writePolicy(p *rules.Policy) (text string, ok bool) {
 	b.WriteString("uplinks:\n  wan1: {dev: eth1}\n  wan2: {dev: eth2}\n")
 	b.WriteString("routes:\n  direct: {via: main}\n  hole: {via: blackhole}\n  fast: {via: uplink wan1}\n  backup: {via: uplink wan2}\ngroups:\n")
 	for _, g := range p.Groups {
+		if g.Strategy > rules.LowestLatency {
+			return "", false
+		}
 		strategy := map[rules.Strategy]string{rules.Fallback: "fallback", rules.LowestLatency: "lowest_latency"}[g.Strategy]
 		fmt.Fprintf(&b, "  %s: {%s: [%s]%s}\n", g.Name, strategy, routeNames(p, g.Members), map[bool]string{true: ", when_none: block"}[g.BlockWhenNone])
 	}

@@ -61,10 +61,10 @@ func Decide(p *rules.Policy, f *flow.Flow, w *state.World) engine.Decision {
 	switch d.Kind {
 	case rules.ActRoute, rules.ActSwitchRoute, rules.ActFailover:
 		d.Asked = won.do.Route
-		d.Route = resolve(p, w, flow.Hash(f), won.do.Route).leaf
+		d.Route = resolve(p, w, hundredth(f), won.do.Route).leaf
 	case rules.ActFallback:
 		d.AskedList = won.do.Routes
-		d.Route = pick(p, w, flow.Hash(f), won.do.Routes, -1, false).leaf
+		d.Route = pick(p, w, hundredth(f), won.do.Routes, -1, false).leaf
 	}
 	past := false
 	for _, i := range order {
@@ -471,14 +471,33 @@ type choice struct {
 	usable bool
 }
 
-func resolve(p *rules.Policy, w *state.World, hash uint32, route int) choice {
+// hundredth is in which hundredth of all hashes the flow's lies.
+func hundredth(f *flow.Flow) int { return int(uint64(flow.Hash(f)) * 100 >> 32) }
+
+func resolve(p *rules.Policy, w *state.World, draw int, route int) choice {
 	r := p.Routes[route]
 	if r.Kind == rules.RouteGroup {
 		g, selected := p.Groups[r.Group], -1
-		if g.Strategy == rules.LowestLatency {
+		switch g.Strategy {
+		case rules.LowestLatency:
 			selected = w.Selected[r.Group]
+		case rules.Weighted, rules.HashOf:
+			// The members in the order in which this flow asks them, then all.
+			next := (37*draw + 11) % 100
+			for _, m := range preferred(p, g, draw) {
+				if c := resolve(p, w, next, m); c.usable {
+					return c
+				}
+			}
+			draw = next
+		case rules.SLA:
+			for i, m := range g.Members {
+				if c := resolve(p, w, draw, m); c.usable && w.Meets[r.Group][i] == state.True {
+					return c
+				}
+			}
 		}
-		return pick(p, w, hash, g.Members, selected, g.BlockWhenNone)
+		return pick(p, w, draw, g.Members, selected, g.BlockWhenNone)
 	}
 	if r.Kind != rules.RouteUplink {
 		return choice{route, true}
@@ -490,15 +509,48 @@ func resolve(p *rules.Policy, w *state.World, hash uint32, route int) choice {
 	case l.State == state.Normal, l.State == state.Degraded:
 		usable = true
 	case l.State == state.Recovery:
-		usable = uint64(hash)*100 < uint64(l.Share)<<32 // the first Share hundredths of all hashes
+		usable = draw < l.Share // the first Share hundredths of all hashes
 	}
 	return choice{route, usable}
 }
 
-func pick(p *rules.Policy, w *state.World, hash uint32, members []int, selected int, block bool) choice {
+// preferred are a group's members in the order in which a flow asks them: the one
+// in whose part of a line, as long as all weights, the draw lies; then, with
+// another draw, one of the others.
+func preferred(p *rules.Policy, g rules.Group, draw int) []int {
+	var out []int
+	left := slices.Clone(g.Members)
+	for len(left) > 0 {
+		var line []int // as many places as weights, each with its member's place in left
+		for i, m := range left {
+			n := 1
+			if g.Strategy == rules.Weighted {
+				n = weight(p, m)
+			}
+			line = append(line, slices.Repeat([]int{i}, n)...)
+		}
+		i := line[draw*len(line)/100]
+		out = append(out, left[i])
+		left = slices.Delete(left, i, i+1)
+		draw = (63*draw + 29) % 100
+	}
+	return out
+}
+
+func weight(p *rules.Policy, route int) int {
+	switch r := p.Routes[route]; r.Kind {
+	case rules.RouteGroup:
+		return weight(p, p.Groups[r.Group].Members[0])
+	case rules.RouteUplink:
+		return max(1, p.Uplinks[r.Uplink].Weight)
+	}
+	return 1
+}
+
+func pick(p *rules.Policy, w *state.World, draw int, members []int, selected int, block bool) choice {
 	var all []choice
 	for _, m := range members {
-		all = append(all, resolve(p, w, hash, m))
+		all = append(all, resolve(p, w, draw, m))
 	}
 	if selected >= 0 && all[selected].usable {
 		return all[selected]

@@ -174,6 +174,7 @@ func World(c Chance, p *rules.Policy) *state.World {
 	}
 	for _, gr := range p.Groups {
 		w.Selected = append(w.Selected, g.c.IntN(len(gr.Members)+1)-1)
+		w.Meets = append(w.Meets, g.truths(len(gr.Members)))
 	}
 	w.Schedules, w.Quotas, w.Conditions = g.truths(len(p.Schedules)), g.truths(len(p.Quotas)), g.truths(len(p.Conditions))
 	return w
@@ -212,7 +213,7 @@ func Policy(c Chance) *rules.Policy {
 // frame is a policy without rules, with or without a default.
 func (g gen) frame() *rules.Policy {
 	p := &rules.Policy{
-		Uplinks: []rules.Uplink{{Name: "wan1"}, {Name: "wan2"}},
+		Uplinks: []rules.Uplink{{Name: "wan1", Weight: g.c.IntN(5)}, {Name: "wan2", Weight: g.c.IntN(3)}},
 		Routes: []rules.Route{
 			{Name: "direct", Kind: rules.RouteMain, Uplink: -1, Group: -1},
 			{Name: "hole", Kind: rules.RouteBlackhole, Uplink: -1, Group: -1},
@@ -223,9 +224,9 @@ func (g gen) frame() *rules.Policy {
 			{Name: "nested", Kind: rules.RouteGroup, Uplink: -1, Group: 2},
 		},
 		Groups: []rules.Group{
-			{Name: "ha", Members: []int{2, 3}, BlockWhenNone: g.chance(30)},
+			{Name: "ha", Strategy: g.strategy(), Members: []int{2, 3}, BlockWhenNone: g.chance(30)},
 			{Name: "best", Strategy: rules.LowestLatency, Members: []int{3, 2}, BlockWhenNone: g.chance(30)},
-			{Name: "nested", Members: []int{5, 3, 4}, BlockWhenNone: g.chance(30)},
+			{Name: "nested", Strategy: g.strategy(), Members: []int{5, 3, 4}, BlockWhenNone: g.chance(30)},
 		},
 		Throttles:  []rules.Throttle{{Name: "slow"}, {Name: "slower"}},
 		Quotas:     []rules.Quota{{Name: "daily"}, {Name: "monthly"}},
@@ -301,6 +302,10 @@ func (g gen) metric(p *rules.Pred) {
 	default:
 		p.Cmp, p.Bound = rules.Cmp(g.c.IntN(5)), one(g, bounds)
 	}
+}
+
+func (g gen) strategy() rules.Strategy {
+	return one(g, []rules.Strategy{rules.Fallback, rules.Fallback, rules.Fallback, rules.LowestLatency, rules.Weighted, rules.HashOf, rules.SLA})
 }
 
 func (g gen) outcome() rules.Outcome {

@@ -18,6 +18,7 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/npl"
 	"netpolicy.dev/netpolicy/rules/yaml"
 )
 
@@ -76,6 +77,9 @@ func Policy(name string, src []byte, o Options) Result {
 
 // Parse reads one file's structure, in the syntax that it is written in.
 func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
+	if IsNPL(name, src) {
+		return npl.Parse(name, src)
+	}
 	return yaml.Parse(name, src)
 }
 

@@ -21,13 +21,19 @@ func (p *parser) assign(d *rules.Decl, keyword, example string) bool {
 		p.next()
 		return true
 	}
-	e := p.report("NP003", p.here(), "expected `=`, found %s", p.found())
-	e.Help = "write `" + keyword + " " + shorten(d.Name.Text) + " = " + example + "`"
-	if p.tok.Kind == Compare || p.tok.Kind == Foreign || p.tok.Kind == Arrow || p.is(":") || p.is(":=") {
-		p.next()
+	if p.colon { // it was reported, and stands for the `=`
 		return true
 	}
-	return false
+	e := p.report("NP003", p.here(), "expected `=`, found %s", p.found())
+	e.Help = "write `" + keyword + " " + shorten(d.Name.Text) + " = " + example + "`"
+	if p.tok.Kind != Compare && p.tok.Kind != Foreign && p.tok.Kind != Arrow && !p.is(":") {
+		return false
+	}
+	p.next()
+	if p.tok.Kind == Assign { // := of other languages
+		p.next()
+	}
+	return true
 }
 
 // set reads `set NAME: TYPE = { ... }` or `= file "..." format list`.
@@ -64,6 +70,9 @@ func (p *parser) setType(d *rules.Decl) bool {
 		w = p.word()
 	case w.Text[0] == ':':
 		w = w.Part(1, len(w.Text))
+	default:
+		p.report("NP003", w.Span, "expected `:` before the type of the set, found %s", diag.Quote(w.Text)).
+			Help = "write `set " + shorten(d.Name.Text) + ": " + shorten(w.Text) + " = ...`"
 	}
 	d.Items = append(d.Items, p.single(rules.Word{Text: "type", Span: w.Span}, w))
 	return true
@@ -71,10 +80,10 @@ func (p *parser) setType(d *rules.Decl) bool {
 
 // setSource reads the elements of a set, or where they come from.
 func (p *parser) setSource(d *rules.Decl) bool {
-	if !p.assign(d, "set", "{ ... }") {
-		if p.tok.Kind != Open {
-			return false
-		}
+	if p.tok.Kind == Open {
+		p.report("NP003", p.here(), "expected `=`, found `{`").Help = "write `= { ... }`"
+	} else if !p.assign(d, "set", "{ ... }") {
+		return false
 	}
 	if p.tok.Kind == Newline {
 		if t := p.below(); t.Kind == Open {
@@ -144,8 +153,8 @@ func (p *parser) itemBlock(d *rules.Decl, what string, indent int, keys []string
 	if !ok {
 		return false
 	}
-	for p.more(b) {
-		p.item(d, b, keys)
+	for p.more(&b) {
+		p.item(d, &b, keys)
 	}
 	return true
 }
@@ -165,7 +174,7 @@ func (p *parser) item(d *rules.Decl, b *block, keys []string) {
 	item := rules.Item{Key: key}
 	switch {
 	case p.atEnd():
-		item.Span = key.Span // Check says that a value is missing
+		// Check says that a value is missing.
 	case p.tok.Kind == Open:
 		e := p.report("NP004", p.here(), "expected a value for %s, found `{`", diag.Quote(key.Text))
 		switch key.Text {
@@ -185,6 +194,7 @@ func (p *parser) item(d *rules.Decl, b *block, keys []string) {
 	if item.Bad {
 		p.skip()
 	}
+	item.Bad = item.Bad || p.torn >= start
 	item.Span = p.from(start)
 	if key.Text == "threshold" && !item.Bad {
 		p.threshold(d, item)
@@ -194,7 +204,7 @@ func (p *parser) item(d *rules.Decl, b *block, keys []string) {
 	if key.Text == "limit" && p.is("per") {
 		return // `limit 3GiB per day` is two items in one statement
 	}
-	p.end(diag.Quote(key.Text))
+	p.endOf(key.Text)
 }
 
 // key reads the word that begins a statement, without the `:` of YAML.
@@ -240,7 +250,7 @@ func (p *parser) itemValues(item *rules.Item) bool {
 		item.Args = p.element(base)
 		return true
 	}
-	item.Args, ok = p.list("a value for " + diag.Quote(item.Key.Text))
+	item.Args, ok = p.list("a value")
 	return ok
 }
 
@@ -284,7 +294,7 @@ func (p *parser) route(d *rules.Decl, _ int) bool {
 	}
 	item := rules.Item{Key: key}
 	base := len(p.values)
-	for p.isValue() && !p.tok.first {
+	for p.isValue() && !p.tok.first && !p.declares() {
 		p.values = append(p.values, p.word())
 		if p.tok.Kind == Comma && len(p.values)-base > 2 { // of two gateways
 			p.next()
@@ -379,9 +389,9 @@ func (p *parser) quota(d *rules.Decl, indent int) bool {
 		return false
 	}
 	var match token
-	for p.more(b) {
+	for p.more(&b) {
 		if !p.is("match") {
-			p.item(d, b, quotaKeys)
+			p.item(d, &b, quotaKeys)
 			continue
 		}
 		second := match.Kind == Word
@@ -399,7 +409,7 @@ func (p *parser) quota(d *rules.Decl, indent int) bool {
 		if !second {
 			d.Expr = n
 		}
-		p.end("`match`")
+		p.endOf("match")
 	}
 	return true
 }
@@ -459,9 +469,6 @@ func (p *parser) interval() rules.Word {
 
 // condition reads `condition NAME = EXPR`.
 func (p *parser) condition(d *rules.Decl, _ int) bool {
-	if _, field := fields[d.Name.Text]; field || slices.Contains([]string{"any", "not", "and", "or", "schedule", "quota"}, d.Name.Text) {
-		p.report("NP106", d.Name.Span, "a condition can't be called %s: the word has a meaning in conditions", diag.Quote(d.Name.Text))
-	}
 	if !p.assign(d, "condition", "latency > 120ms") {
 		return false
 	}

@@ -209,7 +209,7 @@ func (p *parser) predicate(n *rules.ExprNode) bool {
 			return false
 		}
 	}
-	if !known || n.Op == rules.OpAny { // reported
+	if !known || n.Op == rules.OpAny || p.torn >= start { // reported
 		*n = rules.ExprNode{Op: rules.OpAny, Span: p.from(start)}
 		return true
 	}
@@ -284,9 +284,25 @@ func (p *parser) bare() bool {
 	return false
 }
 
+// noValue reports whether a value is missing here. Keywords are contextual: only
+// `and` and `or` can't be values without quotes, and what begins another statement on a line of its own.
+func (p *parser) noValue() bool {
+	if p.tok.Kind != Word {
+		return !p.isValue()
+	}
+	switch text := p.str(p.tok.Token); text {
+	case "and", "or":
+		return true
+	case "when":
+		return p.keys == nil // in an assertion
+	default:
+		return foreignJoint(text) != "" || p.tok.first && p.begins()
+	}
+}
+
 // bareName reads a name that stands alone: a condition. False if it can't be one.
 func (p *parser) bareName(n *rules.ExprNode, key rules.Word) bool {
-	if !isName(key.Text) {
+	if !rules.IsName(key.Text) {
 		return false
 	}
 	n.Span = key.Span
@@ -328,22 +344,7 @@ func (p *parser) operator(n *rules.ExprNode) bool {
 	case Compare:
 		return p.comparison(n)
 	case Assign, Foreign:
-		d := p.report("NP004", p.here(), "expected values or a comparison behind %s, found %s", diag.Quote(pred.Key.Text), p.found())
-		switch p.str(p.tok.Token) {
-		case "=":
-			d.Help = "leave it out, or write `==`"
-		case "=>":
-			d.Help = "write `>=`"
-		case "=<":
-			d.Help = "write `<=`"
-		default:
-			d.Help = "write `!=`, or `not` before the field"
-		}
-		p.next()
-		if p.isValue() {
-			return p.valueList(pred)
-		}
-		return false
+		return p.foreignOperator(n)
 	case Open:
 		p.report("NP003", p.here(), "expected `in` before the set").Help = "write `" + shorten(pred.Key.Text) + " in { ... }`"
 		pred.Values = p.braces()
@@ -362,7 +363,7 @@ func (p *parser) operator(n *rules.ExprNode) bool {
 		case "like":
 			like := p.tok
 			p.next()
-			if !p.isValue() || p.bare() {
+			if p.noValue() {
 				p.report("NP107", p.span(like.Start, like.End), "`like` needs a pattern").Help = "for example `like \"*.zoom.us\"`"
 				return false
 			}
@@ -374,7 +375,7 @@ func (p *parser) operator(n *rules.ExprNode) bool {
 				p.next()
 			}
 		}
-		if p.bare() {
+		if p.noValue() {
 			break
 		}
 		return p.valueList(pred)
@@ -387,6 +388,25 @@ func (p *parser) operator(n *rules.ExprNode) bool {
 	}
 	n.Op, n.Span = rules.OpAny, pred.Key.Span
 	return true
+}
+
+// foreignOperator reports the comparisons of other languages, and reads on as if
+// they were ours.
+func (p *parser) foreignOperator(n *rules.ExprNode) bool {
+	pred := &n.Pred
+	text := p.str(p.tok.Token)
+	d := p.report("NP004", p.here(), "expected values or a comparison behind %s, found %s", diag.Quote(pred.Key.Text), p.found())
+	ours := map[string]string{"=": "==", "=>": ">=", "=<": "<=", "!": "!="}[text]
+	d.Help = "write `" + ours + "`"
+	if text == "=" && !comparable(pred) {
+		d.Help = "leave it out, or write `==`"
+		p.next()
+		if p.isValue() {
+			return p.valueList(pred)
+		}
+		return false
+	}
+	return p.comparisonBy(n, rules.Word{Text: ours, Span: p.here()})
 }
 
 // comparable reports the fields that only comparisons make sense with.
@@ -402,8 +422,13 @@ func comparable(pred *rules.PredNode) bool {
 
 // comparison reads `> 120ms for 30s`.
 func (p *parser) comparison(n *rules.ExprNode) bool {
+	return p.comparisonBy(n, p.wordOf(p.tok.Token))
+}
+
+// comparisonBy reads the comparison by cmp, which is the current token.
+func (p *parser) comparisonBy(n *rules.ExprNode, cmp rules.Word) bool {
 	pred := &n.Pred
-	pred.Cmp = p.wordOf(p.tok.Token)
+	pred.Cmp = cmp
 	p.next()
 	if p.tok.Kind == Open {
 		p.report("NP004", p.here(), "expected one value behind %s, found a set", diag.Quote(pred.Cmp.Text)).
@@ -411,7 +436,7 @@ func (p *parser) comparison(n *rules.ExprNode) bool {
 		pred.Cmp, pred.Values = rules.Word{}, p.braces()
 		return true
 	}
-	if !p.isValue() || p.tok.Kind == Word && p.bare() {
+	if p.noValue() {
 		d := p.report("NP107", pred.Cmp.Span, "there is no value behind %s", diag.Quote(pred.Cmp.Text))
 		if p.tok.Kind == Assign || p.tok.Kind == Compare || p.tok.Kind == Foreign {
 			d.Code, d.Span, d.Message = "NP004", p.here(), "expected a value, found "+p.found()
@@ -442,7 +467,7 @@ func (p *parser) duration(pred *rules.PredNode) bool {
 	}
 	word := p.tok
 	p.next()
-	if p.tok.Kind != Word || p.bare() {
+	if p.tok.Kind != Word || p.noValue() {
 		p.report("NP107", p.span(word.Start, word.End), "`for` needs a time").Help = "for example `for 30s`"
 		return false
 	}
@@ -461,7 +486,7 @@ func (p *parser) notIn(n *rules.ExprNode) bool {
 	d := p.report("NP003", p.here(), "expected `in` behind `not`, found %s", p.found())
 	d.Help = "write `not " + shorten(pred.Key.Text) + " ...`, or `" + shorten(pred.Key.Text) + " not in ...`"
 	p.accept("like")
-	if p.isValue() && !p.bare() {
+	if !p.noValue() {
 		return p.valueList(pred)
 	}
 	return false
@@ -473,7 +498,7 @@ func (p *parser) membership(pred *rules.PredNode) bool {
 		pred.Values = p.braces()
 		return true
 	}
-	if p.tok.Kind == Word && !p.bare() && isName(p.str(p.tok.Token)) {
+	if p.tok.Kind == Word && !p.noValue() && rules.IsName(p.str(p.tok.Token)) {
 		pred.Set = p.word()
 		if p.tok.Kind == Comma {
 			p.report("NP005", p.here(), "`in` has one set: expected its end, found `,`").
@@ -482,7 +507,7 @@ func (p *parser) membership(pred *rules.PredNode) bool {
 		}
 		return true
 	}
-	if p.isValue() && !p.bare() {
+	if !p.noValue() {
 		d := p.report("NP004", p.here(), "expected the name of a set or `{` behind `in`, found %s", p.found())
 		d.Help = "for values leave `in` out: `" + shorten(pred.Key.Text+" "+p.str(p.tok.Token)) + "`"
 		return p.valueList(pred)
@@ -520,6 +545,9 @@ func (p *parser) list(what string) ([]rules.Word, bool) {
 		comma := p.tok
 		p.next()
 		p.newlines()
+		if p.commaEnds(comma) {
+			break
+		}
 		if p.atEnd() || p.tok.Kind == ParenClose || p.tok.first && p.begins() {
 			p.report("NP004", p.span(comma.Start, comma.End), "expected %s behind `,`, found the end", what)
 			ok = false
@@ -529,6 +557,21 @@ func (p *parser) list(what string) ([]rules.Word, bool) {
 	list := p.words.copy(p.values[base:])
 	p.values = p.values[:base]
 	return list, ok
+}
+
+// commaEnds reports a comma between two statements of a line, and whether it was one.
+func (p *parser) commaEnds(comma token) bool {
+	if p.tok.first || !p.begins() {
+		return false
+	}
+	switch next := p.ahead(1); {
+	case next.Kind != Word && next.Kind != String, p.str(next) == "and", p.str(next) == "or":
+		return false
+	}
+	p.report("NP005", p.span(comma.Start, comma.End), "expected the end of the statement, found `,`").
+		Help = "a `;` or a new line separates statements"
+	p.ended = true
+	return true
 }
 
 // braces reads `{ a, b }`. It goes on after every error, to the brace or to where
@@ -541,7 +584,7 @@ func (p *parser) braces() []rules.Word {
 	comma, reported := true, false
 	for p.tok.Kind != Close {
 		switch {
-		case p.tok.Kind == EOF || p.tok.Kind == Open || p.tok.Kind == Arrow || p.tok.first && p.begins():
+		case p.setIsOver():
 			if p.torn < open.Start {
 				p.report("NP006", p.span(open.Start, open.End), "the `{` of the set is not closed").Help = "a `}` is missing before " + p.before()
 			}
@@ -553,12 +596,22 @@ func (p *parser) braces() []rules.Word {
 			}
 			comma = true
 			p.next()
+		case p.is("-"):
+			if !reported {
+				p.report("NP004", p.here(), "expected an element of the set, found `-`").Help = "elements are separated by commas, and have no dashes"
+			}
+			comma, reported = true, true
+			p.next()
 		case p.isValue():
 			if !comma && !reported {
 				p.report("NP003", p.here(), "expected `,` before %s", p.found()).Help = "elements are separated by commas"
 				reported = true
 			}
 			comma = false
+			if p.tok.Kind == Unterminated {
+				p.next()
+				continue
+			}
 			p.values = append(p.values, p.setWord())
 		default:
 			if !reported {
@@ -575,6 +628,18 @@ func (p *parser) braces() []rules.Word {
 	p.depth = before
 	p.next()
 	return p.element(base)
+}
+
+// setIsOver reports whether the `}` of a set must have been forgotten.
+func (p *parser) setIsOver() bool {
+	switch p.tok.Kind {
+	case EOF, Open, Arrow:
+		return true
+	case Semicolon:
+		next := p.ahead(1)
+		return next.Kind == Newline || next.Kind == Word && slices.Contains(p.keys, p.str(next))
+	}
+	return p.tok.first && p.begins()
 }
 
 // element takes the list that was gathered since base.

@@ -20,7 +20,8 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestGolden renders what each NAME.npl of testdata/golden/*.txtar gets, and
-// compares it with the NAME.txt behind it: the diagnostics, or the AST where there are none.
+// compares it with the NAME.txt behind it: the AST, or the diagnostics of Parse
+// and Check where Parse has any.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/golden/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -61,6 +62,10 @@ func render(t testing.TB, name string, src []byte) string {
 	ast, diags := Parse(name, src)
 	if len(diags) == 0 {
 		return dump(ast)
+	}
+	if ast != nil { // what was reported must not be reported again
+		_, more := rules.Check(ast)
+		diags = append(diags, more...)
 	}
 	var b bytes.Buffer
 	if err := diag.Text(&b, diag.Sort(diags), diag.NewSource(name, src)); err != nil {
@@ -268,7 +273,7 @@ func checkParse(t interface {
 	}
 	v := visitor{t: t, src: src, inside: inside, exact: !diag.HasErrors(diags)}
 	v.ast(ast)
-	if ast.Partial != (len(diags) > 0) {
+	if ast.Partial != diag.HasErrors(diags) {
 		t.Fatalf("partial: %v beside %v", ast.Partial, diags)
 	}
 }
@@ -396,4 +401,25 @@ func (v *visitor) ast(a *rules.AST) {
 		}
 		end = c.Span.End
 	}
+}
+
+// sources are the sources of this package without its tests.
+func sources(t *testing.T) string {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
 }

@@ -121,7 +121,7 @@ func (p *parser) unknownField(pred *rules.PredNode) {
 			return
 		}
 	}
-	if (p.bare() || p.tok.Kind == Comma) && !isName(key.Text) {
+	if (p.bare() || p.tok.Kind == Comma) && !rules.IsName(key.Text) {
 		p.report("NP004", key.Span, "expected a condition, found %s", diag.Quote(key.Text)).
 			Help = "name what it is compared with: `" + guessField(key.Text) + " " + shorten(key.Text) + "`"
 		return
@@ -188,6 +188,16 @@ func (p *parser) skipYAML() {
 	}
 }
 
+// skipDeeper passes over the lines below that are indented by more.
+func (p *parser) skipDeeper(indent int) {
+	for p.tok.Kind == Newline {
+		p.next()
+		for p.indent > indent && p.tok.Kind != Newline && p.tok.Kind != EOF && p.tok.Kind != Close {
+			p.next()
+		}
+	}
+}
+
 // strayHelp says what the current token is probably meant for.
 func (p *parser) strayHelp() string {
 	text := p.str(p.tok.Token)
@@ -208,6 +218,8 @@ func (p *parser) strayHelp() string {
 			return "write `" + foreignJoint(text) + "`"
 		case fields[text] != 0 || text == "sni":
 			return "join conditions by `and` or `or`"
+		case !rules.IsName(text):
+			return "separate values by commas"
 		}
 	case String:
 		return "separate values by commas"

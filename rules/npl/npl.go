@@ -15,6 +15,7 @@ package npl
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/rules"
@@ -26,6 +27,9 @@ const (
 	MaxSize = 16 << 20
 	// MaxNesting bounds the depth of conditions and blocks, and with it every recursion here.
 	MaxNesting = 200
+	// maxFindings is after how many diagnostics the rest is not looked at: nobody
+	// reads so many, and the time for a file of megabytes stays bounded.
+	maxFindings = 10_000
 )
 
 // Parse reads a policy's structure without checking its meaning. name is the
@@ -35,7 +39,7 @@ func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
 	if len(src) > MaxSize {
 		return nil, []diag.Diagnostic{diag.New("NP901", diag.Span{File: name}, "the file has %d bytes, the most is %d", len(src), MaxSize)}
 	}
-	p := &parser{file: name, ast: &rules.AST{File: name, Source: src}}
+	p := &parser{file: name, ast: &rules.AST{File: name, NPL: true, Source: src}}
 	text, ok := p.characters(src)
 	if !ok {
 		return nil, p.diags.List()
@@ -47,7 +51,7 @@ func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
 	p.ast.Rules = make([]rules.RuleNode, 0, min(rules.MaxRules+1, bytes.Count(src, []byte("\nrule "))))
 	p.start()
 	p.policy()
-	p.ast.Partial = p.diags.Len() > 0
+	p.ast.Partial = diag.HasErrors(p.diags.List())
 	return p.ast, p.diags.List()
 }
 
@@ -173,6 +177,8 @@ type parser struct {
 	lastRule  int   // index of the rule that a stray clause may belong to, -1
 	lastClose token // its `}`
 	defaultAt diag.Span
+	colon     bool   // the name had a `:`, which was reported
+	ended     bool   // the statement ended with a comma, which was reported
 	instead   string // the clause that an unknown one is read as
 }
 
@@ -184,7 +190,12 @@ func (p *parser) start() {
 	p.next()
 }
 
+// report adds a diagnostic. After too many of them the rest of the text is not looked at.
 func (p *parser) report(code diag.Code, span diag.Span, format string, args ...any) *diag.Diagnostic {
+	if p.diags.Len() >= maxFindings {
+		p.pos = len(p.text)
+		p.ast.Lost = true
+	}
 	return p.diags.Report(code, span, format, args...)
 }
 
@@ -359,7 +370,7 @@ func (p *parser) begins() bool {
 // in it belong to it, unless a line in them begins another statement.
 func (p *parser) skip() {
 	parens, braces := p.depth, 0
-	p.depth, p.nesting = 0, 0
+	p.depth, p.nesting, p.ended = 0, 0, false
 	for {
 		switch p.tok.Kind {
 		case EOF:
@@ -394,7 +405,9 @@ func (p *parser) skip() {
 
 // end checks that a statement ends here, and passes over what does not belong to it.
 func (p *parser) end(what string) {
-	if p.atEnd() {
+	ended := p.ended
+	p.ended = false
+	if p.atEnd() || ended || p.tok.first && p.begins() { // the latter behind a bracket that is not closed
 		return
 	}
 	d := p.report("NP005", p.here(), "expected the end of %s, found %s", what, p.found())
@@ -404,6 +417,13 @@ func (p *parser) end(what string) {
 	}
 	d.Help = p.strayHelp()
 	p.skip()
+}
+
+// endOf checks that the statement of a keyword ends here.
+func (p *parser) endOf(keyword string) {
+	if !p.atEnd() {
+		p.end(diag.Quote(keyword))
+	}
 }
 
 // enter counts a level of nesting; false when it is one too many.
@@ -426,8 +446,8 @@ type block struct {
 }
 
 // openBlock reads the `{` of a declaration whose first line is indented so far.
-func (p *parser) openBlock(what string, indent int, keys []string) (*block, bool) {
-	b := &block{what: what, indent: indent, outer: p.keys}
+func (p *parser) openBlock(what string, indent int, keys []string) (block, bool) {
+	b := block{what: what, indent: indent, outer: p.keys}
 	if p.tok.Kind != Open && !p.findBrace(what, keys) {
 		return b, false
 	}
@@ -453,21 +473,33 @@ func (p *parser) findBrace(what string, keys []string) bool {
 		}
 		return false
 	}
-	switch next := p.ahead(1); {
-	case p.tok.Kind == Word && p.is(":"), p.tok.Kind == Assign, p.tok.Kind == Arrow, p.tok.Kind == Foreign:
-		if next.Kind == Open {
-			d.Help = "leave " + diag.Quote(p.str(p.tok.Token)) + " out"
-			p.next()
-			return true
+	text := p.str(p.tok.Token)
+	switch {
+	case p.tok.Kind == Word && slices.Contains(keys, text):
+		d.Help = "the statements of a block stand in braces: `{ " + text + " ... }`"
+	case p.tok.Kind == Word && strings.HasPrefix(text, "prio"):
+		d.Help = "did you mean `priority`?"
+	default:
+		if d.Help = p.strayHelp(); d.Help == "" && p.tok.Kind != Open {
+			d.Help = "remove it"
 		}
-	case p.tok.Kind == Semicolon, p.tok.Kind == Comma:
-		if next.Kind == Open {
-			p.next()
+	}
+	for n := 1; n <= maxStray; n++ {
+		switch p.ahead(n).Kind {
+		case Open:
+			for p.tok.Kind != Open {
+				p.next()
+			}
 			return true
+		case Newline, EOF, Close:
+			return false
 		}
 	}
 	return false
 }
+
+// maxStray is how many words too many may stand before a `{`.
+const maxStray = 4
 
 // more reports whether another statement follows in the block; else the block is over.
 func (p *parser) more(b *block) bool {

@@ -68,11 +68,14 @@ func (p *parser) declares() bool {
 		return false
 	}
 	switch p.str(p.tok.Token) {
-	case "rule", "set", "uplink", "import", "condition", "daemon", "default", "assert", "never", "always", "unreachable", "policy", "health":
-		switch p.ahead(1).Kind {
-		case Word, String, Open, ParenOpen:
-			return true
-		}
+	case "set", "import", "condition", "default", "assert", "never", "always", "unreachable", "policy":
+		return p.tok.first && p.headed()
+	case "rule":
+		return p.tok.first && p.headed() || p.ahead(1).Kind == Word && (p.ahead(2).Kind == Open || p.ahead(2).Kind == Word)
+	case "uplink":
+		return p.tok.first && p.headed() || p.ahead(1).Kind == Word && p.ahead(2).Kind == Open
+	case "health", "daemon":
+		return p.tok.first && p.headed() || p.ahead(1).Kind == Open
 	case "route":
 		via := p.ahead(2)
 		return p.ahead(1).Kind == Word && via.Kind == Word && p.str(via) == "via"
@@ -80,6 +83,15 @@ func (p *parser) declares() bool {
 		return p.ahead(1).Kind == Word && p.ahead(2).Kind == Open
 	case "group", "schedule":
 		return p.ahead(1).Kind == Word && p.ahead(2).Kind == Assign
+	}
+	return false
+}
+
+// headed reports whether what follows the current word could be a declaration's head.
+func (p *parser) headed() bool {
+	switch p.ahead(1).Kind {
+	case Word, String, Open, ParenOpen:
+		return true
 	}
 	return false
 }
@@ -94,25 +106,25 @@ func (p *parser) declaration() {
 	case "import":
 		p.importFile(start)
 	case "set":
-		p.ast.Sets = append(p.ast.Sets, p.decl("a set", p.set))
+		p.declare(&p.ast.Sets, "a set", p.set)
 	case "uplink":
-		p.ast.Uplinks = append(p.ast.Uplinks, p.decl("an uplink", p.uplink))
+		p.declare(&p.ast.Uplinks, "an uplink", p.uplink)
 	case "route":
-		p.ast.Routes = append(p.ast.Routes, p.decl("a route", p.route))
+		p.declare(&p.ast.Routes, "a route", p.route)
 	case "group":
-		p.ast.Groups = append(p.ast.Groups, p.decl("a group", p.group))
+		p.declare(&p.ast.Groups, "a group", p.group)
 	case "throttle":
-		p.ast.Throttles = append(p.ast.Throttles, p.decl("a throttle", p.throttle))
+		p.declare(&p.ast.Throttles, "a throttle", p.throttle)
 	case "quota":
-		p.ast.Quotas = append(p.ast.Quotas, p.decl("a quota", p.quota))
+		p.declare(&p.ast.Quotas, "a quota", p.quota)
 	case "schedule":
-		p.ast.Schedules = append(p.ast.Schedules, p.decl("a schedule", p.schedule))
+		p.declare(&p.ast.Schedules, "a schedule", p.schedule)
 	case "condition":
-		p.ast.Conditions = append(p.ast.Conditions, p.decl("a condition", p.condition))
+		p.declare(&p.ast.Conditions, "a condition", p.condition)
 	case "health":
-		p.ast.Health = append(p.ast.Health, p.decl("", p.health))
+		p.declare(&p.ast.Health, "", p.health)
 	case "daemon":
-		p.ast.Daemon = append(p.ast.Daemon, p.decl("", p.daemon))
+		p.declare(&p.ast.Daemon, "", p.daemon)
 	case "default":
 		p.defaultAction(start)
 	case "rule":
@@ -131,6 +143,12 @@ func (p *parser) declaration() {
 	}
 }
 
+// declare adds a declaration to its list; those in it, which were reported, come first.
+func (p *parser) declare(list *[]rules.Decl, what string, body func(d *rules.Decl, indent int) bool) {
+	d := p.decl(what, body)
+	*list = append(*list, d)
+}
+
 // decl reads a declaration: its name, unless it has none, and what follows.
 // body returns false where that could not be read.
 func (p *parser) decl(what string, body func(d *rules.Decl, indent int) bool) rules.Decl {
@@ -139,6 +157,7 @@ func (p *parser) decl(what string, body func(d *rules.Decl, indent int) bool) ru
 	p.next()
 	d := rules.Decl{}
 	ok := true
+	p.colon = false
 	switch {
 	case keyword == "set":
 		d.Name, ok = p.setName()
@@ -146,7 +165,7 @@ func (p *parser) decl(what string, body func(d *rules.Decl, indent int) bool) ru
 		d.Name, ok = p.name(what)
 	}
 	ok = ok && body(&d, indent)
-	d.Bad = d.Bad || !ok
+	d.Bad = d.Bad || !ok || p.torn >= start && keyword != "uplink"
 	if !ok {
 		p.skip()
 	}
@@ -162,13 +181,14 @@ func (p *parser) name(what string) (rules.Word, bool) {
 		w := p.word()
 		if n := len(w.Text) - 1; n > 0 && w.Text[n] == ':' {
 			p.report("NP004", w.Part(n, n+1).Span, "expected the name of %s and no `:`", what).Help = "leave the `:` out"
+			p.colon = true
 			w = w.Part(0, n)
 		}
 		return w, true
 	case String, SingleQuoted, Unterminated:
 		at := p.here()
 		w := p.word()
-		if w.Quoted = false; isName(w.Text) {
+		if w.Quoted = false; rules.IsName(w.Text) {
 			p.report("NP004", at, "expected the name of %s, found a string", what).Help = "names have no quotes: " + shorten(w.Text)
 		}
 		return w, true
@@ -227,7 +247,7 @@ func (p *parser) importFile(start int) {
 	if n.Path, ok = p.quoted("the file to import"); ok && p.accept("sha256") {
 		n.SHA256, ok = p.quoted("the checksum")
 	}
-	if n.Span = p.from(start); n.Path.Given() {
+	if n.Span = p.from(start); n.Path.Given() && p.torn < start {
 		p.ast.Imports = append(p.ast.Imports, n)
 	} else {
 		p.ast.Lost = true
@@ -268,16 +288,34 @@ func (p *parser) assert() {
 			n.Proto, n.Port = p.protoPort()
 		}
 	default:
+		if p.unquotedTarget() {
+			p.report("NP004", p.here(), "expected the name in quotes, found %s", p.found()).Help = "write " + doubleQuoted(p.str(p.tok.Token))
+			n.Target = p.word()
+			if p.tok.Kind == Word && !p.is("when") {
+				n.Proto, n.Port = p.protoPort()
+			}
+			break
+		}
 		n.Expr = new(rules.ExprNode)
 		ok = p.expr(n.Expr)
 	}
-	if ok = ok && p.expectation(&n.When, &n.Expect); ok {
-		n.Span = p.from(start)
+	ok = ok && p.expectation(&n.When, &n.Expect)
+	if n.Span = p.from(start); ok && p.torn < start {
 		p.ast.Asserts = append(p.ast.Asserts, n)
 	} else {
 		p.skip()
 	}
 	p.end("the assertion")
+}
+
+// unquotedTarget reports a name or address where `assert` wants it in quotes.
+func (p *parser) unquotedTarget() bool {
+	text := p.str(p.tok.Token)
+	if _, field := fields[text]; p.tok.Kind != Word || field || !strings.ContainsAny(text, ".:") || strings.HasPrefix(text, "uplink.") || strings.HasPrefix(text, "route.") {
+		return false
+	}
+	next := p.ahead(1)
+	return next.Kind == Arrow || next.Kind == Word && (p.str(next) == "when" || strings.Contains(p.str(next), "/"))
 }
 
 // protoPort reads `tcp/443`, or a protocol without a port.

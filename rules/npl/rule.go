@@ -18,9 +18,9 @@ func (p *parser) rule() {
 	ok := p.ruleHead(r)
 	var body clausesOf
 	if ok {
-		var b *block
+		var b block
 		if b, ok = p.openBlock("a rule", indent, clauses); ok {
-			for p.more(b) {
+			for p.more(&b) {
 				p.clause(&p.ast.Rules[index], &body)
 			}
 			p.lastRule, p.lastClose = index, token{Token{Close, max(p.last-1, 0), p.last}, false}
@@ -95,9 +95,10 @@ func (p *parser) unread(r *rules.RuleNode) {
 	}
 }
 
-// unreadAction stands for an action that was reported.
+// unreadAction stands for an action that was reported. It is a modifier, which
+// may stand beside everything.
 func unreadAction(span diag.Span) *rules.Action {
-	return &rules.Action{Span: span, Items: []rules.Item{{Key: rules.Word{Text: "continue", Span: span}, Span: span, Bad: true}}}
+	return &rules.Action{Span: span, Items: []rules.Item{{Key: rules.Word{Text: "log", Span: span}, Span: span, Bad: true}}}
 }
 
 // clause reads one clause of a rule.
@@ -127,7 +128,7 @@ func (p *parser) clause(r *rules.RuleNode, body *clausesOf) {
 	if !p.clauseBody(target, text) {
 		p.skip()
 	}
-	p.end(diag.Quote(text))
+	p.endOf(text)
 }
 
 // clauseBody reads what stands behind the keyword of a clause. Where that fails,
@@ -186,6 +187,7 @@ func (p *parser) otherClause(r *rules.RuleNode, body *clausesOf) bool {
 	if _, old := oldSpellings[key]; old || strings.HasPrefix(key, "uplink.") || strings.HasPrefix(key, "route.") {
 		field = true
 	}
+	indent := p.indent
 	next := p.ahead(1)
 	block := next.Kind == Open || next.Kind == Newline || next.Kind == EOF || key != text && strings.HasPrefix(p.str(next), "[")
 	switch {
@@ -248,6 +250,9 @@ func (p *parser) otherClause(r *rules.RuleNode, body *clausesOf) bool {
 	}
 	p.next()
 	p.skip()
+	if next.Kind == Newline && key != text { // the lines of a block in YAML
+		p.skipDeeper(indent)
+	}
 	return true
 }
 
@@ -328,6 +333,9 @@ func (p *parser) actionList() (*rules.Action, bool) {
 		comma := p.tok
 		p.next()
 		p.newlines()
+		if p.commaEnds(comma) {
+			break
+		}
 		if p.atEnd() || p.tok.first && p.begins() {
 			p.report("NP004", p.span(comma.Start, comma.End), "expected an action behind %s, found the end", diag.Quote(p.str(comma.Token)))
 			ok = false
@@ -391,9 +399,9 @@ func (p *parser) unknownAction(text string, outcome bool) {
 	default:
 		if d.Help = diag.DidYouMean(text, rules.Actions()); d.Help == "" {
 			d.Help = "the actions are " + list(rules.Actions())
-		}
-		if outcome {
-			d.Help += "; an outcome may also be `rule NAME`, `default` or `via NAME`"
+			if outcome {
+				d.Help += "; an outcome may also be `rule NAME`, `default` or `via NAME`"
+			}
 		}
 	}
 	if outcome {
