@@ -26,15 +26,8 @@ func policyText(r *rand.Rand) string {
 	g.word("policy 1")
 	g.end()
 	kinds := []func(){
-		g.set, g.uplink, g.route, g.group, g.throttle, g.quota, g.schedule, g.condition, g.health, g.rule, g.rule, g.rule, g.assert,
+		g.imported, g.set, g.uplink, g.route, g.group, g.throttle, g.quota, g.schedule, g.condition, g.health, g.rule, g.rule, g.rule, g.assert,
 		g.invariant,
-	}
-	late := r.IntN(2) == 0 // YAML can't say imports among the rules
-	for range r.IntN(3) {
-		if !late {
-			g.imported()
-			g.end()
-		}
 	}
 	for range r.IntN(14) {
 		kinds[r.IntN(len(kinds))]()
@@ -48,12 +41,6 @@ func policyText(r *rand.Rand) string {
 	if r.IntN(3) == 0 {
 		g.daemon()
 		g.end()
-	}
-	for range r.IntN(3) {
-		if late {
-			g.imported()
-			g.end()
-		}
 	}
 	return g.b.String()
 }

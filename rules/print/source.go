@@ -13,28 +13,7 @@ type source struct {
 	yaml bool
 }
 
-func newSource(a *rules.AST) source {
-	return source{text: a.Source, yaml: a.Source != nil && !startsNPL(a.Source)}
-}
-
-// startsNPL reports whether the text begins with the statement `policy INT`, as
-// every text of NPL does and none of YAML can.
-func startsNPL(text []byte) bool {
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
-	for {
-		text = bytes.TrimLeft(text, " \t\r\n;")
-		if len(text) == 0 || text[0] != '#' {
-			break
-		}
-		end := bytes.IndexByte(text, '\n')
-		if end < 0 {
-			return false
-		}
-		text = text[end:]
-	}
-	rest, ok := bytes.CutPrefix(text, []byte("policy"))
-	return ok && len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t')
-}
+func newSource(a *rules.AST) source { return source{text: a.Source, yaml: a.Source != nil && !a.NPL} }
 
 // broken reports whether a line ends between two offsets.
 func (s source) broken(from, to int) bool {

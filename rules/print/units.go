@@ -82,6 +82,7 @@ func declarations(a *rules.AST) []decl {
 		list = append(list, decl{section: invariants, index: i, key: &a.Invariants[i], span: a.Invariants[i].Span})
 	}
 	slices.SortStableFunc(list, func(x, y decl) int { return cmp.Compare(x.span.Start, y.span.Start) })
+	importsAmongRules(list)
 	for i := range list {
 		if i > 0 && list[i].section == health && list[i-1].section == health {
 			first := i - 1
@@ -94,6 +95,20 @@ func declarations(a *rules.AST) []decl {
 	return list
 }
 
+// importsAmongRules moves the imports that stand behind a rule into the list of rules:
+// the rules that they bring stand where they do.
+func importsAmongRules(list []decl) {
+	seen := false
+	for i := range list {
+		switch {
+		case list[i].section == ruleList:
+			seen = true
+		case list[i].section == imports && seen:
+			list[i].section = ruleList
+		}
+	}
+}
+
 // file gives all comments of the policy to its parts.
 func file(a *rules.AST, list []decl) *comments {
 	c := &comments{src: newSource(a), of: map[any]*notes{}}
@@ -104,6 +119,9 @@ func file(a *rules.AST, list []decl) *comments {
 		if c.src.yaml && !keys[d.section] {
 			at = c.src.sectionKey(at)
 			keys[d.section] = true
+			if d.section == defaults { // whose span is that of the value
+				d.span.Start = at
+			}
 		}
 		d.blank = c.src.blankBefore(at)
 	}
