@@ -97,12 +97,6 @@ func (c *canonical) text(s string) {
 	c.b = strconv.AppendQuote(c.b, s)
 }
 
-func (c *canonical) texts(list []rules.Word) {
-	for _, w := range list {
-		c.text(w.Text)
-	}
-}
-
 func (c *canonical) open(s string) {
 	c.word(s)
 	c.b = append(c.b, '(')

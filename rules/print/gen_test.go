@@ -51,7 +51,7 @@ func (g *gen) pick(list ...string) string { return list[g.IntN(len(list))] }
 func (g *gen) oneOf(list ...func())       { list[g.IntN(len(list))]() }
 func (g *gen) number() string             { return fmt.Sprint(g.IntN(2000)) }
 func (g *gen) name() string {
-	return g.pick("a", "b", "wan1", "x-2", "_", "y", "on", "rule", "null", "zoom") + g.suffix()
+	return g.pick("a", "b", "wan1", "x-2", "_", "y", "on", "rules", "null", "zoom") + g.suffix()
 }
 func (g *gen) state() string               { return g.pick("NORMAL", "DEGRADED", "failover", "Recovery") }
 func (g *gen) duration() string            { return g.pick("30s", "1m", "500ms", "2h") }
@@ -199,7 +199,11 @@ func (g *gen) set() {
 	for i := range n {
 		switch kind {
 		case "domain":
-			g.word(g.pick(g.domainValue(), `keyword "ads"`, `regex "^ads\.[a-z]+\\.net$"`, `regex  "a,b \"c\""`, g.domainValue()))
+			v := g.domainValue()
+			for strings.ContainsAny(v, ",:") || strings.HasPrefix(v, `"keyword`) || strings.HasPrefix(v, `"regex`) {
+				v = g.domainValue() // YAML can't say these; no name has a comma or blank
+			}
+			g.word(g.pick(v, `keyword "ads"`, `regex "^ads\.[a-z]+\\.net$"`, `regex  "a,b \"c\""`, v))
 		case "cidr":
 			g.word(g.address())
 		case "port":
@@ -211,7 +215,11 @@ func (g *gen) set() {
 		case "country":
 			g.word(g.pick("DE", "NO", "us"))
 		default:
-			g.word(g.pick("alice", "rule", `"a b"`, `"a,b"`, "transmission-*", g.strange()))
+			v := g.strange()
+			for strings.HasPrefix(v, `"geosite`) {
+				v = g.strange() // the reader of YAML refuses what other tools would mean
+			}
+			g.word(g.pick("alice", "rule", `"a b"`, `"a,b"`, "transmission-*", v))
 		}
 		if i+1 < n || g.chance(2) {
 			g.word(g.pick(",", " ,"))
@@ -347,7 +355,7 @@ func (g *gen) health() {
 		g.block(g.some(items[6:]))
 	default:
 		g.word(" " + g.unique())
-		g.block(append(g.some(items), g.say("weight 1")))
+		g.block(items[:1+g.IntN(len(items))])
 	}
 }
 

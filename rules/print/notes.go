@@ -137,10 +137,10 @@ func (c *comments) place(u, prev, following *unit, com rules.Comment) {
 	case !com.Own && !top && !c.src.broken(u.start, at):
 		m := c.make(u)
 		m.open = append(m.open, n)
-	case com.Own && prev != nil && c.src.yaml && c.endOf(prev, n, c.src.column(at)):
+	case com.Own && prev != nil && c.src.yaml && !(top && c.src.keyBetween(prev.end, at)) && c.endOf(prev, n, c.src.column(at)):
 	case following != nil:
-		if top && c.src.yaml && at < c.src.sectionKey(following.start) {
-			if prev != nil && com.Own && c.src.column(at) > 0 {
+		if top && c.src.yaml && c.src.keyBetween(at, following.start) {
+			if prev != nil && com.Own && c.src.column(at) > 0 && !c.src.keyBetween(prev.end, at) {
 				m := c.make(prev)
 				m.after = append(m.after, n)
 				return
@@ -169,16 +169,25 @@ func (c *comments) place(u, prev, following *unit, com rules.Comment) {
 // trailing gives a comment at the end of a line to the unit that ends there, or
 // to its last part if that stands on a line of its own.
 func (c *comments) trailing(u *unit, n note) {
-	for {
-		kids := u.children()
+	for at := u; ; {
+		kids := at.children()
 		if len(kids) == 0 {
 			break
 		}
 		last := &kids[len(kids)-1]
-		if last.end != u.end || !c.src.broken(u.start, last.start) {
+		if !c.src.ends(last.end, u.end) {
 			break
 		}
-		u = last
+		switch {
+		case c.src.broken(u.start, last.start):
+			u = last
+		case last.start != u.start:
+			kids = nil
+		}
+		if kids == nil {
+			break
+		}
+		at = last
 	}
 	m := c.make(u)
 	m.trail = append(m.trail, n)
@@ -192,7 +201,17 @@ func (c *comments) endOf(u *unit, n note, column int) bool {
 		return false
 	}
 	last := &kids[len(kids)-1]
-	if !c.src.leads(last.start) || c.src.column(last.start) > column {
+	if last.start == u.start { // the only part: it has no line of its own
+		return c.endOf(last, n, column)
+	}
+	if !c.src.leads(last.start) {
+		return false
+	}
+	at := c.src.column(last.start)
+	if dash := c.src.indent(last.start); dash > c.src.column(u.start) { // of an element of a list
+		at = dash
+	}
+	if at > column {
 		return false
 	}
 	if !c.endOf(last, n, column) {

@@ -137,6 +137,10 @@ func (p *nplPrinter) line(d *decl, dec *rules.Decl, n *notes) {
 			n.open, n.tail = nil, nil
 			n.lead, n.trail = append(n.lead, own(m.lead)...), append(n.trail, m.trail...)
 			m.lead, m.trail = nil, nil
+			if len(values.Args) == 0 {
+				n.lead, n.trail = append(n.lead, own(m.tail)...), append(n.trail, m.open...)
+				m.open, m.tail = nil, nil
+			}
 			if len(m.open) > 1 {
 				n.lead, m.open = append(n.lead, own(m.open[1:])...), m.open[:1]
 			}
@@ -151,8 +155,11 @@ func (p *nplPrinter) line(d *decl, dec *rules.Decl, n *notes) {
 			m.lead = nil
 			n.trail = append(n.trail, m.trail...)
 			m.trail = nil
-			if p.endsWithComment(dec.Expr, &dec.Expr) {
-				n.lead, n.trail = append(n.lead, own(n.trail)...), nil
+			if last := p.lastPart(dec.Expr, &dec.Expr); last.any() { // it is behind the whole declaration
+				n.trail = append(n.trail, last.trail...)
+				last.trail = nil
+				m := p.at(&dec.Expr)
+				m.inner = p.remains(dec.Expr, &dec.Expr)
 			}
 		}
 		n.single()
@@ -173,6 +180,11 @@ func (p *nplPrinter) keep(d *decl, dec *rules.Decl, block []statement) {
 	}
 	if !n.inner {
 		return
+	}
+	if d.section == quotas {
+		if limit, per := find(dec.Items, "limit"), find(dec.Items, "per"); limit != nil && per != nil && p.at(per) != nil {
+			p.merge(limit, per) // one statement
+		}
 	}
 	known := map[any]bool{}
 	for i := range block {
@@ -200,6 +212,15 @@ func (p *nplPrinter) keep(d *decl, dec *rules.Decl, block []statement) {
 		}
 	}
 	p.settle(&p.unit, func(key any) bool { return known[key] })
+}
+
+// merge gives the comments of one part to another.
+func (p *nplPrinter) merge(to, from any) {
+	m := p.at(from)
+	n := p.make(&unit{key: to, parent: &p.unit})
+	n.lead = slices.Concat(n.lead, own(m.lead), own(m.tail))
+	n.trail = slices.Concat(n.trail, m.open, m.trail)
+	delete(p.of, from)
 }
 
 func know(known map[any]bool, list []unit) {

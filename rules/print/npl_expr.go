@@ -67,10 +67,10 @@ func (p *nplPrinter) spelled(n *rules.PredNode) string {
 		return ""
 	}
 	between := strings.TrimSpace(string(p.src.text[from:to]))
-	switch {
-	case between == "like" && len(n.Values) == 1:
+	if between == "like" && len(n.Values) == 1 {
 		return "like"
-	case strings.HasPrefix(between, "in") && strings.HasSuffix(between, "{"):
+	}
+	if rest, ok := strings.CutPrefix(between, "in"); ok && strings.HasPrefix(strings.TrimLeft(rest, " \t"), "{") {
 		return "in"
 	}
 	return ""
@@ -336,6 +336,30 @@ func (p *nplPrinter) prepare(n *rules.ExprNode, key any) {
 		to.lead = append(to.lead, own(to.trail)...)
 		to.trail = nil
 	}
+	to.inner = p.remains(n, key)
+}
+
+// remains reports whether comments are still inside of a condition, and notes it for its parts.
+func (p *nplPrinter) remains(n *rules.ExprNode, key any) bool {
+	inner := false
+	switch n.Op {
+	case rules.OpNot:
+		return len(n.Kids) == 1 && p.remains(&n.Kids[0], key)
+	case rules.OpPred:
+		for i := range n.Pred.Values {
+			inner = p.at(&n.Pred.Values[i]).any() || inner
+		}
+	default:
+		for i := range n.Kids {
+			k := &n.Kids[i]
+			m := p.at(k)
+			if m != nil {
+				m.inner = p.remains(k, k)
+			}
+			inner = m.any() || inner
+		}
+	}
+	return inner
 }
 
 // gather flattens what is inside of a condition and returns the comments that have to stand before it.
@@ -346,13 +370,22 @@ func (p *nplPrinter) gather(n *rules.ExprNode, key any) (before []note) {
 			return p.gather(&n.Kids[0], key)
 		}
 	case rules.OpPred:
+		others := false
 		for i := range n.Pred.Values {
 			m := p.at(&n.Pred.Values[i])
 			m.flatten()
+			if last := i == len(n.Pred.Values)-1; last && !others && m != nil && len(m.lead) == 0 && !p.isBraced(&n.Pred) {
+				// A comment behind the whole list breaks no lines.
+				if to := p.of[key]; to != nil && len(m.trail) > 0 {
+					to.lead = append(to.lead, own(to.trail)...)
+					to.trail, m.trail = m.trail, nil
+				}
+			}
 			if i == 0 && m != nil && len(n.Pred.Values) > 1 && !p.isBraced(&n.Pred) {
 				before = append(before, own(m.lead)...)
 				m.lead = nil
 			}
+			others = others || m.any()
 		}
 	default:
 		for i := range n.Kids {
@@ -370,7 +403,8 @@ func (p *nplPrinter) gather(n *rules.ExprNode, key any) (before []note) {
 			case len(first) > 0:
 				m.lead = append(m.lead, first...)
 			}
-			if m != nil && len(m.trail) > 0 && p.endsWithComment(k, k) {
+			bracketed := k.Op == rules.OpAnd || k.Op == rules.OpOr
+			if m != nil && len(m.trail) > 0 && !bracketed && p.endsWithComment(k, k) {
 				if i == 0 {
 					before = append(before, own(m.trail)...)
 				} else {
@@ -390,28 +424,32 @@ func (p *nplPrinter) isBraced(n *rules.PredNode) bool {
 
 // endsWithComment reports whether the last line of a condition has a comment of its own already.
 func (p *nplPrinter) endsWithComment(n *rules.ExprNode, key any) bool {
-	if !p.inside(key) {
-		return false
+	m := p.lastPart(n, key)
+	return m != nil && len(m.trail) > 0
+}
+
+// lastPart returns the comments of the part on whose line the condition ends; nil
+// for the condition itself.
+func (p *nplPrinter) lastPart(n *rules.ExprNode, key any) *notes {
+	if !p.inside(key) || len(n.Kids) == 0 && n.Op != rules.OpPred {
+		return nil
 	}
 	switch n.Op {
 	case rules.OpNot:
-		return len(n.Kids) == 1 && n.Kids[0].Op == rules.OpPred && p.endsWithComment(&n.Kids[0], key)
+		if k := &n.Kids[0]; k.Op == rules.OpPred || k.Op == rules.OpNot {
+			return p.lastPart(k, key)
+		}
+		return nil
 	case rules.OpPred:
 		if len(n.Pred.Values) == 0 || p.isBraced(&n.Pred) {
-			return false
+			return nil
 		}
-		m := p.at(&n.Pred.Values[len(n.Pred.Values)-1])
-		return m != nil && len(m.trail) > 0
-	default:
-		if len(n.Kids) == 0 {
-			return false
-		}
-		k := &n.Kids[len(n.Kids)-1]
-		if k.Op == rules.OpAnd || k.Op == rules.OpOr {
-			m := p.at(k)
-			return m != nil && len(m.trail) > 0
-		}
-		m := p.at(k)
-		return m != nil && len(m.trail) > 0 || p.endsWithComment(k, k)
+		return p.at(&n.Pred.Values[len(n.Pred.Values)-1])
 	}
+	k := &n.Kids[len(n.Kids)-1]
+	m := p.at(k)
+	if k.Op == rules.OpAnd || k.Op == rules.OpOr || m != nil && len(m.trail) > 0 {
+		return m
+	}
+	return p.lastPart(k, k)
 }

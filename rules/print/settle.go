@@ -17,7 +17,7 @@ func (c *comments) settle(u *unit, known func(key any) bool) {
 			continue
 		}
 		if known(k.key) {
-			n.inner = true
+			n.inner = n.inner || m.any()
 			continue
 		}
 		delete(c.of, k.key)
@@ -33,6 +33,11 @@ func (c *comments) settle(u *unit, known func(key any) bool) {
 			}
 		}
 	}
+}
+
+// any reports whether there is a comment.
+func (n *notes) any() bool {
+	return n != nil && (n.inner || len(n.lead)+len(n.open)+len(n.tail)+len(n.trail)+len(n.after) > 0)
 }
 
 // own makes comments such that stand on lines of their own, without empty lines between.

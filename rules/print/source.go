@@ -13,28 +13,7 @@ type source struct {
 	yaml bool
 }
 
-func newSource(a *rules.AST) source {
-	return source{text: a.Source, yaml: a.Source != nil && !startsNPL(a.Source)}
-}
-
-// startsNPL reports whether the text begins with the statement `policy INT`, as
-// every text of NPL does and none of YAML can.
-func startsNPL(text []byte) bool {
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
-	for {
-		text = bytes.TrimLeft(text, " \t\r\n;")
-		if len(text) == 0 || text[0] != '#' {
-			break
-		}
-		end := bytes.IndexByte(text, '\n')
-		if end < 0 {
-			return false
-		}
-		text = text[end:]
-	}
-	rest, ok := bytes.CutPrefix(text, []byte("policy"))
-	return ok && len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t')
-}
+func newSource(a *rules.AST) source { return source{text: a.Source, yaml: a.Source != nil && !a.NPL} }
 
 // broken reports whether a line ends between two offsets.
 func (s source) broken(from, to int) bool {
@@ -48,8 +27,20 @@ func (s source) lineStart(at int) int {
 	return bytes.LastIndexByte(s.text[:at], '\n') + 1
 }
 
+// ends reports whether what ends at one offset is the last of what ends at the
+// other: YAML's brackets may stand between.
+func (s source) ends(last, end int) bool {
+	return last == end || s.yaml && last < end && end <= len(s.text) && len(bytes.Trim(s.text[last:end], " \t]}\"'")) == 0
+}
+
 // column counts the bytes before at on its line.
 func (s source) column(at int) int { return at - s.lineStart(at) }
+
+// indent counts the blanks at the start of the line of at.
+func (s source) indent(at int) int {
+	line := s.text[s.lineStart(at):min(at, len(s.text))]
+	return len(line) - len(bytes.TrimLeft(line, " \t"))
+}
 
 // blankBefore reports whether the line before that of at is empty.
 func (s source) blankBefore(at int) bool {
@@ -60,18 +51,18 @@ func (s source) blankBefore(at int) bool {
 	return len(bytes.TrimSpace(s.text[s.lineStart(start-1):start])) == 0
 }
 
-// leads reports whether nothing but blanks and the dashes of lists stands
+// leads reports whether nothing but blanks, dashes of lists and brackets stands
 // before at on its line.
 func (s source) leads(at int) bool {
 	at = min(at, len(s.text))
-	return len(bytes.Trim(s.text[s.lineStart(at):at], " \t-")) == 0
+	return len(bytes.Trim(s.text[s.lineStart(at):at], " \t-{[")) == 0
 }
 
 // sectionKey returns the offset of YAML's top-level key above at: the start of
 // the last line that begins with one.
 func (s source) sectionKey(at int) int {
 	for start := s.lineStart(at); ; start = s.lineStart(start - 1) {
-		if start < len(s.text) && bytes.IndexByte([]byte(" \t\r\n#-]}"), s.text[start]) < 0 {
+		if s.isKey(start) {
 			return start
 		}
 		if start == 0 {
@@ -80,16 +71,40 @@ func (s source) sectionKey(at int) int {
 	}
 }
 
+// isKey reports whether the line that begins at start begins with a top-level key.
+func (s source) isKey(start int) bool {
+	return start < len(s.text) && bytes.IndexByte([]byte(" \t\r\n#-]}"), s.text[start]) < 0
+}
+
+// keyBetween reports whether a line with a top-level key begins behind from, and not behind to.
+func (s source) keyBetween(from, to int) bool {
+	for from < min(to, len(s.text)) {
+		i := bytes.IndexByte(s.text[from:], '\n')
+		if i < 0 || from+i+1 > to {
+			return false
+		}
+		if from += i + 1; s.isKey(from) {
+			return true
+		}
+	}
+	return false
+}
+
 // brackets widens the span of a condition in brackets, whose node leaves them
 // out: the opening one is the first behind from.
 func (s source) brackets(from, start, end int) (int, int) {
-	for i := from; i < start && i < len(s.text); i++ {
+	open := -1
+	for i := from; i < start && i < len(s.text) && open < 0; i++ {
 		if s.text[i] == '#' {
 			i = s.lineEnd(i)
 		} else if s.text[i] == '(' {
-			start = i
+			open = i
 		}
 	}
+	if open < 0 {
+		return start, end
+	}
+	start = open
 	for i := end; i < len(s.text); i++ {
 		switch s.text[i] {
 		case '#':
@@ -119,10 +134,19 @@ func (s source) keyOf(at int, name string) int {
 	start := s.lineStart(at)
 	before := bytes.TrimRight(s.text[start:min(at, len(s.text))], " \t")
 	if len(before) > 0 && !s.leads(at) {
-		if bytes.HasSuffix(before, []byte(key)) {
-			return start + len(before) - len(key)
+		for {
+			before = bytes.TrimRight(before, " \t{[('\"")
+			if bytes.HasSuffix(before, []byte(key)) {
+				return start + len(before) - len(key)
+			}
+			n := len(before)
+			for _, inner := range []string{"all:", "any_of:", "not:"} {
+				before = bytes.TrimSuffix(before, []byte(inner))
+			}
+			if len(before) == n {
+				return at
+			}
 		}
-		return at
 	}
 	if bytes.IndexByte(before, '-') >= 0 && name == "all" {
 		return at // an element of a list: it has no key

@@ -82,6 +82,7 @@ func declarations(a *rules.AST) []decl {
 		list = append(list, decl{section: invariants, index: i, key: &a.Invariants[i], span: a.Invariants[i].Span})
 	}
 	slices.SortStableFunc(list, func(x, y decl) int { return cmp.Compare(x.span.Start, y.span.Start) })
+	importsAmongRules(list)
 	for i := range list {
 		if i > 0 && list[i].section == health && list[i-1].section == health {
 			first := i - 1
@@ -94,6 +95,20 @@ func declarations(a *rules.AST) []decl {
 	return list
 }
 
+// importsAmongRules moves the imports that stand behind a rule into the list of rules:
+// the rules that they bring stand where they do.
+func importsAmongRules(list []decl) {
+	seen := false
+	for i := range list {
+		switch {
+		case list[i].section == ruleList:
+			seen = true
+		case list[i].section == imports && seen:
+			list[i].section = ruleList
+		}
+	}
+}
+
 // file gives all comments of the policy to its parts.
 func file(a *rules.AST, list []decl) *comments {
 	c := &comments{src: newSource(a), of: map[any]*notes{}}
@@ -104,6 +119,9 @@ func file(a *rules.AST, list []decl) *comments {
 		if c.src.yaml && !keys[d.section] {
 			at = c.src.sectionKey(at)
 			keys[d.section] = true
+			if d.section == defaults { // whose span is that of the value
+				d.span.Start = at
+			}
 		}
 		d.blank = c.src.blankBefore(at)
 	}
@@ -183,30 +201,35 @@ func (c *comments) parts(a *rules.AST, d decl) []unit {
 			if d.section == conditions {
 				name = ""
 			}
-			list = append(list, c.exprUnit(&key.Expr, name))
+			u := c.exprUnit(&key.Expr, name)
+			if c.src.yaml && d.section == conditions {
+				u.start = d.span.Start
+			}
+			list = append(list, u)
 		}
 	case *rules.Action:
 		list = c.itemUnits(key.Items)
 	case *rules.AssertNode:
-		list = append(list, wordUnit(&key.Target), c.wordsUnit(&key.When, "when"), outcomeUnit(&key.Expect))
+		list = append(list, c.keyed(wordUnit(&key.Target), "flow"), c.wordsUnit(&key.When, "when"), c.keyed(outcomeUnit(&key.Expect), "expect"))
 		if key.Expr != nil {
 			list = append(list, c.exprUnit(&key.Expr, "match"))
 		}
 	case *rules.InvariantNode:
-		list = append(list, c.wordsUnit(&key.When, "when"), outcomeUnit(&key.Expect))
+		list = append(list, c.wordsUnit(&key.When, "when"), c.keyed(outcomeUnit(&key.Expect), "expect"))
 		if key.Expr != nil {
 			list = append(list, c.exprUnit(&key.Expr, key.Kind.Text))
 		}
 	case *rules.ImportNode:
-		list = append(list, wordUnit(&key.Path), wordUnit(&key.SHA256))
+		list = append(list, c.keyed(wordUnit(&key.Path), "path"), c.keyed(wordUnit(&key.SHA256), "sha256"))
 	}
 	return sortUnits(list)
 }
 
 func (c *comments) ruleUnits(r *rules.RuleNode) []unit {
 	list := []unit{
-		wordUnit(&r.Name), wordUnit(&r.Priority), wordUnit(&r.Disabled), c.wordsUnit(&r.Disable, "disable"), wordUnit(&r.OnUnknown),
-		wordUnit(&r.Description), c.wordsUnit(&r.Allow, "allow"),
+		c.keyed(wordUnit(&r.Name), "name"), c.keyed(wordUnit(&r.Priority), "priority"), c.keyed(wordUnit(&r.Disabled), "disabled"),
+		c.wordsUnit(&r.Disable, "disable"), c.keyed(wordUnit(&r.OnUnknown), "on_unknown"),
+		c.keyed(wordUnit(&r.Description), "description"), c.wordsUnit(&r.Allow, "allow"),
 	}
 	if r.Match != nil {
 		list = append(list, c.exprUnit(&r.Match, "match"))

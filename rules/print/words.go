@@ -51,8 +51,8 @@ func isElement(w rules.Word) bool {
 
 // element spells `keyword "x"` and `regex "x"` of any spacing, quoted or not, as NPL does.
 func element(w rules.Word) string {
-	kind, rest, _ := strings.Cut(strings.ReplaceAll(w.Text, "\t", " "), " ")
-	rest = strings.TrimLeft(w.Text[len(kind):], " \t")
+	kind := w.Text[:strings.IndexAny(w.Text, " \t")]
+	rest := strings.TrimLeft(w.Text[len(kind):], " \t")
 	if len(rest) >= 2 && rest[0] == '"' && rest[len(rest)-1] == '"' {
 		rest = rules.Unescape(rest[1 : len(rest)-1])
 	}
@@ -80,7 +80,7 @@ func bareNPL(s string) bool {
 			return true
 		}
 	}
-	return s != ""
+	return s != "" && s != "-" // the dash of a list of YAML
 }
 
 // quoteNPL is the text as a string of NPL. Backslashes are doubled only where

@@ -9,9 +9,8 @@ import (
 
 // YAML prints a policy in YAML. The AST must have been read without errors: of a
 // partial one what is there is printed, and the caller has to refuse to use it.
-// Sections have the schema's order, and one has all imports: where they
-// stood among the rules, the result is not the same policy. Compare with
-// [Canonical] before you keep it.
+// Sections have the schema's order. Compare with [Canonical] before you keep the
+// result.
 func YAML(a *rules.AST) []byte {
 	list := declarations(a)
 	p := &yamlPrinter{comments: file(a, list), ast: a}
@@ -20,14 +19,7 @@ func YAML(a *rules.AST) []byte {
 	if len(p.head) > 0 {
 		p.blank()
 	}
-	late := importsBehindRules(list)
-	rank := func(d decl) int {
-		if late && d.section == imports {
-			return int(ruleList)*2 + 1
-		}
-		return int(d.section) * 2
-	}
-	slices.SortStableFunc(list, func(x, y decl) int { return cmp.Compare(rank(x), rank(y)) })
+	slices.SortStableFunc(list, func(x, y decl) int { return cmp.Compare(x.section, y.section) })
 	printed := len(list) > 0
 	for len(list) > 0 {
 		n := 1
@@ -43,27 +35,6 @@ func YAML(a *rules.AST) []byte {
 	}
 	p.own(p.tail, 0, len(p.b) == 0)
 	return p.b
-}
-
-// importsBehindRules reports imports that all stand behind the last rule: there
-// they stay, since the rules that they bring stand where they do.
-func importsBehindRules(list []decl) bool {
-	seen, late := false, false
-	for _, d := range list {
-		switch d.section {
-		case ruleList:
-			if late {
-				return false
-			}
-			seen = true
-		case imports:
-			if !seen {
-				return false
-			}
-			late = true
-		}
-	}
-	return late
 }
 
 // sectionKeys are the keys of the sections, in their order.
@@ -85,6 +56,9 @@ type node struct {
 	blank bool
 }
 
+// isList reports sections that are lists in YAML, and not maps.
+func (s section) isList() bool { return s == imports || s >= ruleList }
+
 type kind uint8
 
 const (
@@ -102,7 +76,7 @@ type yamlPrinter struct {
 // section prints a section with its declarations.
 func (p *yamlPrinter) section(list []decl) {
 	top := node{key: sectionKeys[list[0].section], kind: mapping, block: true}
-	if list[0].section == imports || list[0].section >= ruleList {
+	if list[0].section.isList() {
 		top.kind = sequence
 	}
 	single := list[0].section == version || list[0].section == defaults ||
@@ -211,10 +185,9 @@ func (p *yamlPrinter) entry(n *node, indent int, element, first bool) {
 		p.own(c.lead, indent, first)
 	}
 	if element && n.kind == mapping && len(n.kids) > 0 && !p.fits(n, indent, true) {
-		// The comments before the first key stand before the dash.
 		k := &n.kids[0]
 		if m := p.at(k.note); m != nil {
-			p.arrange(k, m, false, indent+step)
+			p.arrange(k, m, false, indent+step) // may leave comments to go before it
 			p.own(m.lead, indent, first && (c == nil || len(c.lead) == 0))
 			m.lead = nil
 		}
@@ -258,6 +231,9 @@ func (p *yamlPrinter) arrange(n *node, c *notes, element bool, indent int) {
 		if len(line) == 0 {
 			return
 		}
+		if k.note == nil {
+			k.note = k
+		}
 		m := p.make(&unit{key: k.note, parent: &unit{key: n.note}})
 		if len(m.trail)+len(m.open) > 0 {
 			c.lead = append(c.lead, own(line)...)
@@ -278,6 +254,41 @@ func (p *yamlPrinter) arrange(n *node, c *notes, element bool, indent int) {
 			c.open = c.open[:1]
 		}
 	}
+}
+
+// lift moves comments up to where they are found again when the text is read:
+// those at the end of a block without parts of its own before it, and those before
+// the first key of a list's element before its dash.
+func (p *yamlPrinter) lift(n *node, element bool) {
+	if len(p.of) == 0 {
+		return
+	}
+	for i := range n.kids {
+		p.lift(&n.kids[i], n.kind == sequence)
+	}
+	if c := p.at(n.note); c != nil && len(c.tail) > 0 && !n.holdsTail() {
+		c.lead, c.tail = append(c.lead, own(c.tail)...), nil
+	}
+	if !element || n.kind != mapping || len(n.kids) == 0 || n.note == n.kids[0].note {
+		return
+	}
+	if m := p.at(n.kids[0].note); m != nil && len(m.lead) > 0 {
+		if n.note == nil {
+			n.note = n
+		}
+		to := p.make(&unit{key: n.note})
+		to.lead = append(to.lead, m.lead...)
+		m.lead = nil
+	}
+}
+
+// holdsTail reports whether a comment behind the last of its parts is known again as its own.
+func (n *node) holdsTail() bool {
+	if len(n.kids) == 0 {
+		return false
+	}
+	last := &n.kids[len(n.kids)-1]
+	return last.note != nil || last.key == "" && len(last.kids) == 1 && last.kids[0].note != nil
 }
 
 // fits reports whether a map or list is printed on one line.
@@ -308,9 +319,8 @@ func (p *yamlPrinter) hasComments(n *node) bool {
 	if len(p.of) == 0 {
 		return false
 	}
-	if p.inside(n.note) {
-		c := p.at(n.note)
-		return c.inner || len(c.tail) > 0 || len(c.open) > 0 && len(c.trail) > 0
+	if c := p.at(n.note); c != nil && len(c.tail) > 0 {
+		return true
 	}
 	for i := range n.kids {
 		k := &n.kids[i]

@@ -16,7 +16,10 @@ func (p *yamlPrinter) node(d decl) node {
 	case *rules.Word:
 		n = node{kind: scalar, text: key.Text, plain: key.Text == "1"}
 	case *rules.ImportNode:
-		n = p.imported(key)
+		if n = p.imported(key); d.section == ruleList {
+			n.key = "import"
+			n = node{kind: mapping, block: true, kids: []node{n}}
+		}
 	case *rules.Decl:
 		n = p.decl(d, key)
 	case *rules.Action:
@@ -35,6 +38,7 @@ func (p *yamlPrinter) node(d decl) node {
 		u := unit{key: d.key, start: d.span.Start, end: d.span.End, expand: func() []unit { return p.parts(p.ast, d) }}
 		p.settle(&u, func(key any) bool { return known[key] })
 	}
+	p.lift(&n, d.section.isList())
 	return n
 }
 

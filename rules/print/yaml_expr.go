@@ -14,6 +14,9 @@ func (p *yamlPrinter) condition(key string, n *rules.ExprNode, note any) node {
 		return node{key: key, text: exprText(n), note: note}
 	}
 	out := node{key: key, kind: mapping, note: note, kids: p.keys(n)}
+	if (n.Op == rules.OpAnd || n.Op == rules.OpAny) && out.kids[0].note == any(n) {
+		out.kids[0].note = nil // its comments are those of the whole
+	}
 	return out
 }
 
@@ -222,15 +225,4 @@ func foreign(s string) bool {
 	return slices.Contains([]string{
 		"geosite", "geoip", "domain", "domain-suffix", "full", "keyword", "regexp", "regex", "rule-set", "rule_set", "set", "ext",
 	}, kind)
-}
-
-func isName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-		if !letter && (i == 0 || c != '-' && (c < '0' || c > '9')) {
-			return false
-		}
-	}
-	return s != ""
 }
