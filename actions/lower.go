@@ -148,8 +148,6 @@ func (l *lowerer) pred(p *rules.Pred, negated bool) []term {
 		return iface(p.Globs, negated)
 	case rules.FieldUser:
 		return l.user(p, negated)
-	case rules.FieldLatency, rules.FieldErrorRate, rules.FieldState:
-		return []term{{world: []worldLit{{*p, negated}}}}
 	case rules.FieldProcess, rules.FieldProcessPath, rules.FieldCgroup:
 		l.skipped[int(p.Field)] = true
 		if negated { // a forwarded flow has none: known to be absent
@@ -157,6 +155,9 @@ func (l *lowerer) pred(p *rules.Pred, negated bool) []term {
 		}
 		return nil
 	default:
+		if p.Field.OfWorld() {
+			return []term{{world: []worldLit{{*p, negated}}}}
+		}
 		l.skipped[int(p.Field)] = true
 		return nil
 	}
@@ -324,16 +325,20 @@ func lowerRule(r *rules.Rule, h *Host, mask uint32) ([]term, []rules.Field, erro
 		return nil, nil, nil
 	}
 	l := lowerer{family: IPv4, host: h, mask: mask, skipped: map[int]bool{}}
-	terms, err := l.expr(&r.Match, false)
+	match := &r.Match
+	if r.When != nil {
+		match = &rules.Expr{Op: rules.OpAnd, Kids: []rules.Expr{r.Match, *r.When}}
+	}
+	terms, err := l.expr(match, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	if readsFamily(&r.Match) {
+	if readsFamily(match) {
 		for i := range terms {
 			terms[i].pin(l.ownFamily())
 		}
 		l.family = IPv6
-		more, err := l.expr(&r.Match, false)
+		more, err := l.expr(match, false)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -401,5 +406,6 @@ func (t *term) dropDoubles() {
 
 // String spells a world predicate for the key of its guard.
 func (w worldLit) String() string {
-	return fmt.Sprintf("%v %d %d %d %d", w.negated, w.pred.Field, w.pred.States, w.pred.Cmp, w.pred.Bound)
+	p := &w.pred
+	return fmt.Sprintf("%v %d %d %d %d %d %d", w.negated, p.Field, p.States, p.Cmp, p.Bound, p.Ref, p.Metric)
 }

@@ -30,38 +30,15 @@ func (g *guard) holds(w *state.World) bool {
 	return true
 }
 
-// holds reports whether the literal is true; a metric not measured yet is
-// unknown, negated or not.
+// holds reports whether the literal is true; what is unknown is not, negated or not.
 func (l *worldLit) holds(w *state.World) bool {
-	if l.pred.Field == rules.FieldState {
-		return l.pred.States.Has(w.Global) != l.negated
-	}
-	if w.Primary < 0 || w.Primary >= len(w.Uplinks) {
-		return false
-	}
-	link := &w.Uplinks[w.Primary]
-	value := link.ErrorRate
-	if l.pred.Field == rules.FieldLatency {
-		if link.RTT < 0 {
-			return false
-		}
-		value = link.RTT.Microseconds()
-	}
-	return value >= 0 && compare(value, &l.pred) != l.negated
-}
-
-func compare(n int64, p *rules.Pred) bool {
-	switch p.Cmp {
-	case rules.Eq:
-		return n == p.Bound
-	case rules.Lt:
-		return n < p.Bound
-	case rules.Le:
-		return n <= p.Bound
-	case rules.Gt:
-		return n > p.Bound
+	switch engine.Truth(&l.pred, w) {
+	case state.True:
+		return !l.negated
+	case state.False:
+		return l.negated
 	default:
-		return n >= p.Bound
+		return false
 	}
 }
 

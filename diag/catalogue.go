@@ -106,7 +106,7 @@ var catalogue = []Entry{
 	{Code: "NP402", Severity: Hint, Title: "implicit route"},
 	{Code: "NP403", Severity: Hint, Title: "old spelling"},
 	{Code: "NP501", Severity: Error, Title: "new policy rejected, old one kept"},
-	{Code: "NP502", Severity: Warning, Title: "executor lacks a feature"},
+	{Code: "NP502", Severity: Hint, Title: "executor lacks a feature"},
 	{Code: "NP503", Severity: Warning, Title: "list refresh failed, old one kept"},
 	{Code: "NP901", Severity: Error, Title: "file too large"},
 	{Code: "NP902", Severity: Error, Title: "nested too deeply"},

@@ -63,6 +63,10 @@ var examples = map[Code]example{
 		"A number is expected, or one within a range. Numbers are decimal or 0x; leading zeros are refused, because readers disagree on them.",
 		someRoute + "rules:\n  - {name: a, priority: high, match: {port: 443}, action: {route: direct}}\n",
 	},
+	"NP104": {
+		"A line in a rule of NPL that begins with none of its clauses: match, when, disable, on_unknown, do, description, allow. (In YAML it is NP102.)",
+		"",
+	},
 	"NP105": {
 		"A key is given twice. YAML readers keep one of the two without a word; here it is an error.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80, port: 443}, action: {route: direct}}\n",
@@ -85,6 +89,14 @@ var examples = map[Code]example{
 	},
 	"NP111": {
 		"A file that the policy needs can't be read: an import, or the list of a set with `on_error: fail`.",
+		"",
+	},
+	"NP112": {
+		"A file imports itself, directly or through others. The message names the way.",
+		"",
+	},
+	"NP113": {
+		"A file that the policy needs has another SHA-256 than the one written behind it: it has changed since, or it is another file.",
 		"",
 	},
 	"NP114": {
@@ -166,6 +178,10 @@ var examples = map[Code]example{
 	"NP307": {
 		"`when` and `disable` together leave no state in which the rule is looked at.",
 		someRoute + "rules:\n  - {name: a, priority: 0, when: {state: NORMAL}, disable: NORMAL, match: {port: 443}, action: {route: direct}}\n",
+	},
+	"NP320": {
+		"An assertion does not hold: `netpolicy test` and `lint` try it in each of its states, once with every fact that it does not name unknown and once with all of them absent, and tell the first that gives something else.",
+		"",
 	},
 	"NP322": {
 		"The analysis does not cover everything that is asked: what it did not look at is not proven.",

@@ -73,6 +73,9 @@ func Compile(p *rules.Policy) *Program {
 // gather makes what all layers share: the indexes of long lists that are not there
 // yet, and what is known of the metrics that rules read.
 func (p *Program) gather() {
+	for i := range p.policy.Quotas {
+		p.lists.add(&p.policy.Quotas[i].Match, p.seeds)
+	}
 	for i := range p.policy.Rules {
 		r := &p.policy.Rules[i]
 		p.lists.add(&r.Match, p.seeds)

@@ -141,20 +141,6 @@ func (w Word) Split() []Word {
 	return list
 }
 
-// QuoteEnd returns the offset of the quote that closes the string which begins at
-// s[start], or len(s).
-func QuoteEnd(s string, start int) int {
-	for i := start + 1; i < len(s); i++ {
-		switch {
-		case s[i] == '"':
-			return i
-		case s[i] == '\\' && i+1 < len(s) && (s[i+1] == '"' || s[i+1] == '\\'):
-			i++
-		}
-	}
-	return len(s)
-}
-
 // Decl is a declaration: `wan1: {dev: eth1}` or `uplink wan1 { dev eth1 }`.
 type Decl struct {
 	Name  Word

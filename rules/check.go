@@ -75,6 +75,8 @@ type checker struct {
 	lists Lists // nil: sets that stand in files are empty
 	diags diag.Collector
 	place place // where the condition that is read stands
+	// impliedBy finds the condition that a comparison with `for` has become.
+	impliedBy map[impliedKey]int
 
 	uplinks, routes, groups, throttles         map[string]int
 	sets, quotas, schedules, conditions, rules map[string]int
@@ -120,7 +122,7 @@ func (c *checker) name(w Word, what string) bool {
 		c.report("NP905", w.Span, "the name of %s is longer than %d characters", what, maxName)
 		return false
 	}
-	if !isName(w.Text) {
+	if !IsName(w.Text) {
 		c.report("NP004", w.Span, "expected a name for %s, found %s", what, diag.Quote(w.Text)).
 			Help = "a name is letters, digits, _ and -, and begins with a letter or _"
 		return false
@@ -128,7 +130,9 @@ func (c *checker) name(w Word, what string) bool {
 	return true
 }
 
-func isName(s string) bool {
+// IsName reports whether s can name something: letters, digits, _ and -, beginning
+// with a letter or _.
+func IsName(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
@@ -150,6 +154,11 @@ func (c *checker) declare() {
 	c.p.Quotas = make([]Quota, len(a.Quotas))
 	c.p.Schedules = make([]Schedule, len(a.Schedules))
 	c.p.Conditions = make([]Condition, len(a.Conditions))
+	for _, list := range [][]Decl{a.Quotas, a.Schedules, a.Conditions} {
+		if len(list) > maxTimed {
+			c.report("NP905", list[maxTimed].Name.Span, "a policy has at most %d quotas, schedules and conditions, each", maxTimed)
+		}
+	}
 	c.register(a.Sets, c.sets, "a set")
 	c.register(a.Quotas, c.quotas, "a quota")
 	c.register(a.Schedules, c.schedules, "a schedule")

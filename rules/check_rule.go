@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/flow"
@@ -63,14 +64,7 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 		c.report("NP107", n.where(), "the rule does not say what it matches").Help = c.form("add `match`; `match any` is every flow", "add `match`; `match: {any: true}` is every flow")
 	}
 	if n.OnUnknown.Given() {
-		switch c.oneOf(n.OnUnknown, "on_unknown", "wait", "provisional", "skip") {
-		case "wait":
-			r.OnUnknown = Wait
-		case "provisional":
-			r.OnUnknown = Provisional
-		case "skip":
-			r.OnUnknown = Skip
-		}
+		c.onUnknown(n.OnUnknown, r)
 	}
 	for _, w := range n.Allow {
 		if e, ok := diag.Lookup(diag.Code(w.Text)); !ok || e.Severity == diag.Error {
@@ -87,6 +81,30 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 		c.report("NP122", n.Do.Span, "the rule does nothing").Help = "route, switch_route, fallback, failover, block, log, throttle, mark or dscp"
 	}
 }
+
+// onUnknown reads wait, "wait 300ms", provisional or skip.
+func (c *checker) onUnknown(w Word, r *Rule) {
+	words := w.Split()
+	switch c.oneOf(words[0], "on_unknown", "wait", "provisional", "skip") {
+	case "wait":
+		r.OnUnknown = Wait
+		if len(words) > 1 {
+			r.Hold = c.duration(words[1], "wait", time.Millisecond, maxHold)
+			words = words[1:]
+		}
+	case "provisional":
+		r.OnUnknown = Provisional
+	case "skip":
+		r.OnUnknown = Skip
+	}
+	if len(words) > 1 {
+		c.report("NP005", words[1].Span, "expected the end of on_unknown, found %s", diag.Quote(words[1].Text))
+	}
+}
+
+// maxHold bounds how long a flow can be held up: a TCP client repeats its first
+// segment after a second (RFC 6298, section 2).
+const maxHold = time.Second
 
 // explicit reports whether an action without effect is meant, or was reported.
 func explicit(a *Action) bool {
@@ -135,6 +153,7 @@ func (c *checker) states(e *ExprNode) state.Set {
 		for _, w := range e.Pred.Values {
 			set |= c.state(w)
 		}
+		c.lasting(&e.Pred, &Pred{Field: FieldState}, true)
 		if c.equality(&e.Pred) {
 			return state.AllStates &^ set
 		}

@@ -259,50 +259,6 @@ func setElement(w Word) (kind, value string, ok bool) {
 	return "", "", false
 }
 
-// Unescape reads what stands between the quotes of a string: \" \\ \n \r \t and
-// \u{HEX}; a backslash before anything else stands for itself.
-func Unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '\\' || i+1 == len(s) {
-			b.WriteByte(s[i])
-			continue
-		}
-		switch next := s[i+1]; next {
-		case '"', '\\':
-			b.WriteByte(next)
-		case 'n':
-			b.WriteByte('\n')
-		case 'r':
-			b.WriteByte('\r')
-		case 't':
-			b.WriteByte('\t')
-		case 'u':
-			end := strings.IndexByte(s[i:], '}')
-			if end < 0 || i+2 >= len(s) || s[i+2] != '{' {
-				b.WriteByte('\\')
-				continue
-			}
-			n, err := strconv.ParseUint(s[i+3:i+end], 16, 32)
-			if err != nil || n > 0x10ffff {
-				b.WriteByte('\\')
-				continue
-			}
-			b.WriteRune(rune(n))
-			i += end
-			continue
-		default:
-			b.WriteByte('\\')
-			continue
-		}
-		i++
-	}
-	return b.String()
-}
-
 // macs reads MAC addresses.
 func (c *checker) macs(n *PredNode) []flow.MAC {
 	var list []flow.MAC

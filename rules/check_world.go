@@ -71,15 +71,43 @@ func (c *checker) lasting(n *PredNode, p *Pred, available bool) {
 	}
 }
 
-// implied makes a condition of a comparison with `for` that stands outside of one.
+// implied makes a condition of a comparison with `for` that stands outside of one;
+// equal ones share it.
 func (c *checker) implied(n *ExprNode, e Expr, negated bool) Expr {
-	if negated {
-		e = Expr{Op: OpNot, Span: e.Span, Kids: []Expr{e}}
+	key := impliedKey{e.Pred.Field, e.Pred.Ref, e.Pred.Metric, e.Pred.Cmp, e.Pred.Bound, e.Pred.States, e.Pred.For, negated}
+	i, ok := c.impliedBy[key]
+	if !ok {
+		if negated {
+			e = Expr{Op: OpNot, Span: e.Span, Kids: []Expr{e}}
+		}
+		i = len(c.p.Conditions)
+		c.p.Conditions = append(c.p.Conditions, Condition{Name: n.Pred.Text, Span: n.Span, Expr: e})
+		if c.impliedBy == nil {
+			c.impliedBy = map[impliedKey]int{}
+		}
+		if c.impliedBy[key] = i; i == maxTimed {
+			c.report("NP905", n.Span, "a policy has at most %d conditions", maxTimed)
+		}
 	}
-	c.p.Conditions = append(c.p.Conditions, Condition{Name: n.Pred.Text, Span: n.Span, Expr: e})
-	p := Pred{Field: FieldCondition, Ref: len(c.p.Conditions) - 1, Text: n.Pred.Text}
+	p := Pred{Field: FieldCondition, Ref: i, Text: n.Pred.Text}
 	return Expr{Op: OpPred, Span: n.Span, Pred: p}
 }
+
+// impliedKey is all that a comparison with `for` says.
+type impliedKey struct {
+	field   Field
+	ref     int
+	metric  Metric
+	cmp     Cmp
+	bound   int64
+	states  state.Set
+	lasting time.Duration
+	negated bool
+}
+
+// maxTimed bounds the schedules, the conditions and the quotas of a policy, each:
+// all of them are looked at whenever the world changes.
+const maxTimed = 1000
 
 func (p *Pred) ofMetric(m Metric) bool {
 	return (p.Field == FieldUplink || p.Field == FieldRoute) && p.Metric == m
@@ -264,7 +292,7 @@ func (c *checker) readQuotas() {
 
 var (
 	periods     = []string{"hour", "day", "week", "month"}
-	weekdays    = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+	dayNames    = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 	scheduleKey = []string{"weekday", "time", "date", "tz"}
 )
 
@@ -324,7 +352,7 @@ func (c *checker) days(w Word) uint8 {
 	}
 	first, last := weekday(from), weekday(to)
 	if first < 0 || last < 0 {
-		c.report("NP213", w.Span, "expected days such as mon-thu, found %s", diag.Quote(w.Text)).Help = "the days are " + orList(weekdays)
+		c.report("NP213", w.Span, "expected days such as mon-thu, found %s", diag.Quote(w.Text)).Help = "the days are " + orList(dayNames)
 		return 0
 	}
 	var set uint8
@@ -339,7 +367,7 @@ func (c *checker) days(w Word) uint8 {
 // weekday reads a day's name, short or in full; -1 for none.
 func weekday(s string) int {
 	for d := time.Sunday; d <= time.Saturday; d++ {
-		if s == weekdays[d] || s == strings.ToLower(d.String()) {
+		if s == dayNames[d] || s == strings.ToLower(d.String()) {
 			return int(d)
 		}
 	}

@@ -38,7 +38,7 @@ func (p *Policy) hash() [32]byte {
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		h.text(r.Name)
-		h.number(int64(r.Priority), int64(r.Active), int64(r.OnUnknown))
+		h.number(int64(r.Priority), int64(r.Active), int64(r.OnUnknown), int64(r.Hold))
 		h.expr(&r.Match)
 		h.bool(r.When != nil)
 		if r.When != nil {

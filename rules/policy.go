@@ -146,6 +146,8 @@ type Rule struct {
 	Do   Outcome
 	// OnUnknown is what to do while a fact of this rule is missing.
 	OnUnknown OnUnknown
+	// Hold is how long Wait holds a flow up; 0: 300 ms.
+	Hold time.Duration
 }
 
 // OnUnknown is a rule's answer to missing facts.

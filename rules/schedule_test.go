@@ -17,14 +17,14 @@ func mustZone(t interface{ Fatal(...any) }, name string) *time.Location {
 }
 
 const (
-	minutes  = 1
-	hours    = 60 * minutes
-	weekdays = 1<<time.Monday | 1<<time.Tuesday | 1<<time.Wednesday | 1<<time.Thursday
+	minutes      = 1
+	hours        = 60 * minutes
+	schoolNights = 1<<time.Monday | 1<<time.Tuesday | 1<<time.Wednesday | 1<<time.Thursday
 )
 
 func TestSchedule(t *testing.T) {
 	berlin, newYork := mustZone(t, "Europe/Berlin"), mustZone(t, "America/New_York")
-	night := Schedule{Days: weekdays | 1<<time.Sunday, From: 20*hours + 30, To: 6*hours + 30}
+	night := Schedule{Days: schoolNights | 1<<time.Sunday, From: 20*hours + 30, To: 6*hours + 30}
 	const layout = "2006-01-02 15:04 MST"
 	for _, c := range []struct {
 		name string

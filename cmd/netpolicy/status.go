@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -164,6 +165,41 @@ func writeDiagnostic(w io.Writer, indent string, d api.Diagnostic) {
 	}
 }
 
+// writeTimed shows schedules, conditions and quotas.
+func writeTimed(w io.Writer, s *api.Status) {
+	line := func(head string, list []api.Truth, words map[string]string) {
+		var parts []string
+		for _, t := range list {
+			parts = append(parts, t.Name+" "+cmp.Or(words[t.Value], t.Value))
+		}
+		if len(parts) > 0 {
+			fmt.Fprintf(w, "%-8s %s\n", head, strings.Join(parts, ", "))
+		}
+	}
+	line("schedule", s.Schedules, map[string]string{"true": "open", "false": "closed"})
+	line("if", s.Conditions, nil)
+	for _, q := range s.Quotas {
+		state := ""
+		if q.Exceeded {
+			state = ", exceeded"
+		}
+		fmt.Fprintf(w, "quota    %s: %s of %s this %s%s\n", q.Name, size(q.Used), size(q.Limit), q.Per, state)
+	}
+}
+
+// size shows bytes in the largest binary unit that leaves a digit before the point.
+func size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	v, u := float64(n), 0
+	for v >= 1024 && u < len(units)-1 {
+		v, u = v/1024, u+1
+	}
+	if u == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[u])
+}
+
 func writeStatus(w io.Writer, s *api.Status) {
 	doing := "enforcing"
 	if s.Mode != "enforce" {
@@ -183,6 +219,7 @@ func writeStatus(w io.Writer, s *api.Status) {
 		fmt.Fprintln(w, "uplinks")
 		writeUplinks(w, s.Uplinks, s.Now)
 	}
+	writeTimed(w, s)
 	var running, failed []string
 	for _, src := range s.Sources {
 		if src.Error == "" {

@@ -40,6 +40,10 @@ type Status struct {
 	Since   time.Time `json:"since,omitzero"`
 	Uplinks []Uplink  `json:"uplinks"`
 	Sources []Source  `json:"sources"`
+	// Schedules (open), Conditions and Quotas are those of the policy, by name.
+	Schedules  []Truth `json:"schedules,omitempty"`
+	Conditions []Truth `json:"conditions,omitempty"`
+	Quotas     []Quota `json:"quotas,omitempty"`
 
 	Flows     int    `json:"flows"` // flows followed now
 	Names     int    `json:"names"` // addresses with a live DNS name
@@ -49,6 +53,22 @@ type Status struct {
 	Hits []Hits `json:"hits"`
 	// Drops counts what full queues lost, by queue.
 	Drops map[string]uint64 `json:"drops"`
+}
+
+// Truth is a schedule or condition and whether it holds: "true", "false" or "unknown".
+type Truth struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Quota is a quota's usage in its present period.
+type Quota struct {
+	Name     string    `json:"name"`
+	Used     int64     `json:"used"` // bytes
+	Limit    int64     `json:"limit"`
+	Per      string    `json:"per"` // hour, day, week, month
+	Since    time.Time `json:"since,omitzero"`
+	Exceeded bool      `json:"exceeded"`
 }
 
 // Hits is how often a rule has decided.

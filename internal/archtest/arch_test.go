@@ -29,6 +29,7 @@ var forbidden = []string{"os", "os/exec", "net", "net/http", "syscall", "log", "
 var coreLibraries = []struct{ library, user string }{
 	{"go.yaml.in/yaml/v4", "rules/yaml"},
 	{"go.yaml.in/yaml/v4", "rules/lists"},
+	{"go.yaml.in/yaml/v4", "rules/foreign"},
 	{"golang.org/x/net/idna", "flow"},
 	{"github.com/gaissmai/bart", "engine"},
 }

@@ -59,6 +59,7 @@ type core struct {
 	why  string
 	// deadLinks are the uplinks that are dead, by index: their flows were looked at.
 	deadLinks map[int]bool
+	timed     timed
 	nextID    uint64
 	observe   bool
 
@@ -140,6 +141,7 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
 		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{}, early: map[flowKey]earlyName{},
 		loose: map[flowKey]time.Duration{},
+		timed: newTimed(&l),
 	}
 	c.beginJournal()
 	return c
@@ -165,8 +167,13 @@ func (c *core) event(e *inspector.Event, now time.Duration, wall time.Time) {
 	case inspector.Answered:
 		c.answer(e, wall)
 	case inspector.Close:
-		if k, ok := keyOf(&e.Flow); ok && c.closes(e) {
-			delete(c.flows, k)
+		if k, ok := keyOf(&e.Flow); ok {
+			if t := c.flows[k]; t != nil {
+				c.carried(t, e, wall)
+			}
+			if c.closes(e) {
+				delete(c.flows, k)
+			}
 		}
 	case inspector.Logged:
 		c.logged(e, now, wall)
@@ -231,6 +238,7 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 	}
 	before := t.flow
 	learn(&t.flow, &e.Flow)
+	c.carried(t, e, wall)
 	if e.Mark != 0 && e.Mark != t.mark {
 		c.marked(t, e.Mark)
 	}
@@ -405,12 +413,16 @@ func (c *core) holds(wall time.Time) []nameHold {
 // apply gives the machine one input, and takes over what follows from it.
 func (c *core) apply(e state.Event, wall time.Time) {
 	m, moved := c.machine.Apply(c.live.health, e)
-	w := m.World(c.live.health)
+	w, before := m.World(c.live.health), c.live.world
+	c.timed.complete(&w, wall)
 	c.machine, c.live.world = m, &w
 	c.out.transitions = append(c.out.transitions, moved...)
 	c.journal(func(b []byte) []byte { return state.AppendEvent(b, c.live.health, e, moved) })
-	if died := c.lookForDead(); died || len(moved) > 0 {
+	switch died := c.lookForDead(); {
+	case died || len(moved) > 0:
 		c.allAgain("state")
+	case !sameTimed(before, &w):
+		c.allAgain("condition")
 	}
 }
 
@@ -505,6 +517,8 @@ func (c *core) replace(l live) {
 	old := c.live.health
 	c.machine = c.machine.Reconfigure(old, l.health)
 	w := c.machine.World(l.health)
+	c.timed = c.timed.over(&l)
+	c.timed.complete(&w, l.since)
 	l.world = &w
 	c.live = l
 	clear(c.deadLinks)

@@ -111,6 +111,7 @@ type snapshot struct {
 	names   int
 	decided uint64
 	broken  string // why the kernel does not hold the plan; "" when it does
+	quotas  []api.Quota
 }
 
 // taggedRound is a round of the probes of one generation of policy.
@@ -234,7 +235,7 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 	if err != nil {
 		var r *rejection
 		if errors.As(err, &r) {
-			return nil, &PolicyError{r.diags, r.sources}
+			return nil, &PolicyError{r.diags, loaded.Sources}
 		}
 		return nil, err
 	}
@@ -248,6 +249,13 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 		}
 	}
 	l := newLoop(d, c, b.machine)
+	if usage, err := d.store.loadUsage(); err != nil {
+		d.log.Warn("usage of quotas not read", "error", err)
+	} else if usage != nil {
+		if err := l.core.timed.usage.Decode(usage); err != nil {
+			d.log.Warn("usage of quotas not used", "error", err)
+		}
+	}
 	d.log.Info("policy applied", "file", p.File, "hash", shortHash(p.Hash), "rules", len(p.Rules), "mode", d.mode())
 	d.warn(c)
 	return l, nil

@@ -48,6 +48,7 @@ type tracked struct {
 	blocked bool   // its mark says blocked
 	loose   bool   // only its name was seen, see core.loose
 	asked   bool   // its `failover` decision was carried out
+	carried uint64 // bytes that quotas have counted
 	logRule string // the rule under whose name the kernel logged it
 }
 

@@ -83,6 +83,7 @@ type jobDone struct {
 // save is what goes to the state directory; state nil leaves the state file.
 type save struct {
 	state   []byte
+	usage   []byte // of quotas; nil leaves the file
 	journal []journalPart
 }
 
@@ -216,7 +217,7 @@ func (l *loop) settle() {
 	l.d.snap.Store(&snapshot{
 		live: l.core.live, machine: l.core.machine, plan: exported(l.plan), host: l.host, text: l.text,
 		clock: now, wall: time.Now(), flows: len(l.core.flows), names: l.core.names.Len(),
-		decided: l.decided, broken: l.broken,
+		decided: l.decided, broken: l.broken, quotas: l.core.quotas(time.Now()),
 	})
 }
 
@@ -483,7 +484,7 @@ func (l *loop) keepJournal(parts []journalPart) {
 	if time.Now().Before(l.saveDue) && size < maxUnsaved {
 		return
 	}
-	l.unsaved.state = l.encode()
+	l.encode()
 	select {
 	case l.saves <- l.unsaved:
 		l.unsaved = save{}
@@ -497,8 +498,12 @@ func (l *loop) keepJournal(parts []journalPart) {
 	}
 }
 
-func (l *loop) encode() []byte {
-	return l.core.machine.Encode(l.core.live.health, shortHash(l.core.live.policy.Hash), l.d.parts.Boot)
+// encode puts what is to survive into what is not saved yet.
+func (l *loop) encode() {
+	l.unsaved.state = l.core.machine.Encode(l.core.live.health, shortHash(l.core.live.policy.Hash), l.d.parts.Boot)
+	if len(l.core.live.policy.Quotas) > 0 {
+		l.unsaved.usage = l.core.timed.usage.Encode()
+	}
 }
 
 func (l *loop) saver() {
@@ -511,7 +516,7 @@ func (l *loop) saver() {
 
 // saveNow writes what is left, after the saver has ended.
 func (l *loop) saveNow() error {
-	l.unsaved.state = l.encode()
+	l.encode()
 	return l.d.write(l.unsaved)
 }
 
@@ -522,6 +527,9 @@ func (d *Daemon) write(s save) error {
 	}
 	if s.state != nil {
 		errs = append(errs, d.store.saveState(s.state))
+	}
+	if s.usage != nil {
+		errs = append(errs, d.store.saveUsage(s.usage))
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -110,6 +111,12 @@ func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b
 	default:
 		c.prog = engine.Recompile(old, c.policy)
 	}
+	if b.live.policy != c.policy {
+		// What a policy says of itself has to hold before it decides anything.
+		if failed := analysis.Assertions(c.prog).Diags; len(failed) > 0 {
+			return nil, &rejection{failed, c.sources}
+		}
+	}
 	hugepages.Use(c.prog.Tables())
 	c.health = c.policy.Health()
 	var err error
@@ -121,6 +128,7 @@ func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b
 		machine = machine.Reconfigure(b.live.health, c.health)
 	}
 	c.world = machine.World(c.health)
+	guess(&c.world, c.policy, &b.live, b.wall)
 	c.plan, c.hints = actions.PlanFor(c.prog, *c.host, &c.world, b.plan)
 	if c.plan == nil {
 		return nil, &rejection{c.hints, c.sources}
@@ -289,13 +297,11 @@ func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 // transactions does reloads and new plans, one after the other.
 func (d *Daemon) transactions(ctx context.Context) error {
 	var repaired time.Time
-	var followed *rules.Policy
-	stop := func() {}
-	defer func() { stop() }()
+	besides := newFollower(d)
+	defer besides.close()
 	for {
-		if now := d.snap.Load(); now != nil && now.live.policy != followed {
-			stop()
-			stop, followed = d.follow(ctx, now.live.policy), now.live.policy
+		if now := d.snap.Load(); now != nil {
+			besides.follow(ctx, now.live.policy)
 		}
 		select {
 		case <-ctx.Done():

@@ -43,7 +43,15 @@ func (d *Daemon) Status() api.Status {
 		out.Since = s.at(host.Since)
 	}
 	out.Flows, out.Names, out.Decisions = s.flows, s.names, s.decided
-	out.Hits = hits(&s.live)
+	out.Hits, out.Quotas = hits(&s.live), s.quotas
+	var schedules, conditions []string
+	for i := range s.live.policy.Schedules {
+		schedules = append(schedules, s.live.policy.Schedules[i].Name)
+	}
+	for i := range s.live.policy.Conditions {
+		conditions = append(conditions, s.live.policy.Conditions[i].Name)
+	}
+	out.Schedules, out.Conditions = named(schedules, s.live.world.Schedules), named(conditions, s.live.world.Conditions)
 	for i, u := range s.machine.Status(s.live.health) {
 		out.Uplinks = append(out.Uplinks, s.uplink(i, &u))
 	}

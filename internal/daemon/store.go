@@ -13,6 +13,7 @@ import (
 // The files of the state directory.
 const (
 	stateFile   = "state.json"
+	usageFile   = "quotas.json"
 	journalFile = "journal.ndjson"
 	lockFile    = "lock"
 )
@@ -61,36 +62,46 @@ func (s *store) Close() error {
 }
 
 // loadState returns the last state saved, nil where there is none.
-func (s *store) loadState() ([]byte, error) {
+func (s *store) loadState() ([]byte, error) { return s.load(stateFile) }
+
+// loadUsage returns the last usage of quotas saved, nil where there is none.
+func (s *store) loadUsage() ([]byte, error) { return s.load(usageFile) }
+
+// saveState replaces the state file: after a crash at any moment it holds either
+// the former bytes or these.
+func (s *store) saveState(b []byte) error { return s.save(stateFile, b) }
+
+// saveUsage replaces the file of the quotas' usage in the same way.
+func (s *store) saveUsage(b []byte) error { return s.save(usageFile, b) }
+
+func (s *store) load(name string) ([]byte, error) {
 	if s.dir == "" {
 		return nil, nil
 	}
-	path := filepath.Join(s.dir, stateFile)
+	path := filepath.Join(s.dir, name)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the state file: %w", err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	if info.Size() > maxState {
-		return nil, fmt.Errorf("read the state file: %d bytes are more than %d", info.Size(), maxState)
+		return nil, fmt.Errorf("read %s: %d bytes are more than %d", name, info.Size(), maxState)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the state file: %w", err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return b, nil
 }
 
-// saveState replaces the state file: after a crash at any moment it holds either
-// the former bytes or these.
-func (s *store) saveState(b []byte) error {
+func (s *store) save(name string, b []byte) error {
 	if s.dir == "" {
 		return nil
 	}
-	if err := replaceFile(filepath.Join(s.dir, stateFile), b); err != nil {
-		return fmt.Errorf("save the state file: %w", err)
+	if err := replaceFile(filepath.Join(s.dir, name), b); err != nil {
+		return fmt.Errorf("save %s: %w", name, err)
 	}
 	return nil
 }

@@ -73,8 +73,11 @@ func Policy(t *rapid.T, n int) *rules.Policy {
 			{Name: "outer", Strategy: rules.LowestLatency, Members: []int{6, 3, 0}},
 			{Name: "strict", Strategy: rules.Fallback, Members: []int{2, 4}, BlockWhenNone: true},
 		},
-		Throttles: []rules.Throttle{{Name: "slow", Down: 1e6}},
-		Primary:   1,
+		Throttles:  []rules.Throttle{{Name: "slow", Down: 1e6}},
+		Schedules:  make([]rules.Schedule, timed),
+		Quotas:     make([]rules.Quota, timed),
+		Conditions: make([]rules.Condition, timed),
+		Primary:    1,
 	}
 	count := rapid.IntRange(0, n).Draw(t, "rules")
 	for i := range count {
@@ -87,6 +90,9 @@ func Policy(t *rapid.T, n int) *rules.Policy {
 	return p
 }
 
+// timed is how many schedules, quotas and conditions there are.
+const timed = 2
+
 func rule(t *rapid.T, name string) rules.Rule {
 	r := rules.Rule{
 		Name: name, Priority: rapid.IntRange(0, 20).Draw(t, "priority"), Active: state.AllStates,
@@ -95,7 +101,43 @@ func rule(t *rapid.T, name string) rules.Rule {
 	if rapid.IntRange(0, 3).Draw(t, "when") == 0 {
 		r.Active = state.Set(rapid.IntRange(0, int(state.AllStates)).Draw(t, "states"))
 	}
+	if rapid.IntRange(0, 3).Draw(t, "timed") == 0 {
+		e := when(t, 2)
+		r.When = &e
+	}
 	return r
+}
+
+// when draws a condition over the world.
+func when(t *rapid.T, depth int) rules.Expr {
+	op := rapid.IntRange(0, 5).Draw(t, "when op")
+	if depth == 0 {
+		op = 5
+	}
+	switch op {
+	case 0, 1:
+		return rules.Expr{Op: rules.OpAnd + rules.Op(op), Kids: []rules.Expr{when(t, depth-1), when(t, depth-1)}}
+	case 2:
+		return rules.Expr{Op: rules.OpNot, Kids: []rules.Expr{when(t, depth-1)}}
+	}
+	p := rules.Pred{Field: rapid.SampledFrom([]rules.Field{
+		rules.FieldSchedule, rules.FieldQuota, rules.FieldCondition, rules.FieldState, rules.FieldLatency, rules.FieldUplink, rules.FieldRoute,
+	}).Draw(t, "when field")}
+	switch p.Field {
+	case rules.FieldState:
+		p.States = state.Set(rapid.IntRange(0, int(state.AllStates)).Draw(t, "in states"))
+	case rules.FieldUplink, rules.FieldRoute:
+		p.Ref = rapid.IntRange(-1, 2).Draw(t, "uplink")
+		p.Metric = rapid.SampledFrom([]rules.Metric{rules.MetricRTT, rules.MetricErrorRate, rules.MetricUp, rules.MetricState}).Draw(t, "metric")
+		p.States = state.Set(rapid.IntRange(0, int(state.AllStates)).Draw(t, "in states"))
+		p.Cmp = rules.Cmp(rapid.IntRange(0, 4).Draw(t, "cmp"))
+		p.Bound = rapid.SampledFrom([]int64{1, 20_000, 120_000}).Draw(t, "bound")
+	case rules.FieldLatency:
+		p.Cmp, p.Bound = rules.Gt, 20_000
+	default:
+		p.Ref = rapid.IntRange(0, timed-1).Draw(t, "which")
+	}
+	return rules.Expr{Op: rules.OpPred, Pred: p}
 }
 
 func outcome(t *rapid.T, primary bool) rules.Outcome {
@@ -231,6 +273,9 @@ func World(t *rapid.T) *state.World {
 			l.Share = rapid.SampledFrom([]int{10, 25, 50, 100}).Draw(t, "share")
 		}
 		w.Uplinks = append(w.Uplinks, l)
+	}
+	for _, list := range []*[]state.Truth{&w.Schedules, &w.Quotas, &w.Conditions} {
+		*list = rapid.SliceOfN(rapid.SampledFrom([]state.Truth{state.Unset, state.False, state.True}), timed, timed).Draw(t, "truths")
 	}
 	return w
 }

@@ -17,7 +17,7 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+var update = flag.Bool("update", false, "rewrite the golden files and docs/diagnostics.md")
 
 // TestBroken renders what each policy of testdata/broken gets and compares it with
 // the file behind it. Files below parts/ are there to be imported.

@@ -284,9 +284,25 @@ func (p *parser) bare() bool {
 	return false
 }
 
+// noValue reports whether a value is missing here. Keywords are contextual: only
+// `and` and `or` can't be values without quotes, and what begins another statement on a line of its own.
+func (p *parser) noValue() bool {
+	if p.tok.Kind != Word {
+		return !p.isValue()
+	}
+	switch text := p.str(p.tok.Token); text {
+	case "and", "or":
+		return true
+	case "when":
+		return p.keys == nil // in an assertion
+	default:
+		return foreignJoint(text) != "" || p.tok.first && p.begins()
+	}
+}
+
 // bareName reads a name that stands alone: a condition. False if it can't be one.
 func (p *parser) bareName(n *rules.ExprNode, key rules.Word) bool {
-	if !isName(key.Text) {
+	if !rules.IsName(key.Text) {
 		return false
 	}
 	n.Span = key.Span
@@ -347,7 +363,7 @@ func (p *parser) operator(n *rules.ExprNode) bool {
 		case "like":
 			like := p.tok
 			p.next()
-			if !p.isValue() || p.bare() {
+			if p.noValue() {
 				p.report("NP107", p.span(like.Start, like.End), "`like` needs a pattern").Help = "for example `like \"*.zoom.us\"`"
 				return false
 			}
@@ -359,7 +375,7 @@ func (p *parser) operator(n *rules.ExprNode) bool {
 				p.next()
 			}
 		}
-		if p.bare() {
+		if p.noValue() {
 			break
 		}
 		return p.valueList(pred)
@@ -420,7 +436,7 @@ func (p *parser) comparisonBy(n *rules.ExprNode, cmp rules.Word) bool {
 		pred.Cmp, pred.Values = rules.Word{}, p.braces()
 		return true
 	}
-	if !p.isValue() || p.tok.Kind == Word && p.bare() {
+	if p.noValue() {
 		d := p.report("NP107", pred.Cmp.Span, "there is no value behind %s", diag.Quote(pred.Cmp.Text))
 		if p.tok.Kind == Assign || p.tok.Kind == Compare || p.tok.Kind == Foreign {
 			d.Code, d.Span, d.Message = "NP004", p.here(), "expected a value, found "+p.found()
@@ -451,7 +467,7 @@ func (p *parser) duration(pred *rules.PredNode) bool {
 	}
 	word := p.tok
 	p.next()
-	if p.tok.Kind != Word || p.bare() {
+	if p.tok.Kind != Word || p.noValue() {
 		p.report("NP107", p.span(word.Start, word.End), "`for` needs a time").Help = "for example `for 30s`"
 		return false
 	}
@@ -470,7 +486,7 @@ func (p *parser) notIn(n *rules.ExprNode) bool {
 	d := p.report("NP003", p.here(), "expected `in` behind `not`, found %s", p.found())
 	d.Help = "write `not " + shorten(pred.Key.Text) + " ...`, or `" + shorten(pred.Key.Text) + " not in ...`"
 	p.accept("like")
-	if p.isValue() && !p.bare() {
+	if !p.noValue() {
 		return p.valueList(pred)
 	}
 	return false
@@ -482,7 +498,7 @@ func (p *parser) membership(pred *rules.PredNode) bool {
 		pred.Values = p.braces()
 		return true
 	}
-	if p.tok.Kind == Word && !p.bare() && isName(p.str(p.tok.Token)) {
+	if p.tok.Kind == Word && !p.noValue() && rules.IsName(p.str(p.tok.Token)) {
 		pred.Set = p.word()
 		if p.tok.Kind == Comma {
 			p.report("NP005", p.here(), "`in` has one set: expected its end, found `,`").
@@ -491,7 +507,7 @@ func (p *parser) membership(pred *rules.PredNode) bool {
 		}
 		return true
 	}
-	if p.isValue() && !p.bare() {
+	if !p.noValue() {
 		d := p.report("NP004", p.here(), "expected the name of a set or `{` behind `in`, found %s", p.found())
 		d.Help = "for values leave `in` out: `" + shorten(pred.Key.Text+" "+p.str(p.tok.Token)) + "`"
 		return p.valueList(pred)
@@ -548,7 +564,8 @@ func (p *parser) commaEnds(comma token) bool {
 	if p.tok.first || !p.begins() {
 		return false
 	}
-	if next := p.ahead(1); next.Kind != Word && next.Kind != String {
+	switch next := p.ahead(1); {
+	case next.Kind != Word && next.Kind != String, p.str(next) == "and", p.str(next) == "or":
 		return false
 	}
 	p.report("NP005", p.span(comma.Start, comma.End), "expected the end of the statement, found `,`").

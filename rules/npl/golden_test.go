@@ -273,7 +273,7 @@ func checkParse(t interface {
 	}
 	v := visitor{t: t, src: src, inside: inside, exact: !diag.HasErrors(diags)}
 	v.ast(ast)
-	if ast.Partial != (len(diags) > 0) {
+	if ast.Partial != diag.HasErrors(diags) {
 		t.Fatalf("partial: %v beside %v", ast.Partial, diags)
 	}
 }

@@ -121,7 +121,7 @@ func (p *parser) unknownField(pred *rules.PredNode) {
 			return
 		}
 	}
-	if (p.bare() || p.tok.Kind == Comma) && !isName(key.Text) {
+	if (p.bare() || p.tok.Kind == Comma) && !rules.IsName(key.Text) {
 		p.report("NP004", key.Span, "expected a condition, found %s", diag.Quote(key.Text)).
 			Help = "name what it is compared with: `" + guessField(key.Text) + " " + shorten(key.Text) + "`"
 		return
@@ -218,7 +218,7 @@ func (p *parser) strayHelp() string {
 			return "write `" + foreignJoint(text) + "`"
 		case fields[text] != 0 || text == "sni":
 			return "join conditions by `and` or `or`"
-		case !isName(text):
+		case !rules.IsName(text):
 			return "separate values by commas"
 		}
 	case String:

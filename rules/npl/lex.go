@@ -126,8 +126,8 @@ func scan(text string, pos int) Token {
 		return Token{Bad, pos, pos + 1}
 	}
 	if text[pos] == '\'' {
-		line := text[pos+1 : lineEnd(text, pos)]
-		if i := strings.IndexAny(line, `'"#`); i >= 0 && line[i] == '\'' {
+		rest := text[pos+1:]
+		if i := strings.IndexAny(rest, "'\"#\r\n"); i >= 0 && rest[i] == '\'' {
 			return Token{SingleQuoted, pos, pos + i + 2}
 		}
 	}

@@ -27,6 +27,9 @@ const (
 	MaxSize = 16 << 20
 	// MaxNesting bounds the depth of conditions and blocks, and with it every recursion here.
 	MaxNesting = 200
+	// maxFindings is after how many diagnostics the rest is not looked at: nobody
+	// reads so many, and the time for a file of megabytes stays bounded.
+	maxFindings = 10_000
 )
 
 // Parse reads a policy's structure without checking its meaning. name is the
@@ -36,7 +39,7 @@ func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
 	if len(src) > MaxSize {
 		return nil, []diag.Diagnostic{diag.New("NP901", diag.Span{File: name}, "the file has %d bytes, the most is %d", len(src), MaxSize)}
 	}
-	p := &parser{file: name, ast: &rules.AST{File: name, NPL: true}}
+	p := &parser{file: name, ast: &rules.AST{File: name, NPL: true, Source: src}}
 	text, ok := p.characters(src)
 	if !ok {
 		return nil, p.diags.List()
@@ -48,7 +51,7 @@ func Parse(name string, src []byte) (*rules.AST, []diag.Diagnostic) {
 	p.ast.Rules = make([]rules.RuleNode, 0, min(rules.MaxRules+1, bytes.Count(src, []byte("\nrule "))))
 	p.start()
 	p.policy()
-	p.ast.Partial = p.diags.Len() > 0
+	p.ast.Partial = diag.HasErrors(p.diags.List())
 	return p.ast, p.diags.List()
 }
 
@@ -187,7 +190,12 @@ func (p *parser) start() {
 	p.next()
 }
 
+// report adds a diagnostic. After too many of them the rest of the text is not looked at.
 func (p *parser) report(code diag.Code, span diag.Span, format string, args ...any) *diag.Diagnostic {
+	if p.diags.Len() >= maxFindings {
+		p.pos = len(p.text)
+		p.ast.Lost = true
+	}
 	return p.diags.Report(code, span, format, args...)
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
@@ -315,7 +316,7 @@ func TestLost(t *testing.T) {
 		{"import", true, true},
 		{"routes: {a: main}", true, true},
 		{"{ }", true, true},
-		{"rule a { match dst_ip 10.0.0.1; do block }", false, true},
+		{"rule a { match dst_ip 10.0.0.1; do block }", false, false},
 	} {
 		ast, diags := Parse("f", []byte("policy 1\n"+c.src+"\n"))
 		if ast.Lost != c.lost || ast.Partial != c.partial {
@@ -341,6 +342,7 @@ func TestBounds(t *testing.T) {
 		"dashes": "assert any " + strings.Repeat("->", n), "values": "condition c = port 1" + strings.Repeat(",1", n), "lines": strings.Repeat("\n", n),
 		"and on new lines": "condition c = any" + strings.Repeat("\n\n and any", n/10), "newlines before and": "condition c = any" + strings.Repeat("\n", n),
 		"open sets": "rule a { match " + strings.Repeat("sni in {", n), "words": strings.Repeat("a ", n), "colons": strings.Repeat("a: ", n), "quotas": strings.Repeat("quota ", n),
+		"single quotes": "set a: user = {" + strings.Repeat("'a' ", n), "apostrophes": strings.Repeat("' ", n),
 		"stray clauses": "rule a { match any }\n" + strings.Repeat("do block\n", n),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -359,6 +361,13 @@ func TestBounds(t *testing.T) {
 			checkParse(t, []byte(src))
 		})
 	}
+	start := time.Now()
+	if ast, diags := Parse("f", append([]byte("policy 1\n"), bytes.Repeat([]byte("x\n"), MaxSize/2-10)...)); len(diags) > maxFindings+2 || !ast.Lost {
+		t.Errorf("%d diagnostics", len(diags))
+	}
+	if d := time.Since(start); d > 10*time.Second { // some 0.2 s
+		t.Errorf("%v for a file of errors", d)
+	}
 	deep := strings.Repeat("(", MaxNesting) + "any" + strings.Repeat(")", MaxNesting)
 	if _, diags := Parse("f", []byte("policy 1\ncondition c = "+deep+"\ncondition d = ("+deep+")\ncondition e = "+deep)); codes(diags) != fmt.Sprintf("NP902@%d-%d", 441+MaxNesting, 442+MaxNesting) {
 		t.Errorf("%d levels: %s", MaxNesting, codes(diags))
@@ -372,6 +381,52 @@ func nestedRules(n int) string {
 		b.WriteString(strings.Repeat(" ", i) + "rule a {\n")
 	}
 	return b.String()
+}
+
+// TestExamples: Check finds nothing in the examples of the language reference but
+// what the appliers can't do yet and hints.
+func TestExamples(t *testing.T) {
+	n := 0
+	for name, text := range samples(t) {
+		if !strings.HasPrefix(name, "examples.txtar/") || !strings.HasSuffix(name, ".npl") {
+			continue
+		}
+		n++
+		ast, diags := Parse(name, text)
+		p, more := rules.Check(ast)
+		for _, d := range append(diags, more...) {
+			if d.Code != "NP502" && d.Severity != diag.Hint {
+				t.Errorf("%s: %v", name, d)
+			}
+		}
+		if p == nil || len(p.Rules) < 2 {
+			t.Errorf("%s: no policy", name)
+		}
+	}
+	if n != 4 {
+		t.Errorf("%d examples", n)
+	}
+}
+
+// TestContextual: keywords are names and values where their block does not make them more.
+func TestContextual(t *testing.T) {
+	const src = "policy 1\nset allow: process = { match, do, rule, and }\nroute group via main\nroute rule via dev route\ngroup default = fallback(group, rule)\n" +
+		"condition when = any\nrule match priority 1 {\n match process in allow and user do, allow and sni when and when; when when; do route default\n}\n" +
+		"rule rule { match process rule, match and user \"and\"; do route rule }\ndefault route group\n"
+	ast, diags := Parse("f", []byte(src))
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	got := dump(ast)
+	for _, want := range []string{
+		"values[match | do | rule | and]list", "route rule: via[dev | route]", "group default: fallback[group | rule]list",
+		"match and(process in allow <process in allow>, user [do | allow] <user do, allow>, sni [when] <sni when>, condition<when> of when <when>)",
+		"match and(process [rule | match] <process rule, match>, user [\"and\"] <user \"and\">)",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
 }
 
 // TestDamaged: a damaged policy never makes Parse panic or point outside, and

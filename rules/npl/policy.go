@@ -188,7 +188,7 @@ func (p *parser) name(what string) (rules.Word, bool) {
 	case String, SingleQuoted, Unterminated:
 		at := p.here()
 		w := p.word()
-		if w.Quoted = false; isName(w.Text) {
+		if w.Quoted = false; rules.IsName(w.Text) {
 			p.report("NP004", at, "expected the name of %s, found a string", what).Help = "names have no quotes: " + shorten(w.Text)
 		}
 		return w, true

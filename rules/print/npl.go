@@ -28,6 +28,9 @@ func NPL(a *rules.AST) []byte {
 		p.declaration(&list[i])
 	}
 	p.own(p.tail, 0, len(p.b) == 0)
+	if a.NPL {
+		return align(a.Source, p.b)
+	}
 	return p.b
 }
 
@@ -37,6 +40,16 @@ type nplPrinter struct {
 	ast     *rules.AST
 	oneLine bool // nothing may break the line
 	unit    unit // of the declaration that is printed
+}
+
+// oneLine is how many columns a block may take that its author wrote on one line: in
+// NPL the author has seen it so.
+func oneLine(a *rules.AST) int {
+	const asWritten = 160
+	if a.NPL {
+		return asWritten
+	}
+	return width
 }
 
 // statement is one line of a block: a clause or an item.
@@ -217,7 +230,7 @@ func (p *nplPrinter) block(d *decl, list []statement) {
 		}
 		p.str(" }")
 		p.oneLine = false
-		if !p.full() {
+		if p.column() <= oneLine(p.ast) {
 			return
 		}
 		p.reset(at, line)

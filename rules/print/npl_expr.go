@@ -17,8 +17,18 @@ func fieldNPL(p *rules.PredNode) string {
 	}
 }
 
-// keywords are the words that NPL reads as something else where a value can stand.
-var keywords = []string{"in", "not", "like"}
+// keywords are the words that NPL may read as something else where a value stands:
+// operators, those of other languages, and what begins statements.
+var keywords = func() map[string]bool {
+	words := strings.Fields(`in not like any and or for exceeded is equals contains matches eq ~ =~ && || & | AND And OR Or NOT
+		policy import set uplink route group throttle quota schedule condition health daemon default rule assert never always unreachable
+		match when disable on_unknown do description allow limit per reset`)
+	set := make(map[string]bool, len(words))
+	for _, w := range words {
+		set[w] = true
+	}
+	return set
+}()
 
 // valuesNPL are the values of a predicate as NPL spells them. The first parts of
 // words carry the comments: owner says of which word each is a part.
@@ -29,15 +39,21 @@ func valuesNPL(p *rules.PredNode) (list []string, owner []int) {
 			list, owner = append(list, element(w)), append(owner, i)
 		case splits(p.Field) && !w.Quoted && strings.Contains(w.Text, ","):
 			for _, part := range commaParts(w) {
-				list, owner = append(list, text(part)), append(owner, i)
+				list, owner = append(list, value(rules.Word{Text: part})), append(owner, i)
 			}
-		case !w.Quoted && len(list) == 0 && slices.Contains(keywords, w.Text):
-			list, owner = append(list, quoteNPL(w.Text)), append(owner, i)
 		default:
-			list, owner = append(list, npl(w)), append(owner, i)
+			list, owner = append(list, value(w)), append(owner, i)
 		}
 	}
 	return list, owner
+}
+
+// value is a word where values of predicates stand.
+func value(w rules.Word) string {
+	if keywords[w.Text] {
+		return quoteNPL(w.Text)
+	}
+	return npl(w)
 }
 
 // spelled is the word between a predicate's field and its values: `in` or `like`
@@ -97,7 +113,7 @@ func (p *nplPrinter) flat(n *rules.ExprNode, within bool) {
 			if i > 0 {
 				p.str(connective(n))
 			}
-			p.flat(&n.Kids[i], true)
+			p.flat(&n.Kids[i], n.Op != rules.OpOr || n.Kids[i].Op != rules.OpAnd)
 		}
 		if within {
 			p.str(")")
@@ -118,7 +134,7 @@ func (p *nplPrinter) broken(n *rules.ExprNode, key any, indent int) []note {
 	case rules.OpNot:
 		if len(n.Kids) == 1 {
 			p.str("not ")
-			return p.operand(&n.Kids[0], key, indent)
+			return p.operand(&n.Kids[0], key, indent, n.Op)
 		}
 	case rules.OpPred:
 		return p.pred(n, key, indent)
@@ -136,7 +152,7 @@ func (p *nplPrinter) broken(n *rules.ExprNode, key any, indent int) []note {
 				}
 				p.indent(indent)
 			}
-			end = p.operand(k, k, indent)
+			end = p.operand(k, k, indent, n.Op)
 			if m != nil && len(m.trail) > 0 {
 				end = m.trail
 			}
@@ -148,7 +164,7 @@ func (p *nplPrinter) broken(n *rules.ExprNode, key any, indent int) []note {
 }
 
 // operand writes one side of a connective, in brackets if it is one itself.
-func (p *nplPrinter) operand(n *rules.ExprNode, key any, indent int) []note {
+func (p *nplPrinter) operand(n *rules.ExprNode, key any, indent int, around rules.Op) []note {
 	if n.Op != rules.OpAnd && n.Op != rules.OpOr {
 		if n.Op == rules.OpNot {
 			return p.broken(n, key, indent)
@@ -157,7 +173,7 @@ func (p *nplPrinter) operand(n *rules.ExprNode, key any, indent int) []note {
 	}
 	if !p.inside(key) {
 		at, line := p.mark()
-		p.flat(n, true)
+		p.flat(n, around != rules.OpOr || n.Op != rules.OpAnd)
 		if !p.full() {
 			return nil
 		}

@@ -54,8 +54,16 @@ func declarations(a *rules.AST) []decl {
 		section section
 		decls   []rules.Decl
 	}{
-		{sets, a.Sets}, {uplinks, a.Uplinks}, {routes, a.Routes}, {groups, a.Groups}, {throttles, a.Throttles},
-		{quotas, a.Quotas}, {schedules, a.Schedules}, {conditions, a.Conditions}, {health, a.Health}, {daemon, a.Daemon},
+		{sets, a.Sets},
+		{uplinks, a.Uplinks},
+		{routes, a.Routes},
+		{groups, a.Groups},
+		{throttles, a.Throttles},
+		{quotas, a.Quotas},
+		{schedules, a.Schedules},
+		{conditions, a.Conditions},
+		{health, a.Health},
+		{daemon, a.Daemon},
 	} {
 		for i := range s.decls {
 			list = append(list, decl{section: s.section, index: i, key: &s.decls[i], span: s.decls[i].Span})

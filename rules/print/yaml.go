@@ -9,8 +9,9 @@ import (
 
 // YAML prints a policy in YAML. The AST must have been read without errors: of a
 // partial one what is there is printed, and the caller has to refuse to use it.
-// Imports come first, whatever they stood behind; compare with [Canonical] before you
-// keep the result.
+// Sections have the schema's order, and one has all imports: where they
+// stood among the rules, the result is not the same policy. Compare with
+// [Canonical] before you keep it.
 func YAML(a *rules.AST) []byte {
 	list := declarations(a)
 	p := &yamlPrinter{comments: file(a, list), ast: a}
@@ -19,7 +20,15 @@ func YAML(a *rules.AST) []byte {
 	if len(p.head) > 0 {
 		p.blank()
 	}
-	slices.SortStableFunc(list, func(x, y decl) int { return cmp.Compare(x.section, y.section) })
+	late := importsBehindRules(list)
+	rank := func(d decl) int {
+		if late && d.section == imports {
+			return int(ruleList)*2 + 1
+		}
+		return int(d.section) * 2
+	}
+	slices.SortStableFunc(list, func(x, y decl) int { return cmp.Compare(rank(x), rank(y)) })
+	printed := len(list) > 0
 	for len(list) > 0 {
 		n := 1
 		for n < len(list) && list[n].section == list[0].section {
@@ -28,12 +37,33 @@ func YAML(a *rules.AST) []byte {
 		p.section(list[:n])
 		list = list[n:]
 	}
-	if len(p.b) == 0 || len(a.Source) > 0 && p.empty {
+	if !printed {
 		p.str("rules: []")
 		p.newline()
 	}
 	p.own(p.tail, 0, len(p.b) == 0)
 	return p.b
+}
+
+// importsBehindRules reports imports that all stand behind the last rule: there
+// they stay, since the rules that they bring stand where they do.
+func importsBehindRules(list []decl) bool {
+	seen, late := false, false
+	for _, d := range list {
+		switch d.section {
+		case ruleList:
+			if late {
+				return false
+			}
+			seen = true
+		case imports:
+			if !seen {
+				return false
+			}
+			late = true
+		}
+	}
+	return late
 }
 
 // sectionKeys are the keys of the sections, in their order.
@@ -66,8 +96,7 @@ const (
 type yamlPrinter struct {
 	writer
 	*comments
-	ast   *rules.AST
-	empty bool
+	ast *rules.AST
 }
 
 // section prints a section with its declarations.

@@ -184,14 +184,14 @@ func sayable(n *rules.ExprNode) bool {
 func sayablePred(p *rules.PredNode) bool {
 	switch {
 	case p.Field >= rules.FieldSchedule:
-		return isName(p.Subject.Text)
+		return rules.IsName(p.Subject.Text)
 	case p.Field == rules.FieldUplink || p.Field == rules.FieldRoute:
-		if !isName(p.Subject.Text) {
+		if !rules.IsName(p.Subject.Text) {
 			return false
 		}
 	}
 	if p.Set.Text != "" {
-		return isName(p.Set.Text)
+		return rules.IsName(p.Set.Text)
 	}
 	if len(p.Values) == 0 || p.Cmp.Text != "" && (len(p.Values) > 1 || p.Negated) {
 		return false

@@ -165,7 +165,7 @@ func (l *loader) asserts(n *yaml.Node) []rules.AssertNode {
 				a.When = l.stateList(e)
 			case "expect":
 				expect = &e.key
-				a.Expect, _ = l.outcome(e.value)
+				a.Expect = l.outcome(e.value)
 			default:
 				l.badKey(e.key, "an assertion", known, foreign)
 			}
@@ -198,39 +198,6 @@ func (l *loader) failed(before int) bool {
 	}
 	list := l.diags.List()
 	return diag.HasErrors(list[max(0, len(list)-(l.diags.Len()-before)):])
-}
-
-// flow reads `api.zoom.us tcp/443`: a name or address with protocol and port.
-func (l *loader) flow(e entry, a *rules.AssertNode) {
-	if e.value.Kind == yaml.MappingNode && l.legal(e.value) {
-		l.report("NP004", l.opening(e.value), "expected a name or address for flow, found a block of keys").
-			Help = "conditions stand under `match`; a flow is for example `flow: www.example.org tcp/443`"
-		return
-	}
-	w, ok := l.scalar(e.value, "flow")
-	if !ok {
-		return
-	}
-	words := w.Split()
-	if len(words) == 0 || words[0].Text == "" {
-		l.report("NP107", w.Span, "the flow has no name or address").Help = "for example `flow: www.example.org tcp/443`"
-		return
-	}
-	a.Target = words[0]
-	if len(words) == 1 {
-		return
-	}
-	proto := words[1]
-	slash := strings.IndexByte(proto.Text, '/')
-	if slash <= 0 || slash == len(proto.Text)-1 {
-		l.report("NP004", proto.Span, "expected a protocol and a port such as tcp/443, found %s", diag.Quote(proto.Text))
-		return
-	}
-	a.Proto, a.Port = proto.Part(0, slash), proto.Part(slash+1, len(proto.Text))
-	if len(words) > 2 {
-		l.report("NP005", words[2].Span, "expected the end of the flow, found %s", diag.Quote(words[2].Text)).
-			Help = "more is said by `match: {...}` instead of `flow`"
-	}
 }
 
 // stateList reads the states in which an assertion or invariant holds.
@@ -273,7 +240,7 @@ func (l *loader) invariants(n *yaml.Node) []rules.InvariantNode {
 				when, v.When = &e.key, l.stateList(e)
 			case "expect":
 				expect = &e.key
-				v.Expect, _ = l.outcome(e.value)
+				v.Expect = l.outcome(e.value)
 			default:
 				l.badKey(e.key, "an invariant", known, foreign)
 			}

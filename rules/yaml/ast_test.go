@@ -5,15 +5,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
+	"pgregory.net/rapid"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/policygen"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/npl"
 )
 
 // TestAST shows the AST of each NAME.yaml of testdata/ast/*.txtar, and what
@@ -63,6 +66,7 @@ func renderAST(t testing.TB, name string, src []byte) string {
 		d := dumper{b: &b, src: src, t: t}
 		d.ast(ast)
 	}
+	checkComments(t, src)
 	return b.String()
 }
 
@@ -306,5 +310,121 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Add(policygen.YAML(1, 3))
+	f.Add([]byte("rules: [{name: a, priority: 0, match: sni in zoom and not port 1-2, when: {uplink.a.rtt: \">1ms for 2s\"}, action: block}]\n"))
 	f.Fuzz(func(t *testing.T, src []byte) { renderAST(t, "f", src) })
+}
+
+// checkComments holds for every text without errors: what stands in a comment
+// means nothing, and every other `#` is a character of a value.
+func checkComments(t testing.TB, src []byte) {
+	ast, diags := Parse("f", src)
+	if ast == nil || diag.HasErrors(diags) {
+		return
+	}
+	other := bytes.ReplaceAll(src, []byte("#"), []byte("x"))
+	for _, c := range ast.Comments {
+		other[c.Span.Start] = '#'
+		for i := c.Span.Start + 1; i < c.Span.End; i++ {
+			other[i] = '"'
+		}
+	}
+	again, diags := Parse("f", other)
+	if slices.ContainsFunc(diags, func(d diag.Diagnostic) bool { return d.Code == "NP105" }) {
+		return // a#b and axb
+	}
+	if again == nil || len(again.Comments) != len(ast.Comments) {
+		t.Fatalf("other comments in\n%q\n%q\n%v", src, other, diags)
+	}
+	a, b := dump(t, ast, src), dump(t, again, other)
+	if a = strings.ReplaceAll(a, "#", "x"); a != strings.ReplaceAll(b, "#", "x") {
+		t.Fatalf("%q and %q differ:\n%s", src, other, cmp.Diff(a, b))
+	}
+}
+
+// dump is the AST without its comments.
+func dump(t testing.TB, ast *rules.AST, src []byte) string {
+	var b bytes.Buffer
+	without := *ast
+	without.Comments = nil
+	d := dumper{b: &b, src: src, t: t}
+	d.ast(&without)
+	return b.String()
+}
+
+// TestComments puts comments into a policy at every place where one can stand,
+// and finds exactly those.
+func TestComments(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		src := policygen.YAML(rapid.Int64Range(0, 1<<40).Draw(rt, "seed"), rapid.IntRange(1, 10).Draw(rt, "n"))
+		texts := []string{"#", "# it's", "#\"a: b", "# # é", "#[{|", "# x   "}
+		var out []byte
+		var want []string
+		for line := range bytes.Lines(src) {
+			line = bytes.TrimRight(line, "\n")
+			if rapid.Bool().Draw(rt, "own") {
+				c := rapid.SampledFrom(texts).Draw(rt, "text")
+				out = append(out, rapid.SampledFrom([]string{"", "  ", "\t", "        "}).Draw(rt, "indent")+c+"\n"...)
+				want = append(want, strings.TrimRight(c, " ")+" own")
+			}
+			out = append(out, line...)
+			if rapid.Bool().Draw(rt, "trailing") {
+				c := rapid.SampledFrom(texts).Draw(rt, "text")
+				out = append(out, " "+c...)
+				want = append(want, strings.TrimRight(c, " "))
+			}
+			out = append(out, rapid.SampledFrom([]string{"\n", "\r\n", "\n\n"}).Draw(rt, "end")...)
+		}
+		ast, diags := Parse("f", out)
+		if len(diags) > 0 {
+			rt.Fatalf("%v\n%s", diags, out)
+		}
+		var got []string
+		for _, c := range ast.Comments {
+			if c.Own {
+				c.Text += " own"
+			}
+			got = append(got, c.Text)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			rt.Fatalf("(-want +got)\n%s\n%s", diff, out)
+		}
+		checkComments(t, out)
+	})
+}
+
+// TestTwins: the examples of the language in YAML have the meaning of those in NPL.
+func TestTwins(t *testing.T) {
+	files, err := filepath.Glob("testdata/examples/*.yaml")
+	if err != nil || len(files) != 4 {
+		t.Fatalf("%d examples: %v", len(files), err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		policy, diags := Load(file, src)
+		if policy == nil {
+			t.Fatal(diags)
+		}
+		original := filepath.Join("../npl/testdata/examples", strings.TrimSuffix(filepath.Base(file), ".yaml")+".npl")
+		text, err := os.ReadFile(original)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast, diags := npl.Parse(original, text)
+		if diag.HasErrors(diags) {
+			t.Fatal(diags)
+		}
+		twin, diags := rules.Check(ast)
+		if twin == nil {
+			t.Fatal(diags)
+		}
+		if twin.Hash != policy.Hash {
+			t.Errorf("%s and %s differ in their meaning", file, original)
+		}
+		if len(twin.Asserts) != len(policy.Asserts) || len(twin.Invariants) != len(policy.Invariants) {
+			t.Errorf("%s and %s have other assertions or invariants", file, original)
+		}
+	}
 }

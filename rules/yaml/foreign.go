@@ -93,7 +93,7 @@ func (l *loader) foreignValue(w rules.Word, inSet bool) bool {
 	switch kind {
 	case "geosite":
 		name := "NAME"
-		if isName(rest) {
+		if rules.IsName(rest) {
 			name = rest
 		}
 		if help = geositeHelp(name); inSet {
@@ -133,16 +133,4 @@ func foreignAction(text string) string {
 	default:
 		return ""
 	}
-}
-
-// isName reports whether the text can be the name of a declaration.
-func isName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-		if !letter && (i == 0 || c != '-' && !isDigit(c)) {
-			return false
-		}
-	}
-	return s != ""
 }

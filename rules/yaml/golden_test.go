@@ -5,7 +5,6 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -15,7 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/diag"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files and docs/diagnostics.md")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestGolden renders what each NAME.yaml of testdata/golden/*.txtar gets, and
 // compares it with the NAME.txt behind it.
@@ -69,53 +68,4 @@ func render(t testing.TB, name string, src []byte) string {
 		return "ok\n"
 	}
 	return b.String()
-}
-
-// TestEveryCode holds code, catalogue and golden files together: each code that
-// the sources can report has an example and a golden case with its caret.
-func TestEveryCode(t *testing.T) {
-	shown := readAll(t, "testdata/golden/*.txtar")
-	reported := map[string]bool{}
-	for _, m := range regexp.MustCompile(`report\("(NP\d+)"|diag\.New\("(NP\d+)"`).FindAllStringSubmatch(readAll(t, "*.go", "../*.go"), -1) {
-		reported[m[1]+m[2]] = true
-	}
-	delete(reported, "NP901") // a file of 16 MiB is no golden case; TestLimits has it
-	delete(reported, "NP903") // needs a million rules
-	delete(reported, "NP008") // not text; TestEncoding has it
-	delete(reported, "NP111") // needs files; rules/load has it
-	delete(reported, "NP503")
-	if len(reported) < 30 {
-		t.Fatalf("only %d codes found in the sources", len(reported))
-	}
-	for code := range reported {
-		e, ok := diag.Lookup(diag.Code(code))
-		if !ok || e.Detail == "" {
-			t.Errorf("%s is reported and not described in the catalogue", code)
-		}
-		if !regexp.MustCompile(`\w+ ` + code + `: .*\n +\d+ \|.*\n +\| +\^+`).MatchString(shown) {
-			t.Errorf("%s is reported and has no golden case with a caret", code)
-		}
-	}
-}
-
-func readAll(t *testing.T, patterns ...string) string {
-	t.Helper()
-	var all strings.Builder
-	for _, p := range patterns {
-		files, err := filepath.Glob(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			if strings.HasSuffix(f, "_test.go") {
-				continue
-			}
-			b, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all.Write(b)
-		}
-	}
-	return all.String()
 }

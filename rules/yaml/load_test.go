@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +100,18 @@ func TestLimits(t *testing.T) {
 	}
 	if _, diags := Load("f", append([]byte(goodRule), bytes.Repeat([]byte("# 456789\n"), 100_000)...)); len(diags) > 0 {
 		t.Errorf("900 kB of comments: %v", diags)
+	}
+	many := append([]byte(goodRule), bytes.Repeat([]byte("#\n"), maxComments+1)...)
+	if _, diags := Load("f", many); codes(diags) != fmt.Sprintf("NP905@%d-%d", len(many)-2, len(many)-1) {
+		t.Errorf("a million and one comments: %s", codes(diags))
+	}
+	names := "rules: [{name: a, priority: 0, match: any, when: {schedule: \"" + strings.Repeat("a,", 1_000_000) + "\"}, action: block}]\n"
+	if ast, diags := Parse("f", []byte(names)); !strings.Contains(codes(diags), "NP905") || ast.Rules[0].When == nil {
+		t.Errorf("a million schedules: %s", codes(diags))
+	}
+	deep := "rules: [{name: a, priority: 0, match: '" + strings.Repeat("(", 20_000) + "', action: block}]\n"
+	if _, diags := Load("f", []byte(deep)); !strings.Contains(codes(diags), "NP902") {
+		t.Errorf("brackets in a string: %s", codes(diags))
 	}
 	for _, nest := range []string{strings.Repeat("[", 20_000), strings.Repeat("{a: ", 5_000), strings.Repeat("- ", 1_000), strings.Repeat("? ", 1_000)} {
 		if _, diags := Load("f", []byte("rules: \n  "+nest)); !strings.Contains(codes(diags), "NP902") {
@@ -342,6 +356,17 @@ func FuzzYAML(f *testing.F) {
 	f.Add([]byte(goodRule))
 	f.Add([]byte(wholePolicy))
 	f.Add(policygen.YAML(1, 3))
+	files, err := filepath.Glob("testdata/examples/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(src)
+	}
 	for _, e := range diag.Catalogue() {
 		f.Add([]byte(e.Example))
 	}

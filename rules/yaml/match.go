@@ -160,6 +160,10 @@ func (l *loader) named(e entry) (rules.ExprNode, bool) {
 	node := rules.ExprNode{Op: rules.OpOr, Span: l.span(e.key.Span.Start, l.nodeEnd(e.value))}
 	for _, w := range l.scalars(e.value, e.key.Text) {
 		for _, name := range commaParts(w) {
+			if len(node.Kids) == maxNames {
+				l.report("NP905", name.Span, "%s has more than %d names", e.key.Text, maxNames)
+				return node, false
+			}
 			p := rules.PredNode{Field: field, Key: e.key, Subject: name}
 			switch field {
 			case rules.FieldSchedule:
@@ -183,6 +187,10 @@ func (l *loader) named(e entry) (rules.ExprNode, bool) {
 	}
 	return node, true
 }
+
+// maxNames bounds the list of a key such as schedule: a node takes a hundred
+// times as much room as a name of few letters.
+const maxNames = 1000
 
 // commaParts splits a word at its commas, without the blanks around the parts.
 func commaParts(w rules.Word) []rules.Word {
@@ -312,7 +320,7 @@ func (l *loader) membership(e entry, p *rules.PredNode) bool {
 	switch {
 	case len(values) == 0:
 		return false // reported
-	case k.value.Kind == yaml.ScalarNode && k.key.Text != "like" && isName(values[0].Text):
+	case k.value.Kind == yaml.ScalarNode && k.key.Text != "like" && rules.IsName(values[0].Text):
 		p.Set = values[0]
 	default:
 		p.Values = values

@@ -28,7 +28,7 @@ func (l *loader) policy(root *yaml.Node) *rules.AST {
 		case "version":
 			ast.Version, _ = l.scalar(e.value, "version")
 		case "imports":
-			ast.Imports = l.imports(e.value)
+			ast.Imports = append(ast.Imports, l.imports(e.value)...)
 		case "sets":
 			ast.Sets = l.decls(e, l.set)
 		case "uplinks":

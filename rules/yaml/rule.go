@@ -1,6 +1,7 @@
 package yaml
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -16,10 +17,35 @@ var ruleKeys = []string{"name", "priority", "when", "disable", "disabled", "matc
 // rules reads the list of rules.
 func (l *loader) rules(ast *rules.AST, n *yaml.Node) {
 	blocks := l.blocks(n, "rules", "a rule", "name: ...")
-	ast.Rules = make([]rules.RuleNode, len(blocks))
-	for i, k := range blocks {
-		ast.Rules[i] = l.rule(k)
+	ast.Rules = make([]rules.RuleNode, 0, len(blocks))
+	for _, k := range blocks {
+		if len(k.Content) > 0 && k.Content[0].Value == "import" {
+			ast.Imports = append(ast.Imports, l.importAmong(k)...)
+			continue
+		}
+		ast.Rules = append(ast.Rules, l.rule(k))
 	}
+	slices.SortStableFunc(ast.Imports, func(a, b rules.ImportNode) int { return cmp.Compare(a.Span.Start, b.Span.Start) })
+}
+
+// importAmong reads `import: FILE` in the place of a rule: the rules of the file
+// stand there.
+func (l *loader) importAmong(n *yaml.Node) []rules.ImportNode {
+	var list []rules.ImportNode
+	for _, e := range l.entries(n, "an import") {
+		if e.key.Text != "import" {
+			l.badKey(e.key, "an import among rules", []string{"import"}, nil)
+			continue
+		}
+		if list = l.imports(e.value); len(list) > 1 {
+			l.report("NP004", l.opening(e.value), "expected one import among rules, found a list")
+			list = list[:1]
+		}
+	}
+	for i := range list {
+		list[i].Span = l.nodeSpan(n)
+	}
+	return list
 }
 
 func (l *loader) rule(n *yaml.Node) rules.RuleNode {
@@ -208,7 +234,7 @@ func (l *loader) knownActions(items []rules.Item, foreign func(rules.Item) strin
 		if d.Help = diag.DidYouMean(item.Key.Text, known); d.Help != "" {
 			return true
 		}
-		if d.Help = "the actions are " + list(known); len(items) == 1 && len(item.Args) == 0 && !item.Block && isName(item.Key.Text) {
+		if d.Help = "the actions are " + list(known); len(items) == 1 && len(item.Args) == 0 && !item.Block && rules.IsName(item.Key.Text) {
 			d.Help = "to send flows over the route " + item.Key.Text + " write `route " + item.Key.Text + "`"
 		}
 		return true
