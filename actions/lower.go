@@ -148,7 +148,7 @@ func (l *lowerer) pred(p *rules.Pred, negated bool) []term {
 		return iface(p.Globs, negated)
 	case rules.FieldUser:
 		return l.user(p, negated)
-	case rules.FieldProcess, rules.FieldProcessPath, rules.FieldCgroup:
+	case rules.FieldProcess, rules.FieldProcessPath, rules.FieldCgroup, rules.FieldGroup:
 		l.skipped[int(p.Field)] = true
 		if negated { // a forwarded flow has none: known to be absent
 			return one(Match{Key: KeyIif, Op: Not, Nums: []Range{{0, 0}}})

@@ -102,6 +102,9 @@ func metricsOf(e *rules.Expr) uint8 {
 	return m
 }
 
+// Reads reports whether a rule reads the field.
+func (p *Program) Reads(f rules.Field) bool { return p.fields.Has(f) }
+
 // Policy returns what the program was compiled from.
 func (p *Program) Policy() *rules.Policy { return p.policy }
 

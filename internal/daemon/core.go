@@ -260,6 +260,12 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 		learn(&t.flow, &n.flow)
 		delete(c.early, k)
 	}
+	if e.Earlier { // what it carried before was counted then, or is nobody's
+		t.carried = e.Stats.BytesUp + e.Stats.BytesDown
+	} else {
+		t.began = wall
+	}
+	c.carried(t, e, wall)
 	c.marked(t, e.Mark)
 	if len(c.flows) < maxFlows {
 		c.flows[k] = t

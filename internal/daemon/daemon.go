@@ -231,6 +231,9 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 	health := p.Health()
 	b.machine = d.resume(health, shortHash(p.Hash))
 	b.live = live{health: health}
+	if b.usage, err = d.store.loadUsage(); err != nil {
+		d.log.Warn("usage of quotas not read", "error", err)
+	}
 	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, p, b, d.parts.Host, kernel)
 	if err != nil {
 		var r *rejection
@@ -249,10 +252,8 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 		}
 	}
 	l := newLoop(d, c, b.machine)
-	if usage, err := d.store.loadUsage(); err != nil {
-		d.log.Warn("usage of quotas not read", "error", err)
-	} else if usage != nil {
-		if err := l.core.timed.usage.Decode(usage); err != nil {
+	if b.usage != nil {
+		if err := l.core.timed.usage.Decode(b.usage); err != nil {
 			d.log.Warn("usage of quotas not used", "error", err)
 		}
 	}

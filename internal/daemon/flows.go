@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -44,12 +45,13 @@ type tracked struct {
 	// route is the concrete route whose id the kernel put into the conntrack
 	// mark, -1 when it is not known.
 	route   int
-	mark    uint32 // the conntrack mark last seen
-	blocked bool   // its mark says blocked
-	loose   bool   // only its name was seen, see core.loose
-	asked   bool   // its `failover` decision was carried out
-	carried uint64 // bytes that quotas have counted
-	logRule string // the rule under whose name the kernel logged it
+	mark    uint32    // the conntrack mark last seen
+	blocked bool      // its mark says blocked
+	loose   bool      // only its name was seen, see core.loose
+	asked   bool      // its `failover` decision was carried out
+	carried uint64    // bytes that quotas have counted
+	began   time.Time // zero: before the daemon, nobody knows when
+	logRule string    // the rule under whose name the kernel logged it
 }
 
 // learn adds what other knows to f: a known fact beats one known to be absent,
@@ -67,7 +69,16 @@ func learn(f, other *flow.Flow) {
 	take(&f.ProcessPath, other.ProcessPath)
 	take(&f.User, other.User)
 	take(&f.Cgroup, other.Cgroup)
+	take(&f.Group, other.Group)
 	take(&f.IfaceIn, other.IfaceIn)
+	take(&f.IfaceOut, other.IfaceOut)
+	take(&f.SrcMAC, other.SrcMAC)
+	take(&f.App, other.App)
+	take(&f.ALPN, other.ALPN)
+	take(&f.Country, other.Country)
+	take(&f.ASN, other.ASN)
+	take(&f.ConnBytes, other.ConnBytes)
+	take(&f.ConnAge, other.ConnAge)
 	take(&f.DSCP, other.DSCP)
 	take(&f.Mark, other.Mark)
 	take(&f.RTT, other.RTT)

@@ -80,6 +80,7 @@ type base struct {
 	machine state.Machine
 	plan    *actions.Plan // only its exported parts may be read
 	names   []nameHold
+	usage   []byte // of quotas, as it was saved, at the start; else nil
 	wall    time.Time
 }
 
@@ -128,7 +129,7 @@ func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b
 		machine = machine.Reconfigure(b.live.health, c.health)
 	}
 	c.world = machine.World(c.health)
-	guess(&c.world, c.policy, &b.live, b.wall)
+	guess(&c.world, c.prog, &b)
 	c.plan, c.hints = actions.PlanFor(c.prog, *c.host, &c.world, b.plan)
 	if c.plan == nil {
 		return nil, &rejection{c.hints, c.sources}

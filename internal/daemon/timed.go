@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/rules"
@@ -45,14 +46,18 @@ func sameTimed(a, b *state.World) bool {
 
 // guess completes the world that a plan is made for, before the policy is live:
 // what it has to count first is told to the kernel when it is.
-func guess(w *state.World, p *rules.Policy, l *live, wall time.Time) {
+func guess(w *state.World, prog *engine.Program, b *base) {
+	p, l := prog.Policy(), &b.live
 	if l.policy == p && l.world != nil {
 		w.Schedules, w.Conditions, w.Quotas, w.Meets = l.world.Schedules, l.world.Conditions, l.world.Quotas, l.world.Meets
 		return
 	}
-	w.Quotas = make([]state.Truth, len(p.Quotas))
+	usage := engine.NewUsage(prog, time.Local)
+	if b.usage != nil {
+		_ = usage.Decode(b.usage) // begin reports it
+	}
+	w.Quotas = usage.Exceeded(b.wall)
 	for i := range p.Quotas {
-		w.Quotas[i] = state.False
 		if l.policy == nil || l.world == nil {
 			continue
 		}
@@ -61,12 +66,19 @@ func guess(w *state.World, p *rules.Policy, l *live, wall time.Time) {
 			w.Quotas[i] = l.world.Quotas[j]
 		}
 	}
-	engine.NewClock(p, time.Local).Step(wall, w)
+	engine.NewClock(p, time.Local).Step(b.wall, w)
 }
 
-// carried counts what a flow has carried since it was last counted.
+// carried takes what an event tells of a flow's size and age: it counts what the
+// flow has carried since it was last counted, and learns what rules read.
 func (c *core) carried(t *tracked, e *inspector.Event, wall time.Time) {
 	total := e.Stats.BytesUp + e.Stats.BytesDown
+	if total > 0 && c.live.prog.Reads(rules.FieldConnBytes) {
+		t.flow.ConnBytes = flow.Some(int64(total))
+	}
+	if !t.began.IsZero() && c.live.prog.Reads(rules.FieldConnAge) {
+		t.flow.ConnAge = flow.Some(wall.Sub(t.began).Microseconds())
+	}
 	if len(c.live.policy.Quotas) == 0 || total <= t.carried {
 		return
 	}
