@@ -8,7 +8,6 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
-	"netpolicy.dev/netpolicy/state"
 )
 
 // layer is a classifier over some of a policy's rules. Its ids number them in
@@ -42,6 +41,7 @@ type builder struct {
 	words     []uint32
 	seeds     seeds
 	fields    FieldSet
+	heads     []head      // by node
 	rules     []uint32    // by id: the rule in source order
 	records   []record    // by id
 	options   [][2]uint32 // by id: from and to in pivots; the first above the second: see choose
@@ -203,81 +203,6 @@ const openCrowd = 64
 // stand in a node's index and in its open part, so that the copies double with each.
 const maxDepth = 5
 
-// firstRules are looked at before the indexes of a node with more than
-// manyRules, if one of them is likely to be true.
-const (
-	firstRules = 16
-	manyRules  = 4 * firstRules
-)
-
-// firstOf returns the first of ids, or nil if all of them ask for so much else
-// that hardly one will be true.
-func (b *builder) firstOf(ids []id) []early {
-	sorted := slices.Clone(ids)
-	slices.Sort(sorted)
-	likely := 0
-	list := make([]early, firstRules)
-	for at, i := range sorted[:firstRules] {
-		likely += b.likelihood(&b.records[i])
-		list[at] = b.early(i)
-	}
-	if likely < certain/2 {
-		return nil
-	}
-	return list
-}
-
-// early is one of the first rules of a node, with a copy of what its record asks
-// for, as far as a tuple holds it: the records themselves lie far apart.
-type early struct {
-	id     id
-	active state.Set
-	protos protoSet // 0: not asked for
-	tuple  tuple
-}
-
-func (b *builder) early(i id) early {
-	r := &b.records[i]
-	e := early{id: i, active: r.active}
-	if r.flags&hasProto != 0 {
-		e.protos = r.protos
-	}
-	switch {
-	case r.flags&hasRange != 0:
-		e.tuple.has, e.tuple.ports[0] = tuplePort, r.ports
-	case r.flags&hasTuple != 0:
-		e.tuple = b.tuples[r.ports]
-	}
-	return e
-}
-
-const certain = 1 << 16
-
-// likelihood estimates how likely a rule is true once its pivot is, in parts of
-// certain: by the widths of ports, and a quarter for all else.
-func (b *builder) likelihood(r *record) int {
-	of := certain
-	width := func(packed uint32) { of = of * (int(packed>>16) - int(packed&0xffff) + 1) >> 16 }
-	switch {
-	case r.flags&hasRange != 0:
-		width(r.ports)
-	case r.flags&hasTuple != 0:
-		t := &b.tuples[r.ports]
-		if t.has&tuplePort != 0 {
-			width(t.ports[0])
-		}
-		if t.has&tupleSrcPort != 0 {
-			width(t.ports[1])
-		}
-		if t.has&(tupleDst|tupleSrc|tupleLatency) != 0 {
-			of /= 4
-		}
-	case r.flags&(hasPorts|needsEval) != 0:
-		of /= 4
-	}
-	return of
-}
-
 // node makes a node of the ids, in any order. Inside are the rules that are looked
 // at without the classes; open says that they are only looked at for whether
 // they are open.
@@ -287,7 +212,7 @@ func (b *builder) node(ids []id, without classSet, open bool) *node {
 		n.least = slices.Min(ids)
 	}
 	if !open && without != 0 && len(ids) > manyRules {
-		n.first = b.firstOf(ids)
+		n.first = b.firstOf(ids, without)
 	}
 	var d draft
 	var rest []id
@@ -434,6 +359,7 @@ func (b *builder) prefixIndexes(list []prefixRef, without classSet) [2]*prefixIn
 	for i := range out {
 		if len(prefixes[i]) > 0 {
 			out[i] = newPrefixIndex(prefixes[i], refs[i], b)
+			b.along(out[i], without)
 		}
 	}
 	return out

@@ -33,12 +33,13 @@ var kinds = []struct {
 	flow    func(oracle.Chance, *rules.Policy) flow.Flow
 }{
 	{"small", 30, 50, oracle.Policy, func(c oracle.Chance, _ *rules.Policy) flow.Flow { return oracle.Flow(c) }},
-	{"rich", 42, 25, oracle.Rich, oracle.Near},
+	{"rich", 38, 25, oracle.Rich, oracle.Near},
 	{"crowded", 15, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 17+c.IntN(70)) }, oracle.Near},
 	{"large", 3, 50, func(c oracle.Chance) *rules.Policy { return oracle.Crowded(c, 100+c.IntN(300)) }, oracle.Near},
 	{"alike", 5, 25, func(c oracle.Chance) *rules.Policy { return oracle.Alike(c, 30+c.IntN(120)) }, oracle.NearAlike},
 	{"listed", 3, 50, func(c oracle.Chance) *rules.Policy { return oracle.Listed(c, 10+c.IntN(90)) }, oracle.Near},
 	{"mixed", 2, 50, func(c oracle.Chance) *rules.Policy { return oracle.Mixed(c, 100+c.IntN(300)) }, oracle.Near},
+	{"nested", 4, 50, func(c oracle.Chance) *rules.Policy { return oracle.Nested(c, 100+c.IntN(300)) }, oracle.Near},
 }
 
 // drawn lets rapid choose, and so shrink, what the generators ask for.

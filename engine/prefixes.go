@@ -17,6 +17,10 @@ type prefixIndex struct {
 	v6      bounds[uint64]
 	v6long  []bound6
 	entries []prefixEntry
+	// firstAt has, by entry, where in first the first rules of it and its parents
+	// stand, or none; it is nil where no entry has many.
+	firstAt []uint32
+	first   []early
 }
 
 type addr6 struct{ hi, lo uint64 }

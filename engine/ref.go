@@ -94,6 +94,7 @@ func (b *builder) ref(f filing, without classSet) ref {
 		own = b.pool.add(refList, ids)
 	default:
 		b.pool.nodes = append(b.pool.nodes, nil)
+		b.heads = append(b.heads, headOf(ids))
 		at := len(b.pool.nodes) - 1
 		open := b.open
 		b.pool.nodes[at] = b.node(ids, without, open)

@@ -189,16 +189,8 @@ func (s *search) node(n *node) {
 
 // extra looks at what few nodes have; true if that was enough.
 func (s *search) extra(n *node) bool {
-	if n.first != nil && !s.open {
-		for i := range n.first {
-			e := &n.first[i]
-			if e.id >= s.bound {
-				return true
-			}
-			if e.active.Has(s.c.state) && (e.protos == 0 || s.hasProto(e.protos)) && e.tuple.eval(&s.c) == isTrue {
-				s.candidate(e.id)
-			}
-		}
+	if n.first != nil && !s.open && s.early(n.first) {
+		return true
 	}
 	if n.far != nil {
 		s.ahead(n.far)
@@ -412,7 +404,13 @@ func (s *search) addr(x *[2]*prefixIndex, v flow.Value[netip.Addr]) {
 	if family == nil {
 		return
 	}
-	for e := family.find(a); e != none; {
+	e := family.find(a)
+	if e != none && family.firstAt != nil && !s.open {
+		if at := family.firstAt[e]; at != none && s.early(family.first[at:at+firstRules]) {
+			return
+		}
+	}
+	for e != none {
 		at := &family.entries[e]
 		if at.least >= s.bound {
 			return

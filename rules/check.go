@@ -61,7 +61,7 @@ func CheckWith(ast *AST, lists Lists) (*Policy, []diag.Diagnostic) {
 	c.cycles()
 	c.unused()
 	list := diag.Sort(c.allowed())
-	if diag.HasErrors(list) {
+	if diag.HasErrors(list) || c.undefined { // of a lost file nothing undefined is reported
 		return nil, list
 	}
 	c.p.Hash = c.p.hash()
@@ -88,7 +88,7 @@ type checker struct {
 	health    state.UplinkConfig // the defaults for every uplink
 	primaryAt Word               // health { primary NAME }
 	implicit  bool               // every named route is `via main`
-	undefined bool               // an NP110 was reported: unused ones may be misspelt
+	undefined bool               // a name is not declared: unused ones may be misspelt
 	suggested int
 }
 

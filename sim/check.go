@@ -16,7 +16,7 @@ const maxTold = 8
 
 // checkTime looks at the machine as it is now.
 func (r *runner) checkTime(e *expectation) {
-	w := r.machine.World(r.config)
+	w := r.world(e.at)
 	uplink := r.uplink(e.uplink)
 	switch e.kind {
 	case wantState:
@@ -26,6 +26,14 @@ func (r *runner) checkTime(e *expectation) {
 		}
 		if got != e.state {
 			r.fail(e, "NP320", "at %s %s was %s, not %s", e.at, who, got, e.state).Help = r.told(uplink)
+		}
+	case wantSchedule, wantQuota, wantCondition:
+		list := map[expectKind][]state.Truth{wantSchedule: w.Schedules, wantQuota: w.Quotas, wantCondition: w.Conditions}[e.kind]
+		if got := list[r.timed(e.kind, e.name)]; int64(got) != e.number {
+			d := r.fail(e, "NP320", "at %s %s was %s, not %s", e.at, e.name.text, answers[e.kind][got], answers[e.kind][e.number])
+			if got == state.Unset && !r.dated {
+				d.Help = "say when the scenario starts: `start 2026-11-27 20:00`"
+			}
 		}
 	case wantShare:
 		if uplink < 0 {

@@ -42,7 +42,7 @@ func (p *parser) expectAt() {
 	if !ok {
 		return
 	}
-	w, ok := p.take("state or share")
+	w, ok := p.take("state, share, schedule, quota or condition")
 	if !ok {
 		return
 	}
@@ -61,12 +61,44 @@ func (p *parser) expectAt() {
 		if e.number, ok = p.percent(v); !ok {
 			return
 		}
+	case "schedule", "quota", "condition":
+		p.expectTimed(e, w.text)
+		return
 	default:
-		p.report("NP004", w.span, "expected state or share, found %s", quote(w.text)).Help = orHelp(diag.DidYouMean(w.text, []string{"state", "share"}), "what a flow gets is expected without a time, below its `flow` line")
+		p.report("NP004", w.span, "expected state, share, schedule, quota or condition, found %s", quote(w.text)).Help = orHelp(diag.DidYouMean(w.text, timed), "what a flow gets is expected without a time, below its `flow` line")
 		return
 	}
 	e.uplink = p.uplink()
 	e.span.End = p.words[p.next-1].span.End
+	p.s.wantTime = append(p.s.wantTime, e)
+}
+
+var timed = []string{"state", "share", "schedule", "quota", "condition"}
+
+// answers are what can be expected of a schedule, a quota or a condition, by its truth.
+var answers = map[expectKind][3]string{
+	wantSchedule: {"unknown", "closed", "open"}, wantQuota: {"unknown", "left", "exceeded"}, wantCondition: {"unknown", "no", "yes"},
+}
+
+// expectTimed reads NAME ANSWER.
+func (p *parser) expectTimed(e expectation, what string) {
+	e.kind = map[string]expectKind{"schedule": wantSchedule, "quota": wantQuota, "condition": wantCondition}[what]
+	var ok bool
+	if e.name, ok = p.take("a name"); !ok {
+		return
+	}
+	known := answers[e.kind]
+	w, ok := p.take(strings.Join(known[:], ", "))
+	if !ok {
+		return
+	}
+	i := slices.Index(known[:], w.text)
+	if i < 0 {
+		p.report("NP004", w.span, "expected %s, found %s", strings.Join(known[:], ", "), quote(w.text))
+		return
+	}
+	e.number = int64(i)
+	e.span.End = w.span.End
 	p.s.wantTime = append(p.s.wantTime, e)
 }
 

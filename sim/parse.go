@@ -30,11 +30,14 @@ type Scenario struct {
 	// Policy is the path of the policy as written, relative to the scenario's file.
 	Policy     string
 	PolicySpan diag.Span
-	steps      []step
-	flows      []flowStep
-	wantFlow   []expectation // in order of their lines
-	wantTime   []expectation
-	wantCount  []expectation
+	// start is when 0 s is, in the zone of schedules and quotas that name none;
+	// zero: not said.
+	start     time.Time
+	steps     []step
+	flows     []flowStep
+	wantFlow  []expectation // in order of their lines
+	wantTime  []expectation
+	wantCount []expectation
 }
 
 // stepKind is what a step does; steps at the same time run in this order.
@@ -47,6 +50,7 @@ const (
 	stepClear
 	stepRestart
 	stepReboot
+	stepCarry
 )
 
 // step is one input on the virtual clock.
@@ -59,6 +63,8 @@ type step struct {
 	to     state.State
 	length time.Duration // force: how long; restart: how long it is away
 	reason string
+	bytes  int64     // carry: how many
+	flow   flow.Flow // carry: by which
 }
 
 // answer is what every probe of an uplink answers.
@@ -84,6 +90,9 @@ type expectKind uint8
 const (
 	wantState expectKind = iota
 	wantShare
+	wantSchedule
+	wantQuota
+	wantCondition
 	wantTransitions
 	wantRoute
 	wantTarget
@@ -220,7 +229,7 @@ func (p *parser) span(base, start, end int) diag.Span {
 	return diag.Span{File: p.s.File, Start: base + start, End: base + end}
 }
 
-var statements = []string{"policy", "sample", "flow", "expect", "force", "clear", "restart", "reboot"}
+var statements = []string{"policy", "sample", "flow", "expect", "force", "clear", "restart", "reboot", "start", "carry"}
 
 func (p *parser) line(line string, base int) {
 	w, _ := p.take("")
@@ -240,6 +249,11 @@ func (p *parser) line(line string, base int) {
 		if at, ok := p.time("a time"); ok {
 			p.step(step{kind: stepClear, at: at, uplink: p.uplink()})
 		}
+	case "start":
+		p.start(w)
+	case "carry":
+		p.carry(line, base)
+		return
 	case "restart", "reboot":
 		p.restart(w)
 	default:
@@ -299,6 +313,69 @@ func (p *parser) policy(at word) {
 	default:
 		p.s.Policy, p.s.PolicySpan = w.text, w.span
 	}
+}
+
+// start reads DATE TIME [ZONE].
+func (p *parser) start(at word) {
+	date, ok := p.take("a date")
+	if !ok {
+		return
+	}
+	clock, ok := p.take("a time of day")
+	if !ok {
+		return
+	}
+	zone := time.UTC
+	if w, given := p.take(""); given {
+		var err error
+		if zone, err = time.LoadLocation(w.text); err != nil || w.text == "" || w.text == "Local" {
+			p.report("NP213", w.span, "no time zone is called %s", quote(w.text)).Help = "names are those of the IANA database: Europe/Berlin"
+			return
+		}
+	}
+	t, err := time.ParseInLocation("2006-01-02 15:04", date.text+" "+clock.text, zone)
+	switch {
+	case err != nil:
+		span := date.span
+		span.End = clock.span.End
+		p.report("NP213", span, "expected a date and a time such as 2026-11-27 20:00, found %s %s", quote(date.text), quote(clock.text))
+	case !p.s.start.IsZero():
+		p.report("NP105", at.span, "the scenario has a start already")
+	default:
+		p.s.start = t
+	}
+}
+
+// carry reads T SIZE FLOW.
+func (p *parser) carry(line string, base int) {
+	at, ok := p.time("a time")
+	if !ok {
+		return
+	}
+	w, ok := p.take("an amount such as 3GiB")
+	if !ok {
+		return
+	}
+	n, ok := size(w.text)
+	if !ok {
+		p.report("NP203", w.span, "expected an amount such as 3GiB, found %s", quote(w.text)).Help = "the units are B, KiB, MiB, GiB and TiB"
+		return
+	}
+	if f, _, ok := p.flowText(line, base); ok {
+		p.step(step{kind: stepCarry, at: at, bytes: n, flow: f})
+	}
+}
+
+// size reads a whole number of bytes.
+func size(s string) (int64, bool) {
+	for shift, unit := range []string{"B", "KiB", "MiB", "GiB", "TiB"} {
+		digits, ok := strings.CutSuffix(s, unit)
+		n, err := strconv.ParseUint(digits, 10, 63)
+		if ok && err == nil && n <= 1<<62>>(10*shift) {
+			return int64(n) << (10 * shift), true
+		}
+	}
+	return 0, false
 }
 
 // time reads a time since the start, or a length of time.
@@ -476,11 +553,18 @@ func (p *parser) flow(line string, base int) {
 	if !ok {
 		return
 	}
+	if f, span, ok := p.flowText(line, base); ok {
+		p.s.flows = append(p.s.flows, flowStep{at, f, span})
+	}
+}
+
+// flowText reads the rest of a line that begins at base.
+func (p *parser) flowText(line string, base int) (f flow.Flow, span diag.Span, ok bool) {
 	if p.next == len(p.words) {
 		p.report("NP003", p.end, "expected a flow, as in `tcp 10.0.0.5:5000 > 1.2.3.4:443`")
-		return
+		return f, span, false
 	}
-	span := diag.Span{File: p.s.File, Start: p.words[p.next].span.Start, End: p.words[len(p.words)-1].span.End}
+	span = diag.Span{File: p.s.File, Start: p.words[p.next].span.Start, End: p.words[len(p.words)-1].span.End}
 	f, err := flow.ParseText(line[span.Start-base : span.End-base])
 	if err != nil {
 		where, message := span, err.Error()
@@ -494,9 +578,9 @@ func (p *parser) flow(line string, base int) {
 			}
 		}
 		p.report("NP004", where, "%s", message)
-		return
+		return f, span, false
 	}
-	p.s.flows = append(p.s.flows, flowStep{at, f, span})
+	return f, span, true
 }
 
 func (p *parser) force() {

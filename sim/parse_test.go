@@ -103,7 +103,7 @@ func TestParseErrors(t *testing.T) {
 		{flow + "expect pending sni, age", "sni, age", "NP102: unknown fact `age`"},
 		{flow + "expect pending sni,", "", "NP003: expected a fact"},
 		{flow + "expect dscp 64", "64", "NP103"},
-		{"expect 9s route wan1", "route", "NP004: expected state or share, found `route`"},
+		{"expect 9s route wan1", "route", "NP004: expected state, share, schedule, quota or condition, found `route`"},
 		{"expect 9s state", "", "NP003: expected a state"},
 		{"expect transitions > 8 in 1h", ">", "NP203: expected <= or ==, found `>`"},
 		{"expect transitions <= many in 1h", "many", "NP103: expected a number of transitions"},

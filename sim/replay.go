@@ -29,7 +29,7 @@ func AppendFlow(dst []byte, at time.Duration, f flow.Flow) []byte {
 // recording, else what it would have done. Without a start line it begins with
 // a new machine; a start under another policy is carried over by name.
 func Replay(p *rules.Policy, journal []byte) ([]Entry, error) {
-	d := newDriver(p)
+	d := newDriver(p, time.Time{})
 	number := 0
 	for text := range bytes.Lines(journal) {
 		number++

@@ -33,7 +33,7 @@ type Result struct {
 // did not hold (NP320), each with what happened instead; or, instead of a run,
 // names that the policy does not have. Nothing is shared with earlier runs.
 func Run(s *Scenario, p *rules.Policy) (Result, []diag.Diagnostic) {
-	r := &runner{driver: newDriver(p), s: s, lines: make([]lineState, len(p.Uplinks))}
+	r := &runner{driver: newDriver(p, s.start), s: s, lines: make([]lineState, len(p.Uplinks))}
 	for i := range r.lines {
 		r.lines[i].set = healthy()
 	}
@@ -92,6 +92,9 @@ func (r *runner) bind() {
 	for _, list := range [][]expectation{r.s.wantTime, r.s.wantCount} {
 		for i := range list {
 			r.uplink(list[i].uplink)
+			if _, ok := answers[list[i].kind]; ok {
+				r.timed(list[i].kind, list[i].name)
+			}
 		}
 	}
 	for i := range r.s.wantFlow {
@@ -123,6 +126,32 @@ func (r *runner) uplink(w word) int {
 	}
 	r.undefined(w, "uplink", names)
 	return -1
+}
+
+// timed is the index of a schedule, quota or condition, -1 if there is no such one.
+func (r *runner) timed(kind expectKind, w word) int {
+	what, names := "condition", []string(nil)
+	switch kind {
+	case wantSchedule:
+		what = "schedule"
+		for i := range r.policy.Schedules {
+			names = append(names, r.policy.Schedules[i].Name)
+		}
+	case wantQuota:
+		what = "quota"
+		for i := range r.policy.Quotas {
+			names = append(names, r.policy.Quotas[i].Name)
+		}
+	default:
+		for i := range r.policy.Conditions {
+			names = append(names, r.policy.Conditions[i].Name)
+		}
+	}
+	i := slices.Index(names, w.text)
+	if i < 0 {
+		r.undefined(w, what, names)
+	}
+	return i
 }
 
 func (r *runner) undefined(w word, what string, names []string) {
@@ -253,6 +282,9 @@ func (r *runner) step(i int) {
 		r.set(uplink, r.former[st.of], st.at)
 	case stepForce:
 		r.apply(state.Event{Kind: state.EventForce, At: st.at, Uplink: uplink, To: st.to, Until: st.at + st.length, Reason: st.reason})
+	case stepCarry:
+		r.usage.Add(&st.flow, st.bytes, r.start.Add(st.at))
+		r.world(st.at)
 	case stepClear:
 		r.apply(state.Event{Kind: state.EventClear, At: st.at, Uplink: uplink})
 	case stepRestart, stepReboot:
@@ -271,6 +303,7 @@ func (r *runner) resume(now time.Duration) {
 	before := r.machine.World(r.config)
 	r.machine, _, _ = state.Resume(r.config, r.file, r.bootID(), fmt.Sprintf("%x", r.policy.Hash), now)
 	r.away, r.file = false, nil
+	r.newClock()
 	after := r.machine.World(r.config)
 	for i := range r.lines {
 		if from, to := before.Uplinks[i].State, after.Uplinks[i].State; from != to {

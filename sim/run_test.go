@@ -133,7 +133,7 @@ expect 60s state NORMAL
 `))
 	p := testPolicy()
 	want, _ := Run(s, p)
-	d := newDriver(p)
+	d := newDriver(p, time.Time{})
 	journal := state.AppendStart(nil, d.config, d.machine, "", "")
 	for now := time.Duration(0); now <= 60*time.Second; now += time.Second {
 		for u := range 2 {

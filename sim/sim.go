@@ -41,13 +41,47 @@ type driver struct {
 	program *engine.Program
 	config  state.Config
 	machine state.Machine
+	start   time.Time // when 0 s is
+	dated   bool      // whether anybody said so: else schedules are not known
+	clock   *engine.Clock
+	usage   *engine.Usage
 	log     []Entry
 }
 
-func newDriver(p *rules.Policy) *driver {
-	d := &driver{policy: p, program: engine.Compile(p), config: p.Health()}
+// someday is when a scenario begins that does not say: a Monday.
+var someday = time.Date(2026, time.January, 5, 0, 0, 0, 0, time.UTC)
+
+func newDriver(p *rules.Policy, start time.Time) *driver {
+	d := &driver{policy: p, program: engine.Compile(p), config: p.Health(), start: start, dated: true}
 	d.machine = state.New(d.config)
+	if start.IsZero() {
+		d.start, d.dated = someday, false
+	}
+	d.usage = engine.NewUsage(d.program, d.start.Location())
+	d.newClock()
 	return d
+}
+
+// newClock begins to look at schedules and conditions, as the daemon does when it starts.
+func (d *driver) newClock() {
+	p := *d.policy
+	if !d.dated {
+		p.Schedules = nil
+	}
+	d.clock = engine.NewClock(&p, d.start.Location())
+}
+
+// world is the whole world at a moment. The clock sees each one that inputs bring
+// about, and between them nothing changes.
+func (d *driver) world(at time.Duration) *state.World {
+	w := d.machine.World(d.config)
+	now := d.start.Add(at)
+	w.Quotas = d.usage.Exceeded(now)
+	d.clock.Step(now, &w)
+	if !d.dated {
+		w.Schedules = make([]state.Truth, len(d.policy.Schedules))
+	}
+	return &w
 }
 
 // apply gives the machine an event and logs what follows.
@@ -57,13 +91,13 @@ func (d *driver) apply(e state.Event) {
 	for i := range ts {
 		d.log = append(d.log, Entry{At: ts[i].At, Transition: &ts[i]})
 	}
+	d.world(e.At)
 }
 
 // flow decides a flow and carries the decision out as the daemon would: a
 // `failover` asks the machine.
 func (d *driver) flow(at time.Duration, f flow.Flow) Decided {
-	w := d.machine.World(d.config)
-	done := Decided{Flow: f, Decision: d.program.Decide(&f, &w)}
+	done := Decided{Flow: f, Decision: d.program.Decide(&f, d.world(at))}
 	d.log = append(d.log, Entry{At: at, Decided: &done})
 	if done.Decision.Kind == rules.ActFailover {
 		d.apply(state.Event{Kind: state.EventFailover, At: at, Uplink: -1})

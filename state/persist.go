@@ -60,8 +60,9 @@ type uplinkSnapshot struct {
 	Fresh      int             `json:"fresh"`
 	RTTs       []int64         `json:"rtts_us"`
 	EWMA       int64           `json:"ewma_us"`
-	Pending    [2]int64        `json:"pending"` // dials, failures
-	Last       string          `json:"verdict"` // of the last round
+	Jitter     int64           `json:"jitter_us_16,omitempty"` // sixteenths
+	Pending    [2]int64        `json:"pending"`                // dials, failures
+	Last       string          `json:"verdict"`                // of the last round
 	LastSince  time.Duration   `json:"verdict_since_ns"`
 	LastWhy    string          `json:"verdict_why"` // "" before the first
 	Forced     *forcedSnapshot `json:"forced,omitempty"`
@@ -114,7 +115,7 @@ func (u *uplink) snapshot(name string) uplinkSnapshot {
 		Name: name, State: u.state.String(), Since: u.since, Good: u.good, Bad: u.bad, Dead: u.dead,
 		Penalty: u.penalty, HalvedAt: u.halvedAt, Suppressed: u.suppressed, HoldUntil: u.holdUntil,
 		Known: u.known, Down: u.down, Started: u.started, Heard: u.heard, Missed: u.missed,
-		Rounds: [][4]int64{}, Fresh: u.fresh, RTTs: slices.Clone(u.rtts[:u.nRTT]), EWMA: u.ewma,
+		Rounds: [][4]int64{}, Fresh: u.fresh, RTTs: slices.Clone(u.rtts[:u.nRTT]), EWMA: u.ewma, Jitter: u.jitter,
 		Pending: [2]int64{u.pendingDials, u.pendingFailed}, Last: u.last.String(), LastSince: u.lastSince, LastWhy: u.lastWhy,
 		Forced: u.forced.snapshot(),
 	}
@@ -274,7 +275,7 @@ func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 	d := standard()
 	ok := validTimes(s.Since, s.HalvedAt, s.HoldUntil, s.Heard, s.LastSince) &&
 		within(0, maxRun, int64(s.Good), int64(s.Bad), int64(s.Dead)) && within(0, maxCount, int64(s.Missed)) &&
-		within(0, maxCount, s.Pending[:]...) && within(0, maxRTT, s.RTTs...) && within(0, maxRTT, s.EWMA) &&
+		within(0, maxCount, s.Pending[:]...) && within(0, maxRTT, s.RTTs...) && within(0, maxRTT, s.EWMA) && within(0, 16*maxRTT, s.Jitter) &&
 		within(0, int64(d.limit), int64(s.Penalty)) && s.HalvedAt <= clock && s.Heard <= clock && s.Since <= clock &&
 		len(s.Rounds) <= windowRounds && len(s.RTTs) <= windowRounds && s.Fresh >= 0 && s.Fresh <= len(s.Rounds)
 	for _, r := range s.Rounds {
@@ -294,7 +295,7 @@ func (s uplinkSnapshot) uplink(clock time.Duration) (uplink, bool) {
 		known: s.Known, down: s.Down, started: s.Started, heard: s.Heard, missed: s.Missed,
 		last: verdict(last), lastSince: s.LastSince, lastWhy: clip(s.LastWhy), forced: forced,
 	}
-	u.n, u.fresh, u.nRTT, u.ewma = len(s.Rounds), s.Fresh, len(s.RTTs), s.EWMA
+	u.n, u.fresh, u.nRTT, u.ewma, u.jitter = len(s.Rounds), s.Fresh, len(s.RTTs), s.EWMA, s.Jitter
 	u.pendingDials, u.pendingFailed = s.Pending[0], s.Pending[1]
 	copy(u.rtts[:], s.RTTs)
 	for i, r := range s.Rounds {

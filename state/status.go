@@ -18,6 +18,7 @@ type UplinkStatus struct {
 	HoldUntil       time.Duration // before this the state does not get better
 	Share           int           // per cent of new flows that groups give it
 	RTT, P90        time.Duration // negative until measured
+	Jitter          time.Duration // negative until there were two round-trip times
 	Loss, ErrorRate int64         // parts per million; negative until measured
 	// Verdict is the last round's: "good", "grey", "bad" or "dead", and "" before
 	// the first; the same since VerdictSince. VerdictWhy names what kept it from
@@ -57,7 +58,7 @@ func (m Machine) Status(cfg Config) []UplinkStatus {
 			Name: cfg.Uplinks[i].Name, State: l.State, Under: u.state, Since: u.since,
 			Unknown: !u.known, Up: l.Up, Good: u.good, Bad: u.bad, Dead: u.dead,
 			Penalty: u.penalty, Suppressed: u.suppressed, HoldUntil: u.holdUntil, Share: l.Share,
-			RTT: l.RTT, P90: l.P90, Loss: l.Loss, ErrorRate: l.ErrorRate,
+			RTT: l.RTT, P90: l.P90, Jitter: l.Jitter, Loss: l.Loss, ErrorRate: l.ErrorRate,
 			Forced: m.override(cfg, i).public(),
 		}
 		if o := m.override(cfg, i); o.on {
@@ -117,6 +118,9 @@ func (m Machine) link(cfg Config, i int) Link {
 	if u.nRTT > 0 {
 		l.RTT = time.Duration(u.ewma) * time.Microsecond
 		l.P90 = time.Duration(u.p90()) * time.Microsecond
+	}
+	if u.nRTT > 1 {
+		l.Jitter = time.Duration(u.jitter/16) * time.Microsecond
 	}
 	t, _ := u.totals(u.n)
 	l.Lost = int(t.lost)

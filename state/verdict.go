@@ -49,6 +49,7 @@ type window struct {
 	rtts          [windowRounds]int64 // of answered rounds, the youngest first; microseconds
 	nRTT          int
 	ewma          int64 // microseconds, valid when nRTT > 0
+	jitter        int64 // sixteenths of microseconds, valid when nRTT > 1
 	pendingDials  int64 // outcomes reported since the last finished round
 	pendingFailed int64
 }
@@ -75,6 +76,13 @@ func (w *window) push(probes, lost, rtt int64) {
 		w.ewma = rtt
 	} else {
 		w.ewma += (rtt - w.ewma) / 4
+	}
+	// As RFC 3550, section A.8, but from the first difference instead of from 0.
+	switch difference := max(rtt-w.rtts[0], w.rtts[0]-rtt); {
+	case w.nRTT == 1:
+		w.jitter = 16 * difference
+	case w.nRTT > 1:
+		w.jitter += difference - (w.jitter+8)/16
 	}
 	copy(w.rtts[1:], w.rtts[:])
 	w.rtts[0] = rtt

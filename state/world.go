@@ -54,8 +54,8 @@ type Link struct {
 	// RTT and P90 are the smoothed and 90th-percentile round-trip times;
 	// negative until measured.
 	RTT, P90 time.Duration
-	// Jitter is the mean difference between a round-trip time and the next (RFC 3550,
-	// section 6.4.1); negative until measured.
+	// Jitter is the smoothed difference between a round-trip time and the next (RFC 3550,
+	// section 6.4.1); negative until measured. A dead round leaves it.
 	Jitter time.Duration
 	// Loss and ErrorRate are parts per million over the last ten rounds;
 	// negative until measured.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -89,7 +90,7 @@ type decider struct {
 func newDecider(p *rules.Policy) *decider {
 	d := &decider{prog: engine.Compile(p)}
 	for s := range d.worlds {
-		d.worlds[s] = engine.OfflineWorld(p, state.State(s))
+		d.worlds[s] = engine.OfflineWorldAt(p, state.State(s), time.Now(), time.Local)
 	}
 	return d
 }

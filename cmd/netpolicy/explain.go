@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -66,7 +67,7 @@ with it the policy's state, into another one.`,
 
 func explain(w io.Writer, p *rules.Policy, f *flow.Flow, s state.State, output string) error {
 	prog := engine.Compile(p)
-	e := prog.Explain(f, engine.OfflineWorld(p, s))
+	e := prog.Explain(f, engine.OfflineWorldAt(p, s, time.Now(), time.Local))
 	out := prog.ExplainText(f, &e)
 	if output == "json" {
 		out = string(prog.AppendExplanation(nil, f.ID, &e)) + "\n"

@@ -75,7 +75,7 @@ func (s *settings) decideFlow(cmd *cobra.Command) error {
 	}
 	p := r.Policy
 	prog := engine.Compile(p)
-	e := prog.Explain(&f, engine.OfflineWorld(p, st))
+	e := prog.Explain(&f, engine.OfflineWorldAt(p, st, time.Now(), time.Local))
 	out := prog.ExplainText(&f, &e)
 	if s.output == "json" {
 		out = string(prog.AppendDecision(nil, f.ID, &e.Decision)) + "\n"
@@ -102,7 +102,7 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 		return failed(cmd, err)
 	}
 	prog := engine.Compile(p)
-	world := engine.OfflineWorld(p, st)
+	world := engine.OfflineWorldAt(p, st, time.Now(), time.Local)
 	plan, hints := actions.PlanFor(prog, *host, world, previous)
 	printDiagnostics(cmd.ErrOrStderr(), append(slices.Clone(r.Diags), hints...), r.Sources)
 	if plan == nil {

@@ -227,6 +227,48 @@ func Listed(c Chance, n int) *rules.Policy {
 	return p
 }
 
+// Nested returns a policy of n rules that ask for little, so that one of the first
+// is true: for prefixes of two addresses, or for a pattern around one literal, and
+// for wide ranges of ports.
+func Nested(c Chance, n int) *rules.Policy {
+	g := newRich(c)
+	p := g.frame()
+	g.addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, byte(c.IntN(2)), 2, 3}), g.addr()}
+	patterns, src, dst := g.chance(25), 90, 40 // percent of the rules
+	if g.chance(50) {
+		src, dst = dst, src
+	}
+	for i := range n {
+		e := rules.Expr{Op: rules.OpAnd}
+		ask := func(percent int, pred rules.Pred) {
+			if g.chance(percent) {
+				e.Kids = append(e.Kids, rules.Expr{Op: rules.OpPred, Pred: pred})
+			}
+		}
+		wide := func() []rules.PortRange {
+			return []rules.PortRange{{Lo: uint16(c.IntN(20_000)), Hi: uint16(40_000 + c.IntN(20_000))}}
+		}
+		nested := func() []netip.Prefix {
+			a := one(g.gen, g.addrs)
+			return []netip.Prefix{netip.PrefixFrom(a, c.IntN(a.BitLen()+1)).Masked()}
+		}
+		if patterns {
+			glob := one(g.gen, []rules.Glob{"zoom*", "*zoom", "z*zoom", "zoom*s"})
+			ask(100, rules.Pred{Field: rules.FieldProcess, Globs: []rules.Glob{glob}})
+		} else {
+			ask(src, rules.Pred{Field: rules.FieldSrcIP, Prefixes: nested()})
+			ask(dst, rules.Pred{Field: rules.FieldDstIP, Prefixes: nested()})
+		}
+		ask(50, rules.Pred{Field: rules.FieldPort, Ports: wide()})
+		ask(40, rules.Pred{Field: rules.FieldSrcPort, Ports: wide()})
+		ask(10, g.predOf(rules.FieldProto))
+		ask(10, g.predOf(rules.FieldLatency))
+		ask(15, g.predOf(rules.FieldDomain))
+		p.Rules = append(p.Rules, g.rule(i, e))
+	}
+	return p
+}
+
 // letters is a text of up to most letters, half of which begin alike.
 func (g gen) letters(most int) string {
 	b := []byte(one(g, []string{"", "aaaa"}))

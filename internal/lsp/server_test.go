@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules/load"
 )
 
 // frame puts a header before each body.
@@ -426,4 +429,24 @@ func TestChange(t *testing.T) {
 			t.Fatalf("%+v makes %q of %q, want %q", e, got, old, next)
 		}
 	})
+}
+
+// TestEditorExamples reads the texts that the grammar is tested with: what they
+// colour must be the language.
+func TestEditorExamples(t *testing.T) {
+	files, err := filepath.Glob("../../editors/examples/*.npl")
+	if err != nil || len(files) < 5 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range load.Policy(file, src, load.Options{Read: os.ReadFile}).Diags {
+			if d.Severity == diag.Error {
+				t.Errorf("%s: %s %s", file, d.Code, d.Message)
+			}
+		}
+	}
 }

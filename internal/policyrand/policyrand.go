@@ -69,9 +69,9 @@ func Policy(t *rapid.T, n int) *rules.Policy {
 			{Name: "strict", Kind: rules.RouteGroup, Group: 2},
 		},
 		Groups: []rules.Group{
-			{Name: "inner", Strategy: rules.Fallback, Members: []int{2, 3}},
+			{Name: "inner", Strategy: strategy(t), Members: []int{2, 3}},
 			{Name: "outer", Strategy: rules.LowestLatency, Members: []int{6, 3, 0}},
-			{Name: "strict", Strategy: rules.Fallback, Members: []int{2, 4}, BlockWhenNone: true},
+			{Name: "strict", Strategy: strategy(t), Members: []int{2, 4}, BlockWhenNone: true},
 		},
 		Throttles:  []rules.Throttle{{Name: "slow", Down: 1e6}},
 		Schedules:  make([]rules.Schedule, timed),
@@ -92,6 +92,10 @@ func Policy(t *rapid.T, n int) *rules.Policy {
 
 // timed is how many schedules, quotas and conditions there are.
 const timed = 2
+
+func strategy(t *rapid.T) rules.Strategy {
+	return rapid.SampledFrom([]rules.Strategy{rules.Fallback, rules.Fallback, rules.Weighted, rules.HashOf, rules.SLA}).Draw(t, "strategy")
+}
 
 func rule(t *rapid.T, name string) rules.Rule {
 	r := rules.Rule{
@@ -273,6 +277,9 @@ func World(t *rapid.T) *state.World {
 			l.Share = rapid.SampledFrom([]int{10, 25, 50, 100}).Draw(t, "share")
 		}
 		w.Uplinks = append(w.Uplinks, l)
+	}
+	for _, members := range []int{2, 3, 2} {
+		w.Meets = append(w.Meets, rapid.SliceOfN(rapid.SampledFrom([]state.Truth{state.Unset, state.False, state.True}), members, members).Draw(t, "meets"))
 	}
 	for _, list := range []*[]state.Truth{&w.Schedules, &w.Quotas, &w.Conditions} {
 		*list = rapid.SliceOfN(rapid.SampledFrom([]state.Truth{state.Unset, state.False, state.True}), timed, timed).Draw(t, "truths")
