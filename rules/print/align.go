@@ -11,6 +11,9 @@ import (
 // source src has where they line a word up with one in the line above or below. A
 // gap stays as long as that is so in the result, which makes the printer idempotent.
 func align(src, out []byte) []byte {
+	if !hasWideGap(src) {
+		return out
+	}
 	lines := cut(out)
 	match(cut(src), lines)
 	for changed := true; changed; {
@@ -43,6 +46,24 @@ func align(src, out []byte) []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// hasWideGap reports whether more than one blank stands between words of a line, as
+// is rare in files that programs write: large ones need not be cut into words.
+func hasWideGap(text []byte) bool {
+	for len(text) > 0 {
+		l := text
+		if i := bytes.IndexByte(text, '\n'); i >= 0 {
+			l, text = text[:i], text[i+1:]
+		} else {
+			text = nil
+		}
+		l = bytes.Trim(l, " \t\r")
+		if bytes.Contains(l, []byte("  ")) || bytes.IndexByte(l, '\t') >= 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // line is one line of a text: its tokens, and the blanks between each and the next.

@@ -347,11 +347,12 @@ func (g *gen) condition() {
 func (g *gen) health() {
 	g.word("health")
 	items := g.healthItems()
-	g.unnamed++
-	switch {
+	switch g.unnamed += g.IntN(2); {
 	case g.unnamed == 1: // the blocks without a name are one
+		g.unnamed++
 		g.block(append(g.some(items[:6]), g.say("primary", g.name())))
-	case g.unnamed == 2:
+	case g.unnamed == 3:
+		g.unnamed++
 		g.block(g.some(items[6:]))
 	default:
 		g.word(" " + g.unique())

@@ -358,6 +358,15 @@ func wordList(list []rules.Word, separator string) string {
 	return strings.Join(parts, separator)
 }
 
+// nameList is wordList for words that mean the same with quotes and without.
+func nameList(list []rules.Word, separator string) string {
+	parts := make([]string, len(list))
+	for i, w := range list {
+		parts[i] = text(w.Text)
+	}
+	return strings.Join(parts, separator)
+}
+
 // actions are primary actions and modifiers in NPL. What only YAML can say and
 // means nothing (`log: false`) is left out.
 func actions(a *rules.Action) string {
@@ -381,7 +390,7 @@ func action(it *rules.Item) string {
 	first := it.Args[0]
 	switch key {
 	case "fallback":
-		return key + "(" + wordList(split(it.Args), ", ") + ")"
+		return key + "(" + nameList(split(it.Args), ", ") + ")"
 	case "log":
 		switch {
 		case first.Quoted:
@@ -392,11 +401,11 @@ func action(it *rules.Item) string {
 		}
 		return key + " " + str(first)
 	case "block", "continue":
-		if first.Text == "true" && !first.Quoted {
+		if first.Text == "true" {
 			return key
 		}
 	}
-	return key + " " + wordList(it.Args, " ")
+	return key + " " + nameList(it.Args, " ")
 }
 
 func (p *nplPrinter) assert(a *rules.AssertNode) {

@@ -128,7 +128,7 @@ func file(a *rules.AST, list []decl) *comments {
 	if len(a.Comments) == 0 {
 		return c
 	}
-	root := unit{}
+	root := unit{kids: make([]unit, 0, len(list))}
 	for i := 0; i < len(list); {
 		d := &list[i]
 		u := unit{key: d.key, start: d.span.Start, end: d.span.End}

@@ -79,6 +79,9 @@ func (p *yamlPrinter) section(list []decl) {
 	if list[0].section.isList() {
 		top.kind = sequence
 	}
+	if list[0].section == health { // the block of the defaults is around the others
+		slices.SortStableFunc(list, func(x, y decl) int { return compareBool(p.named(x), p.named(y)) })
+	}
 	single := list[0].section == version || list[0].section == defaults ||
 		(list[0].section == health || list[0].section == daemon) && !p.named(list[0])
 	if single {
@@ -122,6 +125,18 @@ func (p *yamlPrinter) section(list []decl) {
 func (p *yamlPrinter) named(d decl) bool {
 	dec, ok := d.key.(*rules.Decl)
 	return ok && dec.Name.Text != ""
+}
+
+// compareBool orders false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
 }
 
 // single prints a section that is one declaration; several of NPL are put together.

@@ -92,26 +92,26 @@ func (p *yamlPrinter) key(n *rules.ExprNode) node {
 	return p.pred(n)
 }
 
-// fieldYAML is the key of a predicate's field.
-func fieldYAML(p *rules.PredNode) string {
-	switch p.Field {
+// field is the key of a predicate's field.
+func (p *yamlPrinter) field(pred *rules.PredNode) string {
+	switch pred.Field {
 	case rules.FieldProto:
-		if p.Key.Text == "proto" {
+		if p.src.yaml && pred.Key.Text == "proto" {
 			return "proto"
 		}
 		return "protocol"
 	case rules.FieldRTT, rules.FieldLatency:
-		return p.Field.String() + "_ms"
+		return pred.Field.String() + "_ms"
 	case rules.FieldUplink, rules.FieldRoute:
-		return fieldNPL(p)
+		return fieldNPL(pred)
 	default:
-		return strings.ReplaceAll(p.Field.String(), ".", "_")
+		return strings.ReplaceAll(pred.Field.String(), ".", "_")
 	}
 }
 
 func (p *yamlPrinter) pred(n *rules.ExprNode) node {
 	pred := &n.Pred
-	key := fieldYAML(pred)
+	key := p.field(pred)
 	switch {
 	case pred.Field >= rules.FieldSchedule:
 		return node{key: key, text: pred.Subject.Text, note: n}
