@@ -450,3 +450,38 @@ func TestEditorExamples(t *testing.T) {
 		}
 	}
 }
+
+// TestImportChanges edits a file that another open one imports: the diagnostics
+// of that one follow, and closing the file brings back what is on disk.
+func TestImportChanges(t *testing.T) {
+	open := func(name, text string) string {
+		return fmt.Sprintf(`{"method":"textDocument/didOpen","params":{"textDocument":{"uri":"file:///t/%s","languageId":"npl","version":1,"text":%q}}}`, name, text)
+	}
+	policy := "policy 1\nimport \"base.npl\"\ndefault route a\n"
+	var out bytes.Buffer
+	s := &server{out: &out, inbox: newInbox(), documents: map[string]*document{}, handlers: handlers, initialized: true, options: Options{
+		ReadFile: func(string) ([]byte, error) { return []byte("policy 1\nroute a via main\n"), nil },
+	}}
+	for _, c := range []struct {
+		body string
+		want string // found in what is published about the policy
+	}{
+		{open("policy.npl", policy), `"diagnostics":[]`},
+		{open("base.npl", "policy 1\nroute b via main\n"), "NP110"},
+		{`{"method":"textDocument/didChange","params":{"textDocument":{"uri":"file:///t/base.npl","version":2},"contentChanges":[{"range":{"start":{"line":1,"character":6},"end":{"line":1,"character":7}},"text":"a"}]}}`, `"diagnostics":[]`},
+		{`{"method":"textDocument/didChange","params":{"textDocument":{"uri":"file:///t/base.npl","version":3},"contentChanges":[{"text":"policy 1\nroute"}]}}`, "in base.npl: "},
+		{`{"method":"textDocument/didClose","params":{"textDocument":{"uri":"file:///t/base.npl"}}}`, `"diagnostics":[]`},
+	} {
+		out.Reset()
+		if err := s.handle(decode([]byte(c.body))); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.publish(); err != nil {
+			t.Fatal(err)
+		}
+		_, about, ok := strings.Cut(out.String(), `"uri":"file:///t/policy.npl"`)
+		if !ok || !strings.Contains(about, c.want) {
+			t.Errorf("%.60s: published %s, want %s about the policy", c.body, out.String(), c.want)
+		}
+	}
+}
