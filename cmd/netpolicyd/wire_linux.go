@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	if err != nil {
 		return parts, nil, err
 	}
-	parts = daemon.Parts{Sources: sources(), Probe: measure, Now: sinceBoot, Boot: boot}
+	parts = daemon.Parts{Sources: sources(), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting}
 	if observe {
 		parts.Host = reader{stateDir}
 		return parts, nil, nil
@@ -66,6 +67,12 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 func readHost(_ context.Context, stateDir string) (*actions.Host, *actions.Plan, error) {
 	h, previous, err := host.Read(stateDir)
 	return &h, previous, err
+}
+
+// accounting reads net.netfilter.nf_conntrack_acct; where it can't be read, nothing is said.
+func accounting() bool {
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_acct")
+	return err != nil || strings.TrimSpace(string(b)) != "0"
 }
 
 // reader is the daemon's view of links, addresses and routes.

@@ -35,6 +35,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -282,6 +283,9 @@ func (d *Daemon) resume(health state.Config, hash string) state.Machine {
 
 // warn logs what a policy asks for and does not get, and what was found in it.
 func (d *Daemon) warn(c *candidate) {
+	if counts := len(c.policy.Quotas) > 0 || c.prog.Reads(rules.FieldConnBytes); counts && d.parts.Accounting != nil && !d.parts.Accounting() {
+		d.log.Warn("the kernel does not count bytes: quotas and conn.bytes stay at nothing", "sysctl", "net.netfilter.nf_conntrack_acct=1")
+	}
 	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)} {
 		for _, g := range list {
 			d.log.Warn("policy finding", "code", g.Code, "severity", g.Severity, "file", g.File, "line", g.Line,

@@ -69,6 +69,9 @@ type Parts struct {
 	Now func() time.Duration
 	// Boot is this boot's id.
 	Boot string
+	// Accounting reports whether the kernel counts the bytes of connections; nil: it
+	// does. Without it quotas and conn.bytes stay at nothing, and the daemon says so.
+	Accounting func() bool
 	// Previous is the plan that a former run left in the kernel, nil for none:
 	// its numbers are kept.
 	Previous *actions.Plan

@@ -92,6 +92,36 @@ func TestQuotaIsUsedUp(t *testing.T) {
 	}
 }
 
+// TestBytesAreNotCounted: the daemon says why a quota can't be used up.
+func TestBytesAreNotCounted(t *testing.T) {
+	r := start(t, timedPolicy, func(_ *Options, p *Parts) { p.Accounting = func() bool { return false } })
+	if !strings.Contains(r.log.String(), "nf_conntrack_acct") {
+		t.Errorf("nothing is said:\n%s", r.log)
+	}
+	quiet := start(t, zoomPolicy, func(_ *Options, p *Parts) { p.Accounting = func() bool { return false } })
+	if strings.Contains(quiet.log.String(), "nf_conntrack_acct") {
+		t.Error("it is said where nothing is counted")
+	}
+}
+
+// TestEarlierTrafficIsNotCountedAgain: what a connection carried before the daemon
+// saw it was counted by the one before it.
+func TestEarlierTrafficIsNotCountedAgain(t *testing.T) {
+	r := start(t, timedPolicy, nil)
+	open := event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.7:443")
+	open.Earlier, open.Stats = true, inspector.Stats{BytesUp: 5000}
+	r.send(open)
+	update := event(t, inspector.Update, "tcp 10.0.0.5:5000 > 203.0.113.7:443")
+	update.Stats = inspector.Stats{BytesUp: 5001}
+	r.send(update)
+	fresh := event(t, inspector.Open, "tcp 10.0.0.6:5000 > 203.0.113.7:443")
+	fresh.Stats = inspector.Stats{BytesUp: 40}
+	r.send(fresh)
+	if q := r.Status().Quotas[0]; q.Used != 41 {
+		t.Errorf("quota: %+v", q)
+	}
+}
+
 // TestConditionHasToLast sends rounds of a slow line: the condition holds after
 // three seconds of them, and no more at the first quick one.
 func TestConditionHasToLast(t *testing.T) {
