@@ -133,8 +133,9 @@ func (s source) keyOf(at int, name string) int {
 	key := name + ":"
 	start := s.lineStart(at)
 	before := bytes.TrimRight(s.text[start:min(at, len(s.text))], " \t")
+	column := at - start
 	if len(before) > 0 && !s.leads(at) {
-		for {
+		for len(bytes.Trim(before, " \t-")) > 0 {
 			before = bytes.TrimRight(before, " \t{[('\"")
 			if bytes.HasSuffix(before, []byte(key)) {
 				return start + len(before) - len(key)
@@ -147,11 +148,12 @@ func (s source) keyOf(at int, name string) int {
 				return at
 			}
 		}
+		column = len(before) // of the outermost of the keys
 	}
 	if bytes.IndexByte(before, '-') >= 0 && name == "all" {
 		return at // an element of a list: it has no key
 	}
-	for column := at - start; start > 0; {
+	for start > 0 {
 		start = s.lineStart(start - 1)
 		line := s.text[start:s.lineEnd(start)]
 		trimmed := bytes.TrimLeft(line, " \t-")

@@ -177,10 +177,15 @@ func plain(key string) string {
 var strategies = []string{"fallback", "lowest_latency", "weighted", "hash", "sla"}
 
 // strategyOf returns the item of a group that holds its members. `sla` is a
-// strategy and, behind one, an option.
+// strategy and, behind one, an option. Of an unknown strategy the list is the sign.
 func strategyOf(items []rules.Item) *rules.Item {
 	for i := range items {
 		if key := plain(items[i].Key.Text); slices.Contains(strategies, key) && (key != "sla" || items[i].List || i == 0) {
+			return &items[i]
+		}
+	}
+	for i := range items {
+		if items[i].List {
 			return &items[i]
 		}
 	}
