@@ -27,6 +27,20 @@ trap 'rm -f "$log" "$log.all" "$before" "$after"' EXIT
 run ./...
 run -race -short ./internal/daemon/... ./internal/api/... ./internal/telemetry/... ./inspector/... ./probe/... ./engine ./state
 
+# The VS Code extension, and the scopes that the grammar gives the examples.
+echo "== editors/vscode"
+if command -v npm >/dev/null; then
+  if ! (cd editors/vscode && npm ci --no-audit --no-fund && npm run build && npm test) >"$log" 2>&1; then
+    tail -n 60 "$log"
+    echo "FAIL: editors/vscode"
+    status=1
+  else
+    grep -cE 'run successfully' "$log" | sed 's/$/ grammar examples hold/'
+  fi
+else
+  echo "skipped: npm is not installed"
+fi
+
 passed=$(grep -cE '^\s*--- PASS' "$log.all")
 failed=$(grep -cE '^\s*--- FAIL' "$log.all")
 skipped=$(grep -cE '^\s*--- SKIP' "$log.all")
