@@ -18,7 +18,8 @@ import (
 	"netpolicy.dev/netpolicy/inspector/tlshello"
 	"netpolicy.dev/netpolicy/internal/policygen"
 	"netpolicy.dev/netpolicy/rules"
-	"netpolicy.dev/netpolicy/rules/yaml"
+	"netpolicy.dev/netpolicy/rules/load"
+	"netpolicy.dev/netpolicy/rules/print"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -36,6 +37,7 @@ const (
 	figRecompile = "recompile with one changed rule"
 	figCompile   = "compile anew, for comparison"
 	figYAML      = "read and check a YAML policy"
+	figNPL       = "read and check an NPL policy"
 	figHello     = "parse a ClientHello"
 )
 
@@ -55,16 +57,25 @@ func (b *bench) others() error {
 	b.figure(figRecompile, recompile(p, prog), "ms")
 	b.figure(figCompile, medianOf(5, func() { engine.Compile(p) }), "ms")
 	text := policygen.YAML(1, b.big)
-	var err error
-	b.figure(figYAML, medianOf(3, func() {
-		if p, bag := yaml.Load("generated.yaml", text); p == nil {
-			err = fmt.Errorf("the generated policy is refused: %v", bag)
-		}
-	}), "ms")
-	if err != nil {
+	if err := b.reading(figYAML, "generated.yaml", text); err != nil {
+		return err
+	}
+	ast, _ := load.Parse("generated.yaml", text)
+	if err := b.reading(figNPL, "generated.npl", print.NPL(ast)); err != nil {
 		return err
 	}
 	return b.hello()
+}
+
+// reading measures how long a policy takes from text to checked.
+func (b *bench) reading(figure, name string, text []byte) error {
+	var err error
+	b.figure(figure, medianOf(3, func() {
+		if r := load.Policy(name, text, load.Options{}); r.Policy == nil {
+			err = fmt.Errorf("the generated policy is refused: %v", r.Diags)
+		}
+	}), "ms")
+	return err
 }
 
 // medianOf runs do n times and returns the median, in milliseconds.

@@ -98,6 +98,8 @@ func (b *bench) targets() []target {
 			t.must = 50
 		case figYAML:
 			t.must = 5000
+		case figNPL:
+			t.must = 2000
 		case figHello:
 			t.must = 1000
 		default:
