@@ -217,6 +217,8 @@ func (c *checker) groupOptions(g *Group, items []Item) {
 				c.report("NP207", item.Key.Span, "sticky is for weighted and hash only")
 			default:
 				g.Sticky = c.duration(w, "sticky", time.Second, 24*time.Hour)
+				c.report("NP502", item.Key.Span, "sticky can't be carried out yet").
+					Help = "flows are shared out by their addresses and ports; nothing remembers hosts"
 			}
 		case "meets":
 			w, ok := c.single(item)
