@@ -75,6 +75,7 @@ targets=$(git grep -hoE '^func Fuzz[A-Za-z0-9_]+' -- 'rules/npl/*_test.go' 'rule
 FUZZTIME=$([ -n "$full" ] && echo 5m || echo 10s) scripts/fuzz.sh rules/npl rules/yaml rules/lists >>"$out" 2>&1 || s=1
 gotest ./rules/npl 'Hostile|Limits|Bounds' || s=1
 gotest ./rules/yaml 'Hostile|Limits' || s=1
+gotest ./rules/load 'Hostile' || s=1
 report $s 3 "$cases generated policies: fmt, comments, convert; $targets fuzz targets without a finding ($(part '5,000; 10 s each'))"
 
 # 4. The language server, driven by recorded sessions; a diagnostic in an editor.

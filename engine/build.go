@@ -32,6 +32,7 @@ type builder struct {
 	policy    *rules.Policy
 	pool      pool
 	ports     []uint32
+	portSets  map[*rules.Set]uint32 // where a set stands in ports
 	tuples    []tuple
 	fieldSets []FieldSet
 	outcomes  []rules.Outcome

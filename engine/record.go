@@ -126,7 +126,7 @@ func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record, t *tuple) b
 			return true
 		}
 		rec.flags |= hasPorts
-		rec.ports = b.portList(p.Ports)
+		rec.ports = b.portList(p)
 		return true
 	case p.Field == rules.FieldProto && rec.flags&hasProto == 0:
 		for _, n := range p.Numbers {
@@ -145,12 +145,23 @@ func (b *builder) residual(e *rules.Expr, pivot *pivot, rec *record, t *tuple) b
 
 func packPorts(r rules.PortRange) uint32 { return uint32(r.Lo) | uint32(r.Hi)<<16 }
 
-// portList puts a list into the pool of port lists, where equal ones of a rule
-// next to another are not looked for: they are short.
-func (b *builder) portList(list []rules.PortRange) uint32 {
+// portList puts a predicate's list into the pool of port lists. That of a set is
+// there once; equal ones that rules have written out are not looked for: they are short.
+func (b *builder) portList(p *rules.Pred) uint32 {
+	if p.Set != nil {
+		if at, ok := b.portSets[p.Set]; ok {
+			return at
+		}
+	}
 	at := uint32(len(b.ports))
-	b.ports = append(b.ports, uint32(len(list)))
-	for _, r := range list {
+	if p.Set != nil {
+		if b.portSets == nil {
+			b.portSets = map[*rules.Set]uint32{}
+		}
+		b.portSets[p.Set] = at
+	}
+	b.ports = append(b.ports, uint32(len(p.Ports)))
+	for _, r := range p.Ports {
 		b.ports = append(b.ports, packPorts(r))
 	}
 	return at

@@ -40,6 +40,10 @@ func (c *checker) items(items []Item, where string, known []string) {
 		key := items[i].Key
 		canonical := canonicalKey(key.Text, known)
 		if canonical == "" {
+			if where == aGroup && items[i].List {
+				c.report("NP102", key.Span, "no strategy is called %s", diag.Quote(key.Text)).Help = "the strategies are " + orList(strategies)
+				continue
+			}
 			d := c.report("NP102", key.Span, "%s has no key %s", where, diag.Quote(key.Text))
 			if d.Help = diag.DidYouMean(key.Text, known); d.Help == "" {
 				d.Help = "it has " + orList(known)

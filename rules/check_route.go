@@ -158,6 +158,9 @@ var (
 	groupKeys  = append([]string{"tolerance", "min_hold", "sticky", "meets", "when_none", "interrupt"}, strategies...)
 )
 
+// aGroup is what findings call a group.
+const aGroup = "a group"
+
 func (c *checker) readGroups() {
 	for i, d := range c.ast.Groups {
 		g := &c.p.Groups[i]
@@ -167,7 +170,7 @@ func (c *checker) readGroups() {
 				item.Key.Text = "meets"
 			}
 		}
-		c.items(d.Items, "a group", groupKeys)
+		c.items(d.Items, aGroup, groupKeys)
 		var strategy *Item
 		for j := range d.Items {
 			item := &d.Items[j]

@@ -197,8 +197,7 @@ func (c *checker) readConditions() {
 	for i, d := range c.ast.Conditions {
 		to := &c.p.Conditions[i]
 		to.Name, to.Span = d.Name.Text, d.Name.Span
-		if reserved := slices.Contains([]string{"any", "not", "schedule", "quota"}, d.Name.Text); !c.ast.NPL && // its parser has said so
-			(reserved || slices.Contains(fieldNames[:], d.Name.Text)) {
+		if reserved := slices.Contains([]string{"any", "not", "schedule", "quota"}, d.Name.Text); reserved || slices.Contains(fieldNames[:], d.Name.Text) {
 			c.report("NP106", d.Name.Span, "a condition can't be called %s: that is a word of the language", diag.Quote(d.Name.Text))
 		}
 		if d.Expr == nil {

@@ -12,7 +12,7 @@ import (
 // and lists whose order means nothing are sorted, so that re-ordering routes or
 // writing a list differently changes nothing. The daemon section is left out.
 func (p *Policy) hash() [32]byte {
-	h := hasher{p: p, sets: map[*Set][32]byte{}}
+	h := hasher{p: p, memo: &memo{sets: map[*Set][32]byte{}, conditions: map[int][32]byte{}}}
 	h.text("netpolicy 1")
 	h.number(int64(p.Primary))
 	for i := range p.Uplinks {
@@ -58,7 +58,14 @@ func (p *Policy) hash() [32]byte {
 type hasher struct {
 	p    *Policy
 	b    []byte
-	sets map[*Set][32]byte // the hashes of sets' elements, each made once
+	memo *memo
+}
+
+// memo has what is referred to, by its hash: each is hashed once, however often and
+// through however many others it is named.
+type memo struct {
+	sets       map[*Set][32]byte // by elements
+	conditions map[int][32]byte  // by index
 }
 
 func (h *hasher) text(list ...string) {
@@ -91,7 +98,7 @@ func (h *hasher) sorted(n int, part func(*hasher, int)) {
 	}
 	parts := make([]string, n)
 	for i := range parts {
-		one := hasher{p: h.p, sets: h.sets}
+		one := hasher{p: h.p, memo: h.memo}
 		part(&one, i)
 		parts[i] = string(one.b)
 	}
@@ -127,7 +134,7 @@ func (h *hasher) group(g *Group) {
 	h.number(int64(g.Sticky))
 	h.bool(g.SLA >= 0)
 	if g.SLA >= 0 {
-		h.expr(&h.p.Conditions[g.SLA].Expr)
+		h.condition(g.SLA)
 	}
 	h.bool(g.BlockWhenNone)
 	h.bool(g.Interrupt)
@@ -172,7 +179,7 @@ func (h *hasher) pred(p *Pred) {
 	case FieldQuota:
 		h.text(h.p.Quotas[p.Ref].Name)
 	case FieldCondition:
-		h.expr(&h.p.Conditions[p.Ref].Expr)
+		h.condition(p.Ref)
 	case FieldSchedule:
 		h.schedule(&h.p.Schedules[p.Ref])
 	}
@@ -181,12 +188,24 @@ func (h *hasher) pred(p *Pred) {
 		h.elements(&Elements{p.Names, p.Prefixes, p.Ports, p.MACs, p.Globs, p.Numbers})
 		return
 	}
-	sum, ok := h.sets[p.Set]
+	sum, ok := h.memo.sets[p.Set]
 	if !ok {
 		one := hasher{p: h.p}
 		one.elements(&p.Set.Elements)
 		sum = sha256.Sum256(one.b)
-		h.sets[p.Set] = sum
+		h.memo.sets[p.Set] = sum
+	}
+	h.text(string(sum[:]))
+}
+
+// condition writes the hash of what a condition says; its name does not count.
+func (h *hasher) condition(i int) {
+	sum, ok := h.memo.conditions[i]
+	if !ok {
+		one := hasher{p: h.p, memo: h.memo}
+		one.expr(&h.p.Conditions[i].Expr)
+		sum = sha256.Sum256(one.b)
+		h.memo.conditions[i] = sum
 	}
 	h.text(string(sum[:]))
 }
