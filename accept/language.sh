@@ -91,10 +91,10 @@ report $s 4 "$sessions recorded sessions; the VS Code extension builds, its gram
 n=$([ -n "$full" ] && echo 100000 || echo 10000)
 go test ./rules/load -run TestSpeed -v -count=1 -speed "$n" >>"$out" 2>&1; s=$?
 want() { # what figure limit(ms for 100,000)
-  local ms; ms=$(figure "$1: [0-9]+ ms" | grep -oE '[0-9]+ ms' | cut -d' ' -f1)
+  local ms; ms=$(figure "[0-9]: $1: [0-9]+ ms" | grep -oE '[0-9]+ ms' | cut -d' ' -f1)
   [ -n "$ms" ] && [ "$ms" -le $(($2 * n / 100000)) ] || { echo "$1: ${ms:-nothing} ms, the most is $(($2 * n / 100000))" >>"$out"; s=1; }
 }
 want 'NPL' 2000; want 'YAML' 5000; want 'fmt NPL' 4000; want 'fmt YAML' 4000
-report $s 5 "$n rules: $(grep -oE '(fmt )?(NPL|YAML): [0-9]+ ms' "$out" | tr '\n' ',' | sed 's/,$//; s/,/, /g') ($(part 'a tenth'))"
+report $s 5 "$n rules: $(grep -oE "[0-9]: (fmt )?(NPL|YAML): [0-9]+ ms" "$out" | cut -c4- | tr '\n' ',' | sed 's/,$//; s/,/, /g') ($(part 'a tenth'))"
 
 exit $bad
