@@ -272,7 +272,7 @@ func (r *jsonReader) escape(b *strings.Builder) error {
 	return nil
 }
 
-// hex reads \uXXXX at i.
+// hex reads the escape of a UTF-16 unit at i: \u and four hexadecimal digits.
 func (r *jsonReader) hex(i int) (rune, bool) {
 	if i+6 > len(r.src) || r.src[i:i+2] != `\u` {
 		return 0, false
