@@ -2,11 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -56,7 +54,7 @@ func importFile(cmd *cobra.Command, from, name, output, report string) error {
 	if output == "" {
 		_, err = cmd.OutOrStdout().Write(r.NPL)
 	} else {
-		err = writeWhole(output, r.NPL)
+		err = replaceFile(output, r.NPL)
 	}
 	if err != nil {
 		return cli.Fail(cmd, fmt.Errorf("write the policy: %w", err))
@@ -109,36 +107,4 @@ func writeReport(w io.Writer, name string, r foreign.Result, form string) error 
 	_, err := fmt.Fprintf(w, "%s: %d carried, %d approximated, %d dropped\n", name,
 		r.Count(foreign.Carried), r.Count(foreign.Approximated), r.Count(foreign.Dropped))
 	return err
-}
-
-// writeWhole writes b beside path, syncs it and renames it over path: whatever
-// happens, there is the former file or the new one.
-func writeWhole(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil // the policy is there; what can't be opened can't be synced
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/golden"
 	"netpolicy.dev/netpolicy/internal/policygen"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/npl"
@@ -21,40 +22,7 @@ import (
 
 // TestAST shows the AST of each NAME.yaml of testdata/ast/*.txtar, and what
 // Parse reports, in the NAME.txt behind it.
-func TestAST(t *testing.T) {
-	files, err := filepath.Glob("testdata/ast/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no golden files: %v", err)
-	}
-	for _, file := range files {
-		archive, err := txtar.ParseFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := map[string]string{}
-		for _, f := range archive.Files {
-			want[f.Name] = string(f.Data)
-		}
-		var updated []txtar.File
-		for _, f := range archive.Files {
-			name, ok := strings.CutSuffix(f.Name, ".yaml")
-			if !ok {
-				continue
-			}
-			got := renderAST(t, f.Name, f.Data)
-			updated = append(updated, f, txtar.File{Name: name + ".txt", Data: []byte(got)})
-			if diff := cmp.Diff(want[name+".txt"], got); diff != "" && !*update {
-				t.Errorf("%s: %s (-want +got):\n%s", file, f.Name, diff)
-			}
-		}
-		if *update {
-			archive.Files = updated
-			if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
+func TestAST(t *testing.T) { golden.Files(t, "testdata/ast/*.txtar", ".yaml", *update, renderAST) }
 
 func renderAST(t testing.TB, name string, src []byte) string {
 	ast, diags := Parse(name, src)
