@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules"
 )
 
 // find returns a document, what is known of it, and the name at a position, nil
@@ -104,7 +105,7 @@ const maxName = 64
 // acceptable says why a new name can't be had.
 func acceptable(a *knowledge, k key, name string) error {
 	switch {
-	case !isName(name) || len(name) > maxName:
+	case !rules.IsName(name) || len(name) > maxName:
 		return failed("%s is no name: letters, digits, _ and -, a letter or _ first, %d characters at most", diag.Quote(name), maxName)
 	case k.kind == conditionKind && reserved(name):
 		return failed("a condition can't be called %s: the word has a meaning", diag.Quote(name))
@@ -121,16 +122,6 @@ func acceptable(a *knowledge, k key, name string) error {
 		}
 	}
 	return nil
-}
-
-// isName is the form of names in policies.
-func isName(s string) bool {
-	for i := range len(s) {
-		if !isWordByte(s[i]) || i == 0 && (s[i] == '-' || s[i] >= '0' && s[i] <= '9') {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // symbolKinds are the protocol's icons of declarations.
