@@ -2,7 +2,6 @@ package engine
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
@@ -270,7 +269,7 @@ func (s *step) expr(a *asking, p *past, e *rules.Expr, at *int, depth int) tri {
 // isUnequal reports whether a predicate under a `not` is what `!=` became: then it
 // is the inequality that has to last, not the equality that has to last not.
 func isUnequal(e *rules.Expr) bool {
-	return e.Op == rules.OpPred && e.Pred.Cmp == rules.Eq && strings.Contains(e.Pred.Text, "!=")
+	return e.Op == rules.OpPred && e.Pred.Unequal
 }
 
 // held evaluates a predicate, negated or not, and how long it has held.

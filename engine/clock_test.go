@@ -33,7 +33,7 @@ func clockPolicy(conditions ...rules.Expr) *rules.Policy {
 func TestClockLasts(t *testing.T) {
 	slow := metric(rules.FieldUplink, 0, rules.MetricRTT, rules.Gt, 100_000)
 	unequal := metric(rules.FieldUplink, 0, rules.MetricRTT, rules.Eq, 200_000)
-	unequal.Pred.Text = "uplink.wan1.rtt != 200ms for 3s"
+	unequal.Pred.Unequal = true
 	p := clockPolicy(
 		lasting(slow, 3*time.Second),
 		no(lasting(slow, 3*time.Second)),

@@ -53,6 +53,7 @@ func (c *checker) pred(n *ExprNode) Expr {
 		negated = c.membership(&n.Pred, &p)
 	}
 	c.lasting(&n.Pred, &p, available)
+	p.Unequal = p.For > 0 && n.Pred.Cmp.Text == "!="
 	e := Expr{Op: OpPred, Span: n.Span, Pred: p}
 	if p.For > 0 && c.place != inCondition {
 		e = c.implied(n, e, negated)

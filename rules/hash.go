@@ -169,6 +169,7 @@ func (h *hasher) expr(e *Expr) {
 
 func (h *hasher) pred(p *Pred) {
 	h.number(int64(p.Field), int64(p.Cmp), p.Bound, int64(p.States), int64(p.For))
+	h.bool(p.Unequal)
 	switch p.Field {
 	case FieldUplink, FieldRoute:
 		h.number(int64(p.Metric))

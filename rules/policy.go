@@ -320,7 +320,10 @@ type Pred struct {
 	Cmp    Cmp // rtt, latency, conn.age (microseconds), error_rate (parts per million), conn.bytes, metrics
 	Bound  int64
 	// For is how long a comparison has to hold before it counts; conditions only.
-	For time.Duration
+	// Unequal is set where `!=` was written and For is given: under the `not` that it
+	// became, it is the inequality that has to last.
+	For     time.Duration
+	Unequal bool
 	// Set is the set that the predicate names; nil if its values were written in
 	// place. The list above then is the set's own, shared and never modified.
 	Set *Set

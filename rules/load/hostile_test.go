@@ -69,3 +69,21 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// TestUnequalForIsInTheHash: `not x == v for D` and `x != v for D` last differently.
+func TestUnequalForIsInTheHash(t *testing.T) {
+	hash := func(expr string) [32]byte {
+		t.Helper()
+		r := Policy("p.npl", []byte("policy 1\ncondition c = "+expr+"\nrule r { match any; when c; do block }\n"), Options{})
+		if r.Policy == nil {
+			t.Fatal(r.Diags)
+		}
+		return r.Policy.Hash
+	}
+	if hash("latency != 5ms for 3s") == hash("not latency == 5ms for 3s") {
+		t.Error("two policies that decide differently have one hash")
+	}
+	if hash("latency != 5ms") != hash("not latency == 5ms") {
+		t.Error("one policy has two hashes")
+	}
+}
