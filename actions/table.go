@@ -103,6 +103,7 @@ const (
 	Log       // to group Value, prefix Target; limited to LogRate
 	Lookup    // Key & Mask in the verdict map Target
 	Masquerade
+	MapRank // rank = the value map Target at Key; where that has none the rule ends and the rank stays
 )
 
 // Stmt is one statement of a table rule.
@@ -127,17 +128,18 @@ type Chain struct {
 	Rules []Rule
 }
 
-// Set is a named set, or a verdict map when Map is true.
+// Set is a named set, or a map when Map is true: of verdicts, or of ranks.
 type Set struct {
 	Name    string
 	Type    string // as nft declares it: "type ipv4_addr", "typeof meta priority"
 	Map     bool
+	Ranks   bool // the map's values are ranks (meta priority), written as %#x
 	Timeout bool // its elements may have time limits
 	Ranges  bool // its elements may be ranges or prefixes
 	Elems   []Elem
 }
 
-// Elem is one element. Value is the verdict of a map's element: "goto x" or "jump x".
+// Elem is one element. Value is a map's: the verdict ("goto x", "jump x", "drop"), or the rank.
 type Elem struct {
 	Key     string // as nft reads it
 	Value   string
@@ -199,6 +201,9 @@ func (s *Set) text(b *strings.Builder) {
 	kind, typ := "set", s.Type
 	if s.Map {
 		kind, typ = "map", s.Type+" : verdict"
+		if s.Ranks {
+			typ = s.Type + " : classid"
+		}
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\t%s\n", kind, s.Name, typ)
 	if s.Timeout {
@@ -414,6 +419,8 @@ func (s Stmt) String() string {
 			t += fmt.Sprintf(" & %#x", s.Mask)
 		}
 		return t + " vmap @" + s.Target
+	case MapRank:
+		return "meta priority set " + s.Key.text(s.V6) + " map @" + s.Target
 	default:
 		return "masquerade"
 	}
