@@ -1,33 +1,40 @@
 #!/usr/bin/env bash
 # Runs the fuzz targets of the packages named as arguments, or of all, for
-# FUZZTIME (default 2m) each, one after the other. A finding is written to the
-# package's testdata/fuzz and fails the run.
+# FUZZTIME (default 2m) each, one on each processor at a time. A finding is
+# written to the package's testdata/fuzz and fails the run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-fuzz() {
-  go test "./$1" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x 2>&1
+said=$(mktemp -d)
+trap 'rm -rf "$said"' EXIT
+attempt() {
+  go test "./$1" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x -parallel 1 >"$said/$2" 2>&1
 }
-status=0
+fuzz() { # folder target
+  attempt "$@" && return
+  # Where the machine is busy the tool can miss its own deadline and call that a
+  # failure: without an input that fails it is none, and is run once more.
+  grep -q 'context deadline exceeded' "$said/$2" && ! grep -q 'Failing input' "$said/$2" || return 1
+  attempt "$@"
+}
+one() { # folder target
+  local lines=2 status=0
+  fuzz "$@" || { status=1; lines=60; }
+  { echo "== $1 $2 ${FUZZTIME:-2m}"; tail -n "$lines" "$said/$2"; }
+  return $status
+}
+status=0 running=0
 while IFS=: read -r file target; do
   dir=$(dirname "$file")
   case " ${*:-$dir} " in *" $dir "*) ;; *) continue ;; esac
-  echo "== $dir ${target#func } ${FUZZTIME:-2m}"
-  said=$(fuzz "$dir" "${target#func }") || {
-    # Where the machine is busy the tool can miss its own deadline and call that a
-    # failure: without an input that fails it is none, and is run once more.
-    if grep -q 'context deadline exceeded' <<<"$said" && ! grep -q 'Failing input' <<<"$said"; then
-      echo "the deadline was missed, once more"
-      said=$(fuzz "$dir" "${target#func }") || failed=1
-    else
-      failed=1
-    fi
-  }
-  if [ -z "${failed:-}" ]; then
-    tail -n 2 <<<"$said"
-  else
-    tail -n 60 <<<"$said"
-    status=1
+  if [ "$running" -ge "$(nproc)" ]; then
+    wait -n || status=1
+    running=$((running - 1))
   fi
-  failed=
+  one "$dir" "${target#func }" &
+  running=$((running + 1))
 done < <(git grep -oE --no-color '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go')
+while [ "$running" -gt 0 ]; do
+  wait -n || status=1
+  running=$((running - 1))
+done
 exit $status
