@@ -243,10 +243,10 @@ func TestLocalSockets(t *testing.T) {
 			l.drain()
 			conn, err := d.DialContext(ctx, "udp", dst)
 			must(t, err)
-			sport := netip.MustParseAddrPort(conn.LocalAddr().String()).Port()
+			key := tuple{unix.IPPROTO_UDP, netip.MustParseAddrPort(conn.LocalAddr().String()), netip.MustParseAddrPort(dst)}
 			_, err = conn.Write([]byte("x"))
 			must(t, errors.Join(err, conn.Close()))
-			if got := l.collect(1)[sport].dev; got != c.dev {
+			if got := l.collect(1, time.Second)[key].dev; got != c.dev {
 				t.Errorf("%s socket to %s leaves by %q, want %q", c.name, dst, got, c.dev)
 			}
 		}

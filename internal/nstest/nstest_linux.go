@@ -152,6 +152,26 @@ func (ns *NS) Do(t testing.TB, f func()) {
 	}
 }
 
+// Enter moves the test's goroutine, with its thread, into ns until the test ends.
+// Goroutines that it starts do not follow, and so neither do subtests.
+func (ns *NS) Enter(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err == nil {
+		err = netns.Set(ns.handle)
+	}
+	if err != nil {
+		t.Fatal("enter a network namespace:", err)
+	}
+	t.Cleanup(func() {
+		if netns.Set(home) == nil { // a thread that can't come back ends with its goroutine
+			runtime.UnlockOSThread()
+		}
+		_ = home.Close()
+	})
+}
+
 // onThread runs f on a thread that is thrown away afterwards.
 func onThread(f func()) {
 	done := make(chan struct{})

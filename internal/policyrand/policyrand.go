@@ -292,7 +292,7 @@ func World(t *rapid.T) *state.World {
 // incoming interface, and its process is not known yet.
 func First(t *rapid.T) flow.Flow {
 	src := rapid.SampledFrom(Clients).Draw(t, "src")
-	dst := rapid.SampledFrom(Servers).Filter(func(a netip.Addr) bool { return a.Is4() == src.Is4() }).Draw(t, "dst")
+	dst := rapid.SampledFrom(ofFamily(Servers, src)).Draw(t, "dst")
 	proto := rapid.SampledFrom([]flow.Proto{flow.TCP, flow.TCP, flow.UDP, flow.ICMP, 47}).Draw(t, "proto")
 	if proto == flow.ICMP && src.Is6() {
 		proto = flow.ICMPv6
@@ -316,6 +316,11 @@ func First(t *rapid.T) flow.Flow {
 		f.User = flow.Absent[string]()
 	}
 	return f
+}
+
+// ofFamily returns the addresses of the family of like.
+func ofFamily(list []netip.Addr, like netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool { return a.Is4() != like.Is4() })
 }
 
 // DNS draws the live names of some of Servers.
