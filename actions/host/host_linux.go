@@ -137,15 +137,16 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	if err != nil {
 		return err
 	}
-	inForce := e.plan
-	if inForce == nil {
-		inForce = e.books.Plan
+	old := e.plan
+	if old == nil {
+		old = e.books.Plan
 	}
-	intent := of(inForce, plan)
+	intent := of(old, plan)
 	intent.add(&e.books)
 	intent.Pending = true
+	intent.keepIDs(&plan.IDs)
 	if err := e.write(intent); err != nil {
-		return err
+		return fmt.Errorf("%w: nothing was changed", err)
 	}
 	table := have.Table
 	for _, s := range actions.Diff(have, plan) {
@@ -160,7 +161,18 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 		}
 	}
 	e.plan = plan
-	return e.write(of(plan, plan))
+	return e.inForce(plan)
+}
+
+// inForce notes that the host has the plan and nothing else. A disk that is full
+// now, and was not a moment ago, still holds the ledger of the intent, which lists
+// all that is there: then the next start loads the table anew instead of adopting
+// it, and that is all.
+func (e *Enforcer) inForce(plan *actions.Plan) error {
+	if err := e.write(of(plan, plan)); errors.Is(err, errKilled) {
+		return err
+	}
+	return nil
 }
 
 // errKilled stands in tests for the end of the process.
@@ -233,7 +245,7 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 		e.books = ledger{Version: ledgerVersion, BootID: bootID()}
 		return remove(e.dir)
 	}
-	return e.write(of(goal, goal))
+	return e.inForce(goal)
 }
 
 // have returns what is really there of the ledger and of plan, as a plan.

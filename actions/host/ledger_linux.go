@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,6 +60,21 @@ func (l *ledger) add(l2 *ledger) {
 		l.Table = l2.Table
 	}
 	l.Rules, l.Routes = union(l.Rules, l2.Rules), union(l.Routes, l2.Routes)
+}
+
+// keepIDs adds the numbers of a plan that is about to be applied to those of the
+// plan in force: whichever of the two a crash leaves behind, connection marks
+// keep their meaning.
+func (l *ledger) keepIDs(new *actions.IDs) {
+	if l.Plan == nil {
+		return
+	}
+	ids := actions.IDs{Routes: map[string]uint32{}, Marks: map[string]uint32{}}
+	for _, from := range []*actions.IDs{&l.Plan.IDs, new} {
+		maps.Copy(ids.Routes, from.Routes)
+		maps.Copy(ids.Marks, from.Marks)
+	}
+	l.Plan.IDs = ids
 }
 
 func union[T comparable](a, b []T) []T {
@@ -143,6 +159,7 @@ func save(dir string, l *ledger) error {
 		err = os.Rename(name+".new", name)
 	}
 	if err != nil {
+		_ = os.Remove(name + ".new") // a full disk needs the room
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	return syncDir(dir)
