@@ -54,9 +54,11 @@ type core struct {
 	flows   map[flowKey]*tracked
 	// own are the addresses of this host, to tell its own probes from others' flows.
 	own map[netip.Addr]bool
-	// todo are the flows that are to be decided again for the reason why; see work.
-	todo []flowKey
-	why  string
+	// todo are the flows that are to be decided again for the reason why, and all
+	// of them, when every is set; see work.
+	todo  []flowKey
+	every bool
+	why   string
 	// deadLinks are the uplinks that are dead, by index: their flows were looked at.
 	deadLinks map[int]bool
 	timed     timed
@@ -433,17 +435,21 @@ func (c *core) apply(e state.Event, wall time.Time) {
 }
 
 // allAgain has every flow decided anew, in an order that does not depend on
-// chance, in portions: the kernel hears of a failover before the last of many
-// flows is looked at.
-func (c *core) allAgain(why string) {
-	c.todo, c.why = slices.SortedFunc(maps.Keys(c.flows), compareKeys), why
-}
+// chance, in portions: the kernel hears of a failover before even the first of
+// many flows is looked at.
+func (c *core) allAgain(why string) { c.every, c.why = true, why }
+
+// waits reports whether flows wait to be decided again.
+func (c *core) waits() bool { return c.every || len(c.todo) > 0 }
 
 // work decides the next n of the flows that wait for it. A flow that hangs on a
 // dead uplink and would now be given another one is forgotten: its next packet
 // is a new flow's. One that leads there by the rule's own word stays, and so
 // does every flow of a line that is merely slow.
 func (c *core) work(n int, now time.Duration, wall time.Time) {
+	if c.every {
+		c.todo, c.every = slices.SortedFunc(maps.Keys(c.flows), compareKeys), false
+	}
 	n = min(n, len(c.todo))
 	for _, k := range c.todo[:n] {
 		t := c.flows[k]

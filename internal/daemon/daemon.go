@@ -119,6 +119,7 @@ type snapshot struct {
 type taggedRound struct {
 	generation int
 	round      state.Round
+	at         time.Time // when it was finished
 }
 
 // New returns a daemon that is not running yet.

@@ -16,9 +16,13 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-// maxBatch bounds the address elements of one job: a thousand take under two
-// milliseconds, so a failover never waits longer behind them.
-const maxBatch = 1024
+// maxBatch bounds the address elements of one job, and maxChores the marks to
+// set and the entries to forget: each takes the worker two to four milliseconds,
+// and a failover never waits longer behind them.
+const (
+	maxBatch  = 256
+	maxChores = 128
+)
 
 // maxPending bounds the marks and the entries to forget that wait for the
 // kernel worker; beyond it they are dropped and counted.
@@ -42,6 +46,7 @@ type loop struct {
 	made     state.World  // what the plan was made for
 	applied  *state.World // what the kernel's guards and shares were last told
 	pending  job
+	turned   time.Time // when the sample came that changed what the kernel has to be told; zero: it knows all
 	busy     bool
 	jobs     chan job
 	done     chan jobDone
@@ -66,6 +71,7 @@ type job struct {
 	apply   *actions.Plan
 	verify  *actions.Plan // exported parts only
 	updates []actions.Update
+	turned  time.Time // when the sample came that made the updates necessary; zero: they are no change of state
 	marks   []setMark
 	forget  []flowKey
 }
@@ -74,10 +80,24 @@ func (j *job) empty() bool {
 	return j.apply == nil && j.verify == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
 }
 
+// part takes out as many marks and entries to forget as one job may have.
+func (j *job) part() job {
+	m, f := min(len(j.marks), maxChores), min(len(j.forget), maxChores)
+	p := job{marks: j.marks[:m:m], forget: j.forget[:f:f]}
+	if j.marks = j.marks[m:]; len(j.marks) == 0 {
+		j.marks = nil // what was taken can be let go
+	}
+	if j.forget = j.forget[f:]; len(j.forget) == 0 {
+		j.forget = nil
+	}
+	return p
+}
+
 type jobDone struct {
 	job  job
 	err  error // of apply or updates
 	took time.Duration
+	told time.Time // when the kernel had the updates
 }
 
 // save is what goes to the state directory; state nil leaves the state file.
@@ -140,8 +160,14 @@ func (l *loop) run(ctx context.Context) error {
 	close(now)
 	for {
 		l.dispatch()
+		select { // a change of state does not wait for its turn among thousands of events
+		case r := <-l.d.rounds:
+			l.round(r)
+			continue
+		default:
+		}
 		var ready <-chan struct{} // closed while flows wait to be decided again
-		if len(l.core.todo) > 0 {
+		if l.core.waits() {
 			ready = now
 		}
 		select {
@@ -155,16 +181,17 @@ func (l *loop) run(ctx context.Context) error {
 			l.core.event(&e, l.d.parts.Now(), time.Now())
 			l.moreEvents()
 		case r := <-l.d.rounds:
-			if r.generation == l.gen {
-				r.round.At = max(r.round.At, 0)
-				l.core.apply(state.RoundEvent(r.round), time.Now())
-			}
-		case <-tick.C:
+			l.round(r)
+			continue
+		case at := <-tick.C:
 			l.alive = true
 			l.core.expire(l.d.parts.Now())
-			l.core.apply(state.TickEvent(l.d.parts.Now()), time.Now())
+			l.step(state.TickEvent(l.d.parts.Now()), at)
 		case f := <-l.d.calls:
-			f(l)
+			at, world := time.Now(), l.core.live.world
+			if f(l); l.core.live.world != world && l.turned.IsZero() {
+				l.turned = at
+			}
 		case c := <-l.d.commits:
 			l.waiting = c
 		case j := <-l.done:
@@ -174,10 +201,32 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
+// round takes a round of probes.
+func (l *loop) round(r taggedRound) {
+	if r.generation == l.gen {
+		r.round.At = max(r.round.At, 0)
+		l.step(state.RoundEvent(r.round), r.at)
+	}
+	l.settle()
+}
+
+// step gives the machine one input, which came at the given time, and has the
+// kernel told what follows before anything else is done about it.
+func (l *loop) step(e state.Event, at time.Time) {
+	l.core.apply(e, time.Now())
+	if l.turned.IsZero() {
+		l.turned = at
+	}
+	l.dispatch()
+}
+
 // moreEvents takes the events that wait already, answers first: a name that was
 // just resolved is about to be used.
 func (l *loop) moreEvents() {
 	for range eventBatch {
+		if len(l.d.rounds) > 0 {
+			return
+		}
 		select {
 		case e := <-l.d.answers:
 			l.core.event(&e, l.d.parts.Now(), time.Now())
@@ -280,19 +329,22 @@ func (l *loop) dispatch() {
 		l.settle()
 		c.reply <- nil
 	}
-	if l.waiting != nil && !l.applying {
-		// Its turn: a storm of answers must not keep a reload from coming.
+	if l.waiting != nil && !l.applying && l.turned.IsZero() {
+		// Its turn: a storm of answers must not keep a reload from coming. A change of
+		// state goes first: loading takes longer.
 		l.busy, l.applying = true, true
 		l.jobs <- job{apply: l.waiting.c.plan}
 		return
 	}
 	l.applying = false
-	j := l.pending
-	l.pending = job{}
+	j := l.pending.part()
 	if w := l.core.live.world; w != l.applied {
-		j.updates = append(j.updates, l.plan.WorldUpdates(l.applied, w)...)
+		if j.updates = l.plan.WorldUpdates(l.applied, w); len(j.updates) > 0 {
+			j.turned = l.turned
+		}
 		l.applied = w
 	}
+	l.turned = time.Time{}
 	j.updates = append(j.updates, l.answers()...)
 	if l.alive {
 		j.updates = append(j.updates, l.plan.KeepAlive()...)
@@ -380,6 +432,11 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 	if len(j.job.updates) > 0 {
 		l.d.metrics.Apply("update", j.took, j.err)
 	}
+	if !j.job.turned.IsZero() && j.err == nil {
+		since := j.told.Sub(j.job.turned)
+		l.d.metrics.Turned(since)
+		l.d.log.Info("new flows take other ways", "elements", len(j.job.updates), "after_sample_us", since.Microseconds())
+	}
 	if j.err == nil {
 		return
 	}
@@ -440,6 +497,7 @@ func (l *loop) worker(ctx context.Context) {
 		case len(j.updates) > 0:
 			r.err = l.d.parts.Kernel.Update(ctx, j.updates)
 		}
+		r.told = time.Now()
 		if r.err == nil && j.verify != nil {
 			r.err = l.d.parts.Verifier.Verify(ctx, j.verify)
 		}
@@ -554,7 +612,7 @@ func (l *loop) startProbes(ctx context.Context) {
 		defer close(ended)
 		err := l.d.parts.Probe(ctx, policy, plan, l.d.parts.Now, func(r state.Round) {
 			select {
-			case l.d.rounds <- taggedRound{generation, r}:
+			case l.d.rounds <- taggedRound{generation, r, time.Now()}:
 			case <-ctx.Done():
 			}
 		})

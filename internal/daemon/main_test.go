@@ -45,7 +45,7 @@ rules:
   - {name: game, priority: 80, match: {process: game}, action: {block: reject}}
 `
 
-func mustLoad(t *testing.T, text string) *rules.Policy {
+func mustLoad(t testing.TB, text string) *rules.Policy {
 	t.Helper()
 	p, diags := yaml.Load("policy.yaml", []byte(text))
 	if p == nil {
@@ -239,7 +239,7 @@ func (r *rig) sync() {
 		var idle bool
 		err := r.call(r.t.Context(), func(l *loop) error {
 			idle = !l.busy && len(l.d.events) == 0 && len(l.d.answers) == 0 && len(l.d.rounds) == 0 &&
-				l.pending.empty() && l.core.live.world == l.applied && len(l.core.dirty) == 0 && len(l.core.todo) == 0
+				l.pending.empty() && l.core.live.world == l.applied && len(l.core.dirty) == 0 && !l.core.waits()
 			return nil
 		})
 		if err != nil {
@@ -269,7 +269,7 @@ func (r *rig) round(uplink int, probes ...state.Answer) {
 }
 
 // newTestCore returns a core on the policy without a daemon around it.
-func newTestCore(t *testing.T, text string) (*core, *actions.Plan) {
+func newTestCore(t testing.TB, text string) (*core, *actions.Plan) {
 	t.Helper()
 	p := mustLoad(t, text)
 	health := p.Health()

@@ -77,6 +77,12 @@ func (m *Metrics) Apply(op string, took time.Duration, err error) {
 	}
 }
 
+// Turned records how long it took from the sample that changed a state, a
+// condition or a choice of a group until the kernel decided new flows by it.
+func (m *Metrics) Turned(took time.Duration) {
+	m.set.GetOrCreateHistogram("netpolicy_update_seconds").Update(took.Seconds())
+}
+
 // Event counts one event of an inspector source.
 func (m *Metrics) Event(source string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_inspector_events_total{source=%q}", source)).Inc()
