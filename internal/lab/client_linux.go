@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -156,14 +157,23 @@ func exchange(conn net.Conn, size int, deadline time.Time) error {
 	if conn.LocalAddr().Network() == "udp" {
 		return exchangeUDP(conn, size)
 	}
+	return echoed(conn, make([]byte, size))
+}
+
+// echoed sends data and waits until the same has come back.
+func echoed(conn net.Conn, data []byte) error {
 	sent := make(chan error, 1)
 	go func() {
-		_, err := conn.Write(make([]byte, size))
+		_, err := conn.Write(data)
 		sent <- err
 	}()
-	_, err := io.CopyN(io.Discard, conn, int64(size))
-	if err != nil {
+	back := make([]byte, len(data))
+	_, err := io.ReadFull(conn, back)
+	switch {
+	case err != nil:
 		conn.SetDeadline(time.Now()) // end the writer too
+	case !bytes.Equal(back, data):
+		err = errors.New("other bytes came back than were sent")
 	}
 	return errors.Join(err, <-sent)
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"sync"
@@ -14,8 +15,8 @@ const (
 	// within a second and which no machine here finds hard.
 	chunk = 16 << 10
 	pace  = 50 * time.Millisecond
-	// quietTime is how long a measurement waits for transfers to pause. One that
-	// hangs on a dead line sends too little to matter.
+	// quietTime is how long a measurement, or a transfer, waits for a transfer to
+	// pause. One that hangs on a dead line sends too little to matter.
 	quietTime = 2 * time.Second
 )
 
@@ -41,6 +42,7 @@ type Transfer struct {
 	// Local and Remote are the connection's addresses.
 	Local, Remote string
 
+	conn   net.Conn
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -61,7 +63,7 @@ func (l *Lab) StartTransfer(ctx context.Context, addr string) (*Transfer, error)
 	ctx, cancel := context.WithCancel(ctx)
 	t := &Transfer{
 		Local: conn.LocalAddr().String(), Remote: conn.RemoteAddr().String(),
-		cancel: cancel, done: make(chan struct{}), last: time.Now(),
+		conn: conn, cancel: cancel, done: make(chan struct{}), last: time.Now(),
 	}
 	go func() {
 		defer l.rescue()
@@ -75,14 +77,23 @@ func (t *Transfer) run(ctx context.Context, conn net.Conn, q quiet) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	data, sequence := make([]byte, chunk), uint64(0)
 	for ctx.Err() == nil {
 		select {
 		case q <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		err := exchange(conn, chunk, time.Time{})
-		<-q
+		for i := 0; i < chunk; i += 8 { // each word is numbered: what is lost or doubled shows
+			binary.BigEndian.PutUint64(data[i:], sequence)
+			sequence++
+		}
+		// One that hangs on a dead line keeps the others waiting no longer than a measurement.
+		release := sync.OnceFunc(func() { <-q })
+		late := time.AfterFunc(quietTime, release)
+		err := echoed(conn, data)
+		late.Stop()
+		release()
 		if ctx.Err() != nil {
 			return
 		}
