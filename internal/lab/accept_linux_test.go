@@ -228,12 +228,15 @@ func rejected(t *testing.T, l *Lab, before api.Status) {
 	}
 }
 
-// kernel is all that netpolicyd may change in the gateway, as text.
+// kernel is all that netpolicyd may change in the gateway, and what others have
+// there, as text without counters.
 func kernel(t *testing.T, l *Lab) string {
 	t.Helper()
 	var all strings.Builder
 	for _, args := range [][]string{
-		{"nft", "list", "ruleset"},
+		{"nft", "-s", "list", "ruleset"},
+		{"sh", "-c", "iptables-legacy-save | sed -e /^#/d -e 's/ \\[[0-9:]*\\]$//'"},
+		{"sh", "-c", "ip6tables-legacy-save | sed -e /^#/d -e 's/ \\[[0-9:]*\\]$//'"},
 		{"ip", "rule"},
 		{"ip", "-6", "rule"},
 		{"ip", "route", "show", "table", "all"},
