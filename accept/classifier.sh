@@ -2,30 +2,8 @@
 # The acceptance lines of the classifier, one by one, from a clean checkout of HEAD.
 # FULL=1 runs the long lines in full; otherwise each says which part it ran.
 # Prints `ok N ...` or `FAIL N ...` with the figure seen, and fails if any failed.
-set -u
-root=$(cd "$(dirname "$0")/.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-git clone -q "$root" "$work/netpolicy" || exit 1
-[ -d "$root/../shared" ] && ln -s "$(cd "$root/../shared" && pwd)" "$work/shared"
-cd "$work/netpolicy" || exit 1
-full=${FULL:-}
-part() { if [ -n "$full" ]; then echo "in full"; else echo "$1"; fi; }
-bad=0
-out=$work/out
-report() { # status number text
-  if [ "$1" = 0 ]; then echo "ok   $2 $3"; else echo "FAIL $2 $3"; bad=1; tail -n 40 "$out" | sed 's/^/     | /'; fi
-}
-figure() { grep -oE "$1" "$out" | tail -n 1; }
-# gotest PACKAGE PATTERN [FLAG...] runs tests and fails when none ran or one was skipped.
-gotest() {
-  local pkg=$1 pattern=$2 log=$work/log
-  shift 2
-  go test -count=1 -v -run "$pattern" "$@" "$pkg" >"$log" 2>&1
-  local s=$?
-  cat "$log" >>"$out"
-  [ $s = 0 ] && grep -q -- '--- PASS' "$log" && ! grep -q -- '--- SKIP' "$log"
-}
+# shellcheck source=accept/lib.sh
+. "$(dirname "$0")/lib.sh"
 
 # check reads bench/results.json: `check hostile N` prints the slowest hostile set
 # of N rules or more and fails at 2 us or when a kind is missing; `check rows N...`

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# The acceptance lines of enforcement, one by one, from a clean checkout of HEAD.
+# FULL=1 runs the long lines in full; otherwise each says which part it ran.
+# Prints `ok N ...` or `FAIL N ...` with the figure seen, and fails if any failed.
+# shellcheck source=accept/lib.sh
+. "$(dirname "$0")/lib.sh"
+make setup >"$out" 2>&1 || { report 1 0 "make setup"; exit 1; }
+export FULL=$full
+[ -n "$full" ] || unset FULL
+seed=$([ -n "$full" ] && date +%s || echo 1)
+# tests PATTERN [FLAG...] runs the tests of that name wherever they are; none is a failure.
+tests() {
+  local pattern=$1 s=0 dirs
+  shift
+  dirs=$(git grep -lE "^func Test$pattern" -- '*_test.go' | xargs -r -n 1 dirname | sort -u)
+  [ -n "$dirs" ] || { echo "no test is called Test$pattern" >>"$out"; return 1; }
+  for d in $dirs; do gotest "./$d" "^Test$pattern" -timeout 0 "$@" || s=1; done
+  return $s
+}
+# has TEXT fails when what ran does not say so.
+has() { grep -qE "$1" "$out" || { echo "nobody says: $1" >>"$out"; return 1; }; }
+
+# 1. Engine, fake, nftables and iptables do the same with the same packets.
+: >"$out"
+gotest ./actions/host '^TestEquivalence' -timeout 0 -seed "$seed"; s=$?
+gotest ./actions '^Test(TableDecidesAsEngine|DiffApply)$' -timeout 0 || s=1
+least=$([ -n "$full" ] && echo 200000 || echo 5000)
+for b in nftables iptables; do
+  n=$(figure "equivalence: $b[^:]*: [0-9]+ packets" | grep -oE '[0-9]+ packets' | cut -d' ' -f1)
+  [ "${n:-0}" -ge "$least" ] || { echo "$b: ${n:-no} packets, want $least" >>"$out"; s=1; }
+  fig="${fig:-}${fig:+; }$b ${n:-no} packets"
+done
+report $s 1 "as the engine and the fake decide: $fig, none otherwise; seed $seed ($(part '5,000 each'))"
+
+# 2. Failover.
+: >"$out"
+gotest ./internal/lab '^TestFailoverTimes$' -timeout 0 -seed "$seed"; s=$?
+has 'failover: on the line that lives: .* each byte as sent, 0 packets sent again' || s=1
+fig=$(grep -oE 'failover: .*' "$out" | cut -c11- | tr '\n' ';' | sed 's/;$//; s/;/; /g')
+report $s 2 "$fig ($(part '6 runs'))"
+
+# 3. kill -9, out of memory, power cut, full disk; others' objects beside ours.
+: >"$out"
+gotest ./internal/lab '^Test(Crash|PowerCut|OOM|FullDisk)$' -timeout 0 -seed "$seed"; s=$?
+gotest ./actions/host '^Test(KilledAnywhere|TakeBack|FullDisk|OnCrash|ForeignTableIsRefused)$' || s=1
+kills=$(grep -oE 'crash: on_crash [a-z]+: [0-9]+ kills' "$out" | awk '{n += $4} END {print n + 0}')
+least=$([ -n "$full" ] && echo 200 || echo 20)
+[ "$kills" -ge "$least" ] || { echo "$kills kills, want $least" >>"$out"; s=1; }
+for mode in last open closed; do has "crash: on_crash $mode: " || s=1; done
+report $s 3 "$kills kills at random points of start, run, stop and cleanup (seed $seed), on_crash as documented after each, no residue, Docker's, tailscale's and mwan3's objects as they were; $(figure 'out of memory: [0-9]+ kills'); $(figure 'power cut: [0-9]+ moments'); $(figure 'full disk: [^,]*,[^,]*')"
+
+# 4. Throttling.
+: >"$out"
+tests Throttle; s=$?
+report $s 4 "$(figure 'throttle: .*')"
+
+# 5. New flows a second, loads, updates, beside no policy.
+: >"$out"
+tests FlowRate; s=$?
+report $s 5 "$(figure 'flows: .*')"
+
+# 6. A policy that cuts its author off comes back by itself.
+: >"$out"
+tests Confirm; s=$?
+report $s 6 "$(figure 'confirm: .*')"
+
+exit $bad
