@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/internal/child"
 )
 
 const (
@@ -143,7 +144,7 @@ func (a *Applier) text(ctx context.Context, script string) error {
 	cmd.Stdin = strings.NewReader(script)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
+	if err := child.Run(cmd); err != nil {
 		said := strings.TrimSpace(stderr.String())
 		return fmt.Errorf("nft -f: %w: %s", err, said[:min(len(said), maxErrorText)])
 	}
