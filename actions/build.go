@@ -2,7 +2,7 @@ package actions
 
 import (
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
@@ -13,17 +13,13 @@ import (
 
 const (
 	// A candidate is epoch<<actionBits | action: the smaller, the earlier in the
-	// order. 20 bits of epoch hold the 1,000,000 rules of language.md.
+	// order.
 	actionBits = 12
 	actionMask = 1<<actionBits - 1
 	maxActions = actionMask
-
-	// stride is after how many rules the general chain asks whether a rule
-	// above all the rest has been found already.
-	stride = 32
 )
 
-// builder gathers a table while the rules are walked in order.
+// builder gathers a table.
 type builder struct {
 	plan    *Plan
 	policy  *rules.Policy
@@ -31,11 +27,19 @@ type builder struct {
 	cfg     rules.Daemon
 	diags   []diag.Diagnostic
 	byKey   map[string]uint32 // action's text -> id
-	linear  []Rule
+	drafts  []draft
+	alts    []*alt
 	mods    []modRule
+	start   uint32 // the default's candidate, without its action
 	winners []Elem
 	extra   []Chain // winners' chains
-	since   int     // rules since the last early return
+}
+
+// draft is a rule with the ways in which it can be true.
+type draft struct {
+	rule   *rules.Rule
+	terms  []term
+	action uint32
 }
 
 // PlanFor plans what the host h must look like for prog to be enforced in the
@@ -148,11 +152,10 @@ func (b *builder) checkMods(o *rules.Outcome, name string) {
 	}
 }
 
-// lower walks the rules in order and sorts their alternatives: general ones
-// into one chain, those that ask for names into the index.
+// lower finds out how the rules can be true when a connection begins, and lays
+// them out as the first shape within bounds says.
 func (b *builder) lower() {
-	order := b.plan.prog.Order()
-	for pos, i := range order {
+	for _, i := range b.plan.prog.Order() {
 		r := &b.policy.Rules[i]
 		terms, left, err := lowerRule(r, b.host, b.cfg.MarkMask)
 		if err != nil {
@@ -162,49 +165,135 @@ func (b *builder) lower() {
 		for _, f := range left {
 			b.lacks(diag.Hint, r.NameSpan, "", "rule %s: the kernel does not know %s when a connection begins: until the daemon does, the rule counts as not matching", r.Name, f)
 		}
-		b.rule(r, uint32(pos+1), terms)
+		switch {
+		case r.Do.Kind != rules.ActNone:
+			b.drafts = append(b.drafts, draft{r, terms, b.action(&r.Do)})
+		case anyMods(&r.Do.Mods) && len(terms) > 0:
+			b.drafts = append(b.drafts, draft{r, terms, 0})
+		}
 	}
-	b.plan.names.mods = b.mods
+	for i, s := range shapes {
+		if b.attempt(s) || i+1 == len(shapes) || len(b.diags) > 0 && b.failed() {
+			break
+		}
+	}
+	f := &b.plan.layout.forest
+	size := fmt.Sprintf("%d rules in %d chains, at most %d in a row", f.rules, len(f.out), f.most)
+	switch {
+	case f.rules > maxTable:
+		b.lacks(diag.Error, diag.Span{}, "fewer rules that ask for several fields, or daemon.enforce: consult", "the table would have %s: more than the kernel loads in reasonable time", size)
+	case !f.fits():
+		b.lacks(diag.Hint, diag.Span{}, "", "the table has %s: new connections are decided more slowly", size)
+	}
+	b.index()
+	b.bring()
 }
 
-func (b *builder) rule(r *rules.Rule, epoch uint32, terms []term) {
-	cand := epoch << actionBits
-	var ready []term
-	for _, t := range terms { // the sets must all be known before the table is written
-		ready = append(ready, b.plan.spread(t)...)
-		b.plan.conditions(&t)
-	}
-	terms = ready
-	if r.Do.Kind == rules.ActNone {
-		if anyMods(&r.Do.Mods) && len(terms) > 0 {
-			m := modRule{bound: cand | actionMask, name: r.Name, mods: r.Do.Mods, terms: terms}
-			for _, t := range terms {
-				b.plan.names.named = b.plan.names.named || len(t.names) > 0
+func (b *builder) failed() bool { return diag.Count(b.diags, diag.Error) > 0 }
+
+func (f *forest) fits() bool {
+	return len(f.out) <= maxChains && f.rules <= maxRules && f.most <= maxLongest
+}
+
+// attempt lays the rules out in the shape, and reports whether that is within bounds.
+func (b *builder) attempt(s shape) bool {
+	p := b.plan
+	p.guards, p.guardOf, p.lists, p.listOf = nil, map[string]string{}, nil, map[string]string{}
+	b.alts, b.mods = nil, nil
+	for i := range b.drafts {
+		d := &b.drafts[i]
+		if d.rule.Do.Kind != rules.ActNone {
+			for _, t := range d.terms {
+				b.alts = append(b.alts, &alt{rule: d.rule, t: t, pivot: byRest})
 			}
-			b.mods = append(b.mods, m)
 		}
-		return
 	}
-	cand |= b.action(&r.Do)
-	b.winner(cand, r.Name, &r.Do.Mods, strconv.Itoa(int(epoch)))
-	for i := range terms {
-		t := &terms[i]
-		if len(t.names) > 0 {
-			b.plan.names.add(nameTerm{cand, *t})
+	choosePivots(b.alts, s.few)
+	var items []item
+	raw := b.alts
+	b.alts = nil
+	for i := range b.drafts {
+		d := &b.drafts[i]
+		if d.rule.Do.Kind == rules.ActNone {
+			var terms []term
+			for _, t := range d.terms {
+				terms = append(terms, p.spread(t)...)
+			}
+			items = append(items, item{mod: len(b.mods)})
+			b.mods = append(b.mods, modRule{name: d.rule.Name, mods: d.rule.Do.Mods, terms: terms})
 			continue
 		}
-		if b.since++; b.since > stride && len(b.plan.names.terms) > 0 {
-			b.since = 1
-			b.linear = append(b.linear, Rule{
-				If: []Match{{Key: KeyRank, Op: Below, Nums: []Range{{cand &^ actionMask, cand &^ actionMask}}}},
-				Do: []Stmt{{Kind: Return}},
-			})
+		own := raw[:len(d.terms)]
+		raw = raw[len(d.terms):]
+		slices.SortStableFunc(own, func(x, y *alt) int { return int(x.pivot) - int(y.pivot) })
+		for _, a := range own {
+			for _, t := range p.spread(a.t) {
+				one := *a
+				one.t = t
+				b.alts = append(b.alts, &one)
+				items = append(items, item{alt: &one, action: d.action})
+			}
 		}
-		guard := Match{Key: KeyRank, Op: Above, Nums: []Range{{cand, cand}}}
-		b.linear = append(b.linear, Rule{
-			If: append([]Match{guard}, b.plan.conditions(t)...),
-			Do: []Stmt{{Kind: SetRank, Value: cand}, {Kind: Return}},
-		})
+	}
+	end, ok := b.epochs(items)
+	if !ok {
+		p.layout = &layout{}
+		return false
+	}
+	b.start = end << actionBits
+	start := b.start
+	if d := b.policy.Default; d != nil {
+		start |= b.action(d)
+	}
+	for _, a := range b.alts {
+		for fi, f := range families {
+			a.entries[fi] = p.entry(a, f)
+		}
+	}
+	for i := range b.mods { // the sets must all be known before the table is written
+		for j := range b.mods[i].terms {
+			p.conditions(&b.mods[i].terms[j])
+		}
+	}
+	b.start = start
+	p.layout = b.lay(s.leaf)
+	return p.layout.forest.fits()
+}
+
+// index gathers the alternatives and modifiers that ask for names.
+func (b *builder) index() {
+	x := b.plan.names
+	x.alts, x.mods = b.alts, b.mods
+	for i, a := range b.alts {
+		if len(a.t.names) > 0 {
+			x.add(i)
+		}
+	}
+	for _, m := range b.mods {
+		for _, t := range m.terms {
+			x.named = x.named || len(t.names) > 0
+		}
+	}
+}
+
+// bring records what winners' own modifiers do.
+func (b *builder) bring() {
+	chains := map[*rules.Rule]string{}
+	seen := map[uint32]bool{}
+	for _, a := range b.alts {
+		if !anyMods(&a.rule.Do.Mods) || seen[a.value] {
+			continue
+		}
+		seen[a.value] = true
+		if chains[a.rule] == "" {
+			chains[a.rule] = fmt.Sprintf("%x", a.value)
+			b.extra = append(b.extra, b.plan.winnerChain(chains[a.rule], a.rule.Name, a.rule.Do.Mods)...)
+		}
+		b.winners = append(b.winners, Elem{Key: fmt.Sprintf("%#x", a.value), Value: "jump w_" + chains[a.rule]})
+	}
+	if d := b.policy.Default; d != nil && anyMods(&d.Mods) {
+		b.extra = append(b.extra, b.plan.winnerChain("default", "default", d.Mods)...)
+		b.winners = append(b.winners, Elem{Key: fmt.Sprintf("%#x", b.start), Value: "jump w_default"})
 	}
 }
 
@@ -232,15 +321,6 @@ func (p *Plan) guard(lits []worldLit) string {
 		p.guards = append(p.guards, guard{name, lits})
 	}
 	return name
-}
-
-// winner records what the rule's own modifiers do when it wins.
-func (b *builder) winner(cand uint32, rule string, m *rules.Modifiers, id string) {
-	if !anyMods(m) {
-		return
-	}
-	b.extra = append(b.extra, b.plan.winnerChain(id, rule, *m)...)
-	b.winners = append(b.winners, Elem{Key: fmt.Sprintf("%#x", cand), Value: "jump w_" + id})
 }
 
 // action returns the id of what the outcome asks for; equal requests share one.

@@ -3,6 +3,7 @@ package actions
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/rules"
@@ -24,13 +25,8 @@ var (
 // table puts the gathered rules together.
 func (b *builder) table(w *state.World) {
 	p := b.plan
-	start := uint32(len(b.policy.Rules)+1) << actionBits
-	if d := b.policy.Default; d != nil {
-		start |= b.action(d)
-		b.winner(start, "default", &d.Mods, "default")
-	}
 	p.Table.Name = TableName
-	p.Table.Chains = b.chains(start)
+	p.Table.Chains = b.chains()
 	p.Table.Chains = append(p.Table.Chains, b.extra...)
 	if len(b.mods) > 0 {
 		p.Table.Chains = append(p.Table.Chains, b.modStage()...)
@@ -39,9 +35,47 @@ func (b *builder) table(w *state.World) {
 		p.chains[c.Name] = true
 	}
 	p.prepare()
+	p.Table.Chains = append(p.Table.Chains, p.layout.forest.out...)
+	for _, c := range p.layout.forest.out {
+		p.chains[c.Name] = true
+	}
+	p.prune()
 	p.Table.lasts = len(p.Table.Chains)
 	p.Table.Sets = b.sets(w)
 	p.Table.Shape = (&Table{Sets: p.Table.Sets, Chains: p.Table.Chains[:p.Table.lasts]}).lasting(p.PolicyHash)
+}
+
+// prune drops the lists and guards that nothing asks for in the end.
+func (p *Plan) prune() {
+	used := map[string]bool{}
+	use := func(list []Match) {
+		for i := range list {
+			used[list[i].Set] = true
+		}
+	}
+	for i := range p.Table.Chains {
+		for j := range p.Table.Chains[i].Rules {
+			use(p.Table.Chains[i].Rules[j].If)
+		}
+	}
+	if len(p.names.terms) > 0 { // chains to come
+		for _, a := range p.names.alts {
+			for _, e := range a.entries {
+				if e != nil && a.pivot == byDst {
+					use(e.conds)
+				}
+			}
+		}
+	}
+	if p.names.named {
+		for i := range p.names.mods {
+			for j := range p.names.mods[i].terms {
+				use(p.conditions(&p.names.mods[i].terms[j]))
+			}
+		}
+	}
+	p.lists = slices.DeleteFunc(p.lists, func(s Set) bool { return !used[s.Name] })
+	p.guards = slices.DeleteFunc(p.guards, func(g guard) bool { return !used[g.set] })
 }
 
 // modStage is the general chain for modifiers: an address whose names some of
@@ -73,7 +107,7 @@ func num(n uint32) []Range { return []Range{{n, n}} }
 
 // chains returns the skeleton: hooks, established flows, exemptions, deciding,
 // and one pair of chains a route.
-func (b *builder) chains(start uint32) []Chain {
+func (b *builder) chains() []Chain {
 	p := b.plan
 	list := []Chain{
 		{Name: "pre", Hook: "type filter hook prerouting priority mangle; policy accept;", Rules: []Rule{
@@ -92,7 +126,7 @@ func (b *builder) chains(start uint32) []Chain {
 			{If: []Match{{Key: KeyOifname, Texts: devs}}, Do: []Stmt{{Kind: Masquerade}}},
 		}})
 	}
-	list = append(list, b.flowChain(), newChain(), b.decideChain(start), Chain{Name: "general", Rules: b.linear})
+	list = append(list, b.flowChain(), newChain(), b.decideChain())
 	if b.hasLabels() {
 		list = append(list, p.applyChain())
 	}
@@ -154,7 +188,7 @@ func newChain() Chain {
 }
 
 // decideChain finds the winner and carries it out.
-func (b *builder) decideChain(start uint32) Chain {
+func (b *builder) decideChain() Chain {
 	c := Chain{Name: "decide"}
 	add := func(r Rule) { c.Rules = append(c.Rules, r) }
 	dead := []Match{{Key: KeyNFProto, Op: Not, Set: "alive"}}
@@ -164,12 +198,33 @@ func (b *builder) decideChain(start uint32) Chain {
 	case rules.Closed:
 		add(Rule{If: dead, Do: []Stmt{{Kind: Drop}}})
 	}
-	add(Rule{Do: []Stmt{{Kind: SetRank, Value: start}}})
-	if len(b.plan.names.terms) > 0 {
-		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, Target: "dhost4"}}})
-		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, V6: true, Target: "dhost6"}}})
+	add(Rule{Do: []Stmt{{Kind: SetRank, Value: b.start}}})
+	l := b.plan.layout
+	for fi := range families {
+		if len(l.dst[fi].Elems) > 0 {
+			add(Rule{Do: []Stmt{{Kind: MapRank, Key: KeyDst, V6: fi == 1, Target: l.dst[fi].Name}}})
+		}
+		if b.plan.hosts() {
+			add(Rule{Do: []Stmt{{Kind: MapRank, Key: KeyDst, V6: fi == 1, Target: hostMaps[fi]}}})
+		}
 	}
-	add(Rule{Do: []Stmt{{Kind: Jump, Target: "general"}}})
+	if b.plan.hosts() || len(l.classes) > 0 {
+		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyRank, Target: classMap}}})
+	}
+	for fi := range families {
+		if len(l.src[fi].Elems) > 0 {
+			add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeySrc, V6: fi == 1, Target: l.src[fi].Name}}})
+		}
+	}
+	for fi, f := range families {
+		switch {
+		case l.rest[fi] == "":
+		case l.rest[0] == l.rest[1] && fi == 0:
+			add(Rule{Do: []Stmt{{Kind: Jump, Target: l.rest[fi]}}})
+		case l.rest[0] != l.rest[1]:
+			add(Rule{If: []Match{{Key: KeyNFProto, Nums: num(nfOf(f))}}, Do: []Stmt{{Kind: Jump, Target: l.rest[fi]}}})
+		}
+	}
 	if len(b.mods) > 0 {
 		add(Rule{Do: []Stmt{{Kind: Jump, Target: "mods"}}})
 	}
@@ -259,9 +314,24 @@ func (b *builder) sets(w *state.World) []Set {
 		list = append(list, Set{Name: name + "4", Type: "type ipv4_addr", Map: true, Timeout: true},
 			Set{Name: name + "6", Type: "type ipv6_addr", Map: true, Timeout: true})
 	}
-	if len(p.names.terms) > 0 {
-		host("dhost")
+	for fi, typ := range []string{"type ipv4_addr", "type ipv6_addr"} {
+		if p.hosts() {
+			list = append(list, Set{Name: hostMaps[fi], Type: typ, Map: true, Ranks: true, Timeout: true})
+		}
+		for _, s := range []Set{p.layout.dst[fi], p.layout.src[fi]} {
+			if len(s.Elems) > 0 {
+				list = append(list, s)
+			}
+		}
 	}
+	if p.hosts() || len(p.layout.classes) > 0 {
+		classes := Set{Name: classMap, Type: "typeof meta priority", Map: true}
+		for _, c := range p.layout.classes {
+			classes.Elems = append(classes.Elems, p.layout.classElem(c))
+		}
+		list = append(list, classes)
+	}
+	list = append(list, p.layout.forest.maps...)
 	if p.names.named {
 		host("mhost")
 	}

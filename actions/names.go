@@ -25,15 +25,10 @@ const (
 // rules than the table takes; planning anew forgets the old ones.
 var ErrClasses = errors.New("too many combinations of name rules in one table")
 
-// nameTerm is one alternative of a rule that asks for names.
-type nameTerm struct {
-	bound uint32 // the rule's candidate
-	term  term
-}
-
-// nameIndex finds the terms that hold for an address's DNS names.
+// nameIndex finds the alternatives that hold for an address's DNS names.
 type nameIndex struct {
-	terms  []nameTerm // in the policy's order
+	alts   []*alt // of the whole policy, in order
+	terms  []int  // those that ask for names
 	exact  map[string][]int
 	suffix map[string][]int // the name and what is under it
 	under  map[string][]int // only what is under it
@@ -45,18 +40,17 @@ type nameIndex struct {
 
 type globTerm struct {
 	pattern rules.NamePattern
-	term    int
+	alt     int
 }
 
 func newNameIndex() *nameIndex {
 	return &nameIndex{exact: map[string][]int{}, suffix: map[string][]int{}, under: map[string][]int{}}
 }
 
-// add takes a term in. Its first list of patterns finds it; the others are checked then.
-func (x *nameIndex) add(t nameTerm) {
-	i := len(x.terms)
-	x.terms = append(x.terms, t)
-	for _, p := range t.term.names[0] {
+// add takes an alternative in. Its first list of patterns finds it; the others are checked then.
+func (x *nameIndex) add(i int) {
+	x.terms = append(x.terms, i)
+	for _, p := range x.alts[i].t.names[0] {
 		switch p.Kind {
 		case rules.Exact:
 			x.exact[p.Name] = append(x.exact[p.Name], i)
@@ -70,8 +64,7 @@ func (x *nameIndex) add(t nameTerm) {
 	}
 }
 
-// find returns the terms that hold for names, in order, up to the first that
-// has no other condition.
+// find returns the alternatives that hold for names, in order.
 func (x *nameIndex) find(names flow.Names) []int {
 	var hits []int
 	for name := range names.All() {
@@ -88,23 +81,13 @@ func (x *nameIndex) find(names flow.Names) []int {
 		}
 		for _, g := range x.globs {
 			if g.pattern.Match(name) {
-				hits = append(hits, g.term)
+				hits = append(hits, g.alt)
 			}
 		}
 	}
 	slices.Sort(hits)
-	var out []int
-	for _, i := range slices.Compact(hits) {
-		t := &x.terms[i].term
-		if !t.named(names) {
-			continue
-		}
-		out = append(out, i)
-		if len(t.matches) == 0 && len(t.world) == 0 {
-			break
-		}
-	}
-	return out
+	hits = slices.Compact(hits)
+	return slices.DeleteFunc(hits, func(i int) bool { return !x.alts[i].t.named(names) })
 }
 
 // named reports whether each of the term's lists matches one of names.
@@ -128,24 +111,65 @@ func matchesAny(list []rules.NamePattern, names flow.Names) bool {
 	return false
 }
 
-// class returns the chains for names: the first decides, "" for none; the
-// second records modifiers in place of the general chain, "" for none.
-func (p *Plan) class(names flow.Names) (decide, mods string, chains []Chain) {
-	x := p.names
-	if hits := x.find(names); len(hits) > 0 {
-		var c Chain
-		for _, i := range hits {
-			t := &x.terms[i]
-			c.Rules = append(c.Rules, Rule{
-				If: p.conditions(&t.term),
-				Do: []Stmt{{Kind: SetRank, Value: t.bound}, {Kind: Return}},
-			})
+// hostMaps hold what is known of single addresses by their names, as ranks;
+// classMap leads from the number of a class to its chain.
+var hostMaps = [2]string{"dhost4", "dhost6"}
+
+const classMap = "dcls"
+
+// hosts reports whether names can decide.
+func (p *Plan) hosts() bool { return len(p.names.terms) > 0 }
+
+func (l *layout) classElem(chain string) Elem {
+	return Elem{Key: fmt.Sprintf("%#x", l.number[chain]), Value: "jump " + chain}
+}
+
+// at reports whether the alternative's conditions on the destination hold for addr.
+func (a *alt) at(addr netip.Addr) bool {
+	for i := range a.dst {
+		in := slices.ContainsFunc(a.dst[i].Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+		if in != (a.dst[i].Op == Is) {
+			return false
 		}
-		c.Name = "c_" + digest(c.Rules)
-		decide, chains = c.Name, append(chains, c)
 	}
+	return true
+}
+
+// holding returns what can hold for addr, known by names, up to the first that
+// asks nothing more; nil when no alternative asks for these names.
+func (p *Plan) holding(addr netip.Addr, names flow.Names) []*entry {
+	fi := 0
+	if addr.Is6() {
+		fi = 1
+	}
+	x := p.names
+	hits := slices.DeleteFunc(x.find(names), func(i int) bool { return x.alts[i].entries[fi] == nil || !x.alts[i].at(addr) })
+	if len(hits) == 0 {
+		return nil
+	}
+	hits = append(hits, p.layout.here[fi].at(addr)...)
+	slices.Sort(hits)
+	return p.firsts(hits, fi)
+}
+
+func (p *Plan) firsts(alts []int, fi int) []*entry {
+	var list []*entry
+	for _, i := range alts {
+		e := p.names.alts[i].entries[fi]
+		list = append(list, e)
+		if len(e.conds) == 0 {
+			break
+		}
+	}
+	return list
+}
+
+// modClass returns the chains that record modifiers for names in place of the
+// general chain; "" for none.
+func (p *Plan) modClass(names flow.Names) (mods string, chains []Chain) {
+	x := p.names
 	if !x.named {
-		return decide, "", chains
+		return "", nil
 	}
 	var held []modRule
 	some := false
@@ -160,45 +184,71 @@ func (p *Plan) class(names flow.Names) (decide, mods string, chains []Chain) {
 		m.terms = terms
 		held = append(held, m)
 	}
-	if some {
-		var all []Rule
-		for _, c := range p.modChains("", held) {
-			all = append(all, c.Rules...)
-		}
-		mods = "m_" + digest(all)
-		list := p.modChains(mods, held)
-		chains = append(chains, list...)
+	if !some {
+		return "", nil
 	}
-	return decide, mods, chains
+	var all []Rule
+	for _, c := range p.modChains("", held) {
+		all = append(all, c.Rules...)
+	}
+	mods = "m_" + digest(all)
+	return mods, p.modChains(mods, held)
 }
 
 // Answer returns the updates for a DNS answer: addr is now known by names (all
 // its live names) for ttl. It is one element for the decision; where name rules
-// only set modifiers, one more for those. A combination of rules that no single
-// pattern gives needs a new chain first.
+// only set modifiers, one more for those. A combination of rules that has not
+// been met yet needs a new chain first, and the number of its class.
 func (p *Plan) Answer(addr netip.Addr, names flow.Names, ttl time.Duration) ([]Update, error) {
-	if p.names == nil || len(p.names.terms) == 0 && !p.names.named {
+	if p.names == nil || !p.hosts() && !p.names.named {
 		return nil, nil
 	}
 	addr = addr.Unmap()
-	decide, mods, chains := p.class(names)
 	var list []Update
-	for _, c := range chains {
-		if p.chains[c.Name] {
-			continue
-		}
+	put := func(c Chain) error {
 		if p.names.made >= maxClasses {
-			return nil, fmt.Errorf("plan names of %s: %w", addr, ErrClasses)
+			return fmt.Errorf("plan names of %s: %w", addr, ErrClasses)
 		}
 		p.names.made++
 		p.chains[c.Name] = true
 		list = append(list, Update{Kind: PutChain, Chain: c})
+		return nil
 	}
-	if len(p.names.terms) > 0 {
-		list = append(list, hostUpdate(hostMap("dhost", addr), addr, "jump", decide, ttl))
+	if p.hosts() {
+		value := ""
+		if held := p.holding(addr, names); len(held) > 0 {
+			n := held[0].value
+			if len(held[0].conds) > 0 {
+				name := chainName(held, false)
+				if !p.chains[name] {
+					if err := put(Chain{Name: name, Rules: row(held, false, p.layout.forest.start)}); err != nil {
+						return nil, err
+					}
+				}
+				known := len(p.layout.classes)
+				n = p.layout.class(name)
+				if len(p.layout.classes) > known {
+					list = append(list, Update{Kind: AddElem, Set: classMap, Map: true, Elem: p.layout.classElem(name)})
+				}
+			}
+			value = fmt.Sprintf("%#x", n)
+		}
+		list = append(list, hostUpdate(hostMap("dhost", addr), addr, value, ttl))
 	}
 	if p.names.named {
-		list = append(list, hostUpdate(hostMap("mhost", addr), addr, "goto", mods, ttl))
+		value, chains := p.modClass(names)
+		for _, c := range chains {
+			if p.chains[c.Name] {
+				continue
+			}
+			if err := put(c); err != nil {
+				return nil, err
+			}
+		}
+		if value != "" {
+			value = "goto " + value
+		}
+		list = append(list, hostUpdate(hostMap("mhost", addr), addr, value, ttl))
 	}
 	return list, nil
 }
@@ -210,33 +260,63 @@ func hostMap(prefix string, a netip.Addr) string {
 	return prefix + "6"
 }
 
-func hostUpdate(set string, addr netip.Addr, verb, chain string, ttl time.Duration) Update {
+func hostUpdate(set string, addr netip.Addr, value string, ttl time.Duration) Update {
 	u := Update{Kind: DelElem, Set: set, Map: true, Elem: Elem{Key: addr.String()}}
-	if chain != "" {
+	if value != "" {
 		u.Kind = PutElem
-		u.Elem.Value, u.Elem.Timeout = verb+" "+chain, max(ttl, time.Second)
+		u.Elem.Value, u.Elem.Timeout = value, max(ttl, time.Second)
 	}
 	return u
 }
 
-// prepare makes the classes that a single pattern's names give.
+// prepare makes the classes that a single pattern's names give to an address
+// that has no rules of its own.
 func (p *Plan) prepare() {
-	for i := range p.names.terms {
-		for _, list := range p.names.terms[i].term.names {
+	x := p.names
+	for _, i := range x.terms {
+		for _, list := range x.alts[i].t.names {
 			for _, pattern := range list {
 				for _, name := range samples(pattern) {
-					if p.names.made >= preparedClasses {
+					if x.made >= preparedClasses {
 						return
 					}
-					p.prepareName(name)
+					p.prepareName(flow.NewNames(name))
+				}
+			}
+		}
+	}
+	for _, m := range x.mods {
+		for _, t := range m.terms {
+			for _, list := range t.names {
+				for _, pattern := range list {
+					for _, name := range samples(pattern) {
+						if x.made < preparedClasses {
+							p.prepareMods(flow.NewNames(name))
+						}
+					}
 				}
 			}
 		}
 	}
 }
 
-func (p *Plan) prepareName(name string) {
-	_, _, chains := p.class(flow.NewNames(name))
+func (p *Plan) prepareName(names flow.Names) {
+	hits := p.names.find(names)
+	for fi, f := range families {
+		own := slices.DeleteFunc(slices.Clone(hits), func(i int) bool {
+			return p.names.alts[i].entries[fi] == nil || len(p.names.alts[i].dst) > 0
+		})
+		if held := p.firsts(own, fi); len(held) > 0 && len(held[0].conds) > 0 {
+			before := len(p.layout.forest.out)
+			p.layout.class(p.layout.forest.chain(held, f, false))
+			p.names.made += len(p.layout.forest.out) - before
+		}
+	}
+	p.prepareMods(names)
+}
+
+func (p *Plan) prepareMods(names flow.Names) {
+	_, chains := p.modClass(names)
 	for _, c := range chains {
 		if !p.chains[c.Name] {
 			p.chains[c.Name] = true

@@ -137,7 +137,7 @@ func alone(p *rules.Policy, rule int, f *flow.Flow, w *state.World) bool {
 // decides.
 func TestTableDecidesAsEngine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := policyrand.Policy(t, 12)
+		p := policyrand.Policy(t, rapid.SampledFrom([]int{12, 12, 12, 80}).Draw(t, "up to"))
 		prog := engine.Compile(p)
 		world := policyrand.World(t)
 		plan, diags := actions.PlanFor(prog, threeLines(), world, nil)

@@ -137,6 +137,7 @@ type Set struct {
 	Timeout bool // its elements may have time limits
 	Ranges  bool // its elements may be ranges or prefixes
 	Elems   []Elem
+	last    span // of an interval map under construction: the last element's
 }
 
 // Elem is one element. Value is a map's: the verdict ("goto x", "jump x", "drop"), or the rank.
@@ -160,7 +161,7 @@ type Table struct {
 
 // fixed reports whether the set's elements never change while the policy is the same.
 func (s *Set) fixed() bool {
-	return s.Name == "win" || s.Name == portSet || strings.HasPrefix(s.Name, listPrefix)
+	return s.Name == "win" || s.Name == portSet || s.Map && s.Ranges || strings.HasPrefix(s.Name, listPrefix)
 }
 
 // lasting is a table's shape: what WorldUpdates and Answer never change.

@@ -164,9 +164,18 @@ func verdictStmt(v string) Stmt {
 
 // digest names rules by what they say.
 func digest(list []Rule) string {
-	h := sha256.New()
+	var texts []string
 	for i := range list {
-		fmt.Fprintln(h, list[i].String())
+		texts = append(texts, list[i].String())
+	}
+	return digestText(texts)
+}
+
+// digestText names texts by what they say.
+func digestText(texts []string) string {
+	h := sha256.New()
+	for _, t := range texts {
+		fmt.Fprintln(h, t)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }

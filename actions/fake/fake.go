@@ -244,12 +244,15 @@ func (k *Kernel) do(s *actions.Stmt, p *Packet) (verb, target string, stop bool)
 		return "drop", "", false
 	case actions.RejectTCP, actions.RejectAny:
 		return "reject", "", false
-	case actions.Lookup:
-		key, ok := lookupKey(s, p)
-		if !ok {
+	case actions.MapRank:
+		value, ok := k.lookup(s, p)
+		rank, err := strconv.ParseUint(value, 0, 32)
+		if !ok || err != nil {
 			return "", "", true
 		}
-		verdict, ok := k.sets[s.Target][key]
+		p.rank = uint32(rank)
+	case actions.Lookup:
+		verdict, ok := k.lookup(s, p)
 		if !ok {
 			return "", "", true
 		}
@@ -259,19 +262,66 @@ func (k *Kernel) do(s *actions.Stmt, p *Packet) (verb, target string, stop bool)
 	return "", "", false
 }
 
-func lookupKey(s *actions.Stmt, p *Packet) (string, bool) {
+// lookup returns what the map has for the packet.
+func (k *Kernel) lookup(s *actions.Stmt, p *Packet) (string, bool) {
 	mask := s.Mask
 	if mask == 0 {
 		mask = ^uint32(0)
 	}
-	switch s.Key {
-	case actions.KeyDst:
-		return p.Dst.String(), p.Dst.Is6() == s.V6
-	case actions.KeyRank:
-		return fmt.Sprintf("%#x", p.rank&mask), true
-	default:
-		return fmt.Sprintf("%#x", p.CTMark&mask), true
+	elems := k.sets[s.Target]
+	exact := func(key string) (string, bool) {
+		v, ok := elems[key]
+		return v, ok
 	}
+	switch s.Key {
+	case actions.KeySrc, actions.KeyDst:
+		addr := p.Src
+		if s.Key == actions.KeyDst {
+			addr = p.Dst
+		}
+		if addr.Is6() != s.V6 {
+			return "", false
+		}
+		if v, ok := exact(addr.String()); ok {
+			return v, true
+		}
+		for key, v := range elems {
+			if inRange(key, addr) {
+				return v, true
+			}
+		}
+		return "", false
+	case actions.KeyRank:
+		return exact(fmt.Sprintf("%#x", p.rank&mask))
+	case actions.KeyCTMark:
+		return exact(fmt.Sprintf("%#x", p.CTMark&mask))
+	default:
+		n, ok := number(&actions.Match{Key: s.Key, V6: s.V6}, p)
+		if !ok {
+			return "", false
+		}
+		for key, v := range elems {
+			lo, hi, found := strings.Cut(key, "-")
+			if !found {
+				hi = lo
+			}
+			a, errA := strconv.ParseUint(lo, 0, 32)
+			b, errB := strconv.ParseUint(hi, 0, 32)
+			if errA == nil && errB == nil && uint64(n) >= a && uint64(n) <= b {
+				return v, true
+			}
+		}
+		return "", false
+	}
+}
+
+// inRange reports whether an element of an interval set holds the address.
+func inRange(key string, addr netip.Addr) bool {
+	if lo, hi, ok := strings.Cut(key, "-"); ok {
+		return netip.MustParseAddr(lo).Compare(addr) <= 0 && addr.Compare(netip.MustParseAddr(hi)) <= 0
+	}
+	p, err := netip.ParsePrefix(key)
+	return err == nil && p.Contains(addr)
 }
 
 // match evaluates one condition. A fact that the packet does not have fails it,

@@ -288,6 +288,7 @@ func (a *Applier) batch(list []actions.Update, lasting bool) error {
 		}
 		c.set.HasTimeout = c.set.HasTimeout || set.HasTimeout
 		switch {
+		case u.Kind == actions.AddElem: // never there with another value
 		case !u.Map:
 			c.sure, c.gone = append(c.sure, elem), append(c.gone, elem)
 		case lasting || time.Now().Before(a.known[u.Set+u.Elem.Key]):
@@ -295,7 +296,7 @@ func (a *Applier) batch(list []actions.Update, lasting bool) error {
 		case u.Kind == actions.DelElem:
 			return errors.New("not known to be there") // each alone, then
 		}
-		if u.Kind == actions.PutElem {
+		if u.Kind != actions.DelElem {
 			c.here = append(c.here, elem)
 		}
 	}
@@ -364,7 +365,13 @@ func element(u *actions.Update) (*nftables.Set, nftables.SetElement, error) {
 		}
 		elem.Key = nativeEndian(uint32(n))
 	}
-	if u.Map && u.Elem.Value != "" {
+	if u.Map && strings.HasPrefix(u.Elem.Value, "0x") {
+		n, err := strconv.ParseUint(u.Elem.Value, 0, 32)
+		if err != nil {
+			return nil, elem, fmt.Errorf("element of %s: %w", u.Set, err)
+		}
+		elem.Val = nativeEndian(uint32(n))
+	} else if u.Map && u.Elem.Value != "" {
 		verb, chain, _ := strings.Cut(u.Elem.Value, " ")
 		switch verb {
 		case "goto":
