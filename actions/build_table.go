@@ -205,11 +205,16 @@ func (b *builder) decideChain() Chain {
 			add(Rule{Do: []Stmt{{Kind: MapRank, Key: KeyDst, V6: fi == 1, Target: l.dst[fi].Name}}})
 		}
 		if b.plan.hosts() {
-			add(Rule{Do: []Stmt{{Kind: MapRank, Key: KeyDst, V6: fi == 1, Target: hostMaps[fi]}}})
+			add(Rule{Do: []Stmt{{Kind: MapRank, Key: KeyDst, V6: fi == 1, Target: rankMaps[fi]}}})
 		}
 	}
-	if b.plan.hosts() || len(l.classes) > 0 {
+	if len(l.classes) > 0 {
 		add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyRank, Target: classMap}}})
+	}
+	for fi := range families {
+		if b.plan.hosts() {
+			add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyDst, V6: fi == 1, Target: chainMaps[fi]}}})
+		}
 	}
 	for fi := range families {
 		if len(l.src[fi].Elems) > 0 {
@@ -310,13 +315,13 @@ func (b *builder) sets(w *state.World) []Set {
 	for i := range p.guards {
 		list = append(list, Set{Name: p.guards[i].set, Type: "type nf_proto", Elems: p.guards[i].elems(w)})
 	}
-	host := func(name string) {
-		list = append(list, Set{Name: name + "4", Type: "type ipv4_addr", Map: true, Timeout: true},
-			Set{Name: name + "6", Type: "type ipv6_addr", Map: true, Timeout: true})
-	}
 	for fi, typ := range []string{"type ipv4_addr", "type ipv6_addr"} {
 		if p.hosts() {
-			list = append(list, Set{Name: hostMaps[fi], Type: typ, Map: true, Ranks: true, Timeout: true})
+			list = append(list, Set{Name: rankMaps[fi], Type: typ, Map: true, Ranks: true, Timeout: true},
+				Set{Name: chainMaps[fi], Type: typ, Map: true, Timeout: true})
+		}
+		if p.names.named {
+			list = append(list, Set{Name: modMaps[fi], Type: typ, Map: true, Timeout: true})
 		}
 		for _, s := range []Set{p.layout.dst[fi], p.layout.src[fi]} {
 			if len(s.Elems) > 0 {
@@ -324,17 +329,14 @@ func (b *builder) sets(w *state.World) []Set {
 			}
 		}
 	}
-	if p.hosts() || len(p.layout.classes) > 0 {
+	if l := p.layout; len(l.classes) > 0 {
 		classes := Set{Name: classMap, Type: "typeof meta priority", Map: true}
-		for _, c := range p.layout.classes {
-			classes.Elems = append(classes.Elems, p.layout.classElem(c))
+		for _, c := range l.classes {
+			classes.Elems = append(classes.Elems, Elem{Key: fmt.Sprintf("%#x", l.number[c]), Value: "jump " + c})
 		}
 		list = append(list, classes)
 	}
 	list = append(list, p.layout.forest.maps...)
-	if p.names.named {
-		host("mhost")
-	}
 	if len(b.winners) > 0 {
 		list = append(list, Set{Name: "win", Type: "typeof meta priority", Map: true, Elems: b.winners})
 	}

@@ -111,18 +111,22 @@ func matchesAny(list []rules.NamePattern, names flow.Names) bool {
 	return false
 }
 
-// hostMaps hold what is known of single addresses by their names, as ranks;
-// classMap leads from the number of a class to its chain.
-var hostMaps = [2]string{"dhost4", "dhost6"}
+// Maps of single addresses that are known by names: those whose names settle the
+// decision have its candidate as their rank, those whose rules ask more lead to
+// the chain of their class. An address is in one of them. The chains' names say
+// what they hold, so that a daemon that starts anew can leave the elements.
+var (
+	rankMaps  = [2]string{"dhost4", "dhost6"}
+	chainMaps = [2]string{"chost4", "chost6"}
+	modMaps   = [2]string{"mhost4", "mhost6"} // the same for rules that only set modifiers
+)
 
+// classMap leads from a class number, which intervals of addresses have in place
+// of a candidate, to the chain.
 const classMap = "dcls"
 
 // hosts reports whether names can decide.
 func (p *Plan) hosts() bool { return len(p.names.terms) > 0 }
-
-func (l *layout) classElem(chain string) Elem {
-	return Elem{Key: fmt.Sprintf("%#x", l.number[chain]), Value: "jump " + chain}
-}
 
 // at reports whether the alternative's conditions on the destination hold for addr.
 func (a *alt) at(addr netip.Addr) bool {
@@ -204,6 +208,10 @@ func (p *Plan) Answer(addr netip.Addr, names flow.Names, ttl time.Duration) ([]U
 		return nil, nil
 	}
 	addr = addr.Unmap()
+	fi := 0
+	if addr.Is6() {
+		fi = 1
+	}
 	var list []Update
 	put := func(c Chain) error {
 		if p.names.made >= maxClasses {
@@ -215,25 +223,21 @@ func (p *Plan) Answer(addr netip.Addr, names flow.Names, ttl time.Duration) ([]U
 		return nil
 	}
 	if p.hosts() {
-		value := ""
-		if held := p.holding(addr, names); len(held) > 0 {
-			n := held[0].value
-			if len(held[0].conds) > 0 {
-				name := chainName(held, false)
-				if !p.chains[name] {
-					if err := put(Chain{Name: name, Rules: row(held, false, p.layout.forest.start)}); err != nil {
-						return nil, err
-					}
-				}
-				known := len(p.layout.classes)
-				n = p.layout.class(name)
-				if len(p.layout.classes) > known {
-					list = append(list, Update{Kind: AddElem, Set: classMap, Map: true, Elem: p.layout.classElem(name)})
+		rank, chain := "", ""
+		switch held := p.holding(addr, names); {
+		case len(held) == 0:
+		case len(held[0].conds) == 0:
+			rank = fmt.Sprintf("%#x", held[0].value)
+		default:
+			name := chainName(held, false)
+			if !p.chains[name] {
+				if err := put(Chain{Name: name, Rules: row(held, false, p.layout.forest.start)}); err != nil {
+					return nil, err
 				}
 			}
-			value = fmt.Sprintf("%#x", n)
+			chain = "jump " + name
 		}
-		list = append(list, hostUpdate(hostMap("dhost", addr), addr, value, ttl))
+		list = append(list, hostUpdate(rankMaps[fi], addr, rank, ttl), hostUpdate(chainMaps[fi], addr, chain, ttl))
 	}
 	if p.names.named {
 		value, chains := p.modClass(names)
@@ -248,16 +252,9 @@ func (p *Plan) Answer(addr netip.Addr, names flow.Names, ttl time.Duration) ([]U
 		if value != "" {
 			value = "goto " + value
 		}
-		list = append(list, hostUpdate(hostMap("mhost", addr), addr, value, ttl))
+		list = append(list, hostUpdate(modMaps[fi], addr, value, ttl))
 	}
 	return list, nil
-}
-
-func hostMap(prefix string, a netip.Addr) string {
-	if a.Is4() {
-		return prefix + "4"
-	}
-	return prefix + "6"
 }
 
 func hostUpdate(set string, addr netip.Addr, value string, ttl time.Duration) Update {
@@ -308,7 +305,7 @@ func (p *Plan) prepareName(names flow.Names) {
 		})
 		if held := p.firsts(own, fi); len(held) > 0 && len(held[0].conds) > 0 {
 			before := len(p.layout.forest.out)
-			p.layout.class(p.layout.forest.chain(held, f, false))
+			p.layout.forest.chain(held, f, false)
 			p.names.made += len(p.layout.forest.out) - before
 		}
 	}

@@ -249,7 +249,6 @@ const (
 	PutElem  UpdateKind = iota // add the element, or replace it whatever it was
 	DelElem                    // remove it; it need not be there
 	PutChain                   // create the chain with its rules, or leave it if there
-	AddElem                    // add the element, which is not there, or there and the same
 )
 
 // Update is one small change to the table in the kernel.
@@ -266,8 +265,6 @@ func (u Update) String() string {
 	switch u.Kind {
 	case PutElem:
 		return fmt.Sprintf("put element inet %s %s { %s }", TableName, u.Set, u.Elem)
-	case AddElem:
-		return fmt.Sprintf("add element inet %s %s { %s }", TableName, u.Set, u.Elem)
 	case DelElem:
 		return fmt.Sprintf("delete element inet %s %s { %s }", TableName, u.Set, u.Elem.Key)
 	default:

@@ -161,7 +161,7 @@ type Table struct {
 
 // fixed reports whether the set's elements never change while the policy is the same.
 func (s *Set) fixed() bool {
-	return s.Name == "win" || s.Name == portSet || s.Map && s.Ranges || strings.HasPrefix(s.Name, listPrefix)
+	return s.Name == "win" || s.Name == portSet || s.Name == classMap || s.Map && s.Ranges || strings.HasPrefix(s.Name, listPrefix)
 }
 
 // lasting is a table's shape: what WorldUpdates and Answer never change.

@@ -477,7 +477,7 @@ func TestUpdateTimes(t *testing.T) {
 		return all
 	})
 	timed("DNS answer with a new chain", 1, func(i int) []actions.Update { return answer(5000, "a.example", "b.example") })
-	if n := strings.Count(sh(t, "nft list map inet netpolicy dhost4"), "jump"); n != 1001 {
+	if n := strings.Count(sh(t, "nft list map inet netpolicy dhost4")+sh(t, "nft list map inet netpolicy chost4"), "expires"); n != 1001 {
 		t.Errorf("%d elements, want 1001", n)
 	}
 }

@@ -39,7 +39,8 @@ type Applier struct {
 	mu   sync.Mutex
 	conn *nftables.Conn
 	// known holds until when elements of the host maps live, as far as we have
-	// put them: a guess that saves a failed transaction, never more.
+	// put them, and no time for those that we removed: a guess that saves a failed
+	// transaction, never more.
 	known map[string]time.Time
 }
 
@@ -185,7 +186,7 @@ func (a *Applier) Update(ctx context.Context, updates []actions.Update) error {
 }
 
 func isHost(set string) bool {
-	return strings.HasPrefix(set, "dhost") || strings.HasPrefix(set, "mhost")
+	return len(set) == len("dhost4") && set[1:5] == "host"
 }
 
 // putChains creates those chains that are not there. Their names say what they
@@ -213,19 +214,31 @@ func (a *Applier) putHosts(list []actions.Update) error {
 	if len(a.known) > maxKnown {
 		clear(a.known)
 	}
-	if err := a.batch(list, false); err != nil {
-		for i := range list {
-			if err := a.putHost(&list[i]); err != nil {
-				return fmt.Errorf("%s: %w", list[i], err)
-			}
+	var sure, rest []actions.Update
+	for _, u := range list {
+		until, known := a.known[u.Set+u.Elem.Key]
+		switch gone := u.Kind == actions.DelElem; {
+		case gone && known && until.IsZero(): // as it should be
+		case gone && !time.Now().Before(until):
+			rest = append(rest, u)
+		default:
+			sure = append(sure, u)
+		}
+	}
+	if err := a.batch(sure, false); err != nil {
+		rest = list
+	}
+	for i := range rest {
+		if err := a.putHost(&rest[i]); err != nil {
+			return fmt.Errorf("%s: %w", rest[i], err)
 		}
 	}
 	for _, u := range list {
+		var until time.Time // not there
 		if u.Kind == actions.PutElem {
-			a.known[u.Set+u.Elem.Key] = time.Now().Add(u.Elem.Timeout)
-		} else {
-			delete(a.known, u.Set+u.Elem.Key)
+			until = time.Now().Add(u.Elem.Timeout)
 		}
+		a.known[u.Set+u.Elem.Key] = until
 	}
 	return nil
 }
@@ -288,15 +301,12 @@ func (a *Applier) batch(list []actions.Update, lasting bool) error {
 		}
 		c.set.HasTimeout = c.set.HasTimeout || set.HasTimeout
 		switch {
-		case u.Kind == actions.AddElem: // never there with another value
 		case !u.Map:
 			c.sure, c.gone = append(c.sure, elem), append(c.gone, elem)
 		case lasting || time.Now().Before(a.known[u.Set+u.Elem.Key]):
 			c.gone = append(c.gone, elem)
-		case u.Kind == actions.DelElem:
-			return errors.New("not known to be there") // each alone, then
 		}
-		if u.Kind != actions.DelElem {
+		if u.Kind == actions.PutElem {
 			c.here = append(c.here, elem)
 		}
 	}
