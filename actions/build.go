@@ -172,10 +172,18 @@ func (b *builder) lower() {
 			b.drafts = append(b.drafts, draft{r, terms, 0})
 		}
 	}
+	best, most, fits := -1, 0, false
 	for i, s := range shapes {
-		if b.attempt(s) || i+1 == len(shapes) || len(b.diags) > 0 && b.failed() {
+		fits = b.attempt(s)
+		if fits || b.failed() {
 			break
 		}
+		if f := &b.plan.layout.forest; f.rules <= maxTable && (best < 0 || f.most < most) {
+			best, most = i, f.most
+		}
+	}
+	if !fits && best >= 0 {
+		b.attempt(shapes[best])
 	}
 	f := &b.plan.layout.forest
 	size := fmt.Sprintf("%d rules in %d chains, at most %d in a row", f.rules, len(f.out), f.most)
@@ -256,7 +264,7 @@ func (b *builder) attempt(s shape) bool {
 		}
 	}
 	b.start = start
-	p.layout = b.lay(s.leaf)
+	p.layout = b.lay(s)
 	return p.layout.forest.fits()
 }
 

@@ -66,6 +66,25 @@ func (x *nameIndex) add(i int) {
 
 // find returns the alternatives that hold for names, in order.
 func (x *nameIndex) find(names flow.Names) []int {
+	hits := x.indexed(names)
+	for name := range names.All() {
+		for _, g := range x.globs {
+			if g.pattern.Match(name) {
+				hits = append(hits, g.alt)
+			}
+		}
+	}
+	return x.sure(hits, names)
+}
+
+// sure sorts hits, and drops those of which another list of names does not hold.
+func (x *nameIndex) sure(hits []int, names flow.Names) []int {
+	slices.Sort(hits)
+	return slices.DeleteFunc(slices.Compact(hits), func(i int) bool { return !x.alts[i].t.named(names) })
+}
+
+// indexed returns what is found without looking at each pattern.
+func (x *nameIndex) indexed(names flow.Names) []int {
 	var hits []int
 	for name := range names.All() {
 		hits = append(hits, x.exact[name]...)
@@ -79,15 +98,8 @@ func (x *nameIndex) find(names flow.Names) []int {
 			hits = append(hits, x.under[parent]...)
 			rest = parent
 		}
-		for _, g := range x.globs {
-			if g.pattern.Match(name) {
-				hits = append(hits, g.alt)
-			}
-		}
 	}
-	slices.Sort(hits)
-	hits = slices.Compact(hits)
-	return slices.DeleteFunc(hits, func(i int) bool { return !x.alts[i].t.named(names) })
+	return hits
 }
 
 // named reports whether each of the term's lists matches one of names.
@@ -267,10 +279,15 @@ func hostUpdate(set string, addr netip.Addr, value string, ttl time.Duration) Up
 }
 
 // prepare makes the classes that a single pattern's names give to an address
-// that has no rules of its own.
+// that has no rules of its own, as far as no pattern with an asterisk is needed
+// for that.
 func (p *Plan) prepare() {
 	x := p.names
 	for _, i := range x.terms {
+		asks := func(e *entry) bool { return e != nil && len(e.conds) > 0 }
+		if !slices.ContainsFunc(x.alts[i].entries[:], asks) {
+			continue
+		}
 		for _, list := range x.alts[i].t.names {
 			for _, pattern := range list {
 				for _, name := range samples(pattern) {
@@ -298,7 +315,7 @@ func (p *Plan) prepare() {
 }
 
 func (p *Plan) prepareName(names flow.Names) {
-	hits := p.names.find(names)
+	hits := p.names.sure(p.names.indexed(names), names)
 	for fi, f := range families {
 		own := slices.DeleteFunc(slices.Clone(hits), func(i int) bool {
 			return p.names.alts[i].entries[fi] == nil || len(p.names.alts[i].dst) > 0
@@ -309,7 +326,6 @@ func (p *Plan) prepareName(names flow.Names) {
 			p.names.made += len(p.layout.forest.out) - before
 		}
 	}
-	p.prepareMods(names)
 }
 
 func (p *Plan) prepareMods(names flow.Names) {

@@ -37,15 +37,15 @@ type alt struct {
 	entries  [2]*entry // for IPv4 and IPv6, once known; nil: it can't hold there
 }
 
-// shape is how a policy is laid out: how wide an alternative may be to be found by
-// an address, and how many rules may stand in a row.
+// shape is how a policy is laid out.
 type shape struct {
-	few  int // intervals
-	leaf int
+	few    int // an alternative is found by an address when that is in so few intervals
+	leaf   int // how many rules may stand in a row
+	copies int // how often a split may copy an entry, on average
 }
 
 // shapes are tried in order, until the table is within bounds.
-var shapes = []shape{{2000, 8}, {2000, 32}, {64, 8}, {64, 32}, {4, 32}}
+var shapes = []shape{{2000, 8, 4}, {2000, 8, 32}, {2000, 32, 8}, {64, 8, 32}, {64, 32, 8}, {4, 32, 32}}
 
 // The bounds of a table, and of the rules that one packet may meet in a row.
 // Measured: within them a load stays in seconds.
@@ -202,10 +202,10 @@ func (l *layout) class(chain string) uint32 {
 }
 
 // lay lays the alternatives out. They have their pivots, values and entries.
-func (b *builder) lay(leaf int) *layout {
+func (b *builder) lay(s shape) *layout {
 	alts := b.alts
 	l := &layout{number: map[string]uint32{}}
-	l.forest = forest{leaf: leaf, start: b.start, have: map[string]bool{}, sets: map[string]bool{}}
+	l.forest = forest{leaf: s.leaf, copies: s.copies, start: b.start, have: map[string]bool{}, sets: map[string]bool{}, bound: maxRules}
 	named := slices.ContainsFunc(alts, func(a *alt) bool { return len(a.t.names) > 0 })
 	for fi, f := range families {
 		suffix := []string{"4", "6"}[fi]

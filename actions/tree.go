@@ -8,28 +8,35 @@ type entry struct {
 	value uint32
 	conds []Match
 	text  string // both, for comparing
+	asked [nFields]asked
+	known bool // asked is
+}
+
+// asked is what an entry asks of a field.
+type asked struct {
+	cond  int // which of its conditions does; -1: none
+	spans []span
 }
 
 func newEntry(value uint32, conds []Match) *entry {
 	r := Rule{If: conds, Do: []Stmt{{Kind: SetRank, Value: value}}}
-	return &entry{value, conds, r.String()}
+	return &entry{value: value, conds: conds, text: r.String()}
 }
 
 // forest grows chains that find the first entry that holds in a list. Equal
 // lists share a chain.
 type forest struct {
-	leaf  int    // how many rules may stand in a row where a split is possible
-	start uint32 // the default's candidate
-	have  map[string]bool
-	sets  map[string]bool
-	out   []Chain
-	maps  []Set
-	rules int // rules of out
-	most  int // rules of the longest chain of out
+	leaf   int    // how many rules may stand in a row where a split is possible
+	copies int    // how often a split may copy an entry, on average
+	start  uint32 // the default's candidate
+	have   map[string]bool
+	sets   map[string]bool
+	out    []Chain
+	maps   []Set
+	rules  int // rules of out
+	most   int // rules of the longest chain of out
+	bound  int // beyond so many rules nothing is split any more
 }
-
-// tries of one split may copy an entry this often, on average.
-const maxCopies = 4
 
 // chain returns the name of the chain for the list in the family. A guarded chain
 // keeps a rank that is lower than its own find; any other replaces it, by the
@@ -61,8 +68,8 @@ func chainName(list []*entry, guarded bool) string {
 // grow returns the rules for the list: all in a row, or a lookup that leads to
 // the part that can hold, followed by the entries that do not ask for its key.
 func (f *forest) grow(list []*entry, family Family, guarded bool) []Rule {
-	if len(list) > f.leaf {
-		if s := bestSplit(list, family); s != nil {
+	if len(list) > f.leaf && f.rules < f.bound {
+		if s := f.bestSplit(list, family); s != nil {
 			set := Set{Name: "t_", Type: s.field.setType(family), Map: true, Ranges: true}
 			for _, p := range s.parts() {
 				set.Elems = append(set.Elems, Elem{Key: s.field.spell(p.span, family), Value: "goto " + f.chain(p.list, family, guarded)})
@@ -117,7 +124,9 @@ type field struct {
 	last   func(Family) point
 }
 
-var fields = []field{
+const nFields = 5
+
+var fields = [nFields]field{
 	{key: KeyL4Proto, last: func(Family) point { return point{0, 255} }},
 	{key: KeyDstPort, ported: true, last: func(Family) point { return point{0, 65535} }},
 	{key: KeySrcPort, ported: true, last: func(Family) point { return point{0, 65535} }},
@@ -152,30 +161,41 @@ func (x *field) spell(s span, f Family) string {
 	return s.numbers()
 }
 
-// asks returns which condition of e asks for the field, and for what; -1 for none.
-func (x *field) asks(e *entry) (cond int, spans []span) {
+// asks returns what e asks of field number x.
+func (e *entry) asks(x int) *asked {
+	if !e.known {
+		e.known = true
+		for i := range fields {
+			e.asked[i] = fields[i].askedBy(e)
+		}
+	}
+	return &e.asked[x]
+}
+
+func (x *field) askedBy(e *entry) asked {
 	for i := range e.conds {
 		m := &e.conds[i]
 		if m.Key != x.key || m.Op != Is || m.Mask != 0 || len(m.Nums)+len(m.Prefixes) == 0 {
 			continue
 		}
+		spans := make([]span, 0, len(m.Nums)+len(m.Prefixes))
 		for _, r := range m.Nums {
 			spans = append(spans, numberSpan(r))
 		}
 		for _, p := range m.Prefixes {
 			spans = append(spans, prefixSpan(p))
 		}
-		return i, unite(spans)
+		return asked{i, unite(spans)}
 	}
-	return -1, nil
+	return asked{cond: -1}
 }
 
 // split is a list divided by a field.
 type split struct {
+	x     int // the field's number
 	field *field
 	last  point
 	list  []*entry
-	conds []int // per entry: the condition that asks for the field, or -1
 	edges []edge
 	rest  []*entry // what does not ask
 }
@@ -188,11 +208,11 @@ type part struct {
 
 // bestSplit returns the split whose longest part is shortest; nil when none makes
 // the list a good deal shorter without too many copies.
-func bestSplit(list []*entry, family Family) *split {
+func (f *forest) bestSplit(list []*entry, family Family) *split {
 	var best *split
 	least := len(list) - len(list)/4
 	for i := range fields {
-		s := newSplit(&fields[i], list, family)
+		s := newSplit(i, list, family)
 		if s == nil {
 			continue
 		}
@@ -201,26 +221,24 @@ func bestSplit(list []*entry, family Family) *split {
 			n := len(ids) + len(s.rest)
 			longest, copies = max(longest, n), copies+n
 		})
-		if longest < least && copies <= maxCopies*len(list) {
+		if longest < least && copies <= f.copies*len(list) {
 			best, least = s, longest
 		}
 	}
 	return best
 }
 
-func newSplit(x *field, list []*entry, family Family) *split {
-	s := &split{field: x, last: x.last(family), list: list, conds: make([]int, len(list))}
-	spans := make([][]span, len(list))
-	for i, e := range list {
-		s.conds[i], spans[i] = x.asks(e)
-		if s.conds[i] < 0 {
+func newSplit(x int, list []*entry, family Family) *split {
+	s := &split{x: x, field: &fields[x], last: fields[x].last(family), list: list}
+	for _, e := range list {
+		if e.asks(x).cond < 0 {
 			s.rest = append(s.rest, e)
 		}
 	}
-	if len(s.rest) == len(list) {
+	if len(s.rest) > len(list)*3/4 {
 		return nil
 	}
-	s.edges = edges(len(list), func(i int) []span { return spans[i] })
+	s.edges = edges(len(list), func(i int) []span { return list[i].asks(x).spans })
 	return s
 }
 
@@ -228,8 +246,8 @@ func newSplit(x *field, list []*entry, family Family) *split {
 // asking, and those that don't ask. Neighbours that are alike are one.
 func (s *split) parts() []part {
 	var wild []int
-	for i, c := range s.conds {
-		if c < 0 {
+	for i, e := range s.list {
+		if e.asks(s.x).cond < 0 {
 			wild = append(wild, i)
 		}
 	}
@@ -262,9 +280,9 @@ func (s *split) parts() []part {
 // within returns entry i for packets of the piece; nil when it can't hold there.
 func (s *split) within(i int, piece span) *entry {
 	e := s.list[i]
-	var conds []Match
+	conds := make([]Match, 0, len(e.conds))
 	for j, m := range e.conds {
-		if j == s.conds[i] {
+		if j == e.asks(s.x).cond {
 			continue
 		}
 		switch ports, known := s.hasPorts(piece); {
