@@ -109,24 +109,13 @@ func num(n uint32) []Range { return []Range{{n, n}} }
 // and one pair of chains a route.
 func (b *builder) chains() []Chain {
 	p := b.plan
-	list := []Chain{
-		{Name: "pre", Hook: "type filter hook prerouting priority mangle; policy accept;", Rules: []Rule{
-			{If: []Match{{Key: KeyIifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
-			{Do: []Stmt{{Kind: Goto, Target: "traffic"}}},
-		}},
-		{Name: "out", Hook: "type route hook output priority mangle; policy accept;", Rules: []Rule{
-			{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: []Stmt{{Kind: Return}}},
-			// Sockets that chose their way by SO_MARK: the probes of each uplink.
-			{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: []Stmt{{Kind: Return}}},
-			{Do: []Stmt{{Kind: Goto, Target: "traffic"}}},
-		}},
-	}
+	list := b.hooks()
 	if devs := b.masqueraded(); len(devs) > 0 {
 		list = append(list, Chain{Name: "post", Hook: "type nat hook postrouting priority srcnat; policy accept;", Rules: []Rule{
 			{If: []Match{{Key: KeyOifname, Texts: devs}}, Do: []Stmt{{Kind: Masquerade}}},
 		}})
 	}
-	list = append(list, b.flowChain(), newChain(), b.decideChain())
+	list = append(list, newChain(), b.decideChain())
 	if b.hasLabels() {
 		list = append(list, p.applyChain())
 	}
@@ -143,29 +132,36 @@ func (b *builder) chains() []Chain {
 
 func (b *builder) hasLabels() bool { return len(b.plan.labels.dscp)+len(b.plan.labels.mark) > 0 }
 
-// flowChain sends packets of decided flows on their way.
-func (b *builder) flowChain() Chain {
+// hooks returns where packets come in: those of decided flows first, since they
+// are many, and each rule costs. Replies go their own way.
+func (b *builder) hooks() []Chain {
 	p := b.plan
 	blocked := []Range{{place(idReject, p.CTMask), place(idReject, p.CTMask)}, {place(p.top(), p.CTMask), place(p.top(), p.CTMask)}}
-	c := Chain{Name: "traffic", Rules: []Rule{
-		{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: []Stmt{{Kind: Return}}},
-		{
-			// Not the host's own packets: the refusals are among them.
-			If: []Match{{Key: KeyIif, Op: Not, Nums: num(0)}, {Key: KeyCTDir, Nums: num(CTReply)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: blocked}},
-			Do: []Stmt{{Kind: Drop}},
-		},
-		{If: []Match{{Key: KeyCTDir, Nums: num(CTReply)}}, Do: []Stmt{{Kind: Return}}},
-	}}
+	ret := []Stmt{{Kind: Return}}
+	reply := []Match{{Key: KeyCTDir, Nums: num(CTReply)}}
+	lo := func(k Key) Rule { return Rule{If: []Match{{Key: k, Texts: []string{"lo"}}}, Do: ret} }
+	var decided []Rule
 	if b.hasLabels() {
-		c.Rules = append(c.Rules, Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Jump, Target: "apply"}}})
+		decided = append(decided, Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Jump, Target: "apply"}}})
 	}
-	c.Rules = append(c.Rules,
-		Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Lookup, Key: KeyCTMark, Mask: p.CTMask, Target: "mk"}}},
-		Rule{
-			If: []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: num(0)}},
-			Do: []Stmt{{Kind: Goto, Target: "first"}},
-		})
-	return c
+	decided = append(decided, Rule{Do: []Stmt{{Kind: Lookup, Key: KeyCTMark, Mask: p.CTMask, Target: "mk"}}})
+	first := Rule{
+		If: []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: num(0)}},
+		Do: []Stmt{{Kind: Goto, Target: "first"}},
+	}
+	pre := Chain{Name: "pre", Hook: "type filter hook prerouting priority mangle; policy accept;"}
+	pre.Rules = append(pre.Rules, Rule{If: reply, Do: []Stmt{{Kind: Goto, Target: "replies"}}})
+	pre.Rules = append(pre.Rules, decided...)
+	pre.Rules = append(pre.Rules, lo(KeyIifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: ret}, first)
+	out := Chain{Name: "out", Hook: "type route hook output priority mangle; policy accept;"}
+	// Sockets that chose their way by SO_MARK: our own, and the probes of each uplink.
+	out.Rules = append(out.Rules, lo(KeyOifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret}, Rule{If: reply, Do: ret})
+	out.Rules = append(out.Rules, decided...)
+	out.Rules = append(out.Rules, first)
+	return []Chain{pre, out, {Name: "replies", Rules: []Rule{
+		lo(KeyIifname), // the refusals of the host's own flows
+		{If: []Match{{Key: KeyCTMark, Mask: p.CTMask, Nums: blocked}}, Do: []Stmt{{Kind: Drop}}},
+	}}}
 }
 
 // newChain leaves alone what belongs to the link: neighbours, multicast,
