@@ -26,7 +26,9 @@ type builder struct {
 	host    *Host
 	cfg     rules.Daemon
 	diags   []diag.Diagnostic
-	byKey   map[string]uint32 // action's text -> id
+	before  IDs             // of the plan before
+	kept    map[uint32]bool // numbers of its actions
+	taken   map[uint32]bool // numbers of this plan's
 	drafts  []draft
 	alts    []*alt
 	mods    []modRule
@@ -54,7 +56,11 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 		prog: prog, byRoute: map[int]uint32{}, names: newNameIndex(),
 		chains: map[string]bool{}, guardOf: map[string]string{}, listOf: map[string]string{},
 	}
-	b := &builder{plan: p, policy: policy, host: &h, cfg: cfg, byKey: map[string]uint32{}}
+	p.IDs.Actions = map[string]uint32{}
+	b := &builder{plan: p, policy: policy, host: &h, cfg: cfg, before: orEmpty(prev).IDs, kept: map[uint32]bool{}, taken: map[uint32]bool{}}
+	for _, n := range b.before.Actions {
+		b.kept[n] = true
+	}
 	if !b.number(prev) {
 		return nil, b.diags
 	}
@@ -315,6 +321,9 @@ func (p *Plan) conditions(t *term) []Match {
 	return append(list, t.matches...)
 }
 
+// guardPrefix begins the names of guards; a digest of their condition follows.
+const guardPrefix = "w_"
+
 // guard returns the set of the guard for lits, the same for equal conditions.
 func (p *Plan) guard(lits []worldLit) string {
 	var texts []string
@@ -324,7 +333,7 @@ func (p *Plan) guard(lits []worldLit) string {
 	key := strings.Join(texts, ";")
 	name, ok := p.guardOf[key]
 	if !ok {
-		name = fmt.Sprintf("w%d", len(p.guards))
+		name = guardPrefix + digestText([]string{key})
 		p.guardOf[key] = name
 		p.guards = append(p.guards, guard{name, lits})
 	}
@@ -341,22 +350,46 @@ func (b *builder) action(o *rules.Outcome) uint32 {
 		key = fmt.Sprint("block ", o.Reject)
 	case rules.ActRoute, rules.ActSwitchRoute, rules.ActFailover:
 		a.asked = o.Route
-		key = fmt.Sprint("route ", o.Route)
+		key = "route " + b.policy.Routes[o.Route].Name
 	case rules.ActFallback:
 		a.list = o.Routes
-		key = fmt.Sprint("list ", o.Routes)
+		key = "list"
+		for _, r := range o.Routes {
+			key += " " + b.policy.Routes[r].Name
+		}
 	default:
 		return 0
 	}
-	if id, ok := b.byKey[key]; ok {
+	ids := b.plan.IDs.Actions
+	if id, ok := ids[key]; ok {
 		return id
 	}
-	if len(b.plan.actions) >= maxActions {
+	if len(ids) >= maxActions {
 		b.lacks(diag.Error, o.Span, "", "more than %d different actions", maxActions)
 		return 0
 	}
-	a.id = uint32(len(b.plan.actions) + 1)
-	b.byKey[key] = a.id
+	a.id = b.freeAction(key)
+	ids[key] = a.id
 	b.plan.actions = append(b.plan.actions, a)
 	return a.id
+}
+
+// freeAction returns the number that the action had in the plan before, if it is
+// free, else the lowest that neither plan uses: so a changed rule changes few
+// elements.
+func (b *builder) freeAction(key string) uint32 {
+	old := b.before.Actions
+	if n := old[key]; n > 0 && !b.taken[n] {
+		b.taken[n] = true
+		return n
+	}
+	for range 2 {
+		n, ok := lowest(1, maxActions, func(n uint32) bool { return !b.taken[n] && !b.kept[n] })
+		if ok {
+			b.taken[n] = true
+			return n
+		}
+		clear(b.kept)
+	}
+	return 0 // there are fewer actions than numbers
 }

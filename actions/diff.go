@@ -12,7 +12,9 @@ import (
 type StepKind uint8
 
 // The steps. PutTable replaces the whole table in one transaction (or creates
-// it); PutUpdates changes elements of a table that is otherwise the same.
+// it); PutUpdates changes elements of a table that is otherwise the same;
+// PutChanges changes the part of a table that differs, in one transaction, and
+// where that is refused the whole table is to be put.
 const (
 	AddRoute StepKind = iota
 	DelRoute
@@ -21,6 +23,7 @@ const (
 	PutTable
 	DelTable
 	PutUpdates
+	PutChanges
 )
 
 // Step is one change of the host, as data. Every step can be repeated: adding
@@ -32,6 +35,7 @@ type Step struct {
 	Table   *Table // PutTable: the new one; DelTable: the old one
 	Old     *Table // PutTable, PutUpdates: what was there, nil for none
 	Updates []Update
+	Changes *Changes // PutChanges
 }
 
 // String returns the step as a command, for --dry-run and errors.
@@ -49,6 +53,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("nft replace table inet %s (%d sets, %d chains)", s.Table.Name, len(s.Table.Sets), len(s.Table.Chains))
 	case DelTable:
 		return "nft delete table inet " + s.Table.Name
+	case PutChanges:
+		return fmt.Sprintf("nft change table inet %s (%s)", s.Table.Name, s.Changes)
 	default:
 		return fmt.Sprintf("nft %d element updates", len(s.Updates))
 	}
@@ -108,6 +114,9 @@ func diffTable(o, n *Table) []Step {
 	case o.Name == "":
 		return []Step{{Kind: PutTable, Table: n}}
 	case o.Shape != n.Shape:
+		if c := changes(o, n); c != nil {
+			return []Step{{Kind: PutChanges, Table: n, Old: o, Changes: c}}
+		}
 		return []Step{{Kind: PutTable, Table: n, Old: o}}
 	case len(o.Chains) == 0:
 		return []Step{{Kind: PutUpdates, Table: n, Old: o, Updates: assert(n)}}
@@ -133,7 +142,7 @@ func assert(n *Table) []Update {
 	}
 	for i := range n.Sets {
 		s := &n.Sets[i]
-		if strings.HasPrefix(s.Name, "w") && s.Name != "win" && len(s.Elems) == 0 {
+		if strings.HasPrefix(s.Name, guardPrefix) && len(s.Elems) == 0 {
 			for _, k := range guardKeys {
 				list = append(list, Update{Kind: DelElem, Set: s.Name, Elem: Elem{Key: k}})
 			}
@@ -146,14 +155,22 @@ func assert(n *Table) []Update {
 }
 
 func diffElems(o, n *Set) []Update {
+	old := make(map[string]Elem, len(o.Elems))
+	for _, e := range o.Elems {
+		old[e.Key] = e
+	}
+	here := make(map[string]bool, len(n.Elems))
+	for _, e := range n.Elems {
+		here[e.Key] = true
+	}
 	var list []Update
 	for _, e := range o.Elems {
-		if !slices.ContainsFunc(n.Elems, func(x Elem) bool { return x.Key == e.Key }) {
+		if !here[e.Key] {
 			list = append(list, Update{Kind: DelElem, Set: n.Name, Map: n.Map, Elem: e})
 		}
 	}
 	for _, e := range n.Elems {
-		if !slices.Contains(o.Elems, e) {
+		if was, ok := old[e.Key]; !ok || was != e {
 			list = append(list, Update{Kind: PutElem, Set: n.Name, Map: n.Map, Elem: e})
 		}
 	}

@@ -3,13 +3,13 @@ package actions
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 const (
-	// listPrefix begins the names of the sets that hold rules' lists.
-	listPrefix = "list"
+	// listPrefix begins the names of the sets that hold rules' lists; a digest of
+	// what they hold follows.
+	listPrefix = "l_"
 	// maxLists bounds them: the kernel finds a set by reading the list of sets.
 	// Beyond it, lists of up to maxSpread elements become rules of their own.
 	maxLists  = 1000
@@ -90,7 +90,7 @@ func (p *Plan) intern(m *Match) bool {
 		if len(p.lists) >= maxLists && len(elems) <= maxSpread {
 			return false
 		}
-		s := Set{Name: listPrefix + strconv.Itoa(len(p.lists)), Type: "type " + typ}
+		s := Set{Name: listPrefix + digestText([]string{key}), Type: "type " + typ}
 		for _, e := range elems {
 			s.Elems = append(s.Elems, Elem{Key: e})
 		}

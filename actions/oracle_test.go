@@ -17,8 +17,10 @@ import (
 	"netpolicy.dev/netpolicy/actions/fake"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/policygen"
 	"netpolicy.dev/netpolicy/internal/policyrand"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -271,6 +273,42 @@ func TestDiffApply(t *testing.T) {
 			t.Fatalf("Diff(b, b) = %v", steps)
 		}
 	})
+}
+
+// TestOneRuleChanges: when one rule of a thousand gets another action, few elements
+// change, and the table is then the one that would have been loaded.
+func TestOneRuleChanges(t *testing.T) {
+	load := func(prev *actions.Plan, edit func(*rules.Policy)) *actions.Plan {
+		p, diags := yaml.Load("policy.yaml", policygen.YAML(1, 1000))
+		if p == nil {
+			t.Fatal(diags)
+		}
+		edit(p)
+		return plan(t, p, twoLines(), engine.OfflineWorld(p, state.Normal), prev)
+	}
+	ctx := context.Background()
+	before := load(nil, func(*rules.Policy) {})
+	for name, edit := range map[string]func(*rules.Policy){
+		"another route": func(p *rules.Policy) { p.Rules[500].Do = rules.Outcome{Kind: rules.ActRoute, Route: 0}; p.Hash[0]++ },
+		"block":         func(p *rules.Policy) { p.Rules[37].Do = rules.Outcome{Kind: rules.ActBlock}; p.Hash[0]++ },
+		"one less":      func(p *rules.Policy) { p.Rules = slices.Delete(p.Rules, 700, 701); p.Hash[0]++ },
+	} {
+		after := load(before, edit)
+		steps := actions.Diff(before, after)
+		if len(steps) != 1 || steps[0].Kind != actions.PutChanges {
+			t.Fatalf("%s: %v, want one step of changes", name, steps)
+		}
+		t.Logf("%s: %s", name, steps[0])
+		var got, exp fake.Kernel
+		for _, err := range []error{got.Apply(ctx, actions.Diff(nil, before)), got.Apply(ctx, steps), exp.Apply(ctx, actions.Diff(nil, after))} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !sameKernel(&got, &exp) {
+			t.Errorf("%s: the changed table is another", name)
+		}
+	}
 }
 
 func planProg(t *rapid.T, p *actions.Plan) *engine.Program {

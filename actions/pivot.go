@@ -2,6 +2,7 @@ package actions
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -78,6 +79,7 @@ type layout struct {
 	// classes are the numbers of class chains in use, in order.
 	classes []string
 	number  map[string]uint32
+	taken   map[uint32]bool
 }
 
 // intervals say which alternatives an address has, without its names; they are
@@ -190,11 +192,16 @@ func addressFamily(v6 bool) Family {
 	return IPv4
 }
 
-// number returns the table's number for the class chain.
+// class returns the table's number for the class chain: from its name, so that
+// other classes keep theirs when one comes or goes.
 func (l *layout) class(chain string) uint32 {
 	n, ok := l.number[chain]
 	if !ok {
-		n = classBase + uint32(len(l.classes))
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(chain)) // never fails
+		for n = classBase | h.Sum32(); l.taken[n]; n = classBase | (n + 1) {
+		}
+		l.taken[n] = true
 		l.number[chain] = n
 		l.classes = append(l.classes, chain)
 	}
@@ -204,7 +211,7 @@ func (l *layout) class(chain string) uint32 {
 // lay lays the alternatives out. They have their pivots, values and entries.
 func (b *builder) lay(s shape) *layout {
 	alts := b.alts
-	l := &layout{number: map[string]uint32{}}
+	l := &layout{number: map[string]uint32{}, taken: map[uint32]bool{}}
 	l.forest = forest{leaf: s.leaf, copies: s.copies, start: b.start, have: map[string]bool{}, sets: map[string]bool{}, bound: maxRules}
 	named := slices.ContainsFunc(alts, func(a *alt) bool { return len(a.t.names) > 0 })
 	for fi, f := range families {

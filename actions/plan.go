@@ -160,6 +160,8 @@ func (r IPRoute) String() string {
 type IDs struct {
 	Routes map[string]uint32 // route name -> route id (conntrack marks)
 	Marks  map[string]uint32 // way out ("dev wan1") -> fwmark number
+	// Actions are those of the table: what rules ask for -> the candidate's low bits.
+	Actions map[string]uint32
 }
 
 // Plan is the desired state of the host for one policy, as data. Its exported

@@ -47,6 +47,11 @@ func (k *Kernel) Apply(ctx context.Context, steps []actions.Step) error {
 			k.Rules = slices.DeleteFunc(k.Rules, func(r actions.IPRule) bool { return r == s.Rule })
 		case actions.PutTable:
 			k.load(s.Table)
+		case actions.PutChanges:
+			if err := k.change(s.Changes); err != nil {
+				return err
+			}
+			k.Table = s.Table
 		case actions.DelTable:
 			k.Table, k.chains, k.sets = nil, nil, nil
 		default:
@@ -70,6 +75,39 @@ func (k *Kernel) load(t *actions.Table) {
 			k.sets[t.Sets[i].Name][e.Key] = e.Value
 		}
 	}
+}
+
+// change makes the changes. Like the kernel it refuses to remove what is in use.
+func (k *Kernel) change(c *actions.Changes) error {
+	for _, s := range c.Sets {
+		k.sets[s.Name] = map[string]string{}
+		for _, e := range s.Elems {
+			k.sets[s.Name][e.Key] = e.Value
+		}
+	}
+	for i := range c.Chains {
+		k.chains[c.Chains[i].Name] = &c.Chains[i]
+	}
+	for _, name := range c.Empty {
+		clear(k.sets[name])
+	}
+	if err := k.Update(context.Background(), c.Elems); err != nil {
+		return err
+	}
+	for _, name := range c.Gone.Chains {
+		delete(k.chains, name)
+	}
+	for _, name := range c.Gone.Sets {
+		delete(k.sets, name)
+	}
+	for set, elems := range k.sets {
+		for key, value := range elems {
+			if _, chain, ok := strings.Cut(value, " "); ok && k.chains[chain] == nil {
+				return fmt.Errorf("element %s of %s leads to chain %q, which is gone", key, set, chain)
+			}
+		}
+	}
+	return nil
 }
 
 // Update makes the updates. Like the kernel it refuses elements that jump to no chain.
