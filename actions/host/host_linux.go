@@ -28,6 +28,9 @@ const maxPasswd = 4 << 20
 // Config is what an Enforcer needs to know.
 type Config struct {
 	StateDir string // created when missing, 0700
+	// Shared lets other processes change the nftables table. Else they can't while
+	// this one runs, where the kernel knows of owners (Linux 6.9).
+	Shared bool
 }
 
 // Enforcer writes plans to the network namespace it was made in. It is safe
@@ -41,6 +44,7 @@ type Enforcer struct {
 	ip    *iproute.Applier
 	books ledger
 	plan  *actions.Plan // in force, whole; nil before the first Apply
+	drift drift
 	// before, if set, is called before each change; an error stands for a
 	// process that ends there. Tests set it.
 	before func(what string) error
@@ -54,7 +58,7 @@ func New(cfg Config) (*Enforcer, error) {
 	}
 	e := &Enforcer{dir: cfg.StateDir, lock: f}
 	if e.books, err = load(cfg.StateDir); err == nil {
-		e.nft, err = nft.New()
+		e.nft, err = nft.Open(nft.Options{Owner: !cfg.Shared})
 	}
 	if err == nil {
 		e.ip, err = iproute.New()
@@ -160,7 +164,13 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 		}
 	}
 	e.plan = plan
+	e.drift.table, e.drift.told = false, nil
 	return e.write(of(plan, plan))
+}
+
+// Check has the kernel try the plan's table, without any effect.
+func (e *Enforcer) Check(ctx context.Context, plan *actions.Plan) error {
+	return e.nft.Check(ctx, &plan.Table)
 }
 
 // errKilled stands in tests for the end of the process.
@@ -247,9 +257,11 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 	}
 	if exists {
 		h.Table.Name = actions.TableName
-		if e.plan != nil {
+		switch {
+		case e.drift.table: // it is to be replaced
+		case e.plan != nil:
 			h.Table.Shape = e.plan.Table.Shape
-		} else if e.books.Plan != nil && !e.books.Pending {
+		case e.books.Plan != nil && !e.books.Pending:
 			h.Table.Shape = e.books.Plan.Table.Shape
 		}
 	}
@@ -293,7 +305,11 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	if exists && e.books.Table == "" {
 		return fmt.Errorf("nft table inet %s is there and not in the ledger %s: not ours to replace", actions.TableName, e.dir)
 	}
-	_, foreign, err := e.ip.Routes(tables(plan, &ledger{}))
+	// In a table that the ledger lists what others have put since is theirs, and
+	// stays beside ours.
+	ours := tables(&actions.Plan{}, &e.books)
+	fresh := slices.DeleteFunc(tables(plan, &ledger{}), func(t uint32) bool { return slices.Contains(ours, t) })
+	_, foreign, err := e.ip.Routes(fresh)
 	if err != nil {
 		return err
 	}

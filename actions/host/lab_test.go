@@ -93,17 +93,22 @@ func enter(t testing.TB, name string) {
 // with its goroutine.
 func inNS(t testing.TB, name string, f func()) {
 	t.Helper()
+	there, err := netns.GetFromName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	inNSHandle(t, there, f)
+}
+
+func inNSHandle(t testing.TB, there netns.NsHandle, f func()) {
+	t.Helper()
 	runtime.LockOSThread()
 	home, err := netns.Get()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer home.Close()
-	there, err := netns.GetFromName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer there.Close()
 	if err := netns.Set(there); err != nil {
 		t.Fatal(err)
 	}
