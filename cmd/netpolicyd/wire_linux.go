@@ -49,6 +49,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 		return parts, nil, errors.Join(err, ct.Close(), e.Close())
 	}
 	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, e, v, connected{ct, log}
+	parts.Drift = e
 	parts.Previous = e.Previous()
 	return parts, func(ctx context.Context) error {
 		if err := errors.Join(v.Close(), e.Close(), ct.Close()); err != nil {

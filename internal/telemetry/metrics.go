@@ -77,6 +77,9 @@ func (m *Metrics) Apply(op string, took time.Duration, err error) {
 	}
 }
 
+// Drift counts one change that others made to what is enforced.
+func (m *Metrics) Drift() { m.set.GetOrCreateCounter("netpolicy_drift_total").Inc() }
+
 // Event counts one event of an inspector source.
 func (m *Metrics) Event(source string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_inspector_events_total{source=%q}", source)).Inc()
