@@ -43,18 +43,11 @@ func TestDrift(t *testing.T) {
 	}()
 	seen := func(do, want string) {
 		t.Helper()
-		end := time.After(10 * time.Second)
-		for {
-			select {
-			case what := <-found:
-				if strings.Contains(what, want) {
-					return
-				}
-				t.Logf("%s: also %q", do, what)
-			case <-end:
-				t.Errorf("%s: %q was not noticed", do, want)
+		for what := range found { // what is not noticed hangs here
+			if strings.Contains(what, want) {
 				return
 			}
+			t.Logf("%s: also %q", do, what)
 		}
 	}
 	// Until both watch, a change may go unseen.

@@ -532,6 +532,9 @@ func slash24(i int) netip.Prefix {
 // TestLarge puts a table of the largest size that plans have, twice.
 func TestLarge(t *testing.T) {
 	need(t, "nft")
+	if testing.Short() {
+		t.Skip("takes seconds and 500 MiB")
+	}
 	ns := nstest.New(t)
 	a := open(t, ns, Options{Owner: true})
 	table := large(100_000, 30_000, 100_000)
