@@ -47,8 +47,17 @@ func changes(o, n *Table) *Changes {
 			size += len(s.Elems)
 		case old.Type != s.Type || old.Map != s.Map || old.Ranks != s.Ranks || old.Timeout != s.Timeout || old.Ranges != s.Ranges:
 			return nil
-		case s.fixed():
-			c.Elems = append(c.Elems, diffElems(old, s)...)
+		case s.fixed(): // what is replaced goes first
+			for _, u := range diffElems(s, old) {
+				if u.Kind == PutElem {
+					c.Elems = append(c.Elems, Update{Kind: DelElem, Set: s.Name, Map: s.Map, Elem: u.Elem})
+				}
+			}
+			for _, u := range diffElems(old, s) {
+				if u.Kind == PutElem {
+					c.Elems = append(c.Elems, u)
+				}
+			}
 		default: // updates have changed it since
 			c.Empty = append(c.Empty, s.Name)
 			c.Elems = append(c.Elems, diffElems(&Set{}, s)...)

@@ -5,7 +5,7 @@
 set -eu
 
 # command:package
-needs="nft:nftables ip:iproute2 iptables-legacy:iptables ping:iputils-ping nsenter:util-linux gcc:gcc ps:procps"
+needs="nft:nftables ip:iproute2 iptables-legacy:iptables ping:iputils-ping nsenter:util-linux ipset:ipset gcc:gcc ps:procps"
 missing=""
 for n in $needs; do
   command -v "${n%%:*}" >/dev/null 2>&1 || missing="$missing ${n##*:}"

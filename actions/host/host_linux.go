@@ -28,6 +28,9 @@ const maxPasswd = 4 << 20
 // Config is what an Enforcer needs to know.
 type Config struct {
 	StateDir string // created when missing, 0700
+	// Shared lets other processes change the nftables table. Else they can't while
+	// this one runs, where the kernel knows of owners (Linux 6.9).
+	Shared bool
 }
 
 // Enforcer writes plans to the network namespace it was made in. It is safe
@@ -41,6 +44,7 @@ type Enforcer struct {
 	ip    *iproute.Applier
 	books ledger
 	plan  *actions.Plan // in force, whole; nil before the first Apply
+	drift drift
 	// before, if set, is called before each change; an error stands for a
 	// process that ends there. Tests set it.
 	before func(what string) error
@@ -54,7 +58,7 @@ func New(cfg Config) (*Enforcer, error) {
 	}
 	e := &Enforcer{dir: cfg.StateDir, lock: f}
 	if e.books, err = load(cfg.StateDir); err == nil {
-		e.nft, err = nft.New()
+		e.nft, err = nft.Open(nft.Options{Owner: !cfg.Shared})
 	}
 	if err == nil {
 		e.ip, err = iproute.New()
@@ -156,11 +160,12 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 			}
 			return errors.Join(fmt.Errorf("apply plan: %w", err), e.back(ctx, plan, table))
 		}
-		if s.Kind == actions.PutTable {
+		if s.Kind == actions.PutTable || s.Kind == actions.PutChanges {
 			table = *s.Table
 		}
 	}
 	e.plan = plan
+	e.drift.table, e.drift.told = false, nil
 	return e.inForce(plan)
 }
 
@@ -173,6 +178,11 @@ func (e *Enforcer) inForce(plan *actions.Plan) error {
 		return err
 	}
 	return nil
+}
+
+// Check has the kernel try the plan's table, without any effect.
+func (e *Enforcer) Check(ctx context.Context, plan *actions.Plan) error {
+	return e.nft.Check(ctx, &plan.Table)
 }
 
 // errKilled stands in tests for the end of the process.
@@ -201,7 +211,7 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 		return err
 	}
 	switch s.Kind {
-	case actions.PutTable, actions.DelTable, actions.PutUpdates:
+	case actions.PutTable, actions.DelTable, actions.PutUpdates, actions.PutChanges:
 		return e.nft.Apply(ctx, []actions.Step{*s})
 	default:
 		return e.ip.Apply(ctx, []actions.Step{*s})
@@ -233,8 +243,8 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 	// in it since is newer than the plan.
 	if goal.Table.Name != "" && goal.Table.Shape == table.Shape {
 		have.Table = goal.Table
-	} else {
-		have.Table.Shape = table.Shape
+	} else if have.Table.Name != "" {
+		have.Table = table
 	}
 	for _, s := range actions.Diff(have, goal) {
 		if err := e.step(ctx, &s); err != nil {
@@ -259,9 +269,13 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 	}
 	if exists {
 		h.Table.Name = actions.TableName
-		if e.plan != nil {
+		switch {
+		case e.drift.table: // it is to be replaced
+		case e.plan != nil && e.plan.Table.Shape != plan.Table.Shape:
+			h.Table = e.plan.Table // as it was put, so that what differs can be changed
+		case e.plan != nil:
 			h.Table.Shape = e.plan.Table.Shape
-		} else if e.books.Plan != nil && !e.books.Pending {
+		case e.books.Plan != nil && !e.books.Pending:
 			h.Table.Shape = e.books.Plan.Table.Shape
 		}
 	}
@@ -305,7 +319,11 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	if exists && e.books.Table == "" {
 		return fmt.Errorf("nft table inet %s is there and not in the ledger %s: not ours to replace", actions.TableName, e.dir)
 	}
-	_, foreign, err := e.ip.Routes(tables(plan, &ledger{}))
+	// In a table that the ledger lists what others have put since is theirs, and
+	// stays beside ours.
+	ours := tables(&actions.Plan{}, &e.books)
+	fresh := slices.DeleteFunc(tables(plan, &ledger{}), func(t uint32) bool { return slices.Contains(ours, t) })
+	_, foreign, err := e.ip.Routes(fresh)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,8 @@ func enforcer(t testing.TB, dir string) *Enforcer {
 	if here == home {
 		t.Fatal("not in the lab: the test has left its thread")
 	}
-	e, err := New(Config{StateDir: dir})
+	// Tests change the table by the nft command.
+	e, err := New(Config{StateDir: dir, Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,89 +1,131 @@
 package nft
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
-	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
+	"syscall"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/actions"
-	"netpolicy.dev/netpolicy/internal/child"
 )
 
 const (
-	// maxBatch bounds one netlink transaction of elements: a netlink attribute
-	// holds 64 KiB, about 1,200 elements, and socket buffers 200 KiB.
-	maxBatch = 500
-	// socketBuffer holds a batch and the kernel's answers to it.
-	socketBuffer = 4 << 20
-	// maxErrorText bounds what is quoted of nft's complaints.
-	maxErrorText = 2000
+	// maxTransaction bounds one transaction, which goes to the kernel in one
+	// piece: 100,000 rules in 30,000 chains have some 40 MiB.
+	maxTransaction = 256 << 20
+	// answerRoom holds some thousands of refusals; the first says it all.
+	answerRoom = 4 << 20
+	// answerSize holds one answer: without the message that it answers it is short.
+	answerSize = 16 << 10
+	// maxKnown bounds the guesses; beyond it they start anew.
+	maxKnown = 65536
 )
 
-// Applier writes to the nftables of the network namespace it was made in (New)
+// Options are an Applier's settings.
+type Options struct {
+	// Owner keeps other processes from changing the tables that are put, where
+	// the kernel can (Linux 6.9): until Close, and until the process ends. The
+	// tables outlive both, and are then free for the next Applier.
+	Owner bool
+}
+
+// Applier writes to the nftables of the network namespace it was made in (Open)
 // by the thread that calls it. It is safe for concurrent use.
 type Applier struct {
 	mu   sync.Mutex
-	conn *nftables.Conn
-	// known holds until when elements of the host maps live, as far as we have
-	// put them, and no time for those that we removed: a guess that saves a failed
-	// transaction, never more.
+	conn *netlink.Conn
+	raw  syscall.RawConn
+	port uint32 // the socket's number, by which the kernel names who made a change
+	room int    // what the socket takes in one piece
+
+	flags    uint32             // of tables that are put
+	destroys bool               // the kernel removes elements that may not be there (Linux 6.3)
+	sets     map[string]setType // of the table that was applied last
+	// known holds until when elements of maps with time limits live, as far as we have
+	// put them: a guess that saves a failed transaction on older kernels, never more.
 	known map[string]time.Time
 }
 
-// maxKnown bounds the guesses; beyond it they start anew.
-const maxKnown = 65536
+// New opens an Applier without options.
+func New() (*Applier, error) { return Open(Options{}) }
 
-// New opens a netlink socket in the current network namespace.
-func New() (*Applier, error) {
-	conn, err := dial()
-	if err != nil {
-		return nil, err
-	}
-	return &Applier{conn: conn, known: map[string]time.Time{}}, nil
-}
-
-func dial() (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
-	}))
+// Open opens a netlink socket in the current network namespace.
+func Open(o Options) (*Applier, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open nftables netlink socket: %w", err)
 	}
-	return conn, nil
+	a := &Applier{conn: conn, known: map[string]time.Time{}}
+	if err := a.prepare(o); err != nil {
+		return nil, errors.Join(fmt.Errorf("open nftables netlink socket: %w", err), conn.Close())
+	}
+	return a, nil
 }
 
-// send sends what is queued. After anything but the kernel's plain refusal the
-// answers on the socket can't be told apart any more: it is opened anew.
-func (a *Applier) send() error {
-	err := a.conn.Flush()
-	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) {
+func (a *Applier) prepare(o Options) error {
+	// Both options make answers short or clear, and are older than 5.10.
+	err := errors.Join(a.conn.SetReadBuffer(answerRoom),
+		a.conn.SetOption(netlink.CapAcknowledge, true), a.conn.SetOption(netlink.ExtendedAcknowledge, true))
+	if err != nil {
 		return err
 	}
-	fresh, dialErr := dial()
-	if dialErr != nil {
-		return errors.Join(err, dialErr)
+	if a.raw, err = a.conn.SyscallConn(); err != nil {
+		return err
 	}
-	_ = a.conn.CloseLasting() // it is of no use any more
-	a.conn = fresh
-	return err
+	if a.port, err = portOf(a.raw); err != nil {
+		return err
+	}
+	a.destroys = a.takes(func(e *encoder) {
+		e.message(msgDestroyTable, 0, origin{})
+		e.text(unix.NFTA_TABLE_NAME, probeTable)
+	})
+	owned := o.Owner && a.takes(func(e *encoder) { e.table = probeTable; e.newTable(tableOwner | tablePersist) })
+	if owned {
+		a.flags = tableOwner | tablePersist
+	}
+	return nil
 }
 
+// Messages that remove what may not be there (enum nf_tables_msg_types, Linux 6.3).
+const (
+	msgDestroyTable = 26
+	msgDestroyElems = 30
+)
+
+// probeTable is never made: what names it is tried and forgotten.
+const probeTable = "netpolicy_probe"
+
+// takes reports whether the kernel would carry the message out.
+func (a *Applier) takes(message func(*encoder)) bool {
+	var e encoder
+	e.begin()
+	message(&e)
+	return a.try(&e) == nil
+}
+
+func portOf(raw syscall.RawConn) (port uint32, err error) {
+	ctl := raw.Control(func(fd uintptr) {
+		var sa unix.Sockaddr
+		if sa, err = unix.Getsockname(int(fd)); err == nil {
+			if nl, ok := sa.(*unix.SockaddrNetlink); ok {
+				port = nl.Pid
+			}
+		}
+	})
+	return port, errors.Join(ctl, err)
+}
+
+// Owner reports whether tables that are put are closed to other processes.
+func (a *Applier) Owner() bool { return a.flags&tableOwner != 0 }
+
 // Close closes the socket.
-func (a *Applier) Close() error { return a.conn.CloseLasting() }
+func (a *Applier) Close() error { return a.conn.Close() }
 
 // Apply carries out the steps that concern the table; others are an error.
 func (a *Applier) Apply(ctx context.Context, steps []actions.Step) error {
@@ -94,8 +136,14 @@ func (a *Applier) Apply(ctx context.Context, steps []actions.Step) error {
 			err = a.Replace(ctx, s.Table)
 		case actions.DelTable:
 			err = a.Delete(ctx, s.Table.Name)
+		case actions.PutChanges:
+			if err = a.Change(ctx, s.Table, s.Changes); err != nil {
+				err = a.Replace(ctx, s.Table)
+			}
 		case actions.PutUpdates:
-			err = a.Update(ctx, s.Updates)
+			if err = a.adopt(s.Table); err == nil {
+				err = a.Update(ctx, s.Updates)
+			}
 		default:
 			err = errors.New("not a step of nftables")
 		}
@@ -106,294 +154,251 @@ func (a *Applier) Apply(ctx context.Context, steps []actions.Step) error {
 	return nil
 }
 
-// Replace puts the table in place of the one of its name, in one transaction.
-func (a *Applier) Replace(ctx context.Context, t *actions.Table) error {
+// adopt takes over the table that is in the kernel: which sets it has, and, where
+// it is free for an owner, the ownership.
+func (a *Applier) adopt(t *actions.Table) error {
+	sets := make(map[string]setType, len(t.Sets))
+	for i := range t.Sets {
+		s, err := typeOf(&t.Sets[i])
+		if err != nil {
+			return err
+		}
+		sets[t.Sets[i].Name] = s
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.sets = sets
+	if a.flags == 0 {
+		return nil
+	}
+	e := encoder{table: t.Name}
+	e.begin()
+	e.newTable(a.flags)
+	// One that was not made to have an owner gets ours when it is replaced.
+	if err := a.commit(&e); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return e.explain(err, t)
+	}
+	return nil
+}
+
+// Replace puts the table in place of the one of its name, in one transaction.
+func (a *Applier) Replace(ctx context.Context, t *actions.Table) error {
+	e, err := a.replacement(t)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.commit(e); err != nil {
+		return e.explain(err, t)
+	}
 	clear(a.known)
-	head := fmt.Sprintf("add table inet %s\ndelete table inet %s\n", t.Name, t.Name)
-	return a.text(ctx, head+t.Text())
+	a.sets = e.sets
+	return nil
+}
+
+// Check has the kernel try to put the table in place, without doing it.
+func (a *Applier) Check(ctx context.Context, t *actions.Table) error {
+	e, err := a.replacement(t)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.try(e); err != nil {
+		return e.explain(err, t)
+	}
+	return nil
+}
+
+func (a *Applier) replacement(t *actions.Table) (*encoder, error) {
+	e := &encoder{table: t.Name}
+	e.begin()
+	if err := e.replace(t, a.flags); err != nil {
+		return nil, fmt.Errorf("encode table: %w", err)
+	}
+	return e, nil
 }
 
 // Delete removes the table of that name, if it is there.
-func (a *Applier) Delete(ctx context.Context, name string) error {
+func (a *Applier) Delete(_ context.Context, name string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.known)
-	return a.text(ctx, fmt.Sprintf("add table inet %s\ndelete table inet %s\n", name, name))
+	e := encoder{table: name}
+	e.begin()
+	e.newTable(0) // so that the removal can't fail
+	e.delTable()
+	if err := a.commit(&e); err != nil {
+		return e.explain(err, nil)
+	}
+	return nil
 }
 
 // Exists reports whether a table of that name is there.
 func (a *Applier) Exists(name string) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	tables, err := a.conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, fmt.Errorf("list nft tables: %w", err)
-	}
-	for _, t := range tables {
-		if t.Name == name {
-			return true, nil
-		}
-	}
-	return false, nil
+	return a.ask(unix.NFT_MSG_GETTABLE, func(e *encoder) { e.text(unix.NFTA_TABLE_NAME, name) })
 }
 
-// text runs one transaction of nft's own language.
-func (a *Applier) text(ctx context.Context, script string) error {
-	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(script)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := child.Run(cmd); err != nil {
-		said := strings.TrimSpace(stderr.String())
-		return fmt.Errorf("nft -f: %w: %s", err, said[:min(len(said), maxErrorText)])
-	}
-	return nil
+// hasChain reports whether our table has the chain.
+func (a *Applier) hasChain(name string) (bool, error) {
+	return a.ask(unix.NFT_MSG_GETCHAIN, func(e *encoder) {
+		e.text(unix.NFTA_CHAIN_TABLE, actions.TableName)
+		e.text(unix.NFTA_CHAIN_NAME, name)
+	})
 }
 
-// Update makes the updates: new chains first, then all elements but those of
-// host maps in one transaction, then the host maps in batches.
-func (a *Applier) Update(ctx context.Context, updates []actions.Update) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var chains []actions.Chain
-	var together, hosts []actions.Update
-	for _, u := range last(updates) {
-		switch {
-		case u.Kind == actions.PutChain:
-			chains = append(chains, u.Chain)
-		case isHost(u.Set):
-			hosts = append(hosts, u)
-		default:
-			together = append(together, u)
-		}
-	}
-	if err := a.putChains(ctx, chains); err != nil {
-		return err
-	}
-	if err := a.batch(together, true); err != nil {
-		return fmt.Errorf("update %d elements of nft table %s: %w", len(together), actions.TableName, err)
-	}
-	for len(hosts) > 0 {
-		n := min(len(hosts), maxBatch)
-		if err := a.putHosts(hosts[:n]); err != nil {
-			return err
-		}
-		hosts = hosts[n:]
-	}
-	return nil
-}
-
-func isHost(set string) bool {
-	return len(set) == len("dhost4") && set[1:5] == "host"
-}
-
-// putChains creates those chains that are not there. Their names say what they
-// hold, so one that is there is right.
-func (a *Applier) putChains(ctx context.Context, chains []actions.Chain) error {
-	var missing []actions.Chain
-	for _, c := range chains {
-		if _, err := a.conn.ListChain(table(), c.Name); err != nil {
-			missing = append(missing, c)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	t := actions.Table{Name: actions.TableName, Chains: missing}
-	if err := a.text(ctx, t.Text()); err != nil {
-		return fmt.Errorf("add %d chains: %w", len(missing), err)
-	}
-	return nil
-}
-
-// putHosts tries all at once, guessing which elements are there, and on a wrong
-// guess each alone.
-func (a *Applier) putHosts(list []actions.Update) error {
-	if len(a.known) > maxKnown {
-		clear(a.known)
-	}
-	var sure, rest []actions.Update
-	for _, u := range list {
-		until, known := a.known[u.Set+u.Elem.Key]
-		switch gone := u.Kind == actions.DelElem; {
-		case gone && known && until.IsZero(): // as it should be
-		case gone && !time.Now().Before(until):
-			rest = append(rest, u)
-		default:
-			sure = append(sure, u)
-		}
-	}
-	if err := a.batch(sure, false); err != nil {
-		rest = list
-	}
-	for i := range rest {
-		if err := a.putHost(&rest[i]); err != nil {
-			return fmt.Errorf("%s: %w", rest[i], err)
-		}
-	}
-	for _, u := range list {
-		var until time.Time // not there
-		if u.Kind == actions.PutElem {
-			until = time.Now().Add(u.Elem.Timeout)
-		}
-		a.known[u.Set+u.Elem.Key] = until
-	}
-	return nil
-}
-
-// putHost removes the element, which may not be there, and then adds it.
-func (a *Applier) putHost(u *actions.Update) error {
-	set, elem, err := element(u)
-	if err != nil {
-		return err
-	}
-	remove := func() error { return a.conn.SetDeleteElements(set, []nftables.SetElement{elem}) }
-	add := func() error { return a.conn.SetAddElements(set, []nftables.SetElement{elem}) }
-	both := []func() error{remove, add}
-	if u.Kind == actions.DelElem {
-		both = both[:1]
-	}
-	err = a.flush(both...)
+// ask reports whether the object is there that the message asks for.
+func (a *Applier) ask(kind uint16, attrs func(*encoder)) (bool, error) {
+	var e encoder
+	e.message(kind, 0, origin{})
+	attrs(&e)
+	err := a.try(&e)
 	if errors.Is(err, unix.ENOENT) {
-		if u.Kind == actions.DelElem {
-			return nil
-		}
-		return a.flush(add)
+		return false, nil
 	}
-	return err
+	if err != nil {
+		return false, fmt.Errorf("read nftables: %w", err)
+	}
+	return true, nil
 }
 
-func (a *Applier) flush(parts ...func() error) error {
-	for _, f := range parts {
-		if err := f(); err != nil {
-			return err
-		}
-	}
-	return a.send()
+// commit sends a transaction and returns what the kernel says of it.
+func (a *Applier) commit(e *encoder) error {
+	e.end()
+	return a.send(e)
 }
 
-// change gathers one set's part of a batch: elements are added so that their
-// removal can't fail, removed, and added.
-type change struct {
-	set              *nftables.Set
-	sure, gone, here []nftables.SetElement
+// try sends a transaction without its end, which the kernel checks and forgets.
+func (a *Applier) try(e *encoder) error {
+	e.seal()
+	return a.send(e)
 }
 
-// batch makes element updates in one transaction, with at most three messages a
-// set. An element of a set is added first, so that its removal can't fail; one
-// of a lasting map is there.
-func (a *Applier) batch(list []actions.Update, lasting bool) error {
-	var changes []*change
-	bySet := map[string]*change{}
-	for i := range list {
-		u := &list[i]
-		set, elem, err := element(u)
-		if err != nil {
-			return err
-		}
-		c := bySet[u.Set]
-		if c == nil {
-			c = &change{set: set}
-			bySet[u.Set] = c
-			changes = append(changes, c)
-		}
-		c.set.HasTimeout = c.set.HasTimeout || set.HasTimeout
-		switch {
-		case !u.Map:
-			c.sure, c.gone = append(c.sure, elem), append(c.gone, elem)
-		case lasting || time.Now().Before(a.known[u.Set+u.Elem.Key]):
-			c.gone = append(c.gone, elem)
-		}
-		if u.Kind == actions.PutElem {
-			c.here = append(c.here, elem)
-		}
+// send hands the bytes over in one piece. The kernel has done everything when the
+// call returns, and answers only what it refuses.
+func (a *Applier) send(e *encoder) error {
+	if e.err != nil {
+		return e.err
 	}
-	for _, c := range changes {
-		if err := c.queue(a.conn); err != nil {
-			return err
-		}
+	if len(e.b) > maxTransaction {
+		return fmt.Errorf("a transaction of %d bytes, more than %d", len(e.b), maxTransaction)
 	}
-	return a.send()
-}
-
-func (c *change) queue(conn *nftables.Conn) error {
-	for _, part := range []struct {
-		elems []nftables.SetElement
-		put   func(*nftables.Set, []nftables.SetElement) error
-	}{{c.sure, conn.SetAddElements}, {c.gone, conn.SetDeleteElements}, {c.here, conn.SetAddElements}} {
-		if len(part.elems) == 0 {
-			continue
+	if len(e.b) > a.room {
+		if err := a.conn.SetWriteBuffer(len(e.b)); err != nil {
+			return fmt.Errorf("widen the socket to %d bytes: %w", len(e.b), err)
 		}
-		if err := part.put(c.set, part.elems); err != nil {
-			return err
+		a.room = len(e.b)
+	}
+	var first *refusal
+	var err error
+	ctl := a.raw.Control(func(fd uintptr) {
+		if err = unix.Sendto(int(fd), e.b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err == nil {
+			first, err = answers(int(fd))
 		}
+	})
+	switch {
+	case ctl != nil || err != nil:
+		return errors.Join(ctl, err)
+	case first != nil:
+		return first
 	}
 	return nil
 }
 
-// last keeps the last update of each element.
+// answers reads what waits on the socket and returns the first refusal.
+func answers(fd int) (first *refusal, err error) {
+	buf := make([]byte, answerSize)
+	overflow := false
+	for {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOBUFS): // more refusals than there is room for
+			overflow = true
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			if overflow && first == nil {
+				return nil, unix.ENOBUFS
+			}
+			return first, nil
+		case err != nil:
+			return nil, err
+		}
+		list, err := refusals(buf[:n])
+		if err != nil {
+			return nil, err
+		}
+		if first == nil && len(list) > 0 {
+			first = &list[0]
+		}
+	}
+}
+
+// Error returns what the kernel said.
+func (r *refusal) Error() string {
+	if r.said != "" {
+		return fmt.Sprintf("%v (%s)", r.no, r.said)
+	}
+	return r.no.Error()
+}
+
+// Unwrap returns the error's number.
+func (r *refusal) Unwrap() error { return r.no }
+
+// explain names the object that the kernel refused. t is the table that was
+// written, nil for none.
+func (e *encoder) explain(err error, t *actions.Table) error {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return err
+	}
+	if r.no == unix.EPERM {
+		err = fmt.Errorf("%w: it takes CAP_NET_ADMIN, and no other process that owns the table", err)
+	}
+	if t == nil || r.seq == 0 || int(r.seq) > len(e.origins) {
+		return fmt.Errorf("the kernel refuses it: %w", err)
+	}
+	switch at := e.origins[r.seq-1]; at.kind {
+	case ofChain:
+		return fmt.Errorf("the kernel refuses chain %s: %w", t.Chains[at.i].Name, err)
+	case ofSet:
+		return fmt.Errorf("the kernel refuses set %s: %w", t.Sets[at.i].Name, err)
+	case ofElems:
+		return fmt.Errorf("the kernel refuses elements of set %s: %w", t.Sets[at.i].Name, err)
+	case ofRule:
+		c := &t.Chains[at.i]
+		return fmt.Errorf("the kernel refuses rule %d of chain %s, %q: %w", at.j+1, c.Name, c.Rules[at.j].String(), err)
+	default:
+		return fmt.Errorf("the kernel refuses table %s: %w", t.Name, err)
+	}
+}
+
+// last keeps the last update of each element and chain.
 func last(list []actions.Update) []actions.Update {
-	seen := map[string]bool{}
+	type place struct{ set, key string } // a chain has no set
+	seen := make(map[place]bool, len(list))
 	var out []actions.Update
 	for i := len(list) - 1; i >= 0; i-- {
 		u := list[i]
-		if key := u.Set + " " + u.Elem.Key; u.Kind == actions.PutChain || !seen[key] {
-			seen[key] = true
+		at := place{u.Set, u.Elem.Key}
+		if u.Kind == actions.PutChain {
+			at = place{"", u.Chain.Name}
+		}
+		if !seen[at] {
+			seen[at] = true
 			out = append(out, u)
 		}
 	}
 	slices.Reverse(out)
 	return out
 }
-
-func table() *nftables.Table {
-	return &nftables.Table{Name: actions.TableName, Family: nftables.TableFamilyINet}
-}
-
-// element turns an update into what netlink wants. Keys are in the order in
-// which the kernel holds them: addresses as sent, numbers in the host's own.
-func element(u *actions.Update) (*nftables.Set, nftables.SetElement, error) {
-	set := &nftables.Set{Table: table(), Name: u.Set, IsMap: u.Map, HasTimeout: u.Elem.Timeout > 0}
-	elem := nftables.SetElement{Timeout: u.Elem.Timeout}
-	switch {
-	case u.Elem.Key == "ipv4":
-		elem.Key = []byte{unix.NFPROTO_IPV4}
-	case u.Elem.Key == "ipv6":
-		elem.Key = []byte{unix.NFPROTO_IPV6}
-	case isHost(u.Set):
-		addr, err := netip.ParseAddr(u.Elem.Key)
-		if err != nil {
-			return nil, elem, fmt.Errorf("element of %s: %w", u.Set, err)
-		}
-		elem.Key = addr.AsSlice()
-	default:
-		n, err := strconv.ParseUint(u.Elem.Key, 0, 32)
-		if err != nil {
-			return nil, elem, fmt.Errorf("element of %s: %w", u.Set, err)
-		}
-		elem.Key = nativeEndian(uint32(n))
-	}
-	if u.Map && strings.HasPrefix(u.Elem.Value, "0x") {
-		n, err := strconv.ParseUint(u.Elem.Value, 0, 32)
-		if err != nil {
-			return nil, elem, fmt.Errorf("element of %s: %w", u.Set, err)
-		}
-		elem.Val = nativeEndian(uint32(n))
-	} else if u.Map && u.Elem.Value != "" {
-		verb, chain, _ := strings.Cut(u.Elem.Value, " ")
-		switch verb {
-		case "goto":
-			elem.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}
-		case "jump":
-			elem.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}
-		default:
-			elem.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
-		}
-	}
-	return set, elem, nil
-}
-
-// nativeEndian is how the kernel holds marks and priorities.
-func nativeEndian(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }

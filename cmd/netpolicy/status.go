@@ -215,6 +215,9 @@ func writeStatus(w io.Writer, s *api.Status) {
 	if s.Enforcement != "" {
 		fmt.Fprintf(w, "error    not enforced: %s\n", s.Enforcement)
 	}
+	if d := s.Drift; d != nil {
+		fmt.Fprintf(w, "drift    %d changes by others, put back; the last at %s: %s\n", d.Count, when(d.Time, s.Now), d.What)
+	}
 	if len(s.Uplinks) > 0 {
 		fmt.Fprintln(w, "uplinks")
 		writeUplinks(w, s.Uplinks, s.Now)

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -26,9 +24,6 @@ import (
 
 // defaultStateDir is where state is kept unless told otherwise.
 const defaultStateDir = "/var/lib/netpolicy"
-
-// maxComplaint bounds what is quoted of nft's complaints.
-const maxComplaint = 2000
 
 // wire connects the daemon with this host. clean removes everything that was made.
 func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, clean func(context.Context) error, err error) {
@@ -53,7 +48,8 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	if err != nil {
 		return parts, nil, errors.Join(err, ct.Close(), e.Close())
 	}
-	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, kernel{e}, v, connected{ct, log}
+	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, e, v, connected{ct, log}
+	parts.Drift = e
 	parts.Previous = e.Previous()
 	return parts, func(ctx context.Context) error {
 		if err := errors.Join(v.Close(), e.Close(), ct.Close()); err != nil {
@@ -84,24 +80,6 @@ func (r reader) ReadHost(context.Context) (*actions.Host, error) {
 }
 
 func (reader) Watch(ctx context.Context, changed func()) error { return daemon.WatchHost(ctx, changed) }
-
-// kernel enforces plans.
-type kernel struct{ *host.Enforcer }
-
-// Check has nft try to put the plan's table in place of the present one, without doing it.
-func (kernel) Check(ctx context.Context, p *actions.Plan) error {
-	cmd := exec.CommandContext(ctx, "nft", "-c", "-f", "-")
-	// Without the deletion the elements of the live table would be in the way.
-	replace := fmt.Sprintf("add table inet %[1]s\ndelete table inet %[1]s\n", p.Table.Name)
-	cmd.Stdin = strings.NewReader(replace + p.Table.Text())
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
-	if err := cmd.Run(); err != nil {
-		text := strings.TrimSpace(complaint.String())
-		return fmt.Errorf("nft -c: %w: %s", err, text[:min(len(text), maxComplaint)])
-	}
-	return nil
-}
 
 // verifier looks for a plan in the kernel.
 type verifier struct {

@@ -34,6 +34,8 @@ type Status struct {
 	Error *ReloadError `json:"error"`
 	// Enforcement is "" while the kernel holds the plan, else why it does not.
 	Enforcement string `json:"enforcement,omitempty"`
+	// Drift is the last change that others made to what is enforced, nil for none.
+	Drift *Drift `json:"drift,omitempty"`
 
 	State string `json:"state"` // the global state
 	// Since is when the primary uplink entered its state; zero without uplinks.
@@ -53,6 +55,13 @@ type Status struct {
 	Hits []Hits `json:"hits"`
 	// Drops counts what full queues lost, by queue.
 	Drops map[string]uint64 `json:"drops"`
+}
+
+// Drift is a change by another process of our table, rules or routes. It is put back.
+type Drift struct {
+	Time  time.Time `json:"time"`
+	What  string    `json:"what"`
+	Count uint64    `json:"count"` // changes since the daemon started
 }
 
 // Truth is a schedule or condition and whether it holds: "true", "false" or "unknown".

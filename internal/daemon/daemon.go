@@ -89,6 +89,8 @@ type Daemon struct {
 	reloads chan *reloadCall
 	changed chan string // the file changed; coalesced
 	nudge   chan string // reasons to plan anew; coalesced
+	drifted chan struct{}
+	drift   driftBook
 
 	snap    atomic.Pointer[snapshot]
 	started time.Time
@@ -130,6 +132,7 @@ func New(opts Options, parts Parts) *Daemon {
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue), changed: make(chan string, 1), nudge: make(chan string, 1),
+		drifted: make(chan struct{}, 1),
 	}
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
 	return d
@@ -186,6 +189,9 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	}
 	if !d.opts.Observe {
 		run("keep alive", d.keepAlive)
+		if d.parts.Drift != nil {
+			run("drift", d.watchDrift)
+		}
 	}
 	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
 	err = l.run(ctx)

@@ -58,6 +58,7 @@ type Parts struct {
 	Host        Host
 	Kernel      Kernel
 	Verifier    Verifier // nil: nothing is verified
+	Drift       Drift    // nil: changes by others are noticed by the Verifier alone
 	Connections Connections
 	Sources     []inspector.Source
 	// Probe measures the policy's uplinks until ctx ends. The plan says which

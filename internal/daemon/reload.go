@@ -232,6 +232,7 @@ const (
 	reasonHup    = "SIGHUP"
 	reasonHost   = "links or routes changed"
 	reasonRepair = "kernel state lost"
+	reasonDrift  = "changed by others"
 	reasonNames  = "too many combinations of names"
 )
 
@@ -312,18 +313,32 @@ func (d *Daemon) transactions(ctx context.Context) error {
 		case reason := <-d.changed:
 			d.reload(ctx, reason)
 		case reason := <-d.nudge:
+			if reason == reasonRepair && !waitUntil(ctx, repaired.Add(repairPause)) {
+				return nil
+			}
 			if reason == reasonRepair {
-				pause := time.NewTimer(time.Until(repaired.Add(repairPause)))
-				select {
-				case <-pause.C:
-				case <-ctx.Done():
-					pause.Stop()
-					return nil
-				}
 				repaired = time.Now()
 			}
 			d.replan(ctx, reason)
+		case <-d.drifted:
+			if !waitUntil(ctx, repaired.Add(repairPause)) {
+				return nil
+			}
+			repaired = time.Now()
+			d.replan(ctx, reasonDrift)
 		}
+	}
+}
+
+// waitUntil reports whether ctx lasts until then.
+func waitUntil(ctx context.Context, then time.Time) bool {
+	pause := time.NewTimer(time.Until(then))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

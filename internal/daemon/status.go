@@ -32,6 +32,7 @@ func (d *Daemon) Status() api.Status {
 	out.Sources = append(out.Sources, d.sources...)
 	out.Error = d.lastErr
 	d.mu.Unlock()
+	out.Drift = d.drift.status()
 	s := d.snap.Load()
 	if s == nil {
 		return out

@@ -83,6 +83,9 @@ func (m *Metrics) Turned(took time.Duration) {
 	m.set.GetOrCreateHistogram("netpolicy_update_seconds").Update(took.Seconds())
 }
 
+// Drift counts one change that others made to what is enforced.
+func (m *Metrics) Drift() { m.set.GetOrCreateCounter("netpolicy_drift_total").Inc() }
+
 // Event counts one event of an inspector source.
 func (m *Metrics) Event(source string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_inspector_events_total{source=%q}", source)).Inc()
