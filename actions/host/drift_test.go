@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/internal/nstest"
 	"netpolicy.dev/netpolicy/rules"
