@@ -54,7 +54,7 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 	p := &Plan{
 		PolicyHash: hashText(policy.Hash), MarkMask: cfg.MarkMask, CTMask: cfg.CTMask,
 		prog: prog, byRoute: map[int]uint32{}, names: newNameIndex(),
-		chains: map[string]bool{}, guardOf: map[string]string{}, listOf: map[string]string{},
+		chains: map[string]bool{}, guardOf: map[string]string{}, listOf: map[string]string{}, shares: map[uint32]string{},
 	}
 	p.IDs.Actions = map[string]uint32{}
 	b := &builder{plan: p, policy: policy, host: &h, cfg: cfg, before: orEmpty(prev).IDs, kept: map[uint32]bool{}, taken: map[uint32]bool{}}

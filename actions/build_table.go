@@ -235,7 +235,8 @@ func (b *builder) decideChain() Chain {
 	if b.hasLabels() {
 		add(Rule{Do: []Stmt{{Kind: Jump, Target: "apply"}}})
 	}
-	add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyRank, Mask: actionMask, Target: "fw"}}})
+	add(Rule{Do: []Stmt{{Kind: MapRank, Key: KeyRank, Mask: actionMask, Target: fwMap}}})
+	add(Rule{Do: []Stmt{{Kind: Lookup, Key: KeyRank, Target: wayMap}}})
 	add(Rule{Do: []Stmt{{Kind: SetRank}}})
 	return c
 }
@@ -286,21 +287,21 @@ func (b *builder) sets(w *state.World) []Set {
 		id := p.routeID(i)
 		mk.Elems = append(mk.Elems, Elem{Key: fmt.Sprintf("%#x", place(id, p.CTMask)), Value: fmt.Sprintf("goto r_%d", id)})
 	}
-	fw := Set{Name: "fw", Type: "typeof meta priority", Map: true}
+	fw := Set{Name: fwMap, Type: "type classid", Map: true, Ranks: true}
 	for i := range p.actions {
 		a := &p.actions[i]
-		verdict, chain := p.verdict(a, w)
+		n, chain := p.way(a, w)
 		if chain != nil && !p.chains[chain.Name] {
 			p.chains[chain.Name] = true
 			p.Table.Chains = append(p.Table.Chains, *chain)
 		}
-		fw.Elems = append(fw.Elems, Elem{Key: fwKey(a.id), Value: verdict})
+		fw.Elems = append(fw.Elems, fwElem(a.id, n))
 	}
 	ported := Set{Name: portSet, Type: "type inet_proto"}
 	for _, r := range portProtos {
 		ported.Elems = append(ported.Elems, Elem{Key: fmt.Sprint(r.Lo)})
 	}
-	list := append([]Set{mk, fw, ported}, p.lists...)
+	list := append([]Set{mk, fw, p.ways(leaves(b.policy)), ported}, p.lists...)
 	if b.cfg.OnCrash != rules.Last {
 		alive := Set{Name: "alive", Type: "type nf_proto", Timeout: true}
 		for _, k := range guardKeys {

@@ -355,7 +355,7 @@ func TestFailoverIsOneElement(t *testing.T) {
 			text = append(text, u.String())
 		}
 	}
-	if want := "put element inet netpolicy fw { 0x3 : goto d_3 }"; strings.Join(text, "\n") != want {
+	if want := "put element inet netpolicy fw { 0x3 : 0x3 }"; strings.Join(text, "\n") != want {
 		t.Errorf("got %v, want %s", text, want)
 	}
 }

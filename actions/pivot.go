@@ -2,7 +2,6 @@ package actions
 
 import (
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -197,9 +196,7 @@ func addressFamily(v6 bool) Family {
 func (l *layout) class(chain string) uint32 {
 	n, ok := l.number[chain]
 	if !ok {
-		h := fnv.New32a()
-		_, _ = h.Write([]byte(chain)) // never fails
-		for n = classBase | h.Sum32(); l.taken[n]; n = classBase | (n + 1) {
+		for n = classBase | digestNumber(chain); l.taken[n]; n = classBase | (n + 1) {
 		}
 		l.taken[n] = true
 		l.number[chain] = n

@@ -183,6 +183,7 @@ type Plan struct {
 	byRoute map[int]uint32 // policy route index -> ct mark value, in place
 	names   *nameIndex
 	layout  *layout
+	shares  map[uint32]string // numbers of share chains
 	chains  map[string]bool // chains the table has, with those added by updates
 	guardOf map[string]string
 	lists   []Set // the lists that rules ask for

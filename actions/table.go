@@ -421,7 +421,11 @@ func (s Stmt) String() string {
 		}
 		return t + " vmap @" + s.Target
 	case MapRank:
-		return "meta priority set " + s.Key.text(s.V6) + " map @" + s.Target
+		t := "meta priority set " + s.Key.text(s.V6)
+		if s.Mask != 0 {
+			t += fmt.Sprintf(" & %#x", s.Mask)
+		}
+		return t + " map @" + s.Target
 	default:
 		return "masquerade"
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 
@@ -109,21 +110,67 @@ func (a *action) resolve(p *rules.Policy, w *state.World) []segment {
 	return segs
 }
 
-// verdict returns the fw element's value for the action in this world, and the
-// share chain it needs, if any.
-func (p *Plan) verdict(a *action, w *state.World) (string, *Chain) {
+// The numbers of ways are those of routes (IDs.Routes), of the two ways to block,
+// and above them those of chains that share flows out.
+const shareBase = 0x80000000
+
+// way returns the number of what the action's flows get in this world, which is
+// what its fw element holds, and the share chain that it stands for, if any.
+func (p *Plan) way(a *action, w *state.World) (uint32, *Chain) {
 	if a.block {
 		if a.reject {
-			return "goto refuse", nil
+			return idReject, nil
 		}
-		return "drop", nil
+		return p.top(), nil
 	}
 	segs := a.resolve(p.prog.Policy(), w)
-	if len(segs) == 1 {
-		return p.leafVerdict(segs[0].leaf), nil
+	if len(segs) > 1 {
+		c := p.shareChain(segs)
+		return p.share(c.Name), &c
 	}
-	c := p.shareChain(segs)
-	return "goto " + c.Name, &c
+	if segs[0].leaf < 0 {
+		return p.top(), nil
+	}
+	return p.routeID(segs[0].leaf), nil
+}
+
+// share returns the number of a share chain, from its name.
+func (p *Plan) share(chain string) uint32 {
+	n := uint32(shareBase) | digestNumber(chain)
+	for ; p.shares[n] != "" && p.shares[n] != chain; n = shareBase | (n + 1) {
+	}
+	p.shares[n] = chain
+	return n
+}
+
+// ways leads from the numbers of ways to their chains. Only when a share chain is
+// new is it changed: for a verdict the kernel looks through all chains that can be
+// reached, for a number it does not.
+func (p *Plan) ways(leaves []int) Set {
+	s := Set{Name: wayMap, Type: "typeof meta priority", Map: true, Elems: []Elem{
+		{Key: fmt.Sprintf("%#x", idReject), Value: "goto refuse"}, {Key: fmt.Sprintf("%#x", p.top()), Value: "drop"},
+	}}
+	for _, i := range leaves {
+		s.Elems = append(s.Elems, Elem{Key: fmt.Sprintf("%#x", p.routeID(i)), Value: p.leafVerdict(i)})
+	}
+	for _, n := range sortedKeys(p.shares) {
+		s.Elems = append(s.Elems, wayElem(n, p.shares[n]))
+	}
+	return s
+}
+
+// wayMap is the name of the map of ways, fwMap that of the map from actions to them.
+const (
+	wayMap = "ways"
+	fwMap  = "fw"
+)
+
+func wayElem(n uint32, chain string) Elem {
+	return Elem{Key: fmt.Sprintf("%#x", n), Value: "goto " + chain}
+}
+
+func fwElem(action, way uint32) Elem {
+	return Elem{Key: fmt.Sprintf("%#x", action), Value: fmt.Sprintf("%#x", way)}
 }
 
 func (p *Plan) leafVerdict(leaf int) string {
@@ -171,6 +218,13 @@ func digest(list []Rule) string {
 	return digestText(texts)
 }
 
+// digestNumber is a number of 32 bits for a name.
+func digestNumber(name string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // never fails
+	return h.Sum32()
+}
+
 // digestText names texts by what they say.
 func digestText(texts []string) string {
 	h := sha256.New()
@@ -179,8 +233,6 @@ func digestText(texts []string) string {
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
-
-func fwKey(id uint32) string { return fmt.Sprintf("%#x", id) }
 
 // WorldUpdates returns the element changes that make the table decide in the
 // world new instead of old: a guard that turned, and one `fw` element for each
@@ -207,16 +259,17 @@ func (p *Plan) WorldUpdates(old, new *state.World) []Update {
 	}
 	for i := range p.actions {
 		a := &p.actions[i]
-		was, _ := p.verdict(a, old)
-		now, chain := p.verdict(a, new)
+		was, _ := p.way(a, old)
+		now, chain := p.way(a, new)
 		if was == now {
 			continue
 		}
 		if chain != nil && !p.chains[chain.Name] {
 			p.chains[chain.Name] = true
-			list = append(list, Update{Kind: PutChain, Chain: *chain})
+			list = append(list, Update{Kind: PutChain, Chain: *chain},
+				Update{Kind: PutElem, Set: wayMap, Map: true, Elem: wayElem(now, chain.Name)})
 		}
-		list = append(list, Update{Kind: PutElem, Set: "fw", Map: true, Elem: Elem{Key: fwKey(a.id), Value: now}})
+		list = append(list, Update{Kind: PutElem, Set: fwMap, Map: true, Elem: fwElem(a.id, now)})
 	}
 	return list
 }

@@ -117,8 +117,13 @@ func (e *encoder) newSet(name string, t *setType, flags, size uint32, from origi
 	if t.isMap {
 		flags |= unix.NFT_SET_MAP
 	}
-	if t.timeout {
+	if t.timeout || t.size > 0 {
 		flags |= unix.NFT_SET_TIMEOUT
+	}
+	if t.size > 0 {
+		flags |= unix.NFT_SET_EVAL
+		size = t.size
+		e.u64(unix.NFTA_SET_TIMEOUT, uint64(t.ttl.Milliseconds()))
 	}
 	e.u32(unix.NFTA_SET_FLAGS, flags)
 	e.u32(unix.NFTA_SET_KEY_TYPE, t.key.id)
@@ -152,8 +157,10 @@ const (
 	orderHost, orderBig = 1, 2
 
 	noteExpr, noteExprData = 0, 1 // within noteTypeof
-	exprVerdict, exprMeta  = 1, 9
+	exprVerdict            = 1
+	exprMeta, exprCT       = 9, 12
 	noteMetaKey            = 0
+	noteCTKey, noteCTDir   = 0, 1
 
 	noteElemFlags = 1 // of an element
 	elemOpen      = 1 // it has no end marker, because it ends with the last value
@@ -177,10 +184,10 @@ func (t *setType) userdata() []byte {
 		}
 		b = note(b, noteDataOrder, data)
 	}
-	if t.typeof > 0 {
-		b = typeofNote(b, noteTypeof, exprMeta, note(nil, noteMetaKey, t.typeof-1))
+	if t.typeof != nil {
+		b = typeofNote(b, noteTypeof, t.typeof.kind, t.typeof.notes)
 	}
-	if t.typeof > 0 && t.isMap {
+	if t.typeof != nil && t.isMap {
 		b = typeofNote(b, noteDataTypeof, exprVerdict, nil)
 	}
 	if t.isMap {

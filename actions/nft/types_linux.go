@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ type datatype struct {
 var (
 	nfProtoType = datatype{id: 2, size: 1}
 	integerType = datatype{id: 4, size: 4, host: true}
+	ctIDType    = datatype{id: 4, size: 4}
 	ipv4Type    = datatype{id: 7, size: 4}
 	ipv6Type    = datatype{id: 8, size: 16}
 	protoType   = datatype{id: 12, size: 1}
@@ -171,29 +173,37 @@ func (k key) text(s string) (operand, error) {
 // setType is what the kernel must be told of a set of the table.
 type setType struct {
 	key     datatype
-	typeof  uint32 // the meta key of `typeof meta ...`, plus 1
+	typeof  *expression // what it is declared with by typeof, nil for a type
 	isMap   bool
 	ranks   bool // the map's values are numbers, not verdicts
 	timeout bool
 	ranges  bool
+	// Packets fill the set when size is not 0: so many elements, each for ttl.
+	size uint32
+	ttl  time.Duration
 }
 
-// metaNames are the expressions that sets may be declared with by typeof.
-var metaNames = map[string]struct {
-	key uint32
+// expression is what a set may be declared with by typeof, with nft's notes of it.
+type expression struct {
 	datatype
-}{
-	"meta priority": {unix.NFT_META_PRIORITY, classidType},
-	"meta mark":     {unix.NFT_META_MARK, markType},
-	"meta skuid":    {unix.NFT_META_SKUID, uidType},
+	kind  uint32 // expr...
+	notes []byte
+}
+
+var expressions = map[string]*expression{
+	"meta priority": {classidType, exprMeta, note(nil, noteMetaKey, unix.NFT_META_PRIORITY)},
+	"meta mark":     {markType, exprMeta, note(nil, noteMetaKey, unix.NFT_META_MARK)},
+	"meta skuid":    {uidType, exprMeta, note(nil, noteMetaKey, unix.NFT_META_SKUID)},
+	"ct id":         {ctIDType, exprCT, note(note(nil, noteCTKey, unix.NFT_CT_ID), noteCTDir, 1<<32-1)},
 }
 
 func typeOf(s *actions.Set) (setType, error) {
 	t := setType{isMap: s.Map, ranks: s.Ranks, timeout: s.Timeout, ranges: s.Ranges}
 	var ok bool
 	if what, found := strings.CutPrefix(s.Type, "typeof "); found {
-		m, known := metaNames[what]
-		t.key, t.typeof, ok = m.datatype, m.key+1, known
+		if t.typeof, ok = expressions[what]; ok {
+			t.key = t.typeof.datatype
+		}
 	} else if what, found := strings.CutPrefix(s.Type, "type "); found {
 		t.key, ok = declared[what]
 	}

@@ -117,7 +117,7 @@ func (a *Applier) change(chains []actions.Chain, list []actions.Update, sure boo
 		return err
 	}
 	for i, c := range changes {
-		a.queue(e, c, origin{ofElems, int32(i), 0})
+		a.elementsOf(e, c, origin{ofElems, int32(i), 0})
 	}
 	if err := a.commit(e); err != nil {
 		t := actions.Table{Name: actions.TableName, Chains: chains}
@@ -129,7 +129,7 @@ func (a *Applier) change(chains []actions.Chain, list []actions.Update, sure boo
 	return nil
 }
 
-func (a *Applier) queue(e *encoder, c *setChange, from origin) {
+func (a *Applier) elementsOf(e *encoder, c *setChange, from origin) {
 	remove := uint16(unix.NFT_MSG_DELSETELEM)
 	if a.destroys {
 		remove = msgDestroyElems
