@@ -184,7 +184,7 @@ type Plan struct {
 	names   *nameIndex
 	layout  *layout
 	shares  map[uint32]string // numbers of share chains
-	chains  map[string]bool // chains the table has, with those added by updates
+	chains  map[string]bool   // chains the table has, with those added by updates
 	guardOf map[string]string
 	lists   []Set // the lists that rules ask for
 	listOf  map[string]string

@@ -59,7 +59,7 @@ func TestDrift(t *testing.T) {
 	before := snapshot(t)
 	for _, c := range []struct{ do, want string }{
 		{"nft flush chain inet netpolicy pre", "rule of chain pre removed"},
-		{"nft add rule inet netpolicy general drop", "rule of chain general added by nft"},
+		{"nft add rule inet netpolicy refuse drop", "rule of chain refuse added by nft"},
 		{"nft delete element inet netpolicy fw { 0x1 }", "element of set fw removed"},
 		{"nft delete table inet netpolicy", "table removed by nft"},
 		{"ip rule del priority 20000", "gone: ip -4 rule add priority 20000"},

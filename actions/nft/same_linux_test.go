@@ -147,6 +147,7 @@ func TestSameAsNFT(t *testing.T) {
 		if plan == nil {
 			t.Fatalf("seed %d: %v", seed, diags)
 		}
+		lasting(&plan.Table)
 		count(kinds, &plan.Table)
 		t.Log("seed", seed)
 		same(t, ours, theirs, a, &plan.Table)
@@ -167,6 +168,17 @@ func TestSameAsNFT(t *testing.T) {
 		compare(t, ours, theirs, &table)
 	}
 	t.Logf("tables had %v", kinds)
+}
+
+// lasting lets no element run out while the test looks at it.
+func lasting(t *actions.Table) {
+	for i := range t.Sets {
+		for j := range t.Sets[i].Elems {
+			if e := &t.Sets[i].Elems[j]; e.Timeout > 0 {
+				e.Timeout = time.Hour
+			}
+		}
+	}
 }
 
 // count counts what the tables had of each construct.
