@@ -21,7 +21,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newInspectCmd(), newLabCmd(),
-		newListsCmd(), newFmtCmd(), newConvertCmd(), newHashCmd(), newInitCmd(), newExplainCodeCmd(), newImportCmd(), newLSPCmd(),
+		newListsCmd(), newFmtCmd(), newConvertCmd(), newHashCmd(), newInitCmd(), newExplainCodeCmd(), newImportCmd(), newLSPCmd(), newDoctorCmd(),
 		newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd(),
 	)
 	return root

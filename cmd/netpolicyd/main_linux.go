@@ -18,6 +18,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
+	"netpolicy.dev/netpolicy/internal/doctor"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -40,6 +41,7 @@ type settings struct {
 	socket    string
 	logLevel  string
 	logFormat string
+	want      doctor.Want // what the policy needs of the host
 }
 
 func newRoot() *cobra.Command {
@@ -103,6 +105,7 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	if err := s.fromPolicy(cmd); err != nil {
 		return err
 	}
+	s.logConflicts(cmd.Context(), log)
 	parts, clean, err := wire(s.stateDir, s.observe, log)
 	if err != nil {
 		return failed(cmd, err)
@@ -134,6 +137,7 @@ func (s *settings) fromPolicy(cmd *cobra.Command) error {
 	p := r.Policy
 	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
 	s.socket = firstOf(s.socket, p.Daemon.API, api.DefaultSocket)
+	s.want = doctor.WantOf(p)
 	return nil
 }
 

@@ -28,6 +28,8 @@ type Status struct {
 	Started time.Time `json:"started"`
 	Now     time.Time `json:"now"`
 	Mode    string    `json:"mode"` // "enforce" or "observe"
+	// StateDir is the state folder, whose ledger lists what is netpolicyd's.
+	StateDir string `json:"state_dir,omitempty"`
 
 	Policy Policy `json:"policy"`
 	// Error is the last reload that was rejected (NP501), nil once one succeeded.

@@ -23,7 +23,8 @@ var queues = []string{"events", "answers", "flows", "names", "marks", "forget", 
 func (d *Daemon) Status() api.Status {
 	out := api.Status{
 		Version: d.opts.Version, PID: d.opts.PID, Started: d.started, Now: time.Now(), Mode: d.mode(),
-		Uplinks: []api.Uplink{}, Sources: []api.Source{}, Drops: map[string]uint64{},
+		StateDir: d.opts.StateDir,
+		Uplinks:  []api.Uplink{}, Sources: []api.Source{}, Drops: map[string]uint64{},
 	}
 	for _, q := range queues {
 		out.Drops[q] = d.metrics.Drops(q)

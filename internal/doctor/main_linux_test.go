@@ -1,0 +1,9 @@
+package doctor
+
+import (
+	"testing"
+
+	"netpolicy.dev/netpolicy/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
