@@ -23,6 +23,7 @@ func newRoot() *cobra.Command {
 		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newInspectCmd(), newLabCmd(),
 		newListsCmd(), newFmtCmd(), newConvertCmd(), newHashCmd(), newInitCmd(), newExplainCodeCmd(), newImportCmd(), newLSPCmd(), newDoctorCmd(),
 		newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd(),
+		newApplyCmd(), newConfirmCmd(), newRollbackCmd(), newHistoryCmd(), newPlanCmd(),
 	)
 	return root
 }

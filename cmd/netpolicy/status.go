@@ -207,6 +207,20 @@ func writeStatus(w io.Writer, s *api.Status) {
 	}
 	fmt.Fprintf(w, "netpolicyd %s (pid %d), %s, up %s\n", s.Version, s.PID, doing, ago(s.Now.Sub(s.Started)))
 	fmt.Fprintf(w, "policy   %s, %s, %d rules, live since %s\n", s.Policy.File, s.Policy.Hash, s.Policy.Rules, when(s.Policy.Since, s.Now))
+	if c := s.Confirm; c != nil {
+		how := "`netpolicy confirm`"
+		if c.Mode == api.ConfirmProbe {
+			how = "probes"
+		}
+		fmt.Fprintf(w, "confirm  policy %s by %s waits for %s: %s left, then policy %s returns\n", former(c.N, c.Hash), c.Who, how, left(c), former(c.Before, c.Old))
+		if c.Error != "" {
+			fmt.Fprintf(w, "error    it can't be taken back yet: %s\n", c.Error)
+		}
+	}
+	if r := s.Reverted; r != nil {
+		fmt.Fprintf(w, "revert   at %s: ", when(r.Time, s.Now))
+		writeReverted(w, r)
+	}
 	fmt.Fprintf(w, "state    %s", s.State)
 	if !s.Since.IsZero() {
 		fmt.Fprintf(w, " since %s", when(s.Since, s.Now))

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,18 +15,13 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
-	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
 )
 
-const (
-	// lookTime is how long a dry run lists the connections now alive: the
-	// sources give what there is at once.
-	lookTime = 700 * time.Millisecond
-	// maxShown bounds the connections that a dry run prints.
-	maxShown = 1000
-)
+// lookTime is how long a dry run lists the connections now alive: the
+// sources give what there is at once.
+const lookTime = 700 * time.Millisecond
 
 // load reads the policy; one with errors is printed and ends the program.
 func (s *settings) load(cmd *cobra.Command) (load.Result, error) {
@@ -109,55 +102,13 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 		return cli.Errors
 	}
 	live, problems := connections(cmd.Context(), lookers())
-	if s.output == "json" {
-		return printPlanJSON(cmd.OutOrStdout(), prog, world, plan, live)
+	report := daemon.PlanReport{Program: prog, World: world, State: st, Plan: plan, Previous: previous, Live: live, Problems: problems}
+	text, err := report.String(s.output == "json")
+	if err != nil {
+		return failed(cmd, err)
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "# the plan for %s (%s) in state %s; nothing was touched\n%s", p.File, plan.PolicyHash[:12], st, plan)
-	fmt.Fprintf(&b, "\n# the connections now alive: %d\n", len(live))
-	for _, problem := range problems {
-		fmt.Fprintf(&b, "# not asked: %s\n", problem)
-	}
-	for _, f := range live[:min(len(live), maxShown)] {
-		d := prog.Decide(&f, world)
-		fmt.Fprintf(&b, "%s\n    %s (%s)\n", f, prog.ActionText(&d), decidedBy(p, prog, &d))
-	}
-	if more := len(live) - maxShown; more > 0 {
-		fmt.Fprintf(&b, "... and %d more\n", more)
-	}
-	_, err = io.WriteString(cmd.OutOrStdout(), b.String())
+	_, err = io.WriteString(cmd.OutOrStdout(), text)
 	return err
-}
-
-func decidedBy(p *rules.Policy, prog *engine.Program, d *engine.Decision) string {
-	switch {
-	case d.Rule >= 0:
-		return "by " + p.Rules[d.Rule].Name + ": " + prog.Why(d)
-	case d.Kind == rules.ActNone:
-		return "no rule, no default: left to the kernel"
-	default:
-		return "by default"
-	}
-}
-
-// printPlanJSON prints {"plan": text, "connections": [{decision..., "flow": {...}}]}.
-func printPlanJSON(w io.Writer, prog *engine.Program, world *state.World, plan *actions.Plan, live []flow.Flow) error {
-	type decided struct {
-		Flow     json.RawMessage `json:"flow"`
-		Decision json.RawMessage `json:"decision"`
-	}
-	out := struct {
-		Plan        string    `json:"plan"`
-		Connections []decided `json:"connections"`
-	}{plan.String(), []decided{}}
-	for _, f := range live {
-		d := prog.Decide(&f, world)
-		out.Connections = append(out.Connections, decided{f.AppendJSON(nil), prog.AppendDecision(nil, f.ID, &d)})
-	}
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(out)
 }
 
 // connections lists the connections now alive, in order, with what the sources

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -102,6 +103,7 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	s.finishChange(log)
 	if err := s.fromPolicy(cmd); err != nil {
 		return err
 	}
@@ -125,6 +127,19 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	err = d.Run(cmd.Context(), hup)
 	log.Info("netpolicyd stopped")
 	return failed(cmd, err)
+}
+
+// finishChange puts the rest of a confirmed policy in place when a crash left a part
+// of it that can't be read. Where it can be, the daemon does so itself.
+func (s *settings) finishChange(log *slog.Logger) {
+	if r, err := daemon.LoadPolicy(s.config, ""); err == nil && r.Policy != nil {
+		return
+	}
+	if done, err := daemon.FinishChange(firstOf(s.stateDir, defaultStateDir), s.config); err != nil {
+		log.Error("confirmed policy not written to its file", "error", err)
+	} else if done {
+		log.Info("confirmed policy written to its file")
+	}
 }
 
 // fromPolicy fills in what the command line leaves to the policy's daemon

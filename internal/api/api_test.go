@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -21,9 +22,23 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fake is a Reader and an Admin that remembers what it was asked.
 type fake struct {
-	result ReloadResult
-	forced ForceRequest
+	result  ReloadResult
+	forced  ForceRequest
+	changed error
 }
+
+func (f *fake) Change(_ context.Context, _ string, q ChangeRequest) (ChangeResult, error) {
+	if q.Policy == nil {
+		return ChangeResult{}, f.changed
+	}
+	return ChangeResult{Result: Applied, N: len(q.Policy.Main)}, nil
+}
+
+func (f *fake) History(context.Context, string, bool) ([]EntryText, error) {
+	return []EntryText{{Entry: Entry{N: 1}}}, nil
+}
+
+func (f *fake) Compare(context.Context, PlanRequest) (PlanAnswer, error) { return PlanAnswer{}, nil }
 
 func (f *fake) Status() Status {
 	return Status{State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}
@@ -60,7 +75,7 @@ func serve(t *testing.T, f *fake, ring *telemetry.Ring) *Client {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("socket: %v, %v", info, err)
 	}
-	s := &Server{Reader: f, Admin: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
+	s := &Server{Reader: f, Admin: f, Changes: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
@@ -202,5 +217,29 @@ func TestListen(t *testing.T) {
 	}
 	if _, err := Listen(file); err == nil {
 		t.Error("a file that is no socket was replaced")
+	}
+}
+
+// TestLargeRequests: a policy may be large, everything else not, and nothing without bounds.
+func TestLargeRequests(t *testing.T) {
+	f := &fake{}
+	c := serve(t, f, telemetry.NewRing(4))
+	large := ForceRequest{State: string(make([]byte, maxBody))}
+	if _, err := c.Force(t.Context(), large); err == nil || err.Error() != fmt.Sprintf("the request is larger than %d bytes", maxBody) {
+		t.Error(err)
+	}
+	b := policyfile.Bundle{Name: "p.npl", Main: make([]byte, 1<<20)}
+	if r, err := c.Change(t.Context(), ChangeRequest{Do: DoApply, Policy: &b}); err != nil || r.N != 1<<20 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	b.Main = make([]byte, maxPolicy)
+	if _, err := c.Change(t.Context(), ChangeRequest{Do: DoApply, Policy: &b}); err == nil {
+		t.Error("a request without bounds was read")
+	}
+	for _, marked := range []error{ErrConflict, ErrNotFound, ErrBadRequest} {
+		f.changed = fmt.Errorf("no: %w", marked)
+		if _, err := c.Change(t.Context(), ChangeRequest{Do: DoConfirm}); err == nil || err.Error() != "no" {
+			t.Errorf("%v: %v", marked, err)
+		}
 	}
 }

@@ -21,8 +21,8 @@ const DefaultSocket = "/run/netpolicy/netpolicyd.sock"
 // hundreds of DNS names.
 const maxLine = 1 << 20
 
-// maxAnswer bounds an answer; the largest is a plan of 10,000 rules.
-const maxAnswer = 64 << 20
+// maxAnswer bounds an answer; the largest are plans of 100,000 rules.
+const maxAnswer = 256 << 20
 
 // UnreachableError says that no daemon answers on the socket.
 type UnreachableError struct {
@@ -98,6 +98,36 @@ func (c *Client) Force(ctx context.Context, q ForceRequest) ([]Uplink, error) {
 func (c *Client) Clear(ctx context.Context, uplink string) ([]Uplink, error) {
 	var u []Uplink
 	return u, c.call(ctx, http.MethodDelete, "/v1/state?uplink="+url.QueryEscape(uplink), nil, &u)
+}
+
+// Change applies, confirms or takes back a policy. A rejected or reverted one is a
+// result, not an error. With ConfirmProbe it returns when the probes have decided.
+func (c *Client) Change(ctx context.Context, q ChangeRequest) (ChangeResult, error) {
+	var r ChangeResult
+	return r, c.call(ctx, http.MethodPost, "/v1/change", q, &r)
+}
+
+// History lists the policies of late, the newest first.
+func (c *Client) History(ctx context.Context, diff bool) ([]Entry, error) {
+	path := "/v1/history"
+	if diff {
+		path += "?diff=1"
+	}
+	var list []Entry
+	return list, c.call(ctx, http.MethodGet, path, nil, &list)
+}
+
+// Entry returns one policy of the history, by its number or the beginning of its hash.
+func (c *Client) Entry(ctx context.Context, ref string) (EntryText, error) {
+	var e EntryText
+	return e, c.call(ctx, http.MethodGet, "/v1/history/"+url.PathEscape(ref)+"?diff=1", nil, &e)
+}
+
+// Compare asks what a policy would change in the kernel. A rejected one is a
+// result, not an error.
+func (c *Client) Compare(ctx context.Context, q PlanRequest) (PlanAnswer, error) {
+	var r PlanAnswer
+	return r, c.call(ctx, http.MethodPost, "/v1/plan", q, &r)
 }
 
 // Decisions calls each with the newest last records, oldest first, and then, if

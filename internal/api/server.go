@@ -53,6 +53,7 @@ var ErrBadRequest = errors.New("bad request")
 type Server struct {
 	Reader  Reader
 	Admin   Admin
+	Changes Changes
 	Records *telemetry.Ring
 	Metrics func(io.Writer)
 	Log     *slog.Logger
@@ -113,6 +114,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.Handler(),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: 5 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 	}
@@ -160,6 +162,7 @@ func (s *Server) Handler() http.Handler {
 			problem(w, http.StatusServiceUnavailable, fmt.Errorf("%d tails are open already", maxFollowers))
 		}
 	})
+	s.changes(mux)
 	mux.HandleFunc("POST /v1/explain", s.explain)
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("PUT /v1/state", s.force)
@@ -252,10 +255,19 @@ func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func body(w http.ResponseWriter, r *http.Request, into any) bool {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+func body(w http.ResponseWriter, r *http.Request, into any) bool { return bodyOf(w, r, into, maxBody) }
+
+// bodyOf reads a request of at most limit bytes.
+func bodyOf(w http.ResponseWriter, r *http.Request, into any, limit int64) bool {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
+	err := d.Decode(into)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		problem(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the request is larger than %d bytes", limit))
+		return false
+	case err != nil:
 		problem(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
 		return false
 	}
@@ -274,7 +286,10 @@ func answer(w http.ResponseWriter, status int, v any) {
 }
 
 func problem(w http.ResponseWriter, status int, err error) {
-	detail := strings.TrimSuffix(err.Error(), ": "+ErrBadRequest.Error())
+	detail := err.Error()
+	for _, mark := range []error{ErrBadRequest, ErrConflict, ErrNotFound} {
+		detail = strings.TrimSuffix(detail, ": "+mark.Error())
+	}
 	b, jerr := json.Marshal(Problem{Title: http.StatusText(status), Status: status, Detail: detail})
 	if jerr != nil {
 		status, b = http.StatusInternalServerError, []byte("{}")
@@ -288,6 +303,10 @@ func statusOf(err error) int {
 	switch {
 	case errors.Is(err, ErrBadRequest):
 		return http.StatusBadRequest
+	case errors.Is(err, ErrConflict):
+		return http.StatusConflict
+	case errors.Is(err, ErrNotFound):
+		return http.StatusNotFound
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable
 	default:

@@ -11,6 +11,9 @@
 //	PUT    /v1/state               ForceRequest
 //	DELETE /v1/state?uplink=U
 //	GET    /v1/plan                text
+//	POST   /v1/plan                PlanRequest -> PlanAnswer (422 when the policy is rejected)
+//	POST   /v1/change              ChangeRequest -> ChangeResult (422 when rejected or reverted)
+//	GET    /v1/history?diff=1      []Entry; GET /v1/history/N (or a hash): EntryText
 //	GET    /metrics                Prometheus text
 //
 // Errors are problem objects (RFC 9457).
@@ -38,6 +41,10 @@ type Status struct {
 	Enforcement string `json:"enforcement,omitempty"`
 	// Drift is the last change that others made to what is enforced, nil for none.
 	Drift *Drift `json:"drift,omitempty"`
+	// Confirm is the change that waits for its confirmation, nil for none; Reverted
+	// the last one that was taken back, until the next change.
+	Confirm  *Confirm `json:"confirm,omitempty"`
+	Reverted *Revert  `json:"reverted,omitempty"`
 
 	State string `json:"state"` // the global state
 	// Since is when the primary uplink entered its state; zero without uplinks.

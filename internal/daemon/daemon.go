@@ -34,8 +34,10 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -87,18 +89,27 @@ type Daemon struct {
 	calls   chan func(*loop)
 	commits chan *commit
 	reloads chan *reloadCall
-	changed chan string // the file changed; coalesced
-	nudge   chan string // reasons to plan anew; coalesced
 	drifted chan struct{}
 	drift   driftBook
+	changes chan *changeCall
+	asks    chan func(context.Context) // to be done where policies are made live
+	changed chan string                // the file changed; coalesced
+	nudge   chan string                // reasons to plan anew; coalesced
 
 	snap    atomic.Pointer[snapshot]
 	started time.Time
 	beat    atomic.Int64 // the loop's last sign of life, on the logical clock
 
-	mu      sync.Mutex
-	sources []api.Source
-	lastErr *api.ReloadError
+	history *history     // nil keeps none
+	waiting *waiting     // a change that waits for its confirmation; the goroutine of transactions owns it
+	live    atomic.Int64 // the number of the policy that decides, in the history; 0 where none is kept
+
+	mu       sync.Mutex
+	sources  []api.Source
+	lastErr  *api.ReloadError
+	confirm  *api.Confirm  // what status shows of waiting
+	deadline time.Duration // of confirm, on the logical clock
+	reverted *api.Revert
 }
 
 // snapshot is what everything outside the loop reads; immutable.
@@ -131,7 +142,8 @@ func New(opts Options, parts Parts) *Daemon {
 		records: telemetry.NewRing(0), store: &store{},
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
-		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue), changed: make(chan string, 1), nudge: make(chan string, 1),
+		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue),
+		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1),
 		drifted: make(chan struct{}, 1),
 	}
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
@@ -150,6 +162,10 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		}
 		d.store = s
 		defer s.Close()
+		if d.history, err = openHistory(d.opts.StateDir, d.log); err != nil {
+			d.log.Warn("no history is kept", "error", err)
+		}
+		policyfile.Sweep(d.opts.StateDir)
 	}
 	var listener net.Listener
 	if d.opts.Socket != "" {
@@ -179,7 +195,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := &api.Server{Reader: d, Admin: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		server := &api.Server{Reader: d, Admin: d, Changes: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
 	run("reload", d.transactions)
@@ -219,44 +235,71 @@ func (d *Daemon) stop(l *loop) error {
 	return err
 }
 
-// begin loads the first policy and applies it.
+// begin loads the first policy and applies it: the file's, or one that still waits
+// for its confirmation.
 func (d *Daemon) begin(ctx context.Context) (*loop, error) {
+	f := d.unfinished()
+	if f != nil && f.resumable(d) {
+		l, err := d.resumeChange(ctx, f)
+		if err == nil {
+			return l, nil
+		}
+		d.log.Error("change that waits for its confirmation can't be made again, it is taken back", "n", f.N, "error", err)
+		f.Why = "it could not be made again after a restart: " + err.Error()
+	}
+	loaded, err := LoadPolicy(d.opts.Config, d.opts.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	l, c, err := d.launch(ctx, loaded, f != nil)
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		d.revertedAtStart(f, c)
+	}
+	d.live.Store(int64(d.record(c, "start", "start", d.history.last())))
+	return l, nil
+}
+
+// launch applies the first policy, and reads the kernel's state back when asked to.
+func (d *Daemon) launch(ctx context.Context, loaded load.Result, readBack bool) (*loop, *candidate, error) {
+	p := loaded.Policy
+	if p == nil {
+		return nil, nil, &PolicyError{loaded.Diags, loaded.Sources}
+	}
 	b := base{plan: exported(d.parts.Previous), wall: time.Now()}
 	var kernel Kernel
 	if !d.opts.Observe {
 		kernel = d.parts.Kernel
 	}
-	// The machine is resumed for the policy that is about to be read, so that the
+	// The machine is resumed for the policy that is about to be applied, so that the
 	// first plan is made for the world as it was left.
-	loaded, err := LoadPolicy(d.opts.Config, d.opts.StateDir)
-	if err != nil {
-		return nil, err
-	}
-	p := loaded.Policy
-	if p == nil {
-		return nil, &PolicyError{loaded.Diags, loaded.Sources}
-	}
 	health := p.Health()
 	b.machine = d.resume(health, shortHash(p.Hash))
 	b.live = live{health: health}
+	var err error
 	if b.usage, err = d.store.loadUsage(); err != nil {
 		d.log.Warn("usage of quotas not read", "error", err)
 	}
-	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, p, b, d.parts.Host, kernel)
+	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, &change{policy: p}, b, d.parts.Host, kernel)
 	if err != nil {
 		var r *rejection
 		if errors.As(err, &r) {
-			return nil, &PolicyError{r.diags, loaded.Sources}
+			return nil, nil, &PolicyError{r.diags, loaded.Sources}
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	c.diags, c.sources = loaded.Diags, loaded.Sources
+	c.diags, c.sources, c.loaded = loaded.Diags, loaded.Sources, loaded
 	if kernel != nil {
 		start := time.Now()
 		err := kernel.Apply(ctx, c.plan)
 		d.metrics.Apply("plan", time.Since(start), err)
 		if err != nil {
-			return nil, fmt.Errorf("apply the plan: %w", err)
+			return nil, nil, fmt.Errorf("apply the plan: %w", err)
+		}
+		if readBack {
+			c.found, c.looked = d.readBack(ctx, exported(c.plan))
 		}
 	}
 	l := newLoop(d, c, b.machine)
@@ -267,7 +310,7 @@ func (d *Daemon) begin(ctx context.Context) (*loop, error) {
 	}
 	d.log.Info("policy applied", "file", p.File, "hash", shortHash(p.Hash), "rules", len(p.Rules), "mode", d.mode())
 	d.warn(c)
-	return l, nil
+	return l, c, nil
 }
 
 // resume returns the machine as the state file left it, or a new one.

@@ -127,6 +127,15 @@ func (t *FlowTable) Flows() []flow.Flow {
 	return list
 }
 
+// known returns the flows that are followed.
+func (c *core) known() FlowTable {
+	t := FlowTable{make(map[flowKey]flow.Flow, len(c.flows))}
+	for k, f := range c.flows {
+		t.flows[k] = f.flow
+	}
+	return t
+}
+
 // beyondPolicy reports destinations that no policy is about: this host, its
 // link, and many at once.
 func beyondPolicy(dst netip.Addr) bool {

@@ -38,6 +38,13 @@ type Verifier interface {
 	Verify(context.Context, *actions.Plan) error
 }
 
+// ReadBack is what a Verifier may do besides: compare the whole of a plan with what
+// the kernel has. It is called from the kernel's goroutine after a change was
+// taken back, and may take its time.
+type ReadBack interface {
+	ReadBack(context.Context, *actions.Plan) error
+}
+
 // Connections changes live connections. Its methods are called from one goroutine.
 type Connections interface {
 	// SetMark changes the bits under mask of a connection's mark.

@@ -63,12 +63,14 @@ type loop struct {
 	gen      int // generation of probes
 	stopProb context.CancelFunc
 	probing  chan struct{} // closed when the probes of this generation have ended
+	trial    *trial        // counts what probes get on behalf of a change; nil for none
 }
 
 // job is one round of work for the kernel worker, carried out in the order of
 // its fields: first the new rules, then the flows that were on the old ones.
 type job struct {
 	apply   *actions.Plan
+	look    *actions.Plan // what to read back after apply; exported parts only
 	verify  *actions.Plan // exported parts only
 	updates []actions.Update
 	turned  time.Time // when the sample came that made the updates necessary; zero: they are no change of state
@@ -98,6 +100,9 @@ type jobDone struct {
 	err  error // of apply or updates
 	took time.Duration
 	told time.Time // when the kernel had the updates
+	// found is what is wrong with what was read back; looked says that it was.
+	found  error
+	looked bool
 }
 
 // save is what goes to the state directory; state nil leaves the state file.
@@ -109,8 +114,9 @@ type save struct {
 
 // commit asks the loop to make a candidate live.
 type commit struct {
-	c     *candidate
-	reply chan error // buffered
+	c        *candidate
+	readBack bool       // read the kernel's state back afterwards
+	reply    chan error // buffered
 }
 
 func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
@@ -204,6 +210,7 @@ func (l *loop) run(ctx context.Context) error {
 // round takes a round of probes.
 func (l *loop) round(r taggedRound) {
 	if r.generation == l.gen {
+		l.trial.round(&r.round)
 		r.round.At = max(r.round.At, 0)
 		l.step(state.RoundEvent(r.round), r.at)
 	}
@@ -333,7 +340,11 @@ func (l *loop) dispatch() {
 		// Its turn: a storm of answers must not keep a reload from coming. A change of
 		// state goes first: loading takes longer.
 		l.busy, l.applying = true, true
-		l.jobs <- job{apply: l.waiting.c.plan}
+		j := job{apply: l.waiting.c.plan}
+		if l.waiting.readBack {
+			j.look = exported(l.waiting.c.plan)
+		}
+		l.jobs <- j
 		return
 	}
 	l.applying = false
@@ -407,6 +418,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 	if j.job.apply != nil {
 		c := l.waiting
 		l.waiting = nil
+		c.c.found, c.c.looked = j.found, j.looked
 		l.d.metrics.Apply("plan", j.took, j.err)
 		if j.err == nil {
 			l.broken = ""
@@ -494,6 +506,9 @@ func (l *loop) worker(ctx context.Context) {
 		switch {
 		case j.apply != nil:
 			r.err = l.d.parts.Kernel.Apply(ctx, j.apply)
+			if r.err == nil && j.look != nil {
+				r.found, r.looked = l.d.readBack(ctx, j.look)
+			}
 		case len(j.updates) > 0:
 			r.err = l.d.parts.Kernel.Update(ctx, j.updates)
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,33 @@ type candidate struct {
 	hints   []diag.Diagnostic         // NP502 and the like
 	diags   []diag.Diagnostic
 	sources []*diag.Source
+	loaded  load.Result        // what was read; zero for a policy that was there
+	bundle  *policyfile.Bundle // where it was read from; nil for the policy's file
+	tried   int                // its assertions, all of which hold
+	// found is what is wrong with the kernel's state as it was read back, when
+	// that was asked for and could be done (looked).
+	found  error
+	looked bool
+}
+
+// change is what a transaction is to make live, and how.
+type change struct {
+	// policy is one that was checked before, planned anew or brought back; nil: it
+	// is read, from bundle, or from the policy's file where that is nil too.
+	policy *rules.Policy
+	bundle *policyfile.Bundle
+	why    string
+	// before has the last word before the kernel is touched; nil has none.
+	before func(*candidate) error
+	// readBack asks for a look at the kernel afterwards.
+	readBack bool
+	// again takes also a policy that means the same as the one that decides.
+	again bool
+	// numbers is a former plan whose numbers are taken up again; nil: those of the
+	// plan in force are kept.
+	numbers *actions.Plan
+	// bare leaves the names of addresses out.
+	bare bool
 }
 
 // rejection is an error about the user's text, with its diagnostics.
@@ -87,20 +115,36 @@ type base struct {
 // errSame says that the new policy is the one that decides already.
 var errSame = errors.New("the policy has not changed")
 
+// read loads the policy of a change.
+func (ch *change) read(path, stateDir string) (load.Result, error) {
+	if ch.bundle == nil {
+		return LoadPolicy(path, stateDir)
+	}
+	cache := ""
+	if stateDir != "" {
+		cache = filepath.Join(stateDir, "lists")
+	}
+	if _, err := os.Stat(stateDir); err != nil { // only observing: there is none
+		stateDir = ""
+	}
+	return ch.bundle.Load(path, cache, stateDir)
+}
+
 // prepare does everything of a transaction that can fail and has no effect:
-// read, check, compile, plan, dry apply. policy nil means: read it from path.
-func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b base, host Host, kernel Kernel) (*candidate, error) {
-	c := &candidate{policy: policy}
-	if policy == nil {
-		r, err := LoadPolicy(path, stateDir)
+// read, check, compile, plan, dry apply.
+func prepare(ctx context.Context, path, stateDir string, ch *change, b base, host Host, kernel Kernel) (*candidate, error) {
+	c := &candidate{policy: ch.policy, bundle: ch.bundle}
+	if c.policy == nil {
+		r, err := ch.read(path, stateDir)
 		if err != nil {
 			return nil, err
 		}
-		c.policy, c.diags, c.sources = r.Policy, r.Diags, r.Sources
+		c.policy, c.diags, c.sources, c.loaded = r.Policy, r.Diags, r.Sources, r
 		if c.policy == nil {
 			return nil, &rejection{c.diags, c.sources}
 		}
-		if old := b.live.policy; old != nil && c.policy.Hash == old.Hash && sameDaemon(&c.policy.Daemon, &old.Daemon) {
+		old := b.live.policy
+		if same := old != nil && c.policy.Hash == old.Hash && sameDaemon(&c.policy.Daemon, &old.Daemon); same && !ch.again {
 			return nil, errSame
 		}
 	}
@@ -114,9 +158,11 @@ func prepare(ctx context.Context, path, stateDir string, policy *rules.Policy, b
 	}
 	if b.live.policy != c.policy {
 		// What a policy says of itself has to hold before it decides anything.
-		if failed := analysis.Assertions(c.prog).Diags; len(failed) > 0 {
+		asserted := analysis.Assertions(c.prog)
+		if failed := asserted.Diags; len(failed) > 0 {
 			return nil, &rejection{failed, c.sources}
 		}
+		c.tried = asserted.Tried
 	}
 	hugepages.Use(c.prog.Tables())
 	c.health = c.policy.Health()
@@ -241,11 +287,14 @@ const (
 const repairPause = 5 * time.Second
 
 // reloadCall is a reload that somebody waits for.
-type reloadCall struct{ reply chan api.ReloadResult } // buffered
+type reloadCall struct {
+	who   string
+	reply chan api.ReloadResult // buffered
+}
 
 // Reload makes the daemon read its policy again, and waits for what comes of it.
 func (d *Daemon) Reload(ctx context.Context) (api.ReloadResult, error) {
-	call := &reloadCall{make(chan api.ReloadResult, 1)}
+	call := &reloadCall{cmp.Or(api.Who(ctx), "unknown"), make(chan api.ReloadResult, 1)}
 	select {
 	case d.reloads <- call:
 	case <-ctx.Done():
@@ -301,17 +350,29 @@ func (d *Daemon) transactions(ctx context.Context) error {
 	var repaired time.Time
 	besides := newFollower(d)
 	defer besides.close()
+	defer func() { d.waiting.leave() }()
 	for {
-		if now := d.snap.Load(); now != nil {
+		// The files of a policy that waits for its confirmation are not there yet.
+		if now := d.snap.Load(); now != nil && d.waiting == nil {
 			besides.follow(ctx, now.live.policy)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case call := <-d.reloads:
-			call.reply <- d.reload(ctx, "asked for")
+			call.reply <- d.reload(ctx, call.who, "reload")
 		case reason := <-d.changed:
-			d.reload(ctx, reason)
+			who := "file"
+			if reason == reasonHup {
+				who = reason
+			}
+			d.reload(ctx, who, reason)
+		case call := <-d.changes:
+			d.serveChange(ctx, call)
+		case ask := <-d.asks:
+			ask(ctx)
+		case <-d.waiting.looks():
+			d.lookAtChange(ctx)
 		case reason := <-d.nudge:
 			if reason == reasonRepair && !waitUntil(ctx, repaired.Add(repairPause)) {
 				return nil
@@ -344,10 +405,13 @@ func waitUntil(ctx context.Context, then time.Time) bool {
 
 // reload is the transaction: read, check, compile, plan, dry apply, swap. Any
 // failure leaves the policy that decides as it is.
-func (d *Daemon) reload(ctx context.Context, why string) api.ReloadResult {
+func (d *Daemon) reload(ctx context.Context, who, why string) api.ReloadResult {
 	d.notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicros()))
 	defer d.notify("READY=1")
-	c, err := d.transact(ctx, nil, why)
+	if d.waiting != nil {
+		return d.postpone(who, why)
+	}
+	c, err := d.transact(ctx, &change{why: why})
 	result := api.ReloadResult{Diagnostics: []api.Diagnostic{}}
 	switch {
 	case errors.Is(err, errSame):
@@ -361,8 +425,10 @@ func (d *Daemon) reload(ctx context.Context, why string) api.ReloadResult {
 		result.Diagnostics = append(apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)...)
 		d.setError(nil)
 		d.log.Info("policy applied", "trigger", why, "file", c.policy.File, "hash", shortHash(c.policy.Hash),
-			"rules", len(c.policy.Rules), "mode", d.mode())
+			"rules", len(c.policy.Rules), "mode", d.mode(), "who", who)
 		d.warn(c)
+		d.live.Store(int64(d.record(c, who, why, int(d.live.Load()))))
+		d.setReverted(nil)
 	}
 	d.metrics.Reload(result.Result)
 	result.Policy = policyStatus(d.snap.Load())
@@ -394,7 +460,7 @@ func (d *Daemon) setError(e *api.ReloadError) {
 
 // replan brings the policy that decides about anew, for the host as it is now.
 func (d *Daemon) replan(ctx context.Context, why string) {
-	c, err := d.transact(ctx, d.snap.Load(), why)
+	c, err := d.transact(ctx, &change{policy: d.snap.Load().live.policy, why: why})
 	switch {
 	case err == nil && c.same:
 	case ctx.Err() != nil || errors.Is(err, errSame):
@@ -415,30 +481,21 @@ func (d *Daemon) wakeLater(ctx context.Context, why string) {
 	})
 }
 
-// transact prepares a candidate and has the loop make it live. s is nil for a
-// reload from the file, else the state whose policy is planned anew, because of why.
-func (d *Daemon) transact(ctx context.Context, s *snapshot, why string) (*candidate, error) {
-	var names []nameHold
-	err := d.call(ctx, func(l *loop) error { names = l.core.holds(time.Now()); return nil })
+// transact prepares a candidate and has the loop make it live. It is the one way
+// by which a policy becomes live, after the first.
+func (d *Daemon) transact(ctx context.Context, ch *change) (*candidate, error) {
+	c, err := d.candidate(ctx, ch)
 	if err != nil {
 		return nil, err
 	}
 	now := d.snap.Load()
-	b := base{live: now.live, machine: now.machine, plan: now.plan, names: names, wall: time.Now()}
-	var policy *rules.Policy
-	if s != nil {
-		policy = s.live.policy
+	c.same = ch.policy != nil && ch.why == reasonHost && c.text == now.text && now.broken == ""
+	if ch.before != nil {
+		if err := ch.before(c); err != nil {
+			return nil, err
+		}
 	}
-	var kernel Kernel
-	if !d.opts.Observe {
-		kernel = d.parts.Kernel
-	}
-	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, policy, b, d.parts.Host, kernel)
-	if err != nil {
-		return nil, err
-	}
-	c.same = s != nil && why == reasonHost && c.text == now.text && now.broken == ""
-	com := &commit{c: c, reply: make(chan error, 1)}
+	com := &commit{c: c, readBack: ch.readBack, reply: make(chan error, 1)}
 	select {
 	case d.commits <- com:
 	case <-ctx.Done():
@@ -453,6 +510,27 @@ func (d *Daemon) transact(ctx context.Context, s *snapshot, why string) (*candid
 	case <-ctx.Done():
 		return nil, errStopped
 	}
+}
+
+// candidate prepares what a change would make live, and touches nothing.
+func (d *Daemon) candidate(ctx context.Context, ch *change) (*candidate, error) {
+	var names []nameHold
+	if !ch.bare {
+		err := d.call(ctx, func(l *loop) error { names = l.core.holds(time.Now()); return nil })
+		if err != nil {
+			return nil, err
+		}
+	}
+	now := d.snap.Load()
+	b := base{live: now.live, machine: now.machine, plan: now.plan, names: names, wall: time.Now()}
+	if ch.numbers != nil {
+		b.plan = ch.numbers
+	}
+	var kernel Kernel
+	if !d.opts.Observe {
+		kernel = d.parts.Kernel
+	}
+	return prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
 }
 
 func errorCount(list []diag.Diagnostic) string {

@@ -32,6 +32,7 @@ func (d *Daemon) Status() api.Status {
 	d.mu.Lock()
 	out.Sources = append(out.Sources, d.sources...)
 	out.Error = d.lastErr
+	out.Confirm, out.Reverted = d.confirmStatus(), d.reverted
 	d.mu.Unlock()
 	out.Drift = d.drift.status()
 	s := d.snap.Load()

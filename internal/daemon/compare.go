@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/internal/api"
+)
+
+// Compare tells what a policy would change in the kernel, and touches nothing.
+func (d *Daemon) Compare(ctx context.Context, q api.PlanRequest) (api.PlanAnswer, error) {
+	type reply struct {
+		out api.PlanAnswer
+		err error
+	}
+	done := make(chan reply, 1)
+	ask := func(running context.Context) {
+		if ctx.Err() == nil {
+			out, err := d.compare(running, &q)
+			done <- reply{out, err}
+		}
+	}
+	// It is done where policies are made live: compiling builds on what decides.
+	select {
+	case d.asks <- ask:
+	case <-ctx.Done():
+		return api.PlanAnswer{}, fmt.Errorf("ask for a plan: %w", ctx.Err())
+	}
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+		return api.PlanAnswer{}, fmt.Errorf("wait for the plan: %w", ctx.Err())
+	}
+}
+
+func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswer, error) {
+	out := api.PlanAnswer{Diagnostics: []api.Diagnostic{}}
+	c, err := d.candidate(ctx, &change{bundle: q.Policy, why: "compare", again: true, bare: true})
+	if err != nil {
+		out.Error = err.Error()
+		var r *rejection
+		if errors.As(err, &r) {
+			out.Diagnostics = renamed(apiDiagnostics(r.diags, r.sources, false), d.opts.Config, q.Policy)
+		}
+		return out, nil
+	}
+	out.Diagnostics = renamed(append(apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)...), d.opts.Config, q.Policy)
+	var table FlowTable
+	if err := d.call(ctx, func(l *loop) error { table = l.core.known(); return nil }); err != nil {
+		return out, err
+	}
+	now := d.snap.Load()
+	r := PlanReport{Program: c.prog, World: &c.world, State: now.machine.Host().State, Plan: c.plan, Live: table.Flows()}
+	if !d.opts.Observe {
+		r.Previous = outline(now.plan)
+	}
+	if q.Policy != nil {
+		r.File = q.Policy.Name
+	}
+	out.Output, err = r.String(q.JSON)
+	return out, err
+}
+
+// outline is a plan as the ledger keeps it: what the table has is told by its shape.
+func outline(p *actions.Plan) *actions.Plan {
+	o := *p
+	o.Table = actions.Table{Name: p.Table.Name, Shape: p.Table.Shape}
+	return &o
+}
