@@ -17,7 +17,11 @@ import (
 const inside = "NETPOLICY_TEST_SECCOMP"
 
 func TestMain(m *testing.M) {
-	if mode := os.Getenv(inside); mode != "" {
+	switch mode := os.Getenv(inside); mode {
+	case "":
+	case "helpers":
+		os.Exit(helpersUnderFilter())
+	default:
 		os.Exit(underFilter(mode))
 	}
 	os.Exit(m.Run())
@@ -110,6 +114,71 @@ func TestRefused(t *testing.T) {
 	}
 	if strings.Contains(out, "unshared") {
 		t.Errorf("a program that was started is not under the filter:\n%s", out)
+	}
+}
+
+// helpers are the programs that appliers start, with what they are given.
+var helpers = []struct {
+	name  string
+	args  []string
+	stdin string
+}{
+	{"nft", []string{"-f", "-"}, "table inet t { set s { type ipv4_addr; elements = { 192.0.2.1 } }\nchain c { type filter hook input priority 0; ip saddr @s drop; }\n}\n"},
+	{"nft", []string{"list", "ruleset"}, ""},
+	{"iptables-legacy-restore", nil, "*mangle\n:np - [0:0]\n-A np -p tcp --dport 80 -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"},
+	{"iptables-legacy-save", nil, ""},
+	{"ip6tables-legacy-restore", nil, "*mangle\n:np - [0:0]\nCOMMIT\n"},
+	{"iptables-nft-restore", nil, "*mangle\n:np - [0:0]\n-A np -p tcp --dport 80 -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"},
+	{"iptables-nft-save", nil, ""},
+	{"ipset", []string{"restore"}, "create np hash:net family inet\nadd np 192.0.2.0/24\n"},
+	{"ip", []string{"-batch", "-"}, "link set lo up\nrule add priority 20000 lookup 20000\nroute add unreachable default table 20000\n"},
+	{"tc", []string{"-batch", "-"}, "qdisc add dev lo root handle 1: htb\nclass add dev lo parent 1: classid 1:1 htb rate 1mbit\n"},
+}
+
+// helpersUnderFilter starts each helper before and after the filter is there, in namespaces alike.
+func helpersUnderFilter() int {
+	filtered := os.Getenv(inside+"_ON") != ""
+	if filtered {
+		if err := Install(On); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	for _, h := range helpers {
+		if _, err := exec.LookPath(h.name); err != nil {
+			fmt.Println(h.name, "is not installed")
+			continue
+		}
+		cmd := exec.Command(h.name, h.args...)
+		cmd.Stdin = strings.NewReader(h.stdin)
+		out, err := cmd.CombinedOutput()
+		fmt.Println(h.name, h.args, err)
+		if err != nil {
+			fmt.Printf("%s", out)
+		}
+	}
+	return 0
+}
+
+// TestHelpers checks that programs which inherit the filter do what they do without it.
+func TestHelpers(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said [2]string
+	for i, on := range []string{"", "1"} {
+		cmd := exec.Command("unshare", "-n", exe)
+		cmd.Env = append(os.Environ(), inside+"=helpers", inside+"_ON="+on)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Skipf("needs root and a network namespace: %v %s", err, out)
+		}
+		said[i] = string(out)
+	}
+	t.Logf("%s", said[0])
+	if said[0] != said[1] {
+		t.Errorf("without the filter\n%s\nwith it\n%s", said[0], said[1])
 	}
 }
 

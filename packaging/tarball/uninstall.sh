@@ -37,7 +37,7 @@ if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 fi
 if [ -n "$purge" ]; then
-	rm -rf "$DESTDIR/etc/netpolicy" "$DESTDIR/var/lib/netpolicy"
+	rm -rf "$DESTDIR/etc/netpolicy" "$DESTDIR/var/lib/netpolicy" "$DESTDIR/var/log/netpolicyd.log"
 	if [ -z "$DESTDIR" ]; then
 		userdel netpolicy 2>/dev/null || deluser netpolicy 2>/dev/null || true
 		groupdel netpolicy 2>/dev/null || delgroup netpolicy 2>/dev/null || true
