@@ -4,9 +4,11 @@ GO      ?= go
 LDFLAGS := -s -w
 # By this profile of decisions the compiler lays out what decides: see `make profile`.
 PGO     := -pgo=cmd/netpolicyd/default.pgo
+# Lists are fetched by HTTP/1.1: half a megabyte less, as in releases.
+TAGS    := -tags nethttpomithttp2
 export GOFLAGS += -trimpath
 
-.PHONY: run test check bench bench-packages build profile setup fuzz nightly accept clean
+.PHONY: run test check bench bench-packages build dist dist-check profile setup fuzz nightly accept clean
 
 run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
@@ -28,7 +30,13 @@ bench-packages: ## benchmarks of the pure packages
 	$(GO) test -run '^$$' -bench . -benchmem ./flow ./rules/... ./engine ./state ./actions/... ./inspector/...
 
 build: ## both binaries into bin/
-	CGO_ENABLED=0 $(GO) build $(PGO) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+	CGO_ENABLED=0 $(GO) build $(PGO) $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+
+dist: ## what is released, into dist/: tarballs, Debian packages, SBOMs, checksums
+	scripts/dist.sh
+
+dist-check: ## the same bytes from two folders; FULL=1: for both architectures, and everything compiled anew
+	scripts/dist-check.sh
 
 profile: ## the engine's hot path anew, for the compiler: after it has changed
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./bench
@@ -50,4 +58,4 @@ accept: ## the acceptance lines of every issue so far; FULL=1 runs the long ones
 	@set -e; for f in $(filter-out accept/lib.sh,$(wildcard accept/*.sh)); do $$f; done
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

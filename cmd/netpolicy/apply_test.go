@@ -125,7 +125,7 @@ func TestChangeCommands(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a.npl"), []byte("policy 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := api.Listen(socket)
+	l, err := api.Listen(socket, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

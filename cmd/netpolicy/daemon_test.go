@@ -128,7 +128,7 @@ func (b *backend) Clear(_ context.Context, uplink string) error {
 // TestDaemonCommands runs the client commands against a socket.
 func TestDaemonCommands(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
-	l, err := api.Listen(socket)
+	l, err := api.Listen(socket, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

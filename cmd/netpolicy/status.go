@@ -71,7 +71,7 @@ func daemonFailed(cmd *cobra.Command, err error) error {
 		return cli.Errors
 	}
 	if errors.Is(err, os.ErrPermission) {
-		fmt.Fprintln(w, "hint: the socket belongs to the user that runs netpolicyd; try as root")
+		fmt.Fprintln(w, "hint: root and the members of the group netpolicy may; `adduser $USER netpolicy` adds you from the next login on")
 	} else {
 		fmt.Fprintln(w, "hint: is netpolicyd running? `netpolicyd --config FILE` starts it; --socket names another socket")
 	}

@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -20,10 +20,12 @@ import (
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/internal/doctor"
+	"netpolicy.dev/netpolicy/internal/seccomp"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
 func main() {
+	findHelpers()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(cli.Run(ctx, newRoot(), os.Args[1:]))
@@ -40,6 +42,8 @@ type settings struct {
 	keep      bool
 	stateDir  string
 	socket    string
+	group     string
+	seccomp   string
 	logLevel  string
 	logFormat string
 	want      doctor.Want // what the policy needs of the host
@@ -53,7 +57,8 @@ func newRoot() *cobra.Command {
 		Long: "netpolicyd observes connections, decides them by the policy, steers them over the\n" +
 			"uplinks, and leaves a line that fails. On SIGHUP, and when the file changes, it\n" +
 			"reads the policy again; one with an error is rejected and the old one goes on.\n" +
-			"When it stops it removes everything it made, unless --keep is given.",
+			"When it stops it removes everything it made, unless --keep is given or SIGUSR2\n" +
+			"ends it: then its successor adopts what is there.",
 		Example: "  netpolicyd --config policy.yaml --dry-run\n" +
 			"  netpolicyd --config policy.yaml --dry-run --flow 'tcp 10.0.0.5:5000 > 1.2.3.4:443 sni=us01.zoom.us'\n" +
 			"  netpolicyd --config policy.yaml",
@@ -72,9 +77,11 @@ func newRoot() *cobra.Command {
 	f.BoolVar(&s.keep, "keep", false, "leave rules and routes in place when stopping")
 	f.StringVar(&s.stateDir, "state-dir", "", "the state `directory`; the policy's, or "+defaultStateDir)
 	f.StringVar(&s.socket, "socket", "", "the API `socket`; the policy's, or "+api.DefaultSocket)
+	f.StringVar(&s.group, "socket-group", defaultGroup, "the `group` whose members may use the API; \"\" for none")
+	f.StringVar(&s.seccomp, "seccomp", seccomp.On.String(), "refuse syscalls that are not needed (on), log them (log), or neither (off)")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logFormat, "log-format", "json", "json or text")
-	root.AddCommand(newCleanupCmd(), newVersionCmd())
+	root.AddCommand(newCleanupCmd(), cli.NewVersionCmd("netpolicyd"))
 	return root
 }
 
@@ -103,28 +110,49 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	mode, err := seccomp.ParseMode(s.seccomp)
+	if err != nil {
+		return fmt.Errorf("--seccomp %w", err)
+	}
+	group, err := socketGroup(s.group, cmd.Flags().Changed("socket-group"))
+	if err != nil {
+		return failed(cmd, err)
+	}
 	s.finishChange(log)
 	if err := s.fromPolicy(cmd); err != nil {
 		return err
 	}
 	s.logConflicts(cmd.Context(), log)
+	if err := enough(s.observe, log); err != nil {
+		return failed(cmd, err)
+	}
+	if err := shield(mode, log); err != nil {
+		return failed(cmd, err)
+	}
+	defer giveBack(s.stateDir)
 	parts, clean, err := wire(s.stateDir, s.observe, log)
 	if err != nil {
 		return failed(cmd, err)
 	}
 	opts := daemon.Options{
-		Config: s.config, Observe: s.observe, StateDir: s.stateDir, Socket: s.socket,
-		Version: version(), PID: os.Getpid(), Log: log, Notifier: daemon.NewNotifier(os.Getenv, os.Getpid()),
+		Config: s.config, Observe: s.observe, StateDir: s.stateDir, Socket: s.socket, SocketGroup: group,
+		Version: cli.Version(), PID: os.Getpid(), Log: log, Notifier: daemon.NewNotifier(os.Getenv, os.Getpid()),
 	}
+	ctx, stay := keepOn(cmd.Context(), syscall.SIGUSR2)
 	if !s.keep && !s.observe {
-		opts.Clean = clean
+		opts.Clean = func(ctx context.Context) error {
+			if stay() {
+				return nil
+			}
+			return clean(ctx)
+		}
 	}
 	d := daemon.New(opts, parts)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	log.Info("netpolicyd starts", "version", version(), "config", s.config, "state_dir", s.stateDir, "socket", s.socket)
-	err = d.Run(cmd.Context(), hup)
+	log.Info("netpolicyd starts", "version", cli.Version(), "config", s.config, "state_dir", s.stateDir, "socket", s.socket)
+	err = d.Run(ctx, hup)
 	log.Info("netpolicyd stopped")
 	return failed(cmd, err)
 }
@@ -168,6 +196,7 @@ func firstOf(list ...string) string {
 // failed prints an error that is not about usage, and returns its exit code.
 func failed(cmd *cobra.Command, err error) error {
 	var text *daemon.PolicyError
+	var lacks *missingError
 	switch {
 	case err == nil:
 		return nil
@@ -175,8 +204,12 @@ func failed(cmd *cobra.Command, err error) error {
 		printDiagnostics(cmd.ErrOrStderr(), text.Diagnostics, text.Sources)
 	default:
 		fmt.Fprintln(cmd.ErrOrStderr(), "error:", err)
-		if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
-			fmt.Fprintln(cmd.ErrOrStderr(), "hint: rules and routes are root's to change; --dry-run needs no rights for one --flow")
+		hint := permissionHint(err)
+		if errors.As(err, &lacks) {
+			hint = lacks.hint()
+		}
+		if hint != "" {
+			fmt.Fprintln(cmd.ErrOrStderr(), "hint:", hint)
 		}
 	}
 	return cli.Errors
@@ -188,33 +221,21 @@ func printDiagnostics(w io.Writer, list []diag.Diagnostic, sources []*diag.Sourc
 	}
 }
 
-func newVersionCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "netpolicyd", version())
-			return err
-		},
-	}
-}
-
-// version is the module's version, or the commit it was built from where the
-// build recorded no more.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	v := "devel"
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			v += "-" + s.Value[:min(len(s.Value), 12)]
+// keepOn returns a context that the signal ends, too, and what then says that it
+// was the signal: the daemon stops, and what it made stays for its successor.
+func keepOn(parent context.Context, sig os.Signal) (ctx context.Context, stay func() bool) {
+	ctx, cancel := context.WithCancel(parent)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, sig)
+	var asked atomic.Bool
+	go func() {
+		defer signal.Stop(c)
+		select {
+		case <-c:
+			asked.Store(true)
+			cancel()
+		case <-ctx.Done():
 		}
-	}
-	return v
+	}()
+	return ctx, asked.Load
 }

@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -23,4 +26,21 @@ func TestScripts(t *testing.T) {
 			return exec.Command("unshare", "-n", "nft", "list", "ruleset").Run() == nil, nil
 		},
 	})
+}
+
+// TestManual checks that the manual page tells of every flag.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("../../packaging/man/netpolicyd.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := regexp.MustCompile(`--[a-z-]+`).FindAllString(newRoot().Flags().FlagUsages(), -1)
+	if len(flags) < 10 {
+		t.Fatalf("flags %q", flags)
+	}
+	for _, name := range flags {
+		if !strings.Contains(string(page), strings.ReplaceAll(name, "-", `\-`)) {
+			t.Errorf("netpolicyd.8 says nothing of %s", name)
+		}
+	}
 }

@@ -31,7 +31,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	if err != nil {
 		return parts, nil, err
 	}
-	parts = daemon.Parts{Sources: sources(), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting}
+	parts = daemon.Parts{Sources: sources(), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs}
 	if observe {
 		parts.Host = reader{stateDir}
 		return parts, nil, nil
@@ -195,6 +195,10 @@ func newCleanupCmd() *cobra.Command {
 			"netpolicyd runs.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			defer giveBack(dir)
+			if err := canChange(); err != nil {
+				return failed(cmd, err)
+			}
 			err := host.Cleanup(cmd.Context(), dir)
 			hint := ""
 			switch {

@@ -68,7 +68,7 @@ func (f *fake) Clear(_ context.Context, uplink string) error {
 func serve(t *testing.T, f *fake, ring *telemetry.Ring) *Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s.sock")
-	l, err := Listen(path)
+	l, err := Listen(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestTail(t *testing.T) {
 func TestStopEndsTails(t *testing.T) {
 	ring := telemetry.NewRing(4)
 	ring.Append([]byte(`{}`))
-	l, err := Listen(filepath.Join(t.TempDir(), "s"))
+	l, err := Listen(filepath.Join(t.TempDir(), "s"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,12 +200,12 @@ func TestListen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(stale); err == nil {
+	if _, err := Listen(stale, 0); err == nil {
 		t.Error("a socket that answers was replaced")
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	again, err := Listen(stale)
+	again, err := Listen(stale, 0)
 	if err != nil {
 		t.Fatalf("a stale socket was not replaced: %v", err)
 	}
@@ -215,7 +215,7 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(file); err == nil {
+	if _, err := Listen(file, 0); err == nil {
 		t.Error("a file that is no socket was replaced")
 	}
 }
@@ -240,6 +240,31 @@ func TestLargeRequests(t *testing.T) {
 		f.changed = fmt.Errorf("no: %w", marked)
 		if _, err := c.Change(t.Context(), ChangeRequest{Do: DoConfirm}); err == nil || err.Error() != "no" {
 			t.Errorf("%v: %v", marked, err)
+		}
+	}
+}
+
+// TestListenGroup checks that a group gets the socket, and that its own group
+// needs no right to give files away.
+func TestListenGroup(t *testing.T) {
+	for _, group := range []int{os.Getegid(), 12345} {
+		if group != os.Getegid() && os.Geteuid() != 0 {
+			continue // only root may give files to strangers
+		}
+		path := filepath.Join(t.TempDir(), "s.sock")
+		l, err := Listen(path, group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := os.FileMode(0o660)
+		if group == 0 {
+			want = 0o600
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("group %d: %v, %v", group, info, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

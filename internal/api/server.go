@@ -59,10 +59,11 @@ type Server struct {
 	Log     *slog.Logger
 }
 
-// Listen makes the unix socket at path with mode 0600, in a directory made 0755
-// where there is none. A socket that a dead daemon left is replaced; one that
-// answers is an error. The socket appears under its name only when it has its mode.
-func Listen(path string) (net.Listener, error) {
+// Listen makes the unix socket at path, in a directory made 0755 where there is none:
+// with mode 0600, or with 0660 for a group that is not 0, since root needs none. A
+// socket that a dead daemon left is replaced; one that answers is an error. The
+// socket appears under its name only when it has its mode.
+func Listen(path string, group int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of the API socket: %w", err)
 	}
@@ -84,7 +85,7 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on API socket: %w", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	err = os.Chmod(temp, 0o600)
+	err = permit(temp, group)
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
@@ -94,6 +95,20 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("place API socket: %w", err)
 	}
 	return &socket{Listener: l, path: path}, nil
+}
+
+// permit sets who may use the socket. A file is born with the group of the process,
+// and a daemon that runs as its own user may not change it to another.
+func permit(path string, group int) error {
+	if group == 0 {
+		return os.Chmod(path, 0o600)
+	}
+	if group != os.Getegid() {
+		if err := os.Lchown(path, -1, group); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(path, 0o660)
 }
 
 // socket removes its own file when it is closed.

@@ -71,6 +71,8 @@ type Options struct {
 	Notifier Notifier
 	// Clean removes everything that was made, on a clean stop; nil leaves it.
 	Clean func(context.Context) error
+	// SocketGroup may use the API, too; 0: nobody but the daemon's user and root.
+	SocketGroup int
 }
 
 // Daemon is a running netpolicyd. Make one with New and call Run once.
@@ -170,7 +172,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	var listener net.Listener
 	if d.opts.Socket != "" {
 		var err error
-		if listener, err = api.Listen(d.opts.Socket); err != nil {
+		if listener, err = api.Listen(d.opts.Socket, d.opts.SocketGroup); err != nil {
 			return err
 		}
 	}
@@ -335,6 +337,9 @@ func (d *Daemon) resume(health state.Config, hash string) state.Machine {
 func (d *Daemon) warn(c *candidate) {
 	if counts := len(c.policy.Quotas) > 0 || c.prog.Reads(rules.FieldConnBytes); counts && d.parts.Accounting != nil && !d.parts.Accounting() {
 		d.log.Warn("the kernel does not count bytes: quotas and conn.bytes stay at nothing", "sysctl", "net.netfilter.nf_conntrack_acct=1")
+	}
+	if sees := d.parts.Programs; sees != nil && !sees() && (c.prog.Reads(rules.FieldProcess) || c.prog.Reads(rules.FieldProcessPath)) {
+		d.log.Warn("programs of other users can't be seen: rules on process do not hold for them", "missing", "CAP_SYS_PTRACE")
 	}
 	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)} {
 		for _, g := range list {

@@ -80,6 +80,9 @@ type Parts struct {
 	// Accounting reports whether the kernel counts the bytes of connections; nil: it
 	// does. Without it quotas and conn.bytes stay at nothing, and the daemon says so.
 	Accounting func() bool
+	// Programs reports whether the programs behind other users' sockets can be seen;
+	// nil: they can. Without it rules on programs hold for few, and the daemon says so.
+	Programs func() bool
 	// Previous is the plan that a former run left in the kernel, nil for none:
 	// its numbers are kept.
 	Previous *actions.Plan

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package seccomp
+
+import "errors"
+
+// ErrUnsupported means that nothing was installed.
+var ErrUnsupported = errors.New("seccomp filters are Linux's alone")
+
+// Install is of Linux alone.
+func Install(mode Mode) error {
+	if mode == Off {
+		return nil
+	}
+	return ErrUnsupported
+}
