@@ -21,6 +21,8 @@ const (
 	PutTable
 	DelTable
 	PutUpdates
+	AddTC // also replaces what is the same with other parameters
+	DelTC
 )
 
 // Step is one change of the host, as data. Every step can be repeated: adding
@@ -32,6 +34,7 @@ type Step struct {
 	Table   *Table // PutTable: the new one; DelTable: the old one
 	Old     *Table // PutTable, PutUpdates: what was there, nil for none
 	Updates []Update
+	TC      TCObject
 }
 
 // String returns the step as a command, for --dry-run and errors.
@@ -49,6 +52,10 @@ func (s Step) String() string {
 		return fmt.Sprintf("nft replace table inet %s (%d sets, %d chains)", s.Table.Name, len(s.Table.Sets), len(s.Table.Chains))
 	case DelTable:
 		return "nft delete table inet " + s.Table.Name
+	case AddTC:
+		return s.TC.String()
+	case DelTC:
+		return "undo: " + s.TC.String()
 	default:
 		return fmt.Sprintf("nft %d element updates", len(s.Updates))
 	}
@@ -78,7 +85,10 @@ func Diff(old, new *Plan) []Step {
 			steps = append(steps, Step{Kind: AddRule, Rule: r})
 		}
 	}
+	add, del := diffTC(o.TC, n.TC)
+	steps = append(steps, add...)
 	steps = append(steps, diffTable(&o.Table, &n.Table)...)
+	steps = append(steps, del...)
 	for _, r := range o.IPRules {
 		if !slices.Contains(n.IPRules, r) {
 			steps = append(steps, Step{Kind: DelRule, Rule: r})

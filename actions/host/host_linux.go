@@ -16,6 +16,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
+	"netpolicy.dev/netpolicy/actions/tc"
 )
 
 // backTimeout bounds taking back what a failed Apply has done: it must end even
@@ -39,6 +40,7 @@ type Enforcer struct {
 	mu    sync.Mutex
 	nft   *nft.Applier
 	ip    *iproute.Applier
+	tc    *tc.Applier
 	books ledger
 	plan  *actions.Plan // in force, whole; nil before the first Apply
 	// before, if set, is called before each change; an error stands for a
@@ -59,6 +61,9 @@ func New(cfg Config) (*Enforcer, error) {
 	if err == nil {
 		e.ip, err = iproute.New()
 	}
+	if err == nil {
+		e.tc, err = tc.New()
+	}
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
@@ -73,6 +78,9 @@ func (e *Enforcer) Close() error {
 	}
 	if e.ip != nil {
 		e.ip.Close()
+	}
+	if e.tc != nil {
+		err = errors.Join(err, e.tc.Close())
 	}
 	return errors.Join(err, e.lock.Close())
 }
@@ -91,6 +99,12 @@ func (e *Enforcer) Previous() *actions.Plan {
 // ReadHost returns what plans need to know of this host.
 func (e *Enforcer) ReadHost() (actions.Host, error) {
 	h, err := e.ip.ReadHost()
+	if err != nil {
+		return h, fmt.Errorf("read host: %w", err)
+	}
+	e.mu.Lock()
+	err = e.tc.ReadHost(&h)
+	e.mu.Unlock()
 	if err != nil {
 		return h, fmt.Errorf("read host: %w", err)
 	}
@@ -121,8 +135,8 @@ func users() (map[string]uint32, error) {
 	return list, nil
 }
 
-// Apply brings the host to the plan: routes, then rules, then the table, then
-// what the old plan leaves over. What is there already is left alone, so a
+// Apply brings the host to the plan: routes, then rules, traffic control, the
+// table, then what the old plan leaves over. What is there already is left alone, so a
 // second Apply changes nothing and a restart adopts. On an error everything
 // goes back to the plan that was in force; if the table had been replaced by
 // then, its elements are those that were planned, and names and world have to
@@ -141,7 +155,12 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	if inForce == nil {
 		inForce = e.books.Plan
 	}
+	alien, err := e.alienHooks(plan)
+	if err != nil {
+		return err
+	}
 	intent := of(inForce, plan)
+	intent.without(alien)
 	intent.add(&e.books)
 	intent.Pending = true
 	if err := e.write(intent); err != nil {
@@ -160,7 +179,9 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 		}
 	}
 	e.plan = plan
-	return e.write(of(plan, plan))
+	made := of(plan, plan)
+	made.without(alien)
+	return e.write(made)
 }
 
 // errKilled stands in tests for the end of the process.
@@ -191,6 +212,8 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 	switch s.Kind {
 	case actions.PutTable, actions.DelTable, actions.PutUpdates:
 		return e.nft.Apply(ctx, []actions.Step{*s})
+	case actions.AddTC, actions.DelTC:
+		return e.tc.Apply(ctx, []actions.Step{*s})
 	default:
 		return e.ip.Apply(ctx, []actions.Step{*s})
 	}
@@ -271,7 +294,8 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 			h.IPRoutes = append(h.IPRoutes, r)
 		}
 	}
-	return &h, nil
+	h.TC, err = e.haveTC(plan)
+	return &h, err
 }
 
 func tables(plan *actions.Plan, l *ledger) []uint32 {
@@ -300,7 +324,7 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	if foreign > 0 {
 		return fmt.Errorf("%d routes of others in the tables of daemon.table_base: choose another table_base", foreign)
 	}
-	return nil
+	return e.refuseDevice(plan)
 }
 
 // Update makes small changes: a failover, a DNS answer. See actions.Plan.
@@ -351,7 +375,7 @@ func Cleanup(ctx context.Context, stateDir string) error {
 }
 
 func (e *Enforcer) clean(ctx context.Context) error {
-	made := actions.Plan{IPRules: e.books.Rules, IPRoutes: e.books.Routes}
+	made := actions.Plan{IPRules: e.books.Rules, IPRoutes: e.books.Routes, TC: e.books.TC}
 	exists, err := e.nft.Exists(actions.TableName)
 	if err != nil {
 		return err
