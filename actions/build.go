@@ -65,7 +65,9 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 		return nil, b.diags
 	}
 	b.routing()
+	b.shaping()
 	b.collectLabels()
+	b.checkThrottles()
 	b.lower()
 	b.table(worldOf(w))
 	for _, d := range b.diags {
@@ -116,7 +118,7 @@ func (b *builder) number(prev *Plan) bool {
 	for _, i := range leaves(b.policy) {
 		p.byRoute[i] = place(p.routeID(i), p.CTMask)
 	}
-	return true
+	return b.numberThrottles(old)
 }
 
 // collectLabels numbers the values of dscp and mark, so that each flow can remember its own.
@@ -142,16 +144,13 @@ func (b *builder) collectLabels() {
 		collect(&d.Mods)
 		b.checkMods(d, "default")
 	}
-	if len(l.dscp)+len(l.mark) > labelDSCP-labelFirst {
-		b.lacks(diag.Error, diag.Span{}, "", "%d different dscp and mark values; the kernel's connection labels hold %d",
-			len(l.dscp)+len(l.mark), labelDSCP-labelFirst)
+	if room := int(b.plan.labelEnd() - labelFirst); len(l.dscp)+len(l.mark) > room {
+		b.lacks(diag.Error, diag.Span{}, "", "%d different dscp and mark values; beside the throttles the kernel's connection labels hold %d",
+			len(l.dscp)+len(l.mark), room)
 	}
 }
 
 func (b *builder) checkMods(o *rules.Outcome, name string) {
-	if !o.Mods.Throttle.Unknown() {
-		b.lacks(diag.Warning, o.Span, "", "throttle of %s is not enforced yet: its flows run at full speed", name)
-	}
 	if n, ok := o.Mods.Mark.Get(); ok && n&b.cfg.MarkMask != 0 {
 		b.lacks(diag.Warning, o.Span, "use other bits, or change daemon.mark_mask",
 			"mark %#x of %s: the bits in %#x are netpolicy's own and stay as they are", n, name, b.cfg.MarkMask)

@@ -127,7 +127,7 @@ func (b *builder) chains() []Chain {
 	for _, i := range leaves(b.policy) {
 		list = append(list, b.routeChains(i)...)
 	}
-	return list
+	return append(list, b.throttleChains()...)
 }
 
 func (b *builder) hasLabels() bool { return len(b.plan.labels.dscp)+len(b.plan.labels.mark) > 0 }
@@ -302,6 +302,7 @@ func (b *builder) sets(w *state.World) []Set {
 		ported.Elems = append(ported.Elems, Elem{Key: fmt.Sprint(r.Lo)})
 	}
 	list := append([]Set{mk, fw, p.ways(leaves(b.policy)), ported}, p.lists...)
+	list = append(list, b.throttleSets()...)
 	if b.cfg.OnCrash != rules.Last {
 		alive := Set{Name: "alive", Type: "type nf_proto", Timeout: true}
 		for _, k := range guardKeys {

@@ -24,6 +24,8 @@ const (
 	DelTable
 	PutUpdates
 	PutChanges
+	AddTC // also replaces what is the same with other parameters
+	DelTC
 )
 
 // Step is one change of the host, as data. Every step can be repeated: adding
@@ -36,6 +38,7 @@ type Step struct {
 	Old     *Table // PutTable, PutUpdates: what was there, nil for none
 	Updates []Update
 	Changes *Changes // PutChanges
+	TC      TCObject
 }
 
 // String returns the step as a command, for --dry-run and errors.
@@ -55,6 +58,10 @@ func (s Step) String() string {
 		return "nft delete table inet " + s.Table.Name
 	case PutChanges:
 		return fmt.Sprintf("nft change table inet %s (%s)", s.Table.Name, s.Changes)
+	case AddTC:
+		return s.TC.String()
+	case DelTC:
+		return "undo: " + s.TC.String()
 	default:
 		return fmt.Sprintf("nft %d element updates", len(s.Updates))
 	}
@@ -84,7 +91,10 @@ func Diff(old, new *Plan) []Step {
 			steps = append(steps, Step{Kind: AddRule, Rule: r})
 		}
 	}
+	add, del := diffTC(o.TC, n.TC)
+	steps = append(steps, add...)
 	steps = append(steps, diffTable(&o.Table, &n.Table)...)
+	steps = append(steps, del...)
 	for _, r := range o.IPRules {
 		if !slices.Contains(n.IPRules, r) {
 			steps = append(steps, Step{Kind: DelRule, Rule: r})

@@ -8,12 +8,14 @@ import (
 )
 
 // Connection labels (bits of 128) keep what modifiers ask of a flow's later
-// packets. The two highest say that dscp or mark has been set, because the
-// first setter wins; the values are numbered from labelFirst on.
+// packets. The three highest say that throttle, dscp or mark has been set, because
+// the first setter wins; the values of dscp and mark are numbered from labelFirst
+// on, throttles from labelThrottle down.
 const (
-	labelFirst = 64
-	labelDSCP  = 126
-	labelMark  = 127
+	labelFirst    = 64
+	labelThrottle = 125
+	labelDSCP     = 126
+	labelMark     = 127
 )
 
 // modRule is a rule that only sets modifiers.
@@ -37,11 +39,12 @@ func LogPrefix(rule string) string {
 func logStmt(rule string) Stmt { return Stmt{Kind: Log, Value: LogGroup, Target: LogPrefix(rule)} }
 
 // modChains lowers rules with modifiers alone: chain name jumps to one chain
-// each for log, dscp and mark. All rules above the winner log; of dscp and mark
-// the first setter wins, so its chain returns. The last chain is name itself.
+// each for log, dscp, mark and throttle. All rules above the winner log; of the
+// others the first setter wins, so its chain returns. The last chain is name itself.
 func (p *Plan) modChains(name string, list []modRule) []Chain {
 	main := Chain{Name: name}
 	logs, dscp, mark := Chain{Name: name + "_log"}, Chain{Name: name + "_dscp"}, Chain{Name: name + "_mark"}
+	slow := Chain{Name: name + "_throttle"}
 	var chains []Chain
 	for i, m := range list {
 		if len(m.terms) == 0 {
@@ -64,9 +67,12 @@ func (p *Plan) modChains(name string, list []modRule) []Chain {
 			if n, ok := m.mods.Mark.Get(); ok {
 				mark.Rules = append(mark.Rules, Rule{If: cond, Do: p.setLabels(labelMark, p.markLabel(n))})
 			}
+			if t, ok := m.mods.Throttle.Get(); ok {
+				slow.Rules = append(slow.Rules, Rule{If: cond, Do: p.setLabels(labelThrottle, p.throttleLabel(t))})
+			}
 		}
 	}
-	for _, c := range []Chain{logs, dscp, mark} {
+	for _, c := range []Chain{logs, dscp, mark, slow} {
 		if len(c.Rules) > 0 {
 			chains = append(chains, c)
 			main.Rules = append(main.Rules, Rule{Do: []Stmt{{Kind: Jump, Target: c.Name}}})
@@ -131,6 +137,9 @@ func (p *Plan) winnerChain(id string, rule string, mods rules.Modifiers) []Chain
 	if n, ok := mods.Mark.Get(); ok {
 		own("mark", labelMark, p.markLabel(n))
 	}
+	if t, ok := mods.Throttle.Get(); ok {
+		own("throttle", labelThrottle, p.throttleLabel(t))
+	}
 	return append(chains, main)
 }
 
@@ -151,5 +160,5 @@ func (p *Plan) applyChain() Chain {
 }
 
 func anyMods(m *rules.Modifiers) bool {
-	return !m.Log.Unknown() || !m.Mark.Unknown() || !m.DSCP.Unknown()
+	return !m.Log.Unknown() || !m.Mark.Unknown() || !m.DSCP.Unknown() || !m.Throttle.Unknown()
 }

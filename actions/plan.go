@@ -64,6 +64,10 @@ type Host struct {
 	Defaults []DefaultRoute
 	// Connected are the main table's routes with scope link, both families.
 	Connected []Connected
+	// NoShaping says why the kernel can't hold packets back (no HTB, no IFB); "" when it can.
+	NoShaping string
+	// NoOwnShaping says the same of what this host itself receives (no BPF).
+	NoOwnShaping string
 	// Users maps the names of users to their numbers.
 	Users map[string]uint32
 }
@@ -74,6 +78,9 @@ type Link struct {
 	Index int
 	Up    bool // administratively, and with carrier where the device tells
 	Addrs []netip.Prefix
+	// Ingress is true when the device has an `ingress` qdisc: it holds the place of
+	// clsact, and is never ours.
+	Ingress bool
 }
 
 // DefaultRoute is a default route of the main table.
@@ -158,10 +165,11 @@ func (r IPRoute) String() string {
 // IDs are the numbers that live kernel state holds: they stay the same over
 // reloads, and go through the ledger over restarts. Unmasked, unshifted.
 type IDs struct {
-	Routes map[string]uint32 // route name -> route id (conntrack marks)
-	Marks  map[string]uint32 // way out ("dev wan1") -> fwmark number
+	Routes    map[string]uint32 // route name -> route id (conntrack marks)
+	Marks     map[string]uint32 // way out ("dev wan1") -> fwmark number
+	Throttles map[string]uint32 `json:",omitempty"` // throttle -> number (connection labels, classes)
 	// Actions are those of the table: what rules ask for -> the candidate's low bits.
-	Actions map[string]uint32
+	Actions map[string]uint32 `json:",omitempty"`
 }
 
 // Plan is the desired state of the host for one policy, as data. Its exported
@@ -175,6 +183,7 @@ type Plan struct {
 	IDs        IDs
 	IPRoutes   []IPRoute
 	IPRules    []IPRule
+	TC         []TCObject `json:",omitempty"` // in the order in which they are made
 	Table      Table
 
 	prog    *engine.Program
@@ -189,10 +198,12 @@ type Plan struct {
 	lists   []Set // the lists that rules ask for
 	listOf  map[string]string
 	labels  labelSet
+
+	throttles []*throttle
 }
 
 // String returns the plan as the commands that would bring it about, in the
-// order in which they are carried out: routes, rules, table. It is what
+// order in which they are carried out: routes, rules, tc, table. It is what
 // --dry-run prints.
 func (p *Plan) String() string {
 	var b strings.Builder
@@ -201,6 +212,9 @@ func (p *Plan) String() string {
 	}
 	for _, r := range p.IPRules {
 		fmt.Fprintln(&b, r)
+	}
+	for _, o := range p.TC {
+		fmt.Fprintln(&b, o)
 	}
 	b.WriteString(p.Table.Text())
 	return b.String()

@@ -134,7 +134,6 @@ func TestPlanText(t *testing.T) {
 func TestPlanDiagnostics(t *testing.T) {
 	p := zoom()
 	p.Rules[0].Match = pred(rules.Pred{Field: rules.FieldProcess, Globs: []rules.Glob{"zoom"}})
-	p.Rules[1].Do.Mods.Throttle = flow.Some(0)
 	h := twoLines()
 	h.Links[2].Up = false
 	_, diags := actions.PlanFor(engine.Compile(p), h, nil, nil)
@@ -147,7 +146,6 @@ func TestPlanDiagnostics(t *testing.T) {
 	}
 	want := []string{
 		`route backup: device "wan2" is down or not there: its flows are unreachable until it comes up`,
-		"throttle of zoom is not enforced yet: its flows run at full speed",
 		"rule watch: the kernel does not know process when a connection begins: until the daemon does, the rule counts as not matching",
 	}
 	if d := cmp.Diff(want, got); d != "" {

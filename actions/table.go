@@ -39,6 +39,8 @@ const (
 	KeyUID
 	KeyHash  // jhash of addresses and ports modulo 100, seed flow.HashSeed
 	KeyHash0 // the same with both ports 0, for protocols without ports
+	KeyCTSrc // the address that opened the connection, before any translation
+	KeyCTID
 )
 
 // NFPROTO_* of the kernel (include/uapi/linux/netfilter.h).
@@ -103,7 +105,12 @@ const (
 	Log       // to group Value, prefix Target; limited to LogRate
 	Lookup    // Key & Mask in the verdict map Target
 	Masquerade
-	MapRank // rank = the value map Target at Key; where that has none the rule ends and the rank stays
+	MapRank  // rank = the value map Target at Key; where that has none the rule ends and the rank stays
+	OrRank   // rank |= Value
+	NextRank // rank = Value + a counter modulo Mask: another at each packet
+	HashRank // rank = Value + a hash of the connection's id modulo Mask
+	AddRank  // Target at Key = rank, unless it has one; where it is full the rule ends
+	Police   // goes on when Key's limit in the set Target, or the rule's, of Value bytes/s (burst Mask) is exceeded
 )
 
 // Stmt is one statement of a table rule.
@@ -136,8 +143,11 @@ type Set struct {
 	Ranks   bool // the map's values are ranks (meta priority), written as %#x
 	Timeout bool // its elements may have time limits
 	Ranges  bool // its elements may be ranges or prefixes
-	Elems   []Elem
-	last    span // of an interval map under construction: the last element's
+	// Size, if not 0, says that packets fill the set: so many elements, each for TTL.
+	Size  uint32
+	TTL   time.Duration
+	Elems []Elem
+	last  span // of an interval map under construction: the last element's
 }
 
 // Elem is one element. Value is a map's: the verdict ("goto x", "jump x", "drop"), or the rank.
@@ -213,6 +223,9 @@ func (s *Set) text(b *strings.Builder) {
 	if s.Ranges {
 		b.WriteString("\t\tflags interval\n")
 	}
+	if s.Size > 0 {
+		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n", s.Size, int(s.TTL.Seconds()))
+	}
 	if len(s.Elems) > 0 {
 		b.WriteString("\t\telements = { ")
 		for i, e := range s.Elems {
@@ -278,7 +291,7 @@ var keyTexts = [...]string{
 	KeyNFProto: "meta nfproto", KeyL4Proto: "meta l4proto", KeySrcPort: "th sport", KeyDstPort: "th dport",
 	KeyIifname: "iifname", KeyOifname: "oifname", KeyIif: "meta iif", KeyOif: "oif", KeyDstType: "fib daddr type",
 	KeyMark: "meta mark", KeyCTMark: "ct mark", KeyCTState: "ct state", KeyCTDir: "ct direction",
-	KeyCTLabel: "ct label", KeyRank: "meta priority", KeyUID: "meta skuid",
+	KeyCTLabel: "ct label", KeyRank: "meta priority", KeyUID: "meta skuid", KeyCTID: "ct id",
 }
 
 // text returns the key as nft spells it, for one family where it differs.
@@ -294,6 +307,8 @@ func (k Key) text(v6 bool) string {
 		return ip + " daddr"
 	case KeyDSCP:
 		return ip + " dscp"
+	case KeyCTSrc:
+		return "ct original " + ip + " saddr"
 	case KeyHash:
 		return fmt.Sprintf("jhash %s saddr . %s daddr . th sport . th dport mod 100 seed %#x", ip, ip, flow.HashSeed)
 	case KeyHash0:
@@ -426,6 +441,23 @@ func (s Stmt) String() string {
 			t += fmt.Sprintf(" & %#x", s.Mask)
 		}
 		return t + " map @" + s.Target
+	case OrRank:
+		return fmt.Sprintf("meta priority set meta priority | %#x", s.Value)
+	case NextRank:
+		return fmt.Sprintf("meta priority set numgen inc mod %d offset %#x", s.Mask, s.Value)
+	case HashRank:
+		return fmt.Sprintf("meta priority set jhash ct id mod %d seed %#x offset %#x", s.Mask, flow.HashSeed, s.Value)
+	case AddRank:
+		return fmt.Sprintf("add @%s { %s : meta priority }", s.Target, s.Key.text(s.V6))
+	case Police:
+		limit := fmt.Sprintf("limit rate over %d bytes/second", s.Value)
+		if s.Mask > 0 {
+			limit += fmt.Sprintf(" burst %d bytes", s.Mask)
+		}
+		if s.Target == "" {
+			return limit
+		}
+		return fmt.Sprintf("update @%s { %s %s }", s.Target, s.Key.text(s.V6), limit)
 	default:
 		return "masquerade"
 	}

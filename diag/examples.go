@@ -205,7 +205,7 @@ var examples = map[Code]example{
 	},
 	"NP502": {
 		"What the policy asks for is checked and explained, but this program, or the backend in use, can't carry it out yet.",
-		"throttles: {slow: {down: 2mbit}}\nrules:\n  - {name: a, priority: 0, match: {port: 443}, action: {throttle: slow}}\n",
+		"uplinks: {wan1: {dev: eth1, probe: {kind: http, targets: [\"http://a.example/\"], every: 5s}}}\ndefault: {route: wan1}\n",
 	},
 	"NP503": {
 		"A list could not be read or fetched, or has lines that were left out. The last good copy stays in use, if there is one.",

@@ -271,13 +271,8 @@ func (c *checker) modifier(item *Item, m *Modifiers) {
 	case "log":
 		c.log(w, m)
 	case "throttle":
-		first := !c.throttleUsed(w.Text)
 		if i := c.resolve(w, c.throttles, c.usedThrottles, "throttle"); i >= 0 {
 			m.Throttle = flow.Some(i)
-			if first {
-				c.report("NP502", w.Span, "throttles can't be carried out yet").
-					Help = "the rules decide and record as written; the speed stays as it is"
-			}
 		}
 	case "mark":
 		if n, ok := c.integer(w, "mark", 0, math.MaxUint32); ok {
@@ -291,11 +286,6 @@ func (c *checker) modifier(item *Item, m *Modifiers) {
 		c.report("NP120", item.Key.Span, "no action is called %s", diag.Quote(item.Key.Text)).
 			Help = diag.DidYouMean(item.Key.Text, Actions())
 	}
-}
-
-func (c *checker) throttleUsed(name string) bool {
-	i, ok := c.throttles[name]
-	return ok && c.usedThrottles[i]
 }
 
 // maxLogText bounds the text of a log action: it stands in every record of the rule.

@@ -16,6 +16,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
+	"netpolicy.dev/netpolicy/actions/tc"
 )
 
 // backTimeout bounds taking back what a failed Apply has done: it must end even
@@ -42,6 +43,7 @@ type Enforcer struct {
 	mu    sync.Mutex
 	nft   *nft.Applier
 	ip    *iproute.Applier
+	tc    *tc.Applier
 	books ledger
 	plan  *actions.Plan // in force, whole; nil before the first Apply
 	drift drift
@@ -63,6 +65,9 @@ func New(cfg Config) (*Enforcer, error) {
 	if err == nil {
 		e.ip, err = iproute.New()
 	}
+	if err == nil {
+		e.tc, err = tc.New()
+	}
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
@@ -77,6 +82,9 @@ func (e *Enforcer) Close() error {
 	}
 	if e.ip != nil {
 		e.ip.Close()
+	}
+	if e.tc != nil {
+		err = errors.Join(err, e.tc.Close())
 	}
 	return errors.Join(err, e.lock.Close())
 }
@@ -95,6 +103,12 @@ func (e *Enforcer) Previous() *actions.Plan {
 // ReadHost returns what plans need to know of this host.
 func (e *Enforcer) ReadHost() (actions.Host, error) {
 	h, err := e.ip.ReadHost()
+	if err != nil {
+		return h, fmt.Errorf("read host: %w", err)
+	}
+	e.mu.Lock()
+	err = e.tc.ReadHost(&h)
+	e.mu.Unlock()
 	if err != nil {
 		return h, fmt.Errorf("read host: %w", err)
 	}
@@ -125,8 +139,8 @@ func users() (map[string]uint32, error) {
 	return list, nil
 }
 
-// Apply brings the host to the plan: routes, then rules, then the table, then
-// what the old plan leaves over. What is there already is left alone, so a
+// Apply brings the host to the plan: routes, then rules, traffic control, the
+// table, then what the old plan leaves over. What is there already is left alone, so a
 // second Apply changes nothing and a restart adopts. On an error everything
 // goes back to the plan that was in force; if the table had been replaced by
 // then, its elements are those that were planned, and names and world have to
@@ -145,7 +159,12 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	if old == nil {
 		old = e.books.Plan
 	}
+	alien, err := e.alienHooks(plan)
+	if err != nil {
+		return err
+	}
 	intent := of(old, plan)
+	intent.without(alien)
 	intent.add(&e.books)
 	intent.Pending = true
 	intent.keepIDs(&plan.IDs)
@@ -166,15 +185,17 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	}
 	e.plan = plan
 	e.drift.table, e.drift.told = false, nil
-	return e.inForce(plan)
+	return e.inForce(plan, alien)
 }
 
 // inForce notes that the host has the plan and nothing else. A disk that is full
 // now, and was not a moment ago, still holds the ledger of the intent, which lists
 // all that is there: then the next start loads the table anew instead of adopting
 // it, and that is all.
-func (e *Enforcer) inForce(plan *actions.Plan) error {
-	if err := e.write(of(plan, plan)); errors.Is(err, errKilled) {
+func (e *Enforcer) inForce(plan *actions.Plan, alien []actions.TCObject) error {
+	made := of(plan, plan)
+	made.without(alien)
+	if err := e.write(made); errors.Is(err, errKilled) {
 		return err
 	}
 	return nil
@@ -213,6 +234,8 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 	switch s.Kind {
 	case actions.PutTable, actions.DelTable, actions.PutUpdates, actions.PutChanges:
 		return e.nft.Apply(ctx, []actions.Step{*s})
+	case actions.AddTC, actions.DelTC:
+		return e.tc.Apply(ctx, []actions.Step{*s})
 	default:
 		return e.ip.Apply(ctx, []actions.Step{*s})
 	}
@@ -255,7 +278,7 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 		e.books = ledger{Version: ledgerVersion, BootID: bootID()}
 		return remove(e.dir)
 	}
-	return e.inForce(goal)
+	return e.inForce(goal, nil)
 }
 
 // have returns what is really there of the ledger and of plan, as a plan.
@@ -297,7 +320,8 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 			h.IPRoutes = append(h.IPRoutes, r)
 		}
 	}
-	return &h, nil
+	h.TC, err = e.haveTC(plan)
+	return &h, err
 }
 
 func tables(plan *actions.Plan, l *ledger) []uint32 {
@@ -330,7 +354,7 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	if foreign > 0 {
 		return fmt.Errorf("%d routes of others in the tables of daemon.table_base: choose another table_base", foreign)
 	}
-	return nil
+	return e.refuseDevice(plan)
 }
 
 // Update makes small changes: a failover, a DNS answer. See actions.Plan.
@@ -381,7 +405,7 @@ func Cleanup(ctx context.Context, stateDir string) error {
 }
 
 func (e *Enforcer) clean(ctx context.Context) error {
-	made := actions.Plan{IPRules: e.books.Rules, IPRoutes: e.books.Routes}
+	made := actions.Plan{IPRules: e.books.Rules, IPRoutes: e.books.Routes, TC: e.books.TC}
 	exists, err := e.nft.Exists(actions.TableName)
 	if err != nil {
 		return err

@@ -26,11 +26,12 @@ const (
 // ledger lists what has been created, or is about to be: it is written before
 // each change. What it does not list is not ours and is never removed.
 type ledger struct {
-	Version int               `json:"version"`
-	BootID  string            `json:"boot_id"` // a list of another boot is void
-	Table   string            `json:"table"`   // "" for none
-	Rules   []actions.IPRule  `json:"rules"`
-	Routes  []actions.IPRoute `json:"routes"`
+	Version int                `json:"version"`
+	BootID  string             `json:"boot_id"` // a list of another boot is void
+	Table   string             `json:"table"`   // "" for none
+	Rules   []actions.IPRule   `json:"rules"`
+	Routes  []actions.IPRoute  `json:"routes"`
+	TC      []actions.TCObject `json:"tc,omitempty"`
 	// Pending is true while an Apply is under way: after a crash, which table
 	// the kernel has is not known.
 	Pending bool `json:"pending"`
@@ -50,6 +51,7 @@ func of(inForce *actions.Plan, plans ...*actions.Plan) ledger {
 		}
 		l.Rules = union(l.Rules, p.IPRules)
 		l.Routes = union(l.Routes, p.IPRoutes)
+		l.TC = union(l.TC, p.TC)
 	}
 	return l
 }
@@ -59,7 +61,7 @@ func (l *ledger) add(l2 *ledger) {
 	if l.Table == "" {
 		l.Table = l2.Table
 	}
-	l.Rules, l.Routes = union(l.Rules, l2.Rules), union(l.Routes, l2.Routes)
+	l.Rules, l.Routes, l.TC = union(l.Rules, l2.Rules), union(l.Routes, l2.Routes), union(l.TC, l2.TC)
 }
 
 // keepIDs adds the numbers of a plan that is about to be applied to those of the
@@ -95,7 +97,7 @@ func reduced(p *actions.Plan) *actions.Plan {
 	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
-		IPRoutes: p.IPRoutes, IPRules: p.IPRules,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, TC: p.TC,
 		Table: actions.Table{Name: p.Table.Name, Shape: p.Table.Shape},
 	}
 }

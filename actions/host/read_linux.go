@@ -1,10 +1,12 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
+	"netpolicy.dev/netpolicy/actions/tc"
 )
 
 // Read returns what plans need to know of this host, and the plan that a ledger
@@ -17,6 +19,14 @@ func Read(stateDir string) (actions.Host, *actions.Plan, error) {
 	}
 	defer ip.Close()
 	h, err := ip.ReadHost()
+	if err != nil {
+		return h, nil, fmt.Errorf("read host: %w", err)
+	}
+	queues, err := tc.New()
+	if err != nil {
+		return h, nil, err
+	}
+	err = errors.Join(queues.ReadHost(&h), queues.Close())
 	if err != nil {
 		return h, nil, fmt.Errorf("read host: %w", err)
 	}

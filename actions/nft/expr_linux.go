@@ -263,6 +263,14 @@ func keyOf(k actions.Key, v6 bool) (key, error) {
 		return ct(ctLabelType, unix.NFT_CT_LABELS)
 	case actions.KeyRank:
 		return meta(classidType, unix.NFT_META_PRIORITY)
+	case actions.KeyCTSrc:
+		t := ipv4Type
+		if v6 {
+			t = ipv6Type
+		}
+		return key{datatype: t, load: func(e *encoder, reg uint32) { e.ctSource(v6, reg) }}, nil
+	case actions.KeyCTID:
+		return ct(ctIDType, unix.NFT_CT_ID)
 	case actions.KeyUID:
 		return meta(uidType, unix.NFT_META_SKUID)
 	case actions.KeyHash, actions.KeyHash0:
@@ -474,6 +482,14 @@ func (e *encoder) do(s *actions.Stmt) error {
 		e.log(s.Target, uint16(s.Value))
 	case actions.Lookup, actions.MapRank:
 		return e.lookIn(s)
+	case actions.OrRank:
+		e.orRank(s.Value)
+	case actions.NextRank:
+		e.nextRank(s.Mask, s.Value)
+	case actions.HashRank:
+		e.hashRank(s.Mask, s.Value)
+	case actions.AddRank, actions.Police:
+		return e.fill(s)
 	case actions.Masquerade:
 		e.finish(e.instr("masq"))
 	default:

@@ -354,6 +354,17 @@ func every() *actions.Table {
 	lookup(actions.MapRank, actions.KeyDst, false, 0, "dpref4")
 	lookup(actions.MapRank, actions.KeyDst, true, 0, "dpref6")
 	lookup(actions.MapRank, actions.KeySrc, false, 0, "drank4")
+	do(actions.Stmt{Kind: actions.OrRank, Value: 0x10})
+	do(actions.Stmt{Kind: actions.NextRank, Mask: 15, Value: 16})
+	do(actions.Stmt{Kind: actions.HashRank, Mask: 15, Value: 16})
+	do(actions.Stmt{Kind: actions.AddRank, Key: actions.KeyCTSrc, Target: "filled4"})
+	do(actions.Stmt{Kind: actions.AddRank, Key: actions.KeyCTSrc, V6: true, Target: "filled6"})
+	do(actions.Stmt{Kind: actions.AddRank, Key: actions.KeySrc, Target: "filled4"})
+	do(actions.Stmt{Kind: actions.Police, Value: 125000}, actions.Stmt{Kind: actions.Drop})
+	do(actions.Stmt{Kind: actions.Police, Value: 125000, Mask: 2000}, actions.Stmt{Kind: actions.Drop})
+	do(actions.Stmt{Kind: actions.Police, Key: actions.KeyCTSrc, Target: "limits4", Value: 125000}, actions.Stmt{Kind: actions.Drop})
+	do(actions.Stmt{Kind: actions.Police, Key: actions.KeyCTID, Target: "limitsc", Value: 125000, Mask: 2000}, actions.Stmt{Kind: actions.Drop})
+	lookup(actions.MapRank, actions.KeyCTSrc, false, 0, "filled4")
 	ranks := func(list ...string) []actions.Elem {
 		var out []actions.Elem
 		for i, s := range list {
@@ -380,6 +391,10 @@ func every() *actions.Table {
 			{Name: "nets6", Type: "type ipv6_addr", Ranges: true, Elems: plain("2001:db8::/32", "fe80::/10", "ff00::/8", "::1")},
 			{Name: "ranks", Type: "typeof meta priority", Elems: plain("0x1001", "0xfffff001")},
 			{Name: "spans", Type: "typeof meta priority", Ranges: true, Elems: plain("0x1001-0x2fff", "0xfffff000-0xffffffff")},
+			{Name: "filled4", Type: "type ipv4_addr", Map: true, Ranks: true, Size: 4095, TTL: time.Minute},
+			{Name: "filled6", Type: "type ipv6_addr", Map: true, Ranks: true, Size: 4095, TTL: time.Minute},
+			{Name: "limits4", Type: "type ipv4_addr", Size: 65535, TTL: time.Minute},
+			{Name: "limitsc", Type: "typeof ct id", Size: 65535, TTL: time.Minute},
 			{Name: "names", Type: "type ifname", Elems: plain(`"lan0"`, `"wan1.100"`)},
 			{Name: "users", Type: "type uid", Elems: plain("1000", "1001")},
 			{Name: "marks", Type: "typeof meta mark", Elems: plain("0x10", "0x20000000")},

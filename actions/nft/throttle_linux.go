@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/flow"
 )
 
@@ -57,6 +58,24 @@ func (e *encoder) hashRank(modulus, offset uint32) {
 	e.u32(unix.NFTA_HASH_TYPE, unix.NFT_HASH_JENKINS)
 	e.finish(elem, data)
 	e.setMeta(unix.NFT_META_PRIORITY, reg1)
+}
+
+// fill writes a statement that has packets fill a set, or a limit without one.
+func (e *encoder) fill(s *actions.Stmt) error {
+	if s.Kind == actions.Police && s.Target == "" {
+		e.police(nil, "", s.Value, s.Mask)
+		return nil
+	}
+	k, err := keyOf(s.Key, s.V6)
+	if err != nil {
+		return err
+	}
+	if s.Kind == actions.AddRank {
+		e.addRank(&k, s.Target)
+	} else {
+		e.police(&k, s.Target, s.Value, s.Mask)
+	}
+	return nil
 }
 
 // What dynset does with an element (enum nft_dynset_ops).

@@ -198,7 +198,7 @@ var expressions = map[string]*expression{
 }
 
 func typeOf(s *actions.Set) (setType, error) {
-	t := setType{isMap: s.Map, ranks: s.Ranks, timeout: s.Timeout, ranges: s.Ranges}
+	t := setType{isMap: s.Map, ranks: s.Ranks, timeout: s.Timeout, ranges: s.Ranges, size: s.Size, ttl: s.TTL}
 	var ok bool
 	if what, found := strings.CutPrefix(s.Type, "typeof "); found {
 		if t.typeof, ok = expressions[what]; ok {

@@ -18,6 +18,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/host"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
+	"netpolicy.dev/netpolicy/actions/tc"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
@@ -85,6 +86,7 @@ func (reader) Watch(ctx context.Context, changed func()) error { return daemon.W
 type verifier struct {
 	nft *nft.Applier
 	ip  *iproute.Applier
+	tc  *tc.Applier
 }
 
 func newVerifier() (verifier, error) {
@@ -96,17 +98,22 @@ func newVerifier() (verifier, error) {
 	if err != nil {
 		return verifier{}, errors.Join(err, n.Close())
 	}
-	return verifier{n, ip}, nil
+	queues, err := tc.New()
+	if err != nil {
+		ip.Close()
+		return verifier{}, errors.Join(err, n.Close())
+	}
+	return verifier{n, ip, queues}, nil
 }
 
 // Close closes the sockets.
 func (v verifier) Close() error {
 	v.ip.Close()
-	return v.nft.Close()
+	return errors.Join(v.nft.Close(), v.tc.Close())
 }
 
-// Verify reports what of the plan is not there: its table, a rule, or the last
-// resort of one of its routing tables. Routes over devices come and go with them.
+// Verify reports what of the plan is not there: its table, a rule, the last
+// resort of one of its routing tables, or traffic control. Routes over devices come and go with them.
 func (v verifier) Verify(_ context.Context, p *actions.Plan) error {
 	exists, err := v.nft.Exists(p.Table.Name)
 	if err != nil {
@@ -137,6 +144,15 @@ func (v verifier) Verify(_ context.Context, p *actions.Plan) error {
 	for _, r := range p.IPRoutes {
 		if r.Unreachable && !slices.Contains(routes, r) {
 			return fmt.Errorf("gone: %s", r)
+		}
+	}
+	have, err := v.tc.Have(p.TC)
+	if err != nil {
+		return err
+	}
+	for _, o := range p.TC {
+		if !slices.Contains(have, o) {
+			return fmt.Errorf("gone: %s", o)
 		}
 	}
 	return nil
