@@ -20,7 +20,7 @@ figure() { grep -oE "$1" "$out" | tail -n 1; }
 gotest() {
   local pkg=$1 pattern=$2 log=$work/log
   shift 2
-  go test -count=1 -v -run "$pattern" "$@" "$pkg" >"$log" 2>&1
+  go test -count=1 -v -run "$pattern" "$pkg" "$@" >"$log" 2>&1
   local s=$?
   cat "$log" >>"$out"
   [ $s = 0 ] && grep -q -- '--- PASS' "$log" && ! grep -q -- '--- SKIP' "$log"

@@ -155,7 +155,8 @@ func TestFailoverTimes(t *testing.T) {
 		if err := transfer.Stop(); err != nil {
 			t.Errorf("run %d, %s: the connection on the line that lives broke: %v", n, kinds[kind].name, err)
 		}
-		turns := l.switches(t, died)
+		var turns []time.Duration
+		eventually(t, "the log tells of the change", func() bool { turns = l.switches(t, died); return len(turns) > 0 })
 		kernel = append(kernel, turns...)
 		t.Logf("run %d, %s: first new connections after %v, kernel after %v, longest pause on the other line %.0f ms",
 			n, kinds[kind].name, took[kind][len(took[kind])-2:], turns, ms(gap))
@@ -174,9 +175,6 @@ func TestFailoverTimes(t *testing.T) {
 		median, most := middle(took[i])
 		t.Logf("failover: %s: %d runs, seed %d, IPv4 and IPv6: first new connection after %.2f s (median), %.2f s (worst)",
 			k.name, len(took[i])/2, *seedFlag, median.Seconds(), most.Seconds())
-	}
-	if len(kernel) < runs {
-		t.Fatalf("%d runs, and the log tells of %d changes in the kernel", runs, len(kernel))
 	}
 	median, most := middle(kernel)
 	t.Logf("failover: from the sample to the kernel: %.2f ms (median), %.2f ms (worst) of %d", ms(median), ms(most), len(kernel))
