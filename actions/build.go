@@ -66,8 +66,12 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 	}
 	b.routing()
 	b.collectLabels()
-	b.lower()
-	b.table(worldOf(w))
+	if b.iptables() {
+		b.xtables(worldOf(w))
+	} else {
+		b.lower()
+		b.table(worldOf(w))
+	}
 	for _, d := range b.diags {
 		if d.Severity == diag.Error {
 			return nil, b.diags
