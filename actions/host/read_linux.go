@@ -5,6 +5,8 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
+	"netpolicy.dev/netpolicy/actions/iptables"
+	"netpolicy.dev/netpolicy/actions/nft"
 )
 
 // Read returns what plans need to know of this host, and the plan that a ledger
@@ -18,6 +20,14 @@ func Read(stateDir string) (actions.Host, *actions.Plan, error) {
 	defer ip.Close()
 	h, err := ip.ReadHost()
 	if err != nil {
+		return h, nil, fmt.Errorf("read host: %w", err)
+	}
+	kernel, err := nft.New()
+	if err != nil {
+		return h, nil, err
+	}
+	h.NoNFTables, h.XTables = missing(kernel), iptables.Available()
+	if err := kernel.Close(); err != nil {
 		return h, nil, fmt.Errorf("read host: %w", err)
 	}
 	if h.Users, err = users(); err != nil {
