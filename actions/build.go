@@ -65,11 +65,17 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 		return nil, b.diags
 	}
 	b.routing()
-	b.shaping()
-	b.collectLabels()
-	b.checkThrottles()
-	b.lower()
-	b.table(worldOf(w))
+	if b.iptables() {
+		b.noThrottles()
+		b.collectLabels()
+		b.xtables(worldOf(w))
+	} else {
+		b.shaping()
+		b.collectLabels()
+		b.checkThrottles()
+		b.lower()
+		b.table(worldOf(w))
+	}
 	for _, d := range b.diags {
 		if d.Severity == diag.Error {
 			return nil, b.diags

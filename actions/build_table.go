@@ -262,18 +262,25 @@ func (b *builder) routeChains(route int) []Chain {
 		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Drop}}})
 	case rules.RouteMark:
 		set(p.MarkMask|r.Mark, r.Mark)
-		if r.Mark&p.MarkMask != 0 {
-			b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
-				"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, p.MarkMask)
-		}
 	case rules.RouteOther:
 		// What can't be tunnelled yet must not leave in the clear.
 		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
-		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
 	default:
 		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
 	}
+	b.checkRoute(r)
 	return []Chain{pin, every}
+}
+
+// checkRoute reports what can't be done for a route's packets.
+func (b *builder) checkRoute(r *rules.Route) {
+	switch {
+	case r.Kind == rules.RouteMark && r.Mark&b.plan.MarkMask != 0:
+		b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
+			"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, b.plan.MarkMask)
+	case r.Kind == rules.RouteOther:
+		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
+	}
 }
 
 // sets returns the sets and maps with their elements in the world w.

@@ -53,8 +53,14 @@ func (s Step) String() string {
 	case DelRule:
 		return "undo: " + s.Rule.String()
 	case PutTable:
+		if x := s.Table.XT; x != nil {
+			return fmt.Sprintf("iptables replace %s* (%d sets, %d chains)", XPrefix, len(x.Sets), len(x.Chains))
+		}
 		return fmt.Sprintf("nft replace table inet %s (%d sets, %d chains)", s.Table.Name, len(s.Table.Sets), len(s.Table.Chains))
 	case DelTable:
+		if s.Table.XT != nil {
+			return "iptables delete " + XPrefix + "*"
+		}
 		return "nft delete table inet " + s.Table.Name
 	case PutChanges:
 		return fmt.Sprintf("nft change table inet %s (%s)", s.Table.Name, s.Changes)
@@ -63,6 +69,9 @@ func (s Step) String() string {
 	case DelTC:
 		return "undo: " + s.TC.String()
 	default:
+		if s.Table != nil && s.Table.XT != nil {
+			return fmt.Sprintf("ipset %d element updates", len(s.Updates))
+		}
 		return fmt.Sprintf("nft %d element updates", len(s.Updates))
 	}
 }
@@ -123,12 +132,16 @@ func diffTable(o, n *Table) []Step {
 		return []Step{{Kind: DelTable, Table: o}}
 	case o.Name == "":
 		return []Step{{Kind: PutTable, Table: n}}
+	case (o.XT == nil) != (n.XT == nil): // another backend: for a moment both decide, alike
+		return []Step{{Kind: PutTable, Table: n}, {Kind: DelTable, Table: o}}
 	case o.Shape != n.Shape:
-		if c := changes(o, n); c != nil {
+		if c := changes(o, n); c != nil && n.XT == nil {
 			return []Step{{Kind: PutChanges, Table: n, Old: o, Changes: c}}
 		}
 		return []Step{{Kind: PutTable, Table: n, Old: o}}
-	case len(o.Chains) == 0:
+	case n.XT != nil && len(o.Sets) == 0 && len(n.Sets) > 0:
+		return []Step{{Kind: PutUpdates, Table: n, Old: o, Updates: xassert(n)}}
+	case n.XT == nil && len(o.Chains) == 0:
 		return []Step{{Kind: PutUpdates, Table: n, Old: o, Updates: assert(n)}}
 	case !reflect.DeepEqual(o.Chains, n.Chains):
 		return []Step{{Kind: PutTable, Table: n, Old: o}}

@@ -216,6 +216,9 @@ func (p *Plan) modClass(names flow.Names) (mods string, chains []Chain) {
 // only set modifiers, one more for those. A combination of rules that has not
 // been met yet needs a new chain first, and the number of its class.
 func (p *Plan) Answer(addr netip.Addr, names flow.Names, ttl time.Duration) ([]Update, error) {
+	if p.Table.XT != nil {
+		return p.xanswer(addr, names, ttl), nil
+	}
 	if p.names == nil || !p.hosts() && !p.names.named {
 		return nil, nil
 	}

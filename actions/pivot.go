@@ -55,8 +55,6 @@ const (
 	maxLongest = 32
 	// maxTable is what is refused: it would not load in minutes.
 	maxTable = 4 * maxRules
-	// maxCuts bounds the work of finding out which alternatives hold where.
-	maxCuts = 20_000_000
 )
 
 var families = [2]Family{IPv4, IPv6}

@@ -70,6 +70,9 @@ type Host struct {
 	NoOwnShaping string
 	// Users maps the names of users to their numbers.
 	Users map[string]uint32
+	// NoNFTables says that nftables is missing; XTables that iptables-restore,
+	// ip6tables-restore and ipset are there.
+	NoNFTables, XTables bool
 }
 
 // Link is one network device.
@@ -198,6 +201,7 @@ type Plan struct {
 	lists   []Set // the lists that rules ask for
 	listOf  map[string]string
 	labels  labelSet
+	xnames  *xnames // on iptables
 
 	throttles []*throttle
 }
@@ -279,6 +283,13 @@ type Update struct {
 
 // String returns the update as nft reads it.
 func (u Update) String() string {
+	x := u.Set == XNames || strings.HasPrefix(u.Set, XPrefix)
+	switch {
+	case x && u.Kind == PutElem:
+		return fmt.Sprintf("ipset add %s %s", u.Set, u.Elem)
+	case x && u.Kind == DelElem:
+		return fmt.Sprintf("ipset del %s %s", u.Set, u.Elem.Key)
+	}
 	switch u.Kind {
 	case PutElem:
 		return fmt.Sprintf("put element inet %s %s { %s }", TableName, u.Set, u.Elem)
@@ -292,6 +303,9 @@ func (u Update) String() string {
 // KeepAlive returns the updates that keep new flows decided for another
 // AliveTTL; the daemon sends them each second. Empty under on_crash last.
 func (p *Plan) KeepAlive() []Update {
+	if p.Table.XT != nil {
+		return p.xalive()
+	}
 	if p.Table.set("alive") == nil {
 		return nil
 	}

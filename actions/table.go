@@ -167,6 +167,9 @@ type Table struct {
 	Sets   []Set
 	Chains []Chain
 	lasts  int // how many chains the shape covers
+	// XT is the table as iptables data, nil on nftables. There are no Chains then,
+	// and Sets are only those that change.
+	XT *Xtables
 }
 
 // fixed reports whether the set's elements never change while the policy is the same.
@@ -194,8 +197,12 @@ func (t *Table) lasting(policyHash string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Text returns the table as nft reads it: "table inet NAME { ... }".
+// Text returns the table as nft reads it: "table inet NAME { ... }"; or, for
+// iptables, as ipset, iptables-restore and ip6tables-restore do.
 func (t *Table) Text() string {
+	if t.XT != nil {
+		return t.xtext()
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", t.Name)
 	for i := range t.Sets {

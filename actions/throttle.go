@@ -107,6 +107,14 @@ func (b *builder) checkThrottles() {
 	}
 }
 
+// noThrottles says that iptables does not hold flows back.
+func (b *builder) noThrottles() {
+	for _, t := range b.plan.throttles {
+		b.lacks(diag.Warning, t.Span, "use daemon.backend: nftables", "throttle %s: not enforced with iptables: its flows run at full speed", t.Name)
+	}
+	b.plan.throttles = nil
+}
+
 // throttleChains returns the chains that put packets of throttled flows into
 // their classes: what leaves by a device is shaped, what this host itself
 // receives is limited.

@@ -243,6 +243,9 @@ func (p *Plan) WorldUpdates(old, new *state.World) []Update {
 		return nil
 	}
 	old, new = worldOf(old), worldOf(new)
+	if p.Table.XT != nil {
+		return p.xworld(old, new)
+	}
 	var list []Update
 	for i := range p.guards {
 		g := &p.guards[i]

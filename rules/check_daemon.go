@@ -38,6 +38,13 @@ func (c *checker) daemonItem(item *Item) {
 		case "closed":
 			to.OnCrash = Closed
 		}
+	case "backend":
+		switch c.oneOf(w, key, "auto", "nftables", "iptables") {
+		case "nftables":
+			to.Backend = NFTables
+		case "iptables":
+			to.Backend = IPTables
+		}
 	case "mark_mask":
 		to.MarkMask = c.mask(w, key)
 	case "ct_mask":

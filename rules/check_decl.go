@@ -19,7 +19,7 @@ var (
 	thresholds  = []string{"rtt", "loss", "errors"}
 	throttleKey = []string{"down", "up", "burst", "per"}
 	daemonKeys  = []string{
-		"on_crash", "mark_mask", "ct_mask", "table_base", "rule_priority", "state_dir", "api", "masquerade",
+		"on_crash", "backend", "mark_mask", "ct_mask", "table_base", "rule_priority", "state_dir", "api", "masquerade",
 	}
 )
 

@@ -422,6 +422,7 @@ type PortRange struct{ Lo, Hi uint16 }
 // Daemon is what netpolicyd alone reads. The zero value of a field means its default.
 type Daemon struct {
 	OnCrash      OnCrash
+	Backend      Backend
 	MarkMask     uint32 // packet marks; default 0x70000000
 	CTMask       uint32 // conntrack marks; default 0x7f000000
 	TableBase    uint32 // first routing table; default 20000
@@ -430,6 +431,18 @@ type Daemon struct {
 	API          string // unix socket; default /run/netpolicy/netpolicyd.sock
 	Masquerade   []int  // uplinks
 }
+
+// Backend is what of the kernel holds the policy.
+type Backend uint8
+
+// AutoBackend, the zero value, is nftables where the kernel has it, else iptables.
+const (
+	AutoBackend Backend = iota
+	NFTables
+	IPTables
+)
+
+func (b Backend) String() string { return [...]string{"auto", "nftables", "iptables"}[b] }
 
 // OnCrash is what happens to new flows when the daemon dies.
 type OnCrash uint8

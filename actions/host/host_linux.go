@@ -15,6 +15,7 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
+	"netpolicy.dev/netpolicy/actions/iptables"
 	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/actions/tc"
 )
@@ -44,6 +45,8 @@ type Enforcer struct {
 	nft   *nft.Applier
 	ip    *iproute.Applier
 	tc    *tc.Applier
+	x     *iptables.Applier // made when a plan or the ledger asks for it
+	noNFT bool              // the kernel has no nftables
 	books ledger
 	plan  *actions.Plan // in force, whole; nil before the first Apply
 	drift drift
@@ -66,6 +69,7 @@ func New(cfg Config) (*Enforcer, error) {
 		e.ip, err = iproute.New()
 	}
 	if err == nil {
+		e.noNFT = missing(e.nft)
 		e.tc, err = tc.New()
 	}
 	if err != nil {
@@ -85,6 +89,9 @@ func (e *Enforcer) Close() error {
 	}
 	if e.tc != nil {
 		err = errors.Join(err, e.tc.Close())
+	}
+	if e.x != nil {
+		err = errors.Join(err, e.x.Close())
 	}
 	return errors.Join(err, e.lock.Close())
 }
@@ -112,6 +119,7 @@ func (e *Enforcer) ReadHost() (actions.Host, error) {
 	if err != nil {
 		return h, fmt.Errorf("read host: %w", err)
 	}
+	h.NoNFTables, h.XTables = e.noNFT, iptables.Available()
 	h.Users, err = users()
 	return h, err
 }
@@ -165,6 +173,12 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	}
 	intent := of(old, plan)
 	intent.without(alien)
+	if plan.Table.XT != nil {
+		intent.XT = iptables.Names(&plan.Table, e.x.Variant())
+		if intent.XT.Tables, err = e.x.NewTables(&plan.Table); err != nil {
+			return err
+		}
+	}
 	intent.add(&e.books)
 	intent.Pending = true
 	intent.keepIDs(&plan.IDs)
@@ -172,7 +186,7 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 		return fmt.Errorf("%w: nothing was changed", err)
 	}
 	table := have.Table
-	for _, s := range actions.Diff(have, plan) {
+	for _, s := range append(actions.Diff(have, plan), e.leftover(ctx, plan)...) {
 		if err := e.step(ctx, &s); err != nil {
 			if errors.Is(err, errKilled) {
 				return err
@@ -193,7 +207,7 @@ func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 // all that is there: then the next start loads the table anew instead of adopting
 // it, and that is all.
 func (e *Enforcer) inForce(plan *actions.Plan, alien []actions.TCObject) error {
-	made := of(plan, plan)
+	made := e.owned(plan)
 	made.without(alien)
 	if err := e.write(made); errors.Is(err, errKilled) {
 		return err
@@ -203,6 +217,9 @@ func (e *Enforcer) inForce(plan *actions.Plan, alien []actions.TCObject) error {
 
 // Check has the kernel try the plan's table, without any effect.
 func (e *Enforcer) Check(ctx context.Context, plan *actions.Plan) error {
+	if plan.Table.XT != nil {
+		return e.try(ctx, plan)
+	}
 	return e.nft.Check(ctx, &plan.Table)
 }
 
@@ -233,6 +250,9 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 	}
 	switch s.Kind {
 	case actions.PutTable, actions.DelTable, actions.PutUpdates, actions.PutChanges:
+		if s.Table.XT != nil {
+			return e.stepX(ctx, s)
+		}
 		return e.nft.Apply(ctx, []actions.Step{*s})
 	case actions.AddTC, actions.DelTC:
 		return e.tc.Apply(ctx, []actions.Step{*s})
@@ -246,15 +266,13 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.Table) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
 	defer cancel()
-	have, err := e.have(plan)
-	if err != nil {
-		return fmt.Errorf("take back: %w", err)
-	}
 	goal := &actions.Plan{}
 	switch old := e.books.Plan; {
 	case e.plan != nil:
 		goal = e.plan
 	case old == nil:
+	case (old.Table.XT == nil) != (plan.Table.XT == nil): // it has not been touched
+		goal = old
 	case table.Shape != old.Table.Shape:
 		// The old table's contents died with the process that made them: the
 		// new table is in force with all that it needs, and stays.
@@ -262,14 +280,21 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 	default:
 		goal = old
 	}
+	have, err := e.have(goal)
+	if err != nil {
+		return fmt.Errorf("take back: %w", err)
+	}
 	// A table that was not replaced stays as it is: what updates have changed
 	// in it since is newer than the plan.
-	if goal.Table.Name != "" && goal.Table.Shape == table.Shape {
+	switch {
+	case (goal.Table.XT == nil) != (plan.Table.XT == nil):
+		have.Table = goal.Table // the other backend's, which has not been touched
+	case goal.Table.Name != "" && goal.Table.Shape == table.Shape:
 		have.Table = goal.Table
-	} else if have.Table.Name != "" {
+	case have.Table.Name != "":
 		have.Table = table
 	}
-	for _, s := range actions.Diff(have, goal) {
+	for _, s := range append(actions.Diff(have, goal), e.leftover(ctx, goal)...) {
 		if err := e.step(ctx, &s); err != nil {
 			return fmt.Errorf("take back: %w", err)
 		}
@@ -286,14 +311,24 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 // stands for them, and elements are put anew.
 func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 	var h actions.Plan
-	exists, err := e.nft.Exists(actions.TableName)
+	exists, err := e.exists()
 	if err != nil {
 		return nil, err
 	}
-	if exists {
+	if plan.Table.XT != nil {
+		found, err := e.lookX()
+		if err != nil {
+			return nil, err
+		}
+		if found.Foreign != "" {
+			return nil, fmt.Errorf("iptables %s is there and not in the ledger %s: not ours to replace", found.Foreign, e.dir)
+		}
+		e.haveX(&h, found)
+	} else if exists {
 		h.Table.Name = actions.TableName
 		switch {
 		case e.drift.table: // it is to be replaced
+		case e.plan != nil && e.plan.Table.XT != nil: // of the other backend
 		case e.plan != nil && e.plan.Table.Shape != plan.Table.Shape:
 			h.Table = e.plan.Table // as it was put, so that what differs can be changed
 		case e.plan != nil:
@@ -336,7 +371,7 @@ func tables(plan *actions.Plan, l *ledger) []uint32 {
 
 // refuseForeign stops before anything of others would be touched.
 func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
-	exists, err := e.nft.Exists(actions.TableName)
+	exists, err := e.exists()
 	if err != nil {
 		return err
 	}
@@ -364,7 +399,7 @@ func (e *Enforcer) Update(ctx context.Context, updates []actions.Update) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.nft.Update(ctx, updates)
+	return e.update(ctx, updates)
 }
 
 // KeepAlive tells the kernel that the daemon lives; call it each second.
@@ -374,7 +409,7 @@ func (e *Enforcer) KeepAlive(ctx context.Context) error {
 	if e.plan == nil {
 		return nil
 	}
-	return e.nft.Update(ctx, e.plan.KeepAlive())
+	return e.update(ctx, e.plan.KeepAlive())
 }
 
 // Cleanup removes exactly what the ledger in stateDir lists, and the ledger.
@@ -387,7 +422,10 @@ func Cleanup(ctx context.Context, stateDir string) error {
 		if err != nil {
 			return fmt.Errorf("clean up: %w", err)
 		}
-		there, err := kernel.Exists(actions.TableName)
+		there, err := false, error(nil)
+		if !missing(kernel) {
+			there, err = kernel.Exists(actions.TableName)
+		}
 		if err == nil && there {
 			err = ErrUnlisted
 		}
@@ -406,7 +444,7 @@ func Cleanup(ctx context.Context, stateDir string) error {
 
 func (e *Enforcer) clean(ctx context.Context) error {
 	made := actions.Plan{IPRules: e.books.Rules, IPRoutes: e.books.Routes, TC: e.books.TC}
-	exists, err := e.nft.Exists(actions.TableName)
+	exists, err := e.exists()
 	if err != nil {
 		return err
 	}
@@ -414,6 +452,9 @@ func (e *Enforcer) clean(ctx context.Context) error {
 		made.Table.Name = e.books.Table
 	}
 	var errs error
+	if e.books.XT != nil {
+		errs = e.step(ctx, &actions.Step{Kind: actions.DelTable, Table: &actions.Table{Name: actions.TableName, XT: &actions.Xtables{}}})
+	}
 	for _, s := range actions.Diff(&made, nil) {
 		errs = errors.Join(errs, e.step(ctx, &s)) // one that fails must not keep the rest
 	}

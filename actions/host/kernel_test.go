@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/actions/iptables"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/internal/nstest"
@@ -33,6 +34,9 @@ func enforcer(t testing.TB, dir string) *Enforcer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = e.Close() })
+	if variant != "" {
+		e.x = iptables.New(variant)
+	}
 	return e
 }
 

@@ -474,7 +474,17 @@ func refused(frame []byte) (tuple, bool) {
 // snapshot is the machine's state as people read it.
 func snapshot(t testing.TB) string {
 	t.Helper()
-	return sh(t, `nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | sed 's/ expires [0-9]*sec//'`)
+	ruleset := "nft list ruleset"
+	if variant != "" { // legacy tables are there from when they are first asked for; chains come sorted
+		ruleset = `for i in iptables ip6tables; do
+	for tab in filter nat mangle; do $i-legacy -t $tab -S >/dev/null; done
+	for kind in legacy nft; do $i-$kind-save 2>/dev/null | grep -v '^#' | sed 's/ *\[[0-9:]*\]//'; done
+done
+ipset list -n
+nft list tables
+nft list table inet netpolicy 2>/dev/null || true`
+	}
+	return sh(t, "%s", ruleset+`; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | sed 's/ expires [0-9]*sec//'`)
 }
 
 func gateways(i int) [2]netip.Addr {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/actions/iptables"
 )
 
 const (
@@ -29,6 +30,7 @@ type ledger struct {
 	Version int                `json:"version"`
 	BootID  string             `json:"boot_id"` // a list of another boot is void
 	Table   string             `json:"table"`   // "" for none
+	XT      *iptables.Made     `json:"iptables,omitempty"`
 	Rules   []actions.IPRule   `json:"rules"`
 	Routes  []actions.IPRoute  `json:"routes"`
 	TC      []actions.TCObject `json:"tc,omitempty"`
@@ -46,7 +48,7 @@ func of(inForce *actions.Plan, plans ...*actions.Plan) ledger {
 		if p == nil {
 			continue
 		}
-		if p.Table.Name != "" {
+		if p.Table.Name != "" && p.Table.XT == nil {
 			l.Table = p.Table.Name
 		}
 		l.Rules = union(l.Rules, p.IPRules)
@@ -60,6 +62,12 @@ func of(inForce *actions.Plan, plans ...*actions.Plan) ledger {
 func (l *ledger) add(l2 *ledger) {
 	if l.Table == "" {
 		l.Table = l2.Table
+	}
+	switch {
+	case l.XT == nil:
+		l.XT = l2.XT
+	default:
+		l.XT.Add(l2.XT)
 	}
 	l.Rules, l.Routes, l.TC = union(l.Rules, l2.Rules), union(l.Routes, l2.Routes), union(l.TC, l2.TC)
 }
@@ -95,10 +103,14 @@ func reduced(p *actions.Plan) *actions.Plan {
 	if p == nil {
 		return nil
 	}
+	var x *actions.Xtables
+	if p.Table.XT != nil {
+		x = &actions.Xtables{}
+	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
 		IPRoutes: p.IPRoutes, IPRules: p.IPRules, TC: p.TC,
-		Table: actions.Table{Name: p.Table.Name, Shape: p.Table.Shape},
+		Table: actions.Table{Name: p.Table.Name, Shape: p.Table.Shape, XT: x},
 	}
 }
 

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -21,10 +22,15 @@ func TestLoadTenThousand(t *testing.T) {
 	l := newLab(t)
 	ctx := context.Background()
 	e := enforcer(t, t.TempDir())
-	p, diags := yaml.Load("policy.yaml", policygen.YAML(1, 10_000))
+	n := 10_000
+	if variant != "" && os.Getenv("FULL") == "" {
+		n = 1000 // iptables finds a set by reading their list: what ten thousand rules take is in docs/actions.md
+	}
+	p, diags := yaml.Load("policy.yaml", policygen.YAML(1, n))
 	if p == nil {
 		t.Fatal(diags)
 	}
+	p.Daemon.Backend = backend
 	prog := engine.Compile(p)
 	w := engine.OfflineWorld(p, state.Normal)
 	for i := range p.Uplinks { // the lab's devices

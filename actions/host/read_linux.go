@@ -6,6 +6,8 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
+	"netpolicy.dev/netpolicy/actions/iptables"
+	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/actions/tc"
 )
 
@@ -26,8 +28,15 @@ func Read(stateDir string) (actions.Host, *actions.Plan, error) {
 	if err != nil {
 		return h, nil, err
 	}
-	err = errors.Join(queues.ReadHost(&h), queues.Close())
+	if err := errors.Join(queues.ReadHost(&h), queues.Close()); err != nil {
+		return h, nil, fmt.Errorf("read host: %w", err)
+	}
+	kernel, err := nft.New()
 	if err != nil {
+		return h, nil, err
+	}
+	h.NoNFTables, h.XTables = missing(kernel), iptables.Available()
+	if err := kernel.Close(); err != nil {
 		return h, nil, fmt.Errorf("read host: %w", err)
 	}
 	if h.Users, err = users(); err != nil {

@@ -45,7 +45,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	if err != nil {
 		return parts, nil, errors.Join(err, e.Close())
 	}
-	v, err := newVerifier()
+	v, err := newVerifier(e)
 	if err != nil {
 		return parts, nil, errors.Join(err, ct.Close(), e.Close())
 	}
@@ -87,9 +87,10 @@ type verifier struct {
 	nft *nft.Applier
 	ip  *iproute.Applier
 	tc  *tc.Applier
+	all *host.Enforcer
 }
 
-func newVerifier() (verifier, error) {
+func newVerifier(e *host.Enforcer) (verifier, error) {
 	n, err := nft.New()
 	if err != nil {
 		return verifier{}, err
@@ -103,7 +104,7 @@ func newVerifier() (verifier, error) {
 		ip.Close()
 		return verifier{}, errors.Join(err, n.Close())
 	}
-	return verifier{n, ip, queues}, nil
+	return verifier{n, ip, queues, e}, nil
 }
 
 // Close closes the sockets.
@@ -114,13 +115,9 @@ func (v verifier) Close() error {
 
 // Verify reports what of the plan is not there: its table, a rule, the last
 // resort of one of its routing tables, or traffic control. Routes over devices come and go with them.
-func (v verifier) Verify(_ context.Context, p *actions.Plan) error {
-	exists, err := v.nft.Exists(p.Table.Name)
-	if err != nil {
+func (v verifier) Verify(ctx context.Context, p *actions.Plan) error {
+	if err := v.table(ctx, p); err != nil {
 		return err
-	}
-	if !exists {
-		return fmt.Errorf("nft table inet %s is gone", p.Table.Name)
 	}
 	rules, err := v.ip.Rules()
 	if err != nil {
@@ -156,6 +153,17 @@ func (v verifier) Verify(_ context.Context, p *actions.Plan) error {
 		}
 	}
 	return nil
+}
+
+func (v verifier) table(ctx context.Context, p *actions.Plan) error {
+	if p.Table.XT != nil {
+		return v.all.VerifyX(ctx, p)
+	}
+	exists, err := v.nft.Exists(p.Table.Name)
+	if err == nil && !exists {
+		err = fmt.Errorf("nft table inet %s is gone", p.Table.Name)
+	}
+	return err
 }
 
 // connected changes live connections.
@@ -206,8 +214,8 @@ func newCleanupCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove everything that netpolicyd made: table, rules, routes",
-		Long: "Remove exactly what the ledger in the state directory lists: the nftables table,\n" +
-			"the ip rules and the routes. It is safe at any time and twice, but not while\n" +
+		Long: "Remove exactly what the ledger in the state directory lists: the nftables table or\n" +
+			"the chains and sets of iptables, the ip rules and the routes. It is safe at any time and twice, but not while\n" +
 			"netpolicyd runs.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

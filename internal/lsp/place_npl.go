@@ -162,6 +162,8 @@ func (p *place) statement(block, s []token, set bool) {
 		switch {
 		case textAt(s, 0) == "on_crash" && len(s) == 1:
 			p.offers(inOnCrash)
+		case textAt(s, 0) == "backend" && len(s) == 1:
+			p.offers(inBackend)
 		case textAt(s, 0) == "masquerade":
 			p.named(uplinkKind)
 		}
