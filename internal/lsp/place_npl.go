@@ -162,6 +162,8 @@ func (p *place) statement(block, s []token, set bool) {
 		switch {
 		case textAt(s, 0) == "on_crash" && len(s) == 1:
 			p.offers(inOnCrash)
+		case textAt(s, 0) == "enforce" && len(s) == 1:
+			p.offers(inEnforce)
 		case textAt(s, 0) == "masquerade":
 			p.named(uplinkKind)
 		}

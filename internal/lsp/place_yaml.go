@@ -249,6 +249,8 @@ func (p *place) yaml(path []string, isKey bool, value string) {
 			p.named(uplinkKind)
 		case len(rest) == 1 && rest[0] == "on_crash":
 			p.offers(inOnCrash)
+		case len(rest) == 1 && rest[0] == "enforce":
+			p.offers(inEnforce)
 		}
 	default:
 		p.declYAML(path[0], rest, isKey, value)

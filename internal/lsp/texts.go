@@ -59,6 +59,7 @@ const (
 	inElement    category = "element of a domain set"
 	inDaemon     category = "key of the daemon"
 	inOnCrash    category = "answer to a crash"
+	inEnforce    category = "way to enforce"
 	inOnUnknown  category = "answer to missing facts"
 	inBlock      category = "way to block"
 	inBool       category = "boolean"
@@ -394,6 +395,7 @@ var texts = map[category][]word{
 	inElement: {{"keyword", "Names that contain a text: `keyword \"zoom\"`."}, {"regex", "Names that match an RE2 expression: `regex \"^ads\\.\"`."}},
 	inDaemon: {
 		{"on_crash", "New flows when the daemon dies: `last` keeps the rules, `open` lets them pass, `closed` drops them."},
+		{"enforce", "Who decides first packets: `static`, the kernel's table, or `consult`, the daemon itself."},
 		{"mark_mask", "The bits of packet marks that the daemon may use."},
 		{"ct_mask", "The bits of conntrack marks that the daemon may use."},
 		{"table_base", "The number of the first routing table."},
@@ -403,6 +405,7 @@ var texts = map[category][]word{
 		{"masquerade", "Uplinks whose outgoing flows get the device's address."},
 	},
 	inOnCrash:    {{"last", "The last rules stay."}, {"open", "Everything passes undecided."}, {"closed", "New flows are dropped."}},
+	inEnforce:    {{"static", "The kernel's table decides first packets."}, {"consult", "The daemon decides each first packet."}},
 	inOnUnknown:  {{"wait", "Holds the flow until the fact is known, 300 ms at most."}, {"provisional", "Decides without the rule, and again when the fact arrives."}, {"skip", "Takes the rule as false."}},
 	inBlock:      {{"drop", "In silence."}, {"reject", "With a TCP RST or ICMP unreachable."}},
 	inBool:       {{"true", "Yes."}, {"false", "No."}},
