@@ -24,6 +24,8 @@ const (
 	DelTable
 	PutUpdates
 	PutChanges
+	PutQueue // the jump of iptables to the queues, in place of what was there
+	DelQueue
 )
 
 // Step is one change of the host, as data. Every step can be repeated: adding
@@ -36,6 +38,7 @@ type Step struct {
 	Old     *Table // PutTable, PutUpdates: what was there, nil for none
 	Updates []Update
 	Changes *Changes // PutChanges
+	Consult Consult  // PutQueue
 }
 
 // String returns the step as a command, for --dry-run and errors.
@@ -55,6 +58,10 @@ func (s Step) String() string {
 		return "nft delete table inet " + s.Table.Name
 	case PutChanges:
 		return fmt.Sprintf("nft change table inet %s (%s)", s.Table.Name, s.Changes)
+	case PutQueue:
+		return "iptables-legacy, ip6tables-legacy -t mangle " + s.Consult.Rule()
+	case DelQueue:
+		return "iptables-legacy, ip6tables-legacy -t mangle -X " + AskChain
 	default:
 		return fmt.Sprintf("nft %d element updates", len(s.Updates))
 	}
@@ -84,7 +91,14 @@ func Diff(old, new *Plan) []Step {
 			steps = append(steps, Step{Kind: AddRule, Rule: r})
 		}
 	}
+	// A packet that is not marked yet, or not any more, passes the jump.
+	if n.Consult.Via == LegacyQueue && n.Consult != o.Consult {
+		steps = append(steps, Step{Kind: PutQueue, Consult: n.Consult})
+	}
 	steps = append(steps, diffTable(&o.Table, &n.Table)...)
+	if o.Consult.Via == LegacyQueue && n.Consult.Via != LegacyQueue {
+		steps = append(steps, Step{Kind: DelQueue})
+	}
 	for _, r := range o.IPRules {
 		if !slices.Contains(n.IPRules, r) {
 			steps = append(steps, Step{Kind: DelRule, Rule: r})

@@ -66,6 +66,10 @@ type Host struct {
 	Connected []Connected
 	// Users maps the names of users to their numbers.
 	Users map[string]uint32
+	// Queue is how packets can be handed to the daemon, and CPUs how many cores
+	// there are to answer; both matter for `enforce: consult` alone.
+	Queue Via
+	CPUs  int
 }
 
 // Link is one network device.
@@ -175,6 +179,7 @@ type Plan struct {
 	IDs        IDs
 	IPRoutes   []IPRoute
 	IPRules    []IPRule
+	Consult    Consult
 	Table      Table
 
 	prog    *engine.Program
@@ -192,7 +197,7 @@ type Plan struct {
 }
 
 // String returns the plan as the commands that would bring it about, in the
-// order in which they are carried out: routes, rules, table. It is what
+// order in which they are carried out: routes, rules, queues, table. It is what
 // --dry-run prints.
 func (p *Plan) String() string {
 	var b strings.Builder
@@ -202,6 +207,7 @@ func (p *Plan) String() string {
 	for _, r := range p.IPRules {
 		fmt.Fprintln(&b, r)
 	}
+	b.WriteString(p.Consult.String())
 	b.WriteString(p.Table.Text())
 	return b.String()
 }

@@ -104,6 +104,7 @@ const (
 	Lookup    // Key & Mask in the verdict map Target
 	Masquerade
 	MapRank // rank = the value map Target at Key; where that has none the rule ends and the rank stays
+	Queue   // to the daemon, by the statement Target; its answer counts from the next hook on
 )
 
 // Stmt is one statement of a table rule.
@@ -420,6 +421,8 @@ func (s Stmt) String() string {
 			t += fmt.Sprintf(" & %#x", s.Mask)
 		}
 		return t + " vmap @" + s.Target
+	case Queue:
+		return s.Target
 	case MapRank:
 		t := "meta priority set " + s.Key.text(s.V6)
 		if s.Mask != 0 {

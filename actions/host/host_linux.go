@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
+	"netpolicy.dev/netpolicy/actions/xtqueue"
 )
 
 // backTimeout bounds taking back what a failed Apply has done: it must end even
@@ -99,6 +101,7 @@ func (e *Enforcer) ReadHost() (actions.Host, error) {
 		return h, fmt.Errorf("read host: %w", err)
 	}
 	h.Users, err = users()
+	h.Queue, h.CPUs = queueVia(), runtime.NumCPU()
 	return h, err
 }
 
@@ -213,6 +216,8 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 	switch s.Kind {
 	case actions.PutTable, actions.DelTable, actions.PutUpdates, actions.PutChanges:
 		return e.nft.Apply(ctx, []actions.Step{*s})
+	case actions.PutQueue, actions.DelQueue:
+		return xtqueue.Apply(ctx, s)
 	default:
 		return e.ip.Apply(ctx, []actions.Step{*s})
 	}
@@ -279,6 +284,9 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 			h.Table.Shape = e.books.Plan.Table.Shape
 		}
 	}
+	if h.Consult, err = e.jump(plan); err != nil {
+		return nil, err
+	}
 	rules, err := e.ip.Rules()
 	if err != nil {
 		return nil, err
@@ -318,6 +326,15 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	}
 	if exists && e.books.Table == "" {
 		return fmt.Errorf("nft table inet %s is there and not in the ledger %s: not ours to replace", actions.TableName, e.dir)
+	}
+	if plan.Consult.Via == actions.LegacyQueue && e.books.Queue == "" {
+		s, err := xtqueue.Read(context.Background(), plan.Consult)
+		if err != nil {
+			return err
+		}
+		if s != xtqueue.Nothing {
+			return fmt.Errorf("iptables-legacy chain %s is there and not in the ledger %s: not ours to replace", actions.AskChain, e.dir)
+		}
 	}
 	// In a table that the ledger lists what others have put since is theirs, and
 	// stays beside ours.
@@ -388,6 +405,9 @@ func (e *Enforcer) clean(ctx context.Context) error {
 	}
 	if exists && e.books.Table != "" {
 		made.Table.Name = e.books.Table
+	}
+	if e.books.Queue != "" {
+		made.Consult.Via = actions.LegacyQueue
 	}
 	var errs error
 	for _, s := range actions.Diff(&made, nil) {

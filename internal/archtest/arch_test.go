@@ -19,7 +19,7 @@ const module = "netpolicy.dev/netpolicy/"
 var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions"}
 
 // leaves are edges that live below a core folder.
-var leaves = []string{"actions/nft", "actions/iproute", "actions/host", "actions/conntrack"}
+var leaves = []string{"actions/nft", "actions/iproute", "actions/host", "actions/conntrack", "actions/xtqueue"}
 
 // forbidden in the core: everything that touches a host or a clock's owner.
 var forbidden = []string{"os", "os/exec", "net", "net/http", "syscall", "log", "log/slog"}
@@ -49,7 +49,7 @@ var below = map[string][]string{
 // edges never import each other. actions/host is not among them: it puts
 // actions/nft and actions/iproute together, because the order of their steps, the
 // ledger and the take-back concern both.
-var edges = []string{"actions/nft", "actions/iproute", "actions/conntrack", "inspector", "probe", "relay", "xray/process", "internal/rulesets"}
+var edges = []string{"actions/nft", "actions/iproute", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "xray/process", "internal/rulesets"}
 
 func TestImports(t *testing.T) {
 	root := "../.."
