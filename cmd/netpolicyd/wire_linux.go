@@ -18,6 +18,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/host"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
+	"netpolicy.dev/netpolicy/actions/xtqueue"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
@@ -50,6 +51,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	}
 	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, e, v, connected{ct, log}
 	parts.Drift = e
+	parts.Queue = serveQueue
 	parts.Previous = e.Previous()
 	return parts, func(ctx context.Context) error {
 		if err := errors.Join(v.Close(), e.Close(), ct.Close()); err != nil {
@@ -107,13 +109,18 @@ func (v verifier) Close() error {
 
 // Verify reports what of the plan is not there: its table, a rule, or the last
 // resort of one of its routing tables. Routes over devices come and go with them.
-func (v verifier) Verify(_ context.Context, p *actions.Plan) error {
+func (v verifier) Verify(ctx context.Context, p *actions.Plan) error {
 	exists, err := v.nft.Exists(p.Table.Name)
 	if err != nil {
 		return err
 	}
 	if !exists {
 		return fmt.Errorf("nft table inet %s is gone", p.Table.Name)
+	}
+	if p.Consult.Via == actions.LegacyQueue {
+		if s, err := xtqueue.Read(ctx, p.Consult); err != nil || s != xtqueue.Ready {
+			return errors.Join(err, fmt.Errorf("gone: iptables-legacy %s", p.Consult.Rule()))
+		}
 	}
 	rules, err := v.ip.Rules()
 	if err != nil {
