@@ -35,6 +35,7 @@ type builder struct {
 	start   uint32 // the default's candidate, without its action
 	winners []Elem
 	extra   []Chain // winners' chains
+	bare    bool    // the table has no rules: see alone
 }
 
 // draft is a rule with the ways in which it can be true.
@@ -61,11 +62,13 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 	for _, n := range b.before.Actions {
 		b.kept[n] = true
 	}
+	xt := b.iptables()
+	b.consult(xt)
 	if !b.number(prev) {
 		return nil, b.diags
 	}
 	b.routing()
-	if b.iptables() {
+	if xt {
 		b.noThrottles()
 		b.collectLabels()
 		b.xtables(worldOf(w))
@@ -111,7 +114,7 @@ func (b *builder) number(prev *Plan) bool {
 	}
 	var err error
 	p := b.plan
-	if p.IDs.Routes, err = assign(old.IDs.Routes, names, idReject+1, p.top()-1); err != nil {
+	if p.IDs.Routes, err = assign(old.IDs.Routes, names, idReject+1, p.lastRoute()); err != nil {
 		b.lacks(diag.Error, diag.Span{}, "widen daemon.ct_mask", "ct_mask %#x: routes: %v", p.CTMask, err)
 		return false
 	}
@@ -183,6 +186,9 @@ func (b *builder) lower() {
 			b.drafts = append(b.drafts, draft{r, terms, 0})
 		}
 	}
+	if b.plan.Consult.Strict {
+		b.alone() // nothing comes to the table's rules
+	}
 	best, most, fits := -1, 0, false
 	for i, s := range shapes {
 		fits = b.attempt(s)
@@ -199,6 +205,11 @@ func (b *builder) lower() {
 	f := &b.plan.layout.forest
 	size := fmt.Sprintf("%d rules in %d chains, at most %d in a row", f.rules, len(f.out), f.most)
 	switch {
+	case f.rules > maxTable && b.plan.Consult.Via != NoQueue:
+		b.lacks(diag.Warning, diag.Span{}, "", "the table would have %s: more than the kernel loads in reasonable time: "+
+			"new flows that the daemon does not answer pass undecided", size)
+		b.alone()
+		b.attempt(shapes[0])
 	case f.rules > maxTable:
 		b.lacks(diag.Error, diag.Span{}, "fewer rules that ask for several fields, or daemon.enforce: consult", "the table would have %s: more than the kernel loads in reasonable time", size)
 	case !f.fits():

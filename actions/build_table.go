@@ -115,7 +115,8 @@ func (b *builder) chains() []Chain {
 			{If: []Match{{Key: KeyOifname, Texts: devs}}, Do: []Stmt{{Kind: Masquerade}}},
 		}})
 	}
-	list = append(list, newChain(), b.decideChain())
+	list = append(list, b.askChains()...)
+	list = append(list, p.newChain(), b.decideChain())
 	if b.hasLabels() {
 		list = append(list, p.applyChain())
 	}
@@ -145,15 +146,12 @@ func (b *builder) hooks() []Chain {
 		decided = append(decided, Rule{If: []Match{{Key: KeyCTDir, Nums: num(CTOriginal)}}, Do: []Stmt{{Kind: Jump, Target: "apply"}}})
 	}
 	decided = append(decided, Rule{Do: []Stmt{{Kind: Lookup, Key: KeyCTMark, Mask: p.CTMask, Target: "mk"}}})
-	first := Rule{
-		If: []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: num(0)}},
-		Do: []Stmt{{Kind: Goto, Target: "first"}},
-	}
-	pre := Chain{Name: "pre", Hook: "type filter hook prerouting priority mangle; policy accept;"}
+	first := p.undecided()
+	pre := Chain{Name: "pre", Hook: p.hook("filter", "prerouting")}
 	pre.Rules = append(pre.Rules, Rule{If: reply, Do: []Stmt{{Kind: Goto, Target: "replies"}}})
 	pre.Rules = append(pre.Rules, decided...)
 	pre.Rules = append(pre.Rules, lo(KeyIifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: ret}, first)
-	out := Chain{Name: "out", Hook: "type route hook output priority mangle; policy accept;"}
+	out := Chain{Name: "out", Hook: p.hook("route", "output")}
 	// Sockets that chose their way by SO_MARK: our own, and the probes of each uplink.
 	out.Rules = append(out.Rules, lo(KeyOifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret}, Rule{If: reply, Do: ret})
 	out.Rules = append(out.Rules, decided...)
@@ -166,7 +164,7 @@ func (b *builder) hooks() []Chain {
 
 // newChain leaves alone what belongs to the link: neighbours, multicast,
 // broadcast, DHCP. (Neighbour discovery is not tracked, so never new.)
-func newChain() Chain {
+func (p *Plan) newChain() Chain {
 	ret := []Stmt{{Kind: Return}}
 	udp := Match{Key: KeyL4Proto, Nums: num(17)}
 	c := Chain{Name: "first", Rules: []Rule{
@@ -179,7 +177,7 @@ func newChain() Chain {
 	for _, pair := range [][]Range{{{67, 68}}, {{546, 547}}} {
 		c.Rules = append(c.Rules, Rule{If: []Match{udp, {Key: KeySrcPort, Nums: pair}, {Key: KeyDstPort, Nums: pair}}, Do: ret})
 	}
-	c.Rules = append(c.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "decide"}}})
+	c.Rules = append(c.Rules, p.exempted()...)
 	return c
 }
 
@@ -310,6 +308,7 @@ func (b *builder) sets(w *state.World) []Set {
 	}
 	list := append([]Set{mk, fw, p.ways(leaves(b.policy)), ported}, p.lists...)
 	list = append(list, b.throttleSets()...)
+	list = append(list, p.answers()...)
 	if b.cfg.OnCrash != rules.Last {
 		alive := Set{Name: "alive", Type: "type nf_proto", Timeout: true}
 		for _, k := range guardKeys {

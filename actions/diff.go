@@ -26,6 +26,8 @@ const (
 	PutChanges
 	AddTC // also replaces what is the same with other parameters
 	DelTC
+	PutQueue // the jump of iptables to the queues, in place of what was there
+	DelQueue
 )
 
 // Step is one change of the host, as data. Every step can be repeated: adding
@@ -39,6 +41,7 @@ type Step struct {
 	Updates []Update
 	Changes *Changes // PutChanges
 	TC      TCObject
+	Consult Consult // PutQueue
 }
 
 // String returns the step as a command, for --dry-run and errors.
@@ -68,6 +71,10 @@ func (s Step) String() string {
 		return s.TC.String()
 	case DelTC:
 		return "undo: " + s.TC.String()
+	case PutQueue:
+		return "iptables-legacy, ip6tables-legacy -t mangle " + s.Consult.Rule()
+	case DelQueue:
+		return "iptables-legacy, ip6tables-legacy -t mangle -X " + AskChain
 	default:
 		if s.Table != nil && s.Table.XT != nil {
 			return fmt.Sprintf("ipset %d element updates", len(s.Updates))
@@ -102,7 +109,14 @@ func Diff(old, new *Plan) []Step {
 	}
 	add, del := diffTC(o.TC, n.TC)
 	steps = append(steps, add...)
+	// A packet that is not marked yet, or not any more, passes the jump.
+	if n.Consult.Via == LegacyQueue && n.Consult != o.Consult {
+		steps = append(steps, Step{Kind: PutQueue, Consult: n.Consult})
+	}
 	steps = append(steps, diffTable(&o.Table, &n.Table)...)
+	if o.Consult.Via == LegacyQueue && n.Consult.Via != LegacyQueue {
+		steps = append(steps, Step{Kind: DelQueue})
+	}
 	steps = append(steps, del...)
 	for _, r := range o.IPRules {
 		if !slices.Contains(n.IPRules, r) {

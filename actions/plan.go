@@ -73,6 +73,10 @@ type Host struct {
 	// NoNFTables says that nftables is missing; XTables that iptables-restore,
 	// ip6tables-restore and ipset are there.
 	NoNFTables, XTables bool
+	// Queue is how packets can be handed to the daemon, and CPUs how many cores
+	// there are to answer; both matter for `enforce: consult` alone.
+	Queue Via
+	CPUs  int
 }
 
 // Link is one network device.
@@ -187,6 +191,7 @@ type Plan struct {
 	IPRoutes   []IPRoute
 	IPRules    []IPRule
 	TC         []TCObject `json:",omitempty"` // in the order in which they are made
+	Consult    Consult
 	Table      Table
 
 	prog    *engine.Program
@@ -207,7 +212,7 @@ type Plan struct {
 }
 
 // String returns the plan as the commands that would bring it about, in the
-// order in which they are carried out: routes, rules, tc, table. It is what
+// order in which they are carried out: routes, rules, tc, queues, table. It is what
 // --dry-run prints.
 func (p *Plan) String() string {
 	var b strings.Builder
@@ -220,6 +225,7 @@ func (p *Plan) String() string {
 	for _, o := range p.TC {
 		fmt.Fprintln(&b, o)
 	}
+	b.WriteString(p.Consult.String())
 	b.WriteString(p.Table.Text())
 	return b.String()
 }

@@ -111,6 +111,7 @@ const (
 	HashRank // rank = Value + a hash of the connection's id modulo Mask
 	AddRank  // Target at Key = rank, unless it has one; where it is full the rule ends
 	Police   // goes on when Key's limit in the set Target, or the rule's, of Value bytes/s (burst Mask) is exceeded
+	Queue    // to the daemon, by the statement Target; its answer counts from the next hook on
 )
 
 // Stmt is one statement of a table rule.
@@ -442,6 +443,8 @@ func (s Stmt) String() string {
 			t += fmt.Sprintf(" & %#x", s.Mask)
 		}
 		return t + " vmap @" + s.Target
+	case Queue:
+		return s.Target
 	case MapRank:
 		t := "meta priority set " + s.Key.text(s.V6)
 		if s.Mask != 0 {

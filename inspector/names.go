@@ -141,13 +141,52 @@ func (t *NameTable) Names(addr netip.Addr, now time.Time) flow.Names {
 	if e == nil {
 		return flow.Names{}
 	}
+	return liveOf(e.names, now)
+}
+
+func liveOf(list []liveName, now time.Time) flow.Names {
 	var live []string
-	for _, l := range e.names {
+	for _, l := range list {
 		if l.until.After(now) {
 			live = append(live, l.name)
 		}
 	}
 	return flow.NewNames(live...)
+}
+
+// Held is what a table held of one address when it was asked: an immutable copy
+// for other goroutines.
+type Held struct {
+	all   flow.Names
+	first time.Time // until when all of them live
+	names []liveName
+}
+
+// Held returns a copy of what the table holds of addr; nil for nothing.
+func (t *NameTable) Held(addr netip.Addr, now time.Time) *Held {
+	e := t.addrs[addr.Unmap().WithZone("")]
+	if e == nil || !e.until.After(now) {
+		return nil
+	}
+	h := &Held{all: liveOf(e.names, now), first: e.until, names: slices.Clone(e.names)}
+	for _, l := range e.names {
+		if l.until.After(now) && l.until.Before(h.first) {
+			h.first = l.until
+		}
+	}
+	return h
+}
+
+// Names returns the names that are still alive; of a nil Held there are none.
+func (h *Held) Names(now time.Time) flow.Names {
+	switch {
+	case h == nil:
+		return flow.Names{}
+	case h.first.After(now):
+		return h.all
+	default:
+		return liveOf(h.names, now)
+	}
 }
 
 // Until returns the time until which addr has a live name; zero for none.

@@ -45,6 +45,10 @@ func (c *checker) daemonItem(item *Item) {
 		case "iptables":
 			to.Backend = IPTables
 		}
+	case "enforce":
+		if c.oneOf(w, key, "static", "consult") == "consult" {
+			to.Enforce = Consult
+		}
 	case "mark_mask":
 		to.MarkMask = c.mask(w, key)
 	case "ct_mask":

@@ -430,6 +430,7 @@ type Daemon struct {
 	StateDir     string // default /var/lib/netpolicy
 	API          string // unix socket; default /run/netpolicy/netpolicyd.sock
 	Masquerade   []int  // uplinks
+	Enforce      Enforce
 }
 
 // Backend is what of the kernel holds the policy.
@@ -443,6 +444,16 @@ const (
 )
 
 func (b Backend) String() string { return [...]string{"auto", "nftables", "iptables"}[b] }
+
+// Enforce is who decides a flow's first packet.
+type Enforce uint8
+
+// Static, the zero value: the kernel's table, made from the rules. Consult: the
+// daemon, which the kernel asks.
+const (
+	Static Enforce = iota
+	Consult
+)
 
 // OnCrash is what happens to new flows when the daemon dies.
 type OnCrash uint8

@@ -23,10 +23,15 @@ const maxDepth = 16
 type Kernel struct {
 	Rules  []actions.IPRule
 	Routes []actions.IPRoute
-	Table  *actions.Table // nil: none
+	Table  *actions.Table  // nil: none
+	Jump   actions.Consult // iptables' jump to the queues, zero for none
+	// Answer, if set, is the daemon: it returns the answer code for a packet that it
+	// is asked about, and whether that goes on.
+	Answer func(*Packet) (code uint32, ok bool)
 
 	chains map[string]*actions.Chain
 	sets   map[string]map[string]string // set -> key -> verdict
+	queue  *actions.Stmt                // the statement that handed out the last packet
 }
 
 // Apply carries out steps as the real appliers do.
@@ -54,6 +59,10 @@ func (k *Kernel) Apply(ctx context.Context, steps []actions.Step) error {
 			k.Table = s.Table
 		case actions.DelTable:
 			k.Table, k.chains, k.sets = nil, nil, nil
+		case actions.PutQueue:
+			k.Jump = s.Consult
+		case actions.DelQueue:
+			k.Jump = actions.Consult{}
 		default:
 			if err := k.Update(ctx, s.Updates); err != nil {
 				return err
@@ -157,6 +166,7 @@ type Packet struct {
 	New, Reply   bool
 	CTMark       uint32
 	Labels       map[uint32]bool // connection labels; made when needed
+	asked        bool
 	rank         uint32
 	logs         []string
 	deep         int
@@ -200,13 +210,43 @@ func (k *Kernel) Send(p Packet) Result {
 		if p.Labels == nil {
 			p.Labels = map[uint32]bool{}
 		}
-		out := k.run(base, &p)
+		out := k.ask(base, &p)
+		if !out.final {
+			out = k.run(base, &p)
+		}
 		r = Result{Verdict: out.verdict, Mark: p.Mark, CTMark: p.CTMark, DSCP: p.DSCP, Rank: p.rank, Logs: p.logs, Err: out.err}
 	}
 	if r.Verdict == Accept {
 		r.Dev, r.Unreachable = k.route(&p)
 	}
 	return r
+}
+
+// ask runs the hook before the deciding one, where there is one, and hands the
+// packet to the daemon.
+func (k *Kernel) ask(base string, p *Packet) outcome {
+	if k.chains["ask_"+base] == nil {
+		return outcome{}
+	}
+	if out := k.run("ask_"+base, p); out.final && !p.asked {
+		return out
+	}
+	bypass := !k.Jump.Strict
+	if j := k.Jump; j.Via == actions.LegacyQueue {
+		p.asked = p.CTMark&j.Mask == j.Mark
+	} else if s := k.queue; s != nil {
+		bypass = strings.Contains(s.Target, "bypass")
+	}
+	switch {
+	case !p.asked:
+	case k.Answer != nil:
+		code, ok := k.Answer(p)
+		p.rank = code
+		return outcome{final: !ok, verdict: Drop}
+	case !bypass:
+		return outcome{final: true, verdict: Drop}
+	}
+	return outcome{}
 }
 
 // outcome of a chain: final, or go on after the jump.
@@ -272,6 +312,9 @@ func (k *Kernel) do(s *actions.Stmt, p *Packet) (verb, target string, stop bool)
 		p.DSCP = uint8(s.Value)
 	case actions.Log:
 		p.logs = append(p.logs, s.Target)
+	case actions.Queue:
+		p.asked, k.queue = true, s
+		return "return", "", false
 	case actions.Goto:
 		return "goto", s.Target, false
 	case actions.Jump:

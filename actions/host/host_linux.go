@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/iptables"
 	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/actions/tc"
+	"netpolicy.dev/netpolicy/actions/xtqueue"
 )
 
 // backTimeout bounds taking back what a failed Apply has done: it must end even
@@ -121,6 +123,7 @@ func (e *Enforcer) ReadHost() (actions.Host, error) {
 	}
 	h.NoNFTables, h.XTables = e.noNFT, iptables.Available()
 	h.Users, err = users()
+	h.Queue, h.CPUs = queueVia(), runtime.NumCPU()
 	return h, err
 }
 
@@ -256,6 +259,8 @@ func (e *Enforcer) step(ctx context.Context, s *actions.Step) error {
 		return e.nft.Apply(ctx, []actions.Step{*s})
 	case actions.AddTC, actions.DelTC:
 		return e.tc.Apply(ctx, []actions.Step{*s})
+	case actions.PutQueue, actions.DelQueue:
+		return xtqueue.Apply(ctx, s)
 	default:
 		return e.ip.Apply(ctx, []actions.Step{*s})
 	}
@@ -337,6 +342,9 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 			h.Table.Shape = e.books.Plan.Table.Shape
 		}
 	}
+	if h.Consult, err = e.jump(plan); err != nil {
+		return nil, err
+	}
 	rules, err := e.ip.Rules()
 	if err != nil {
 		return nil, err
@@ -377,6 +385,15 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	}
 	if exists && e.books.Table == "" {
 		return fmt.Errorf("nft table inet %s is there and not in the ledger %s: not ours to replace", actions.TableName, e.dir)
+	}
+	if plan.Consult.Via == actions.LegacyQueue && e.books.Queue == "" {
+		s, err := xtqueue.Read(context.Background(), plan.Consult)
+		if err != nil {
+			return err
+		}
+		if s != xtqueue.Nothing {
+			return fmt.Errorf("iptables-legacy chain %s is there and not in the ledger %s: not ours to replace", actions.AskChain, e.dir)
+		}
 	}
 	// In a table that the ledger lists what others have put since is theirs, and
 	// stays beside ours.
@@ -450,6 +467,9 @@ func (e *Enforcer) clean(ctx context.Context) error {
 	}
 	if exists && e.books.Table != "" {
 		made.Table.Name = e.books.Table
+	}
+	if e.books.Queue != "" {
+		made.Consult.Via = actions.LegacyQueue
 	}
 	var errs error
 	if e.books.XT != nil {

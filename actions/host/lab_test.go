@@ -27,8 +27,9 @@ type lab struct {
 	gateway    net.HardwareAddr
 	own        net.HardwareAddr
 	far        [3]net.HardwareAddr
-	id         uint16 // the source port given last, by send
-	marker     uint32 // the number of the marker sent last
+	id         uint16        // the source port given last, by send
+	marker     uint32        // the number of the marker sent last
+	late       time.Duration // how long send waits, see burst
 	namespaces []*nstest.NS
 }
 
@@ -215,7 +216,7 @@ func (l *lab) send(flows []flow.Flow) map[uint16]seen {
 		ids[i] = l.id
 	}
 	out := map[uint16]seen{}
-	for i, s := range l.burst(flows, ids, 0) {
+	for i, s := range l.burst(flows, ids, l.late) {
 		out[ids[i]] = s
 	}
 	return out

@@ -34,6 +34,8 @@ type ledger struct {
 	Rules   []actions.IPRule   `json:"rules"`
 	Routes  []actions.IPRoute  `json:"routes"`
 	TC      []actions.TCObject `json:"tc,omitempty"`
+	// Queue is the chain of iptables-legacy that hands packets to the daemon; "" for none.
+	Queue string `json:"queue,omitempty"`
 	// Pending is true while an Apply is under way: after a crash, which table
 	// the kernel has is not known.
 	Pending bool `json:"pending"`
@@ -51,6 +53,9 @@ func of(inForce *actions.Plan, plans ...*actions.Plan) ledger {
 		if p.Table.Name != "" && p.Table.XT == nil {
 			l.Table = p.Table.Name
 		}
+		if p.Consult.Via == actions.LegacyQueue {
+			l.Queue = actions.AskChain
+		}
 		l.Rules = union(l.Rules, p.IPRules)
 		l.Routes = union(l.Routes, p.IPRoutes)
 		l.TC = union(l.TC, p.TC)
@@ -62,6 +67,9 @@ func of(inForce *actions.Plan, plans ...*actions.Plan) ledger {
 func (l *ledger) add(l2 *ledger) {
 	if l.Table == "" {
 		l.Table = l2.Table
+	}
+	if l.Queue == "" {
+		l.Queue = l2.Queue
 	}
 	switch {
 	case l.XT == nil:
@@ -109,7 +117,7 @@ func reduced(p *actions.Plan) *actions.Plan {
 	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
-		IPRoutes: p.IPRoutes, IPRules: p.IPRules, TC: p.TC,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Consult: p.Consult, TC: p.TC,
 		Table: actions.Table{Name: p.Table.Name, Shape: p.Table.Shape, XT: x},
 	}
 }
@@ -144,7 +152,8 @@ func load(dir string) (ledger, error) {
 	var l ledger
 	if err := json.Unmarshal(b, &l); err != nil {
 		return empty, fmt.Errorf("read ledger %s: %w (what it listed is lost: delete table inet %s, the ip rules and routes "+
-			"with proto %d, and then this file)", name, err, actions.TableName, actions.RouteProto)
+			"with proto %d, the chain %s of iptables-legacy's mangle tables if there is one, and then this file)",
+			name, err, actions.TableName, actions.RouteProto, actions.AskChain)
 	}
 	if l.Version != ledgerVersion {
 		return empty, fmt.Errorf("read ledger %s: version %d, want %d", name, l.Version, ledgerVersion)

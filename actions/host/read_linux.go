@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
@@ -42,6 +43,7 @@ func Read(stateDir string) (actions.Host, *actions.Plan, error) {
 	if h.Users, err = users(); err != nil {
 		return h, nil, err
 	}
+	h.Queue, h.CPUs = queueVia(), runtime.NumCPU()
 	books, err := load(stateDir)
 	return h, books.Plan, err
 }

@@ -492,6 +492,8 @@ func (e *encoder) do(s *actions.Stmt) error {
 		return e.fill(s)
 	case actions.Masquerade:
 		e.finish(e.instr("masq"))
+	case actions.Queue:
+		return e.queue(s.Target)
 	default:
 		return fmt.Errorf("statement %d is not known", s.Kind)
 	}

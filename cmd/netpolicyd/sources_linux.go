@@ -9,6 +9,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
 	"netpolicy.dev/netpolicy/inspector/nflog"
+	"netpolicy.dev/netpolicy/inspector/nfqueue"
 	"netpolicy.dev/netpolicy/inspector/sockdiag"
 	"netpolicy.dev/netpolicy/probe"
 	"netpolicy.dev/netpolicy/rules"
@@ -29,6 +30,15 @@ func sources() []inspector.Source {
 // away from a daemon that runs.
 func lookers() []inspector.Source {
 	return []inspector.Source{conntrack.New(conntrack.Options{}), sockdiag.New(sockdiag.Options{})}
+}
+
+// serveQueue answers one queue of the kernel's questions until ctx ends.
+func serveQueue(ctx context.Context, opt nfqueue.Options, answer func(*nfqueue.Packet, *nfqueue.Verdict)) error {
+	q, err := nfqueue.Open(opt)
+	if err != nil {
+		return err
+	}
+	return q.Run(ctx, answer)
 }
 
 // measure probes the policy's uplinks until ctx ends. An uplink that no route

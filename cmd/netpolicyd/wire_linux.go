@@ -19,6 +19,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/actions/tc"
+	"netpolicy.dev/netpolicy/actions/xtqueue"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
@@ -51,6 +52,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	}
 	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, e, v, connected{ct, log}
 	parts.Drift = e
+	parts.Queue = serveQueue
 	parts.Previous = e.Previous()
 	return parts, func(ctx context.Context) error {
 		if err := errors.Join(v.Close(), e.Close(), ct.Close()); err != nil {
@@ -118,6 +120,11 @@ func (v verifier) Close() error {
 func (v verifier) Verify(ctx context.Context, p *actions.Plan) error {
 	if err := v.table(ctx, p); err != nil {
 		return err
+	}
+	if p.Consult.Via == actions.LegacyQueue {
+		if s, err := xtqueue.Read(ctx, p.Consult); err != nil || s != xtqueue.Ready {
+			return errors.Join(err, fmt.Errorf("gone: iptables-legacy %s", p.Consult.Rule()))
+		}
 	}
 	rules, err := v.ip.Rules()
 	if err != nil {

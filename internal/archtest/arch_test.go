@@ -19,7 +19,7 @@ const module = "netpolicy.dev/netpolicy/"
 var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions"}
 
 // leaves are edges that live below a core folder.
-var leaves = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/host", "actions/conntrack"}
+var leaves = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/host", "actions/conntrack", "actions/xtqueue"}
 
 // forbidden in the core: everything that touches a host or a clock's owner.
 var forbidden = []string{"os", "os/exec", "net", "net/http", "syscall", "log", "log/slog"}
@@ -47,9 +47,9 @@ var below = map[string][]string{
 }
 
 // edges never import each other. actions/host is not among them: it puts
-// actions/nft, iptables, iproute and tc together, because the order of their steps,
-// the ledger and the take-back concern all.
-var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "inspector", "probe", "relay", "xray/process", "internal/rulesets"}
+// actions/nft, iptables, iproute, tc and xtqueue together, because the order of
+// their steps, the ledger and the take-back concern all.
+var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "xray/process", "internal/rulesets"}
 
 func TestImports(t *testing.T) {
 	root := "../.."

@@ -74,8 +74,8 @@ type core struct {
 	// dropped are flows that the kernel dropped and that were recorded, with
 	// when: a client tries again and again.
 	dropped map[flowKey]time.Duration
-	// loose are flows that began with a name, with when: unless another source
-	// tells of them too they end without a word.
+	// loose are flows that began with a name or a question of the kernel's, with
+	// when: unless another source tells of them too they end without a word.
 	loose map[flowKey]time.Duration
 	out   outputs
 }
@@ -107,6 +107,8 @@ type marks interface {
 	RouteOf(mark uint32) (route int)
 	// MarkOf returns the conntrack mark, under its mask, of flows with this decision.
 	MarkOf(d *engine.Decision) (value, mask uint32)
+	// AnswerCode returns the answer of this decision when the kernel asks.
+	AnswerCode(d *engine.Decision) (code uint32, drop bool)
 	// IsBlocked reports whether the mark stands for a blocked flow.
 	IsBlocked(mark uint32) bool
 }
@@ -119,6 +121,7 @@ type outputs struct {
 	setMarks    []setMark
 	flush       []flowKey
 	journal     []journalPart
+	named       []netip.Addr // addresses whose names changed
 	drops       map[string]int
 }
 
@@ -207,7 +210,9 @@ func (c *core) answer(e *inspector.Event, wall time.Time) {
 	// A longer life is a change for the kernel, whose elements run out.
 	c.names.Add(answer, wall)
 	for _, a := range answer.Addrs {
-		c.dirty[a.Unmap().WithZone("")] = true
+		a = a.Unmap().WithZone("")
+		c.dirty[a] = true
+		c.out.named = append(c.out.named, a)
 	}
 }
 
@@ -235,7 +240,7 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 		}
 		return
 	}
-	if e.Kind != inspector.Name {
+	if !unsure(e) {
 		t.loose = false
 	}
 	before := t.flow
@@ -271,7 +276,7 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	c.marked(t, e.Mark)
 	if len(c.flows) < maxFlows {
 		c.flows[k] = t
-		if t.loose = e.Kind == inspector.Name; t.loose {
+		if t.loose = unsure(e); t.loose {
 			c.loose[k] = now
 		}
 	} else {
@@ -281,6 +286,12 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	c.enforce(t)
 	c.record(t, "open", wall)
 	c.failover(t, now, wall)
+}
+
+// unsure reports whether no source will tell of the flow's end, as far as the
+// event goes: a name, or a first packet that may have got nowhere.
+func unsure(e *inspector.Event) bool {
+	return e.Kind == inspector.Name || e.Source == consultName
 }
 
 // again decides a known flow once more, and carries out what is safe on an
@@ -607,6 +618,14 @@ func shortHash(h [32]byte) string { return fmt.Sprintf("%x", h[:6]) }
 func ruleName(p *rules.Policy, d *engine.Decision) string {
 	if d.Rule < 0 {
 		return ""
+	}
+	return p.Rules[d.Rule].Name
+}
+
+// deciding names the rule as the kernel's log does.
+func deciding(p *rules.Policy, d *engine.Decision) string {
+	if d.Rule < 0 {
+		return "default"
 	}
 	return p.Rules[d.Rule].Name
 }

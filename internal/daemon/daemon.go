@@ -6,7 +6,8 @@
 //	        --answers---> loop --saves-> store (state file, journal)
 //	probes  --rounds----> loop
 //	API     --calls-----> loop ------> one immutable snapshot, which status,
-//	reloads --commits---> loop         explain and new plans read without locks
+//	reloads --commits---> loop         explain, new plans and the answers to the
+//	                                   kernel's questions (consult) read without locks
 //
 // What a full queue does: rounds, calls and commits block their sender; events
 // are dropped and counted, because a source must not block; of the DNS answers
@@ -33,6 +34,7 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/nfqueue"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
@@ -98,9 +100,11 @@ type Daemon struct {
 	changed chan string                // the file changed; coalesced
 	nudge   chan string                // reasons to plan anew; coalesced
 
-	snap    atomic.Pointer[snapshot]
-	started time.Time
-	beat    atomic.Int64 // the loop's last sign of life, on the logical clock
+	snap      atomic.Pointer[snapshot]
+	hints     hints
+	questions nfqueue.Counters // of all queues
+	started   time.Time
+	beat      atomic.Int64 // the loop's last sign of life, on the logical clock
 
 	history *history     // nil keeps none
 	waiting *waiting     // a change that waits for its confirmation; the goroutine of transactions owns it
@@ -461,7 +465,7 @@ func exported(p *actions.Plan) *actions.Plan {
 	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
-		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Table: p.Table,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Consult: p.Consult, Table: p.Table,
 	}
 }
 
@@ -488,6 +492,7 @@ func (d *Daemon) writeGauges(w io.Writer) {
 			fmt.Fprintf(w, "netpolicy_uplink_error_ratio{uplink=%q} %g\n", u.Name, float64(u.ErrorRate)/1e6)
 		}
 	}
+	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())
 	fmt.Fprintf(w, "netpolicy_flows %d\nnetpolicy_dns_addresses %d\nnetpolicy_enforced %d\n", s.flows, s.names, toInt(s.broken == "" && !d.opts.Observe))
 }
 

@@ -72,6 +72,9 @@ type Parts struct {
 	// packet marks lead over them; nil where nothing is enforced. emit blocks
 	// while the loop is busy. nil measures nothing.
 	Probe func(ctx context.Context, p *rules.Policy, plan *actions.Plan, now func() time.Duration, emit func(state.Round)) error
+	// Queue answers the kernel's questions of `enforce: consult`; nil: nobody does,
+	// and the table decides.
+	Queue Queue
 	// Now is the logical clock: a time since boot that counts sleep, so that it
 	// goes on over a restart of the daemon.
 	Now func() time.Duration
@@ -90,6 +93,7 @@ type Parts struct {
 
 // planMarks reads conntrack marks by a plan.
 type planMarks struct {
+	plan   *actions.Plan // for AnswerCode alone
 	mask   uint32
 	routes map[uint32]int // masked mark -> concrete route
 	marks  map[int]uint32
@@ -99,7 +103,7 @@ type planMarks struct {
 
 func marksOf(p *actions.Plan, policy *rules.Policy) planMarks {
 	m := planMarks{
-		mask: p.CTMask, routes: map[uint32]int{}, marks: map[int]uint32{},
+		plan: p, mask: p.CTMask, routes: map[uint32]int{}, marks: map[int]uint32{},
 		block: p.BlockMark(false), reject: p.BlockMark(true),
 	}
 	for i := range policy.Routes {
@@ -130,6 +134,11 @@ func (m planMarks) MarkOf(d *engine.Decision) (value, mask uint32) {
 	}
 }
 
+// AnswerCode returns the answer of this decision when the kernel asks.
+func (m planMarks) AnswerCode(d *engine.Decision) (code uint32, drop bool) {
+	return m.plan.AnswerCode(d)
+}
+
 // IsBlocked reports whether the mark is one of a blocked flow.
 func (m planMarks) IsBlocked(mark uint32) bool {
 	v := mark & m.mask
@@ -139,6 +148,7 @@ func (m planMarks) IsBlocked(mark uint32) bool {
 // noMarks is for --observe: nothing is marked.
 type noMarks struct{}
 
-func (noMarks) RouteOf(uint32) int                       { return -1 }
-func (noMarks) MarkOf(*engine.Decision) (uint32, uint32) { return 0, 0 }
-func (noMarks) IsBlocked(uint32) bool                    { return false }
+func (noMarks) RouteOf(uint32) int                                   { return -1 }
+func (noMarks) MarkOf(*engine.Decision) (uint32, uint32)             { return 0, 0 }
+func (noMarks) AnswerCode(*engine.Decision) (code uint32, drop bool) { return 0, false }
+func (noMarks) IsBlocked(uint32) bool                                { return false }

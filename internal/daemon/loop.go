@@ -64,6 +64,7 @@ type loop struct {
 	stopProb context.CancelFunc
 	probing  chan struct{} // closed when the probes of this generation have ended
 	trial    *trial        // counts what probes get on behalf of a change; nil for none
+	asked    asked
 }
 
 // job is one round of work for the kernel worker, carried out in the order of
@@ -151,6 +152,7 @@ func (l *loop) run(ctx context.Context) error {
 	go func() { l.worker(work); ended <- struct{}{} }()
 	go func() { l.saver(); ended <- struct{}{} }()
 	defer func() {
+		l.hush()
 		l.stopProbes()
 		stop()
 		close(l.jobs)
@@ -159,6 +161,7 @@ func (l *loop) run(ctx context.Context) error {
 		<-ended
 	}()
 	l.startProbes(ctx)
+	l.consult(ctx)
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	l.alive = true
@@ -193,6 +196,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.alive = true
 			l.core.expire(l.d.parts.Now())
 			l.step(state.TickEvent(l.d.parts.Now()), at)
+			l.d.hints.sweep(l.core.names, time.Now())
 		case f := <-l.d.calls:
 			at, world := time.Now(), l.core.live.world
 			if f(l); l.core.live.world != world && l.turned.IsZero() {
@@ -259,6 +263,9 @@ func (l *loop) settle() {
 	for _, n := range out.counts {
 		l.d.metrics.Decision(n.rule, n.action, n.route, n.event)
 		l.decided++
+	}
+	if l.asked.stop != nil {
+		l.d.hints.learn(l.core.names, out.named, time.Now())
 	}
 	for queue, n := range out.drops {
 		l.d.metrics.Drop(queue, n)
@@ -430,6 +437,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 				l.startProbes(ctx)
 			}
 			l.settle()
+			l.consult(ctx)
 		} else {
 			// The former plan is back as it was made, without what came since.
 			made := l.made

@@ -238,7 +238,7 @@ func sameDaemon(a, b *rules.Daemon) bool {
 // equalDaemon compares what is left of a daemon section without its lists.
 func equalDaemon(a, b rules.Daemon) bool {
 	return a.OnCrash == b.OnCrash && a.Backend == b.Backend && a.MarkMask == b.MarkMask && a.CTMask == b.CTMask && a.TableBase == b.TableBase &&
-		a.RulePriority == b.RulePriority && a.StateDir == b.StateDir && a.API == b.API
+		a.RulePriority == b.RulePriority && a.StateDir == b.StateDir && a.API == b.API && a.Enforce == b.Enforce
 }
 
 // apiDiagnostics returns diagnostics as the API spells them; at most maxReported

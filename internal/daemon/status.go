@@ -29,6 +29,7 @@ func (d *Daemon) Status() api.Status {
 	for _, q := range queues {
 		out.Drops[q] = d.metrics.Drops(q)
 	}
+	out.Drops[consultName] = d.questions.Missed.Load()
 	d.mu.Lock()
 	out.Sources = append(out.Sources, d.sources...)
 	out.Error = d.lastErr

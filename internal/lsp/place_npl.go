@@ -164,6 +164,8 @@ func (p *place) statement(block, s []token, set bool) {
 			p.offers(inOnCrash)
 		case textAt(s, 0) == "backend" && len(s) == 1:
 			p.offers(inBackend)
+		case textAt(s, 0) == "enforce" && len(s) == 1:
+			p.offers(inEnforce)
 		case textAt(s, 0) == "masquerade":
 			p.named(uplinkKind)
 		}

@@ -251,6 +251,8 @@ func (p *place) yaml(path []string, isKey bool, value string) {
 			p.offers(inOnCrash)
 		case len(rest) == 1 && rest[0] == "backend":
 			p.offers(inBackend)
+		case len(rest) == 1 && rest[0] == "enforce":
+			p.offers(inEnforce)
 		}
 	default:
 		p.declYAML(path[0], rest, isKey, value)

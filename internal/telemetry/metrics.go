@@ -3,7 +3,9 @@ package telemetry
 import (
 	"fmt"
 	"io"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -17,7 +19,8 @@ const maxRuleLabels = 1000
 // with the prefix netpolicy_. Addresses, names of hosts, users and connections
 // are never labels. It is safe for concurrent use.
 type Metrics struct {
-	set *metrics.Set
+	set    *metrics.Set
+	events atomic.Pointer[map[string]*metrics.Counter] // by source
 
 	mu    sync.Mutex
 	rules map[string]bool
@@ -86,9 +89,25 @@ func (m *Metrics) Turned(took time.Duration) {
 // Drift counts one change that others made to what is enforced.
 func (m *Metrics) Drift() { m.set.GetOrCreateCounter("netpolicy_drift_total").Inc() }
 
-// Event counts one event of an inspector source.
+// Event counts one event of an inspector source; there are few sources, and many events.
 func (m *Metrics) Event(source string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_inspector_events_total{source=%q}", source)).Inc()
+	if known := m.events.Load(); known != nil {
+		if c := (*known)[source]; c != nil {
+			c.Inc()
+			return
+		}
+	}
+	c := m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_inspector_events_total{source=%q}", source))
+	c.Inc()
+	for {
+		known, next := m.events.Load(), map[string]*metrics.Counter{source: c}
+		if known != nil {
+			maps.Copy(next, *known)
+		}
+		if m.events.CompareAndSwap(known, &next) {
+			return
+		}
+	}
 }
 
 // Drop counts n messages lost at a full queue: "events", "answers".

@@ -363,7 +363,7 @@ func (g *gen) health() {
 func (g *gen) daemon() {
 	g.word("daemon")
 	g.block(g.some([]func(){
-		g.say("on_crash", g.pick("last", "open")), g.say("backend", g.pick("auto", "iptables")), g.say("mark_mask 0x70000000"), g.say("table_base 20000"), g.say("state_dir", g.pick(`"/var/lib/x"`, "/x")),
+		g.say("on_crash", g.pick("last", "open")), g.say("backend", g.pick("auto", "iptables")), g.say("enforce", g.pick("static", "consult")), g.say("mark_mask 0x70000000"), g.say("table_base 20000"), g.say("state_dir", g.pick(`"/var/lib/x"`, "/x")),
 		func() { g.word("masquerade " + g.list(g.name)) },
 	}))
 }
