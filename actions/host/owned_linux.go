@@ -14,5 +14,12 @@ type Owned struct {
 // nothing; no ledger, or one of another boot, is nothing.
 func ReadOwned(stateDir string) (Owned, error) {
 	books, err := load(stateDir)
-	return Owned{Table: books.Table, Rules: books.Rules, Routes: books.Routes}, err
+	o := Owned{Table: books.Table, Rules: books.Rules, Routes: books.Routes}
+	if books.XT != nil {
+		o.Chains = append(o.Chains, books.XT.Chains...)
+	}
+	if books.Queue != "" {
+		o.Chains = append(o.Chains, "-4 mangle "+books.Queue, "-6 mangle "+books.Queue)
+	}
+	return o, err
 }

@@ -68,5 +68,8 @@ func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswe
 func outline(p *actions.Plan) *actions.Plan {
 	o := *p
 	o.Table = actions.Table{Name: p.Table.Name, Shape: p.Table.Shape}
+	if p.Table.XT != nil {
+		o.Table.XT = &actions.Xtables{}
+	}
 	return &o
 }

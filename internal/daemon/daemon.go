@@ -465,7 +465,7 @@ func exported(p *actions.Plan) *actions.Plan {
 	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
-		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Consult: p.Consult, Table: p.Table,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, TC: p.TC, Consult: p.Consult, Table: p.Table,
 	}
 }
 
