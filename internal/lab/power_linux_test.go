@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -27,21 +28,22 @@ type snapshot map[string][]byte
 // take copies the state directory, whose files may come and go meanwhile.
 func take(dir string) (snapshot, error) {
 	s := snapshot{}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != dir {
+			return nil // it went meanwhile
 		}
-		if err != nil {
-			return nil, err
+		if err != nil || e.IsDir() {
+			return err
 		}
-		s[e.Name()] = b
-	}
-	return s, nil
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		name, _ := filepath.Rel(dir, path) // it is below dir
+		s[name] = b
+		return err
+	})
+	return s, err
 }
 
 // restore puts the snapshot in place of the state directory.
@@ -53,7 +55,11 @@ func (s snapshot) restore(dir string) error {
 		return err
 	}
 	for name, b := range s {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
 			return err
 		}
 	}
