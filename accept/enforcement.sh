@@ -5,7 +5,7 @@
 # shellcheck source=accept/lib.sh
 . "$(dirname "$0")/lib.sh"
 make setup >"$out" 2>&1 || { report 1 0 "make setup"; exit 1; }
-[ -n "$full" ] && export FULL NETPOLICY_FULL=1
+[ -n "$full" ] && export FULL
 seed=$([ -n "$full" ] && date +%s || echo 1)
 # tests PATTERN [FLAG...] runs the tests of that name wherever they are; none is a failure.
 tests() {

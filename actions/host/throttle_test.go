@@ -184,7 +184,7 @@ func (h *house) stream(ns *nstest.NS, addr string, port int, down bool) (stop fu
 
 // seconds is how long a rate is measured, after a second to settle.
 func seconds() time.Duration {
-	if os.Getenv("NETPOLICY_FULL") != "" {
+	if os.Getenv("FULL") != "" {
 		return 10 * time.Second
 	}
 	return 2 * time.Second

@@ -2,24 +2,19 @@ package host
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iptables"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
-	"netpolicy.dev/netpolicy/internal/policyrand"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -86,160 +81,28 @@ func TestXtablesLife(t *testing.T) {
 	}
 }
 
-// drawnX is a policy in changing worlds.
-type drawnX struct {
-	policy *rules.Policy
-	worlds [3]*state.World
-	names  [2]map[string]flow.Names // the second after the first, for the same addresses
-}
-
-// drawX draws what iptables can do: no shares by hash.
-func drawX() *rapid.Generator[drawnX] {
-	return rapid.Custom(func(t *rapid.T) drawnX {
-		d := drawnX{policy: policyrand.Policy(t, 14)}
-		d.policy.Daemon.Backend = rules.IPTables
-		for i := range d.policy.Groups {
-			if s := &d.policy.Groups[i].Strategy; *s == rules.Weighted || *s == rules.HashOf {
-				*s = rules.Fallback
-			}
-		}
-		for i := range d.worlds {
-			d.worlds[i] = policyrand.World(t)
-			for j := range d.worlds[i].Uplinks {
-				if s := &d.worlds[i].Uplinks[j].Share; *s > 0 {
-					*s = 100
-				}
-			}
-		}
-		for i := range d.names {
-			d.names[i] = map[string]flow.Names{}
-			for a, n := range policyrand.DNS(t) {
-				d.names[i][a.String()] = n
-			}
-		}
-		return d
-	})
-}
-
-// first is a forwarded flow's first packet.
-var first = rapid.Custom(func(t *rapid.T) flow.Flow {
-	f := policyrand.First(t)
-	if proto, _ := f.Proto.Get(); proto == 47 {
-		f.Proto, f.DstPort = flow.Some(flow.UDP), flow.Some(uint16(443))
-	}
-	f.IfaceIn, f.Mark = flow.Some("lan0"), flow.Some(uint32(0))
-	f.Process, f.ProcessPath, f.Cgroup, f.User = flow.Absent[string](), flow.Absent[string](), flow.Absent[string](), flow.Absent[string]()
-	return f
-})
-
-// sendAgain sends one more packet of each flow that send has sent.
-func (l *lab) sendAgain(flows []flow.Flow) map[uint16]seen {
-	l.t.Helper()
-	ids := make([]uint16, len(flows))
-	for i := range flows {
-		id, err := strconv.ParseUint(flows[i].ID, 10, 16)
-		must(l.t, err)
-		ids[i] = uint16(id)
-	}
-	out := map[uint16]seen{}
-	for i, s := range l.burst(flows, ids, 0) {
-		out[ids[i]] = s
-	}
-	return out
-}
-
-// TestXtablesDecideAsEngine is TestKernelDecidesAsEngine through iptables: the
-// same random policies, names and worlds, and what becomes of each packet must be
-// what the engine decides. Shares by hash are left out: iptables has none, and
-// plans say so.
-func TestXtablesDecideAsEngine(t *testing.T) {
-	const each = 70
-	n := 12
-	if os.Getenv("FULL") != "" {
-		n = 250
-	}
-	from := 1
-	if s := os.Getenv("SEED"); s != "" {
-		var err error
-		from, err = strconv.Atoi(s)
-		must(t, err)
-	}
+// TestEquivalenceIPTables is TestEquivalence through iptables. Shares by hash are
+// left out: iptables has none, and plans say so.
+func TestEquivalenceIPTables(t *testing.T) {
 	onXtables(t, func(t *testing.T) {
-		l := newLab(t)
-		e := enforcer(t, t.TempDir())
-		before := snapshot(t)
-		ctx := context.Background()
-		verdicts := map[string]int{}
-		families := map[string]int{}
-		sent, again := 0, 0
-		var pinned []flow.Flow // of the part before, and where they went
-		var places []seen
-		gen := drawX()
-		for seed := from; seed < from+n && !t.Failed(); seed++ {
-			d := gen.Example(seed)
-			for i := range d.policy.Uplinks {
-				d.policy.Uplinks[i].Gateway = gateways(i)
-			}
-			plan := planFor(t, e, d.policy, d.worlds[0])
-			if err := e.Apply(ctx, plan); err != nil {
-				t.Fatalf("seed %d: %v\n%s", seed, err, plan)
-			}
-			if err := e.VerifyX(ctx, plan); err != nil {
-				t.Fatalf("seed %d: right after it was applied: %v", seed, err)
-			}
-			prog := plan.Program()
-			world := d.worlds[0]
-			for part := range d.worlds {
-				flows := make([]flow.Flow, each)
-				for i := range flows {
-					flows[i] = first.Example((seed*len(d.worlds)+part)*each + i)
-					dst, _ := flows[i].Dst.Get()
-					flows[i].DNS = d.names[min(part, 1)][dst.String()]
-				}
-				must(t, e.Update(ctx, plan.WorldUpdates(world, d.worlds[part])))
-				world = d.worlds[part]
-				if part > 0 { // their routes do not change with the world
-					got := l.sendAgain(pinned)
-					for i := range pinned {
-						id, _ := strconv.ParseUint(pinned[i].ID, 10, 16)
-						if got[uint16(id)] != places[i] {
-							t.Errorf("seed %d, part %d: a second packet: flow %+v\ngot %+v, want %+v", seed, part, pinned[i], got[uint16(id)], places[i])
-						}
-					}
-					again += len(pinned)
-				}
-				pinned, places = nil, nil
-				for _, a := range policyrand.Servers {
-					updates, err := plan.Answer(a, d.names[min(part, 1)][a.String()], time.Minute)
-					must(t, err)
-					must(t, e.Update(ctx, updates))
-				}
-				got := l.send(flows)
-				for i := range flows {
-					dec := prog.Decide(&flows[i], world)
-					id, _ := strconv.ParseUint(flows[i].ID, 10, 16)
-					want := outcome(d.policy, &flows[i], &dec)
-					verdicts[want.dev]++
-					proto, _ := flows[i].Proto.Get()
-					dst, _ := flows[i].Dst.Get()
-					families[fmt.Sprint(proto, " IPv6 ", dst.Is6())]++
-					sent++
-					if want.dev != "" && dec.Kind != rules.ActNone {
-						pinned, places = append(pinned, flows[i]), append(places, want)
-					}
-					if got := got[uint16(id)]; got != want && !t.Failed() {
-						t.Errorf("seed %d, part %d: flow %+v\nworld %+v\ndecision %+v\ngot %+v, want %+v\n%s", seed, part, flows[i], world, dec, got, want, plan)
-					}
-				}
-			}
-		}
-		t.Logf("seeds %d to %d: %d first packets and %d second ones compared; by uplink (empty: dropped or rejected): %v; %v", from, from+n-1, sent, again, verdicts, families)
-		must(t, e.Close())
-		must(t, Cleanup(ctx, e.dir))
-		if after := snapshot(t); after != before {
-			t.Errorf("left behind:\n%s\nwas:\n%s", after, before)
-		}
+		equivalent(t, decider{name: "iptables-" + string(variant), adjust: withoutShares, noFake: true})
 	})
+}
+
+func withoutShares(d *drawn) {
+	d.policy.Daemon.Backend = rules.IPTables
+	for i := range d.policy.Groups {
+		if s := &d.policy.Groups[i].Strategy; *s == rules.Weighted || *s == rules.HashOf {
+			*s = rules.Fallback
+		}
+	}
+	for _, w := range d.worlds {
+		for j := range w.Uplinks {
+			if s := &w.Uplinks[j].Share; *s > 0 {
+				*s = 100
+			}
+		}
+	}
 }
 
 // TestXtablesOthersStay: rules of others in the same tables stay as they are, in
