@@ -2,6 +2,7 @@ package actions
 
 import (
 	"fmt"
+	"math"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
@@ -166,7 +167,7 @@ func (b *builder) answerChains() []Chain {
 	// connection that it refuses.
 	answer := Chain{Name: "answer", Rules: []Rule{{Do: []Stmt{{Kind: SetCTMark, Mask: p.CTMask}}}}}
 	var list []Chain
-	if b.hasLabels() {
+	if b.hasLabels() || len(p.throttles) > 0 {
 		labels := p.labelChain()
 		list = append(list, labels)
 		answer.Rules = append(answer.Rules, Rule{
@@ -201,6 +202,8 @@ const (
 const (
 	shiftDSCP = 14
 	shiftMark = shiftDSCP + codeLabel
+	// The number of a throttle has the rest.
+	shiftThrottle = shiftMark + codeLabel
 )
 
 // labelChain sets the labels of an answer, and applies them to the packet.
@@ -219,7 +222,15 @@ func (p *Plan) labelChain() Chain {
 	for _, n := range p.labels.mark {
 		add(shiftMark, labelMark, p.markLabel(n))
 	}
-	c.Rules = append(c.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "apply"}}})
+	for _, t := range p.throttles {
+		c.Rules = append(c.Rules, Rule{
+			If: []Match{{Key: KeyRank, Mask: math.MaxUint32 >> shiftThrottle << shiftThrottle, Nums: num(t.number << shiftThrottle)}},
+			Do: []Stmt{{Kind: SetLabel, Value: labelThrottle}, {Kind: SetLabel, Value: t.label()}},
+		})
+	}
+	if len(p.labels.dscp)+len(p.labels.mark) > 0 {
+		c.Rules = append(c.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "apply"}}})
+	}
 	return c
 }
 
@@ -263,6 +274,9 @@ func (p *Plan) labelCode(m *rules.Modifiers) (code uint32) {
 	}
 	if n, ok := m.Mark.Get(); ok {
 		code |= codeOf(p.markLabel(n)) << shiftMark
+	}
+	if t, ok := m.Throttle.Get(); ok {
+		code |= (labelThrottle - p.throttleLabel(t)) << shiftThrottle
 	}
 	return code
 }

@@ -73,7 +73,9 @@ func TestConsultDecidesAsEngine(t *testing.T) {
 			f.Domain = rapid.SampledFrom([]flow.Value[string]{{}, flow.Some("a.example.com"), flow.Some("zoom.us")}).Draw(t, "domain")
 			d := prog.Decide(&f, world)
 			k.Answer = answer(plan, &d)
-			got, exp := k.Send(packetOf(&f)), want(p, plan, &f, &d)
+			pkt := packetOf(&f)
+			got, exp := k.Send(pkt), want(p, plan, &f, &d)
+			checkThrottle(t, &pkt, &got, &d)
 			if got.Verdict != fake.Accept {
 				got = fake.Result{Verdict: got.Verdict, Err: got.Err}
 			}

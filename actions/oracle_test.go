@@ -226,6 +226,7 @@ func check(t *rapid.T, p *rules.Policy, prog *engine.Program, plan *actions.Plan
 		t.Fatalf("logs %v, want %v\n%+v", got.Logs, logs, d)
 	}
 	got.Logs = nil
+	checkThrottle(t, &pkt, &got, &d)
 	if got.Verdict != fake.Accept { // the rest of a packet that is gone does not matter
 		got = fake.Result{Verdict: got.Verdict, Err: got.Err}
 	}
@@ -240,6 +241,16 @@ func check(t *rapid.T, p *rules.Policy, prog *engine.Program, plan *actions.Plan
 	pkt.New, pkt.CTMark = false, got.CTMark
 	if next := k.Send(pkt); got.CTMark != 0 && (next.Dev != exp.Dev || next.CTMark != exp.CTMark || next.Mark&^plan.MarkMask != exp.Mark || next.DSCP != exp.DSCP || len(next.Logs) != 0) {
 		t.Fatalf("second packet: %+v, want %+v", next, exp)
+	}
+}
+
+// slowed is the connection label of flows that a throttle slows.
+const slowed = 125
+
+// checkThrottle fails unless a flow that goes on is slowed exactly when the decision says so.
+func checkThrottle(t *rapid.T, pkt *fake.Packet, got *fake.Result, d *engine.Decision) {
+	if _, want := d.Mods.Throttle.Get(); got.Verdict == fake.Accept && pkt.Labels[slowed] != want {
+		t.Fatalf("throttled: %t, want %t: %+v", pkt.Labels[slowed], want, d)
 	}
 }
 

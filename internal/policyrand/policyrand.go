@@ -154,7 +154,7 @@ func outcome(t *rapid.T, primary bool) rules.Outcome {
 	o.Route = rapid.IntRange(0, 8).Draw(t, "route")
 	o.Routes = rapid.SliceOfN(rapid.IntRange(0, 8), 1, 3).Draw(t, "routes")
 	o.Reject = rapid.Bool().Draw(t, "reject")
-	switch rapid.IntRange(0, 5).Draw(t, "modifier") {
+	switch rapid.IntRange(0, 6).Draw(t, "modifier") {
 	case 0:
 		o.Mods.Log = flow.Some(rapid.SampledFrom(logTexts).Draw(t, "log"))
 	case 1:
@@ -162,6 +162,8 @@ func outcome(t *rapid.T, primary bool) rules.Outcome {
 	case 2:
 		o.Mods.Mark = flow.Some(rapid.SampledFrom([]uint32{1, 2}).Draw(t, "set mark"))
 		o.Mods.Log = flow.Some("")
+	case 3:
+		o.Mods.Throttle = flow.Some(0)
 	}
 	return o
 }
