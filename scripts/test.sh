@@ -17,7 +17,12 @@ run() {
   grep -E '^(ok|FAIL|panic:|\?)' "$log" | grep -v 'no test files'
   if grep -qE '^(FAIL|--- FAIL|panic:)' "$log"; then
     echo "== what failed"
-    grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|\s*--- (PASS|SKIP))' "$log" | tail -n 400
+    # Each top-level test that failed, with what it said; and what stands outside of one.
+    awk '/^=== RUN   [^\/]*$/ {n = 0; in_test = 1}
+      {buf[n++] = $0}
+      /^--- (PASS|SKIP)/ {n = 0; in_test = 0}
+      /^(--- FAIL|panic:|FAIL\t.*build failed|# )/ {for (i = 0; i < n; i++) print buf[i]; n = 0}
+      !in_test && n > 40 {n = 0}' "$log" | grep -vE '^=== (RUN|PAUSE|CONT|NAME)|^ +--- (PASS|SKIP)' | tail -n 600
   fi
   cat "$log" >>"$log.all"
 }

@@ -129,7 +129,7 @@ func measureFlows(t *testing.T, what string, count int) {
 				c.rates, c.passed = append(c.rates, first), append(c.passed, second)
 			}
 			if c != none && fmt.Sprint(left) != fmt.Sprint(leaving(want)) {
-				t.Errorf("%s: packets left by %v, the engine says %v", c.name, left, leaving(want))
+				t.Errorf("%s, round %d: packets left by %v, the engine says %v", c.name, round, left, leaving(want))
 			}
 		}
 	}
@@ -429,9 +429,9 @@ func (c *contender) run(t *testing.T, frames [][]byte, live []liveFlow) (first, 
 		copy(frame[:6], c.l.gateway)
 		copy(frame[6:12], c.l.own)
 	}
-	before := c.counters(t)
+	before := c.settled(t)
 	took := c.blast(t, frames)
-	after := c.counters(t)
+	after := c.settled(t)
 	for i := range left {
 		left[i] = after[i] - before[i]
 	}
@@ -446,6 +446,18 @@ func (c *contender) run(t *testing.T, frames [][]byte, live []liveFlow) (first, 
 	c.l.collect(0, 0)
 	again = slices.Repeat(again, len(frames)/len(live))
 	return float64(len(frames)) / took.Seconds(), float64(len(again)) / c.blast(t, again).Seconds(), left
+}
+
+// settled returns the counters when nothing is on its way any more.
+func (c *contender) settled(t *testing.T) [3]int {
+	for last := c.counters(t); ; {
+		time.Sleep(20 * time.Millisecond)
+		now := c.counters(t)
+		if now == last {
+			return now
+		}
+		last = now
+	}
 }
 
 func (c *contender) counters(t *testing.T) (list [3]int) {
