@@ -125,11 +125,14 @@ func measureFlows(t *testing.T, what string, count int) {
 	for round := range flowRounds + 1 {
 		for _, c := range all {
 			first, second, left := c.run(t, frames, live)
-			if round > 0 { // the first warms up
-				c.rates, c.passed = append(c.rates, first), append(c.passed, second)
-			}
-			if c != none && fmt.Sprint(left) != fmt.Sprint(leaving(want)) {
+			wrong := c != none && left != leaving(want)
+			if wrong && c == ours {
 				t.Errorf("%s, round %d: packets left by %v, the engine says %v", c.name, round, left, leaving(want))
+			} else if wrong {
+				t.Logf("%s, round %d does not count: packets left by %v, the engine says %v", c.name, round, left, leaving(want))
+			}
+			if round > 0 && !wrong { // the first warms up
+				c.rates, c.passed = append(c.rates, first), append(c.passed, second)
 			}
 		}
 	}
@@ -200,6 +203,9 @@ func accessList(n int) []workload.Rule {
 func leaving(want map[string]int) [3]int { return [3]int{want["wan0"], want["wan1"], want["wan2"]} }
 
 func middle(list []float64) float64 {
+	if len(list) == 0 {
+		return 0
+	}
 	list = slices.Sorted(slices.Values(list))
 	return list[len(list)/2]
 }
