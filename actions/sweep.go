@@ -98,7 +98,7 @@ func (s span) numbers() string {
 	return fmt.Sprintf("%d-%d", s.lo.lo, s.hi.lo)
 }
 
-// union sorts spans and joins those that overlap or touch.
+// unite sorts spans and joins those that overlap or touch.
 func unite(list []span) []span {
 	slices.SortFunc(list, func(a, b span) int { return a.lo.compare(b.lo) })
 	var out []span

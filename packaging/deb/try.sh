@@ -17,16 +17,16 @@ done
 top=$(mktemp -d)
 trap 'umount -l "$top"; rmdir "$top"' EXIT
 mount -t tmpfs none "$top"
-mkdir "$top/upper" "$top/work" "$top/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" "$top/root" || skip "no overlay file system"
-mount -t proc proc "$top/root/proc"
-mount --bind /dev "$top/root/dev"
-mount -t tmpfs none "$top/root/run"
-mount -t tmpfs none "$top/root/tmp"
-cp "$deb" "$top/root/tmp/netpolicy.deb"
+mkdir "$top/upper" "$top/work" "$top/image"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" "$top/image" || skip "no overlay file system"
+mount -t proc proc "$top/image/proc"
+mount --bind /dev "$top/image/dev"
+mount -t tmpfs none "$top/image/run"
+mount -t tmpfs none "$top/image/tmp"
+cp "$deb" "$top/image/tmp/netpolicy.deb"
 ip link set lo up
 
-chroot "$top/root" bash -eu <<'INSIDE'
+chroot "$top/image" bash -eu <<'INSIDE'
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 : >/tmp/before
 nft list ruleset >/tmp/rules

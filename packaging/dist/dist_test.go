@@ -207,18 +207,18 @@ func checkTarball(t *testing.T, dir string) {
 tar -xzf "$1/netpolicy_1.2.3_linux_amd64.tar.gz" -C "$2"
 cd "$2/netpolicy_1.2.3_linux_amd64"
 echo 'policy 1 # ours' >"$2/mine"
-DESTDIR=$2/root ./install.sh
-"$2/root/usr/local/sbin/netpolicyd" version
-"$2/root/usr/local/bin/netpolicy" version
-"$2/root/usr/local/bin/netpolicy" lint "$2/root/etc/netpolicy/policy.npl"
-grep ExecStart= "$2/root/etc/systemd/system/netpolicyd.service"
-cp "$2/mine" "$2/root/etc/netpolicy/policy.npl"
-DESTDIR=$2/root ./install.sh
-cmp "$2/mine" "$2/root/etc/netpolicy/policy.npl"
-DESTDIR=$2/root ./uninstall.sh
-find "$2/root" -type f
-DESTDIR=$2/root ./uninstall.sh --purge
-echo "left: $(find "$2/root" -type f | wc -l)"
+DESTDIR=$2/tree ./install.sh
+"$2/tree/usr/local/sbin/netpolicyd" version
+"$2/tree/usr/local/bin/netpolicy" version
+"$2/tree/usr/local/bin/netpolicy" lint "$2/tree/etc/netpolicy/policy.npl"
+grep ExecStart= "$2/tree/etc/systemd/system/netpolicyd.service"
+cp "$2/mine" "$2/tree/etc/netpolicy/policy.npl"
+DESTDIR=$2/tree ./install.sh
+cmp "$2/mine" "$2/tree/etc/netpolicy/policy.npl"
+DESTDIR=$2/tree ./uninstall.sh
+find "$2/tree" -type f
+DESTDIR=$2/tree ./uninstall.sh --purge
+echo "left: $(find "$2/tree" -type f | wc -l)"
 `
 	out, err := exec.Command("bash", "-c", script, "bash", dir, image).CombinedOutput()
 	if err != nil {
@@ -226,7 +226,7 @@ echo "left: $(find "$2/root" -type f | wc -l)"
 	}
 	for _, want := range []string{
 		"netpolicyd v1.2.3\nnetpolicy v1.2.3\n", "ExecStart=/usr/local/sbin/netpolicyd --config /etc/netpolicy/policy.npl\n",
-		"kept " + image + "/root/etc/netpolicy/policy.npl\n", "removed\n" + image + "/root/etc/netpolicy/policy.npl\nremoved\nleft: 0\n",
+		"kept " + image + "/tree/etc/netpolicy/policy.npl\n", "removed\n" + image + "/tree/etc/netpolicy/policy.npl\nremoved\nleft: 0\n",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in\n%s", want, out)

@@ -38,9 +38,9 @@ cat >"$top.sh" <<'INSIDE'
 set -eu
 top=$1 deb=$2
 mount -t tmpfs none "$top"
-mkdir "$top/upper" "$top/work" "$top/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" "$top/root"
-cd "$top/root"
+mkdir "$top/upper" "$top/work" "$top/image"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" "$top/image"
+cd "$top/image"
 mount -t proc proc proc
 # Only what belongs to this network namespace can be written.
 mount --bind proc/sys/net proc/sys/net
