@@ -296,7 +296,7 @@ func (b *builder) index() {
 	x.alts, x.mods = b.alts, b.mods
 	for i, a := range b.alts {
 		if len(a.t.names) > 0 {
-			x.add(i)
+			x.take(i)
 		}
 	}
 	for _, m := range b.mods {

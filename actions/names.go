@@ -27,79 +27,31 @@ var ErrClasses = errors.New("too many combinations of name rules in one table")
 
 // nameIndex finds the alternatives that hold for an address's DNS names.
 type nameIndex struct {
-	alts   []*alt // of the whole policy, in order
-	terms  []int  // those that ask for names
-	exact  map[string][]int
-	suffix map[string][]int // the name and what is under it
-	under  map[string][]int // only what is under it
-	globs  []globTerm
-	mods   []modRule // all rules with modifiers alone, in order
-	named  bool      // some of mods ask for names
-	made   int       // class chains in the table
+	patternIndex
+	alts  []*alt    // of the whole policy, in order
+	terms []int     // those that ask for names
+	mods  []modRule // all rules with modifiers alone, in order
+	named bool      // some of mods ask for names
+	made  int       // class chains in the table
 }
 
-type globTerm struct {
-	pattern rules.NamePattern
-	alt     int
-}
+func newNameIndex() *nameIndex { return &nameIndex{patternIndex: newPatternIndex()} }
 
-func newNameIndex() *nameIndex {
-	return &nameIndex{exact: map[string][]int{}, suffix: map[string][]int{}, under: map[string][]int{}}
-}
-
-// add takes an alternative in. Its first list of patterns finds it; the others are checked then.
-func (x *nameIndex) add(i int) {
+// take takes an alternative in. Its first list of patterns finds it; the others are checked then.
+func (x *nameIndex) take(i int) {
 	x.terms = append(x.terms, i)
 	for _, p := range x.alts[i].t.names[0] {
-		switch p.Kind {
-		case rules.Exact:
-			x.exact[p.Name] = append(x.exact[p.Name], i)
-		case rules.Suffix:
-			x.suffix[p.Name] = append(x.suffix[p.Name], i)
-		case rules.Subdomain:
-			x.under[p.Name] = append(x.under[p.Name], i)
-		default:
-			x.globs = append(x.globs, globTerm{p, i})
-		}
+		x.add(p, i)
 	}
 }
 
 // find returns the alternatives that hold for names, in order.
-func (x *nameIndex) find(names flow.Names) []int {
-	hits := x.indexed(names)
-	for name := range names.All() {
-		for _, g := range x.globs {
-			if g.pattern.Match(name) {
-				hits = append(hits, g.alt)
-			}
-		}
-	}
-	return x.sure(hits, names)
-}
+func (x *nameIndex) find(names flow.Names) []int { return x.sure(x.all(names), names) }
 
 // sure sorts hits, and drops those of which another list of names does not hold.
 func (x *nameIndex) sure(hits []int, names flow.Names) []int {
 	slices.Sort(hits)
 	return slices.DeleteFunc(slices.Compact(hits), func(i int) bool { return !x.alts[i].t.named(names) })
-}
-
-// indexed returns what is found without looking at each pattern.
-func (x *nameIndex) indexed(names flow.Names) []int {
-	var hits []int
-	for name := range names.All() {
-		hits = append(hits, x.exact[name]...)
-		hits = append(hits, x.suffix[name]...)
-		for rest := name; ; {
-			_, parent, ok := strings.Cut(rest, ".")
-			if !ok {
-				break
-			}
-			hits = append(hits, x.suffix[parent]...)
-			hits = append(hits, x.under[parent]...)
-			rest = parent
-		}
-	}
-	return hits
 }
 
 // named reports whether each of the term's lists matches one of names.

@@ -15,24 +15,15 @@ import (
 // xnames finds the sets that an address's DNS names put it into: one for each
 // different list of patterns that rules ask for.
 type xnames struct {
-	table *Table
-	tag   string
-	count int
-	byKey map[string]int // a list's text -> its number
-	// Where the numbers of lists are found by their patterns.
-	exact  map[string][]int
-	suffix map[string][]int // the name and what is under it
-	under  map[string][]int // only what is under it
-	globs  []xglob
-}
-
-type xglob struct {
-	pattern rules.NamePattern
-	list    int
+	table        *Table
+	tag          string
+	count        int
+	byKey        map[string]int // a list's text -> its number
+	patternIndex                // finds the numbers of lists
 }
 
 func newXnames() *xnames {
-	return &xnames{byKey: map[string]int{}, exact: map[string][]int{}, suffix: map[string][]int{}, under: map[string][]int{}}
+	return &xnames{byKey: map[string]int{}, patternIndex: newPatternIndex()}
 }
 
 // own is the name of a set of the plan's own, once the shape is known.
@@ -61,40 +52,9 @@ func (n *xnames) set(list []rules.NamePattern, f Family) string {
 	return xname(xnameSet(id, f))
 }
 
-func (n *xnames) add(p rules.NamePattern, list int) {
-	switch p.Kind {
-	case rules.Exact:
-		n.exact[p.Name] = append(n.exact[p.Name], list)
-	case rules.Suffix:
-		n.suffix[p.Name] = append(n.suffix[p.Name], list)
-	case rules.Subdomain:
-		n.under[p.Name] = append(n.under[p.Name], list)
-	default:
-		n.globs = append(n.globs, xglob{p, list})
-	}
-}
-
 // find returns the numbers of the lists of which a pattern matches one of names, sorted.
 func (n *xnames) find(names flow.Names) []int {
-	var hits []int
-	for name := range names.All() {
-		hits = append(hits, n.exact[name]...)
-		hits = append(hits, n.suffix[name]...)
-		for rest := name; ; {
-			_, parent, ok := strings.Cut(rest, ".")
-			if !ok {
-				break
-			}
-			hits = append(hits, n.suffix[parent]...)
-			hits = append(hits, n.under[parent]...)
-			rest = parent
-		}
-		for _, g := range n.globs {
-			if g.pattern.Match(name) {
-				hits = append(hits, g.list)
-			}
-		}
-	}
+	hits := n.all(names)
 	slices.Sort(hits)
 	return slices.Compact(hits)
 }
