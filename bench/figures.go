@@ -116,7 +116,7 @@ func speedup(prog *engine.Program, flows []flow.Flow, counted bool) float64 {
 	}
 	const most = 2.1 // more is the machine's noise in the runs of one goroutine
 	one, two := run(1), run(2)
-	for i := 0; i < 5 || i < 20 && 2*float64(one)/float64(two) > most; i++ {
+	for i := 0; i < 15 || i < 30 && 2*float64(one)/float64(two) > most; i++ {
 		one, two = min(one, run(1)), min(two, run(2))
 	}
 	return 2 * float64(one) / float64(two)
