@@ -42,12 +42,24 @@ type decider struct {
 	world  *state.World
 	conns  []workload.Conn
 	forget bool
+	hints  []flow.Names // by connection, or nil
 }
 
-func (d *decider) Load(conns []workload.Conn) { d.conns, d.forget = conns, false }
+func (d *decider) Load(conns []workload.Conn) { d.conns, d.forget, d.hints = conns, false, nil }
 
-// Forget makes the names unknown, as they are when the first packet is decided.
-func (d *decider) Forget() { d.forget = true }
+// Forget makes the names unknown, as they are when the first packet is decided;
+// with hints a DNS answer has told them.
+func (d *decider) Forget(hints bool) {
+	if d.forget = true; !hints {
+		return
+	}
+	d.hints = make([]flow.Names, len(d.conns))
+	for i := range d.conns {
+		if name := d.conns[i].Name; name != "" {
+			d.hints[i] = flow.NewNames(name)
+		}
+	}
+}
 
 func (d *decider) Run(from, to int) int {
 	sum := 0
@@ -60,6 +72,9 @@ func (d *decider) Run(from, to int) int {
 		d.conns[from+i].Into(&f)
 		if d.forget {
 			f.SNI = flow.Value[string]{}
+			if d.hints != nil {
+				f.DNS = d.hints[from+i]
+			}
 		}
 		d.prog.DecideInto(&answer, &f, d.world)
 		sum += answer.Asked

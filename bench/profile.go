@@ -50,8 +50,10 @@ func profile(file string) error {
 		}
 		d.decide(took)
 	}
-	all[1].Forget()
-	all[1].decide(each)
+	all[1].Forget(false)
+	all[1].decide(each / 2)
+	all[1].Forget(true)
+	all[1].decide(each / 2)
 	pprof.StopCPUProfile()
 	text, err := nameless(&raw)
 	if err != nil {

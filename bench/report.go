@@ -85,14 +85,14 @@ func (b *bench) markdown() string {
 	fmt.Fprintf(&s, "# Results of `make bench`\n\n%s.\n\n", strings.Join(b.machine(), ".\n"))
 	s.WriteString(`CPU nanoseconds a decision, of the whole process, median of passes that take turns; (set): the system answers the easier
 question whether anything matches, without ports, states, latencies, priorities and outcomes. The mix, the columns and the
-targets are explained in docs/performance.md; of every row but "unknown" (names not known yet: the oracle judges that in the engine's
+targets are explained in docs/performance.md; of every row but "unknown" and "hinted" (names not known yet, or from DNS alone: the oracle judges that in the engine's
 tests) answers were compared with a linear search. Made by ` + "`make bench`, which runs `bin/bench -peers bin/peers`" + `. Wall
 clock, passes and samples are in results.json and raw.txt. mihomo can't be run here: its domain and CIDR sets were
 measured at 222, 269, 326, 362, 447 and 811 ns for 10 to 1,000,000 elements (set, no keywords) where the targets were set.
 `)
 	s.WriteString("Targets of time are scaled by what a linear search of 1,000 rules took in turns with what they are for, against where they were set (those of hostile sets never below 2 us):\n")
 	fmt.Fprintf(&s, "%s.\n\n", b.scales())
-	for _, mode := range []string{"warm", "cold", "unknown"} {
+	for _, mode := range []string{"warm", "cold", "unknown", "hinted"} {
 		b.table(&s, mode, func(r *row) string { return number(r.NS) })
 	}
 	s.WriteString("## Cost\n\nOf the program that building makes; in brackets what a rule takes in the process with the policy it was made from.\n\n")
@@ -127,11 +127,11 @@ func (b *bench) scales() string {
 	return strings.Join(list, ", ")
 }
 
-// table writes one value of all systems of the mix; "cold" and "unknown" take the
-// rows of that mode, others the warm ones.
+// table writes one value of all systems of the mix; "cold", "unknown" and "hinted"
+// take the rows of that mode, others the warm ones.
 func (b *bench) table(s *strings.Builder, title string, value func(*row) string) {
 	mode := "warm"
-	if title == "cold" || title == "unknown" {
+	if title == "cold" || title == "unknown" || title == "hinted" {
 		mode = title
 	}
 	fmt.Fprintf(s, "| %s |", title)

@@ -58,9 +58,10 @@ type facts struct {
 	queries  [3]query
 
 	// dns is how DNS names take part: nameHints, nameDNS, or 0 for not at all;
-	// dnsFields are the fields that take them.
+	// dnsFields are the fields that take them, as dnsReads, too.
 	dns       nameMode
 	dnsFields fields3
+	dnsReads  FieldSet
 	// unknown are the fields, of those that rules read, that a decision can be
 	// waiting for; blindUnknown also has those that only DNS names tell.
 	unknown, blindUnknown FieldSet
@@ -108,13 +109,8 @@ func (c *facts) gather(w *state.World) {
 	}
 	c.unknown = c.unknownOf(p.fields)
 	c.blindUnknown = c.unknown
-	if c.dns != nameDNS {
-		return
-	}
-	for i, m := range c.modes {
-		if m == nameDNS {
-			c.blindUnknown |= 1 << nameField3[i] & p.fields
-		}
+	if c.dns == nameDNS {
+		c.blindUnknown |= c.dnsReads & p.fields
 	}
 }
 
@@ -200,6 +196,7 @@ func (c *facts) setNames(f *flow.Flow) {
 		if m == nameHints || m == nameDNS {
 			c.dns = m // never both: nameDNS needs both names to be absent
 			c.dnsFields |= 1 << i
+			c.dnsReads |= 1 << nameField3[i]
 		}
 	}
 }

@@ -8,13 +8,26 @@ import (
 
 // enough reports whether rules that read the given fields can add nothing more.
 func (s *search) enough(reads FieldSet) bool {
-	d := s.d
-	return !d.Final && reads&s.c.unknown&^d.Pending == 0 && (s.c.dns == 0 || d.Hinted)
+	return (s.restsOnly || s.waited(reads)) && s.rested(reads)
+}
+
+// waited reports whether such rules have no fact to wait for that is not known of.
+func (s *search) waited(reads FieldSet) bool {
+	waits := reads & s.c.unknown
+	return waits == 0 || waits&^s.d.Pending == 0 && !s.d.Final
+}
+
+// rested reports whether it is known that the decision rests on DNS names, or no
+// such rule can be false by them. As hints they make a name's predicate true or
+// leave it unknown, so that only a rule that negates one can be.
+func (s *search) rested(reads FieldSet) bool {
+	c := &s.c
+	return c.dns == 0 || s.d.Hinted || reads&c.dnsReads == 0 || c.dns == nameHints && reads&negatesName == 0
 }
 
 func (l *layer) readsOf(r uint8) FieldSet {
 	if r == readsAll {
-		return l.fields
+		return l.fields | negatesName
 	}
 	return l.reads[r]
 }
@@ -38,7 +51,7 @@ func (s *search) consider(i id, r *record) {
 	default:
 		return
 	}
-	if s.enough(s.c.prog.fields) {
+	if all := s.c.prog.fields | negatesName; s.waited(all) && s.rested(all) {
 		s.bound = 0
 	}
 }

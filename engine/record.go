@@ -20,7 +20,7 @@ type record struct {
 	active state.Set
 	protos protoSet
 	flags  recordFlags
-	reads  uint8 // which fields, an index into layer.reads
+	reads  uint8 // which fields, and negatesName: an index into layer.reads
 }
 
 type recordFlags uint8
@@ -220,29 +220,36 @@ func (l *layer) inPorts(r *record, port uint16) bool {
 // are evaluated do.
 func (r *record) hasWhen() bool { return r.flags&needsEval != 0 && r.ports != 0 }
 
-// ruleFields are the fields that a rule reads.
+// negatesName is no field: of a rule it says that it negates a predicate of a name.
+const negatesName = FieldSet(1 << 63)
+
+// ruleFields are the fields that a rule reads, and negatesName.
 func ruleFields(r *rules.Rule) FieldSet {
-	s := fieldsOf(&r.Match)
+	s := fieldsOf(&r.Match, false)
 	if r.When != nil {
-		s |= fieldsOf(r.When)
+		s |= fieldsOf(r.When, false)
 	}
 	return s
 }
 
-func fieldsOf(e *rules.Expr) FieldSet {
+func fieldsOf(e *rules.Expr, negated bool) FieldSet {
 	if e.Op == rules.OpPred {
-		return FieldSet(0).With(e.Pred.Field)
+		s := FieldSet(0).With(e.Pred.Field)
+		if negated && s&nameFields != 0 {
+			s |= negatesName
+		}
+		return s
 	}
 	var s FieldSet
 	for i := range e.Kids {
-		s |= fieldsOf(&e.Kids[i])
+		s |= fieldsOf(&e.Kids[i], negated != (e.Op == rules.OpNot))
 	}
 	return s
 }
 
 // reads returns the index of a set of fields.
 func (b *builder) reads(s FieldSet) uint8 {
-	b.fields |= s
+	b.fields |= s &^ negatesName
 	if i := slices.Index(b.fieldSets, s); i >= 0 {
 		return uint8(i)
 	}

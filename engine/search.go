@@ -27,6 +27,9 @@ type search struct {
 	// unknown, or not true only by DNS names, and would have given something else.
 	open    bool
 	outcome *rules.Outcome // the winner's, the default's, or nil
+	// restsOnly is set among open rules that can wait for nothing: what they can tell
+	// is that the decision rests on DNS names.
+	restsOnly bool
 	// d is the decision, complete but for what open rules do to it.
 	d *Decision
 
@@ -171,7 +174,7 @@ func (s *search) node(n *node) {
 		x := &n.indexes[i]
 		switch {
 		case s.open && classFields[x.class]&s.c.blindUnknown != 0:
-			s.node(x.open)
+			s.opened(x)
 		case x.class == classNames: // the two that most rules are filed in, without a jump table
 			s.names(x)
 		case x.class == classDst:
@@ -185,6 +188,21 @@ func (s *search) node(n *node) {
 		return
 	}
 	s.list(n.rest)
+}
+
+// opened looks at the rules of an index of which the facts are not known. Where DNS
+// names are all that will ever be known of a name, those that it makes true are
+// found by them, and all others are false.
+func (s *search) opened(x *index) {
+	if x.class != classNames || s.c.dns != nameDNS {
+		s.node(x.open)
+		return
+	}
+	s.names(x)
+	was := s.restsOnly
+	s.restsOnly = true
+	s.node(x.open)
+	s.restsOnly = was
 }
 
 // extra looks at what few nodes have; true if that was enough.

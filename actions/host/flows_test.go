@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -26,6 +25,7 @@ import (
 	"netpolicy.dev/netpolicy/bench/workload"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector/nfqueue"
 	"netpolicy.dev/netpolicy/internal/nstest"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -40,33 +40,22 @@ const linearMost = 10_000
 // flowRounds is how often each contestant is measured, in turns.
 const flowRounds = 5
 
-// established is how many flows send on once they are there.
-const established = 100
-
-// liveFlow is a flow that is let through: its first frame, the answer, and the
-// uplink by which they go.
-type liveFlow struct {
-	frame, reply []byte
-	uplink       int
-}
-
 // contender is one gateway whose new flows are counted.
 type contender struct {
-	name   string
-	l      *lab
-	gw     *nstest.NS
-	wan    [3]net.HardwareAddr // the gateway's
-	load   time.Duration
-	again  time.Duration // to replace the table by an equal one
-	rates  []float64     // new flows a second
-	passed []float64     // packets a second of flows that are established
-	size   string
+	name  string
+	l     *lab
+	gw    *nstest.NS
+	load  time.Duration
+	again time.Duration // to replace the table by an equal one
+	rates []float64     // new flows a second
+	judge *judge        // who is asked about each, or nil
+	size  string
 }
 
 // TestFlows measures how many new flows a second a gateway takes under policies of
 // many rules: without a policy (but with connection tracking, as any gateway with
-// NAT has it), with netpolicy's table, and with one rule of nftables for each rule
-// of the policy. They take turns, and where the packets of each run left is
+// NAT has it), with netpolicy's table, with the engine asked about each (`enforce:
+// consult`), and with one rule of nftables for each rule of the policy. They take turns, and where the packets of each run left is
 // compared with what the engine decides.
 func TestFlows(t *testing.T) {
 	nstest.Need(t)
@@ -94,6 +83,11 @@ func measureFlows(t *testing.T, what string, count int) {
 	ours := newContender(t, "netpolicy")
 	ours.loadOurs(t, prog, w, names)
 	all := []*contender{none, ours}
+	if queueVia() != actions.NoQueue {
+		asks := newContender(t, "consult")
+		asks.loadConsult(t, prog, w, names)
+		all = append(all, asks)
+	}
 	if len(list) <= linearMost {
 		linear := newContender(t, "a rule for each rule")
 		linear.loadLinear(t, list, prog, w, names)
@@ -106,39 +100,27 @@ func measureFlows(t *testing.T, what string, count int) {
 		frames[i] = ours.l.packet(&flows[i], id)
 	}
 	want := map[string]int{}
-	var live []liveFlow
 	for i := range flows {
 		d := prog.Decide(&flows[i], w)
-		dev := outcome(p, &flows[i], &d).dev
-		want[dev]++
-		if dev != "" && len(live) < established {
-			back := flows[i]
-			back.Src, back.Dst, back.DstPort = flows[i].Dst, flows[i].Src, flows[i].SrcPort
-			port, _ := flows[i].DstPort.Get()
-			reply := ours.l.packet(&back, port)
-			if back.Proto == flow.Some(flow.TCP) {
-				reply[14+20+13] |= 0x10 // SYN and ACK; the far ends' checksums are not looked at
-			}
-			live = append(live, liveFlow{frames[i], reply, int(dev[3] - '0')})
-		}
+		want[outcome(p, &flows[i], &d).dev]++
 	}
 	for round := range flowRounds + 1 {
 		for _, c := range all {
-			first, second, left := c.run(t, frames, live)
+			rate, left := c.run(t, frames)
 			wrong := c != none && left != leaving(want)
-			if wrong && c == ours {
+			if wrong && (c == ours || c.judge != nil) {
 				t.Errorf("%s, round %d: packets left by %v, the engine says %v", c.name, round, left, leaving(want))
 			} else if wrong {
 				t.Logf("%s, round %d does not count: packets left by %v, the engine says %v", c.name, round, left, leaving(want))
 			}
 			if round > 0 && !wrong { // the first warms up
-				c.rates, c.passed = append(c.rates, first), append(c.passed, second)
+				c.rates = append(c.rates, rate)
 			}
 		}
 	}
 	for _, c := range all {
-		t.Logf("flows: %s, %s: %.0f thousand new flows a second, %.2f of no policy; established packets %.2f of no policy; load %d ms, replace %d ms%s", what, c.name,
-			middle(c.rates)/1000, middle(c.rates)/middle(none.rates), middle(c.passed)/middle(none.passed), c.load.Milliseconds(), c.again.Milliseconds(), c.size)
+		t.Logf("flows: %s, %s: %.0f thousand new flows a second, %.2f of no policy; load %d ms, replace %d ms%s", what, c.name,
+			middle(c.rates)/1000, middle(c.rates)/middle(none.rates), c.load.Milliseconds(), c.again.Milliseconds(), c.size)
 	}
 }
 
@@ -282,9 +264,6 @@ func newContender(t *testing.T, name string) *contender {
 		}
 	}
 	c := &contender{name: name, l: l, gw: l.namespaces[0]}
-	for i := range c.wan {
-		c.wan[i] = mac(t, c.gw, fmt.Sprint("wan", i))
-	}
 	c.gw.Set(t, "net/netfilter/nf_conntrack_checksum", "0")
 	return c
 }
@@ -317,6 +296,23 @@ func (c *contender) loadOurs(t *testing.T, prog *engine.Program, w *state.World,
 	begin = time.Now()
 	must(t, e.Update(ctx, updates))
 	c.size = fmt.Sprintf("; planned in %d ms, %d DNS answers in %d ms; %d chains", planned.Milliseconds(), len(names), time.Since(begin).Milliseconds(), len(plan.Table.Chains))
+}
+
+// loadConsult has the engine asked about each flow; it knows the names.
+func (c *contender) loadConsult(t *testing.T, prog *engine.Program, w *state.World, names map[netip.Addr]flow.Names) {
+	e := enforcer(t, t.TempDir())
+	p := *prog.Policy()
+	p.Daemon.Enforce = rules.Consult
+	plan := planFor(t, e, &p, w)
+	begin := time.Now()
+	must(t, e.Apply(context.Background(), plan))
+	c.load = time.Since(begin)
+	begin = time.Now()
+	must(t, e.nft.Replace(context.Background(), &plan.Table))
+	c.again = time.Since(begin)
+	c.judge = judging(plan, w)
+	c.judge.now.Store(&moment{world: w, names: names})
+	c.judge.listen(t)
 }
 
 // loadLinear puts each rule of the policy into one rule of nftables, in order; a
@@ -423,9 +419,9 @@ func oneOf(list []string) string {
 	return "{ " + strings.Join(list, ", ") + " }"
 }
 
-// run sends the frames as new flows, then many of the live ones; it returns
-// both rates and how many packets of the first time left by each uplink.
-func (c *contender) run(t *testing.T, frames [][]byte, live []liveFlow) (first, second float64, left [3]int) {
+// run sends the frames as new flows; it returns their rate, and how many packets
+// left by each uplink.
+func (c *contender) run(t *testing.T, frames [][]byte) (rate float64, left [3]int) {
 	c.gw.Do(t, func() {
 		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 			t.Error(err)
@@ -436,22 +432,34 @@ func (c *contender) run(t *testing.T, frames [][]byte, live []liveFlow) (first, 
 		copy(frame[6:12], c.l.own)
 	}
 	before := c.settled(t)
-	took := c.blast(t, frames)
+	took := c.pass(t, frames)
 	after := c.settled(t)
 	for i := range left {
 		left[i] = after[i] - before[i]
 	}
-	var again [][]byte
-	for _, f := range live {
-		copy(f.reply[:6], c.wan[f.uplink])
-		if _, err := unix.Write(c.l.sinks[fmt.Sprint("wan", f.uplink)], f.reply); err != nil {
-			t.Fatal(err)
-		}
-		again = append(again, f.frame)
+	return float64(len(frames)) / took.Seconds(), left
+}
+
+// pass sends all frames and returns the processor time that it took. Where each
+// is asked about, that is the whole process's, and no more are sent at once than
+// wait for an answer.
+func (c *contender) pass(t *testing.T, frames [][]byte) (took time.Duration) {
+	if c.judge == nil {
+		return c.blast(t, frames)
 	}
-	c.l.collect(0, 0)
-	again = slices.Repeat(again, len(frames)/len(live))
-	return float64(len(frames)) / took.Seconds(), float64(len(again)) / c.blast(t, again).Seconds(), left
+	const waiting = nfqueue.QueueLength / 2
+	for part := range slices.Chunk(frames, waiting) {
+		want := c.judge.asked.Load() + int64(len(part))
+		begin := processTime(t)
+		c.blast(t, part)
+		for end := time.Now().Add(markerTime); c.judge.asked.Load() < want; time.Sleep(100 * time.Microsecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d of %d packets were never asked about", want-c.judge.asked.Load(), len(part))
+			}
+		}
+		took += processTime(t) - begin
+	}
+	return took
 }
 
 // settled returns the counters when nothing is on its way any more.
@@ -520,9 +528,14 @@ func (c *contender) blast(t *testing.T, frames [][]byte) time.Duration {
 
 // threadTime is the processor time of this thread: what the kernel routes while it
 // sends is its own, and what else the machine does is not.
-func threadTime(t *testing.T) time.Duration {
+func threadTime(t *testing.T) time.Duration { return clock(t, unix.CLOCK_THREAD_CPUTIME_ID) }
+
+// processTime is that of all threads.
+func processTime(t *testing.T) time.Duration { return clock(t, unix.CLOCK_PROCESS_CPUTIME_ID) }
+
+func clock(t *testing.T, which int32) time.Duration {
 	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
+	if err := unix.ClockGettime(which, &now); err != nil {
 		t.Fatal(err)
 	}
 	return time.Duration(now.Nano())

@@ -10,7 +10,7 @@
 //	check 1000   compares answers with those of a linear search
 //	warm 20      decides each connection once, but for 20 ms at most
 //	pass 200     decides for at least 200 ms
-//	forget 0     makes names unknown, for systems that know the difference
+//	forget 0     makes names unknown, for systems that know the difference; 1: but for DNS names
 //	tail 16      times each connection by itself, by so many decisions in a row
 package measure
 
@@ -40,8 +40,9 @@ type System interface {
 	Run(from, to int) int
 }
 
-// Forgetter is a system that can decide while it does not know a name yet.
-type Forgetter interface{ Forget() }
+// Forgetter is a system that can decide while it does not know a name yet; with
+// hints it has seen a DNS answer.
+type Forgetter interface{ Forget(hints bool) }
 
 // Kind is a kind of system.
 type Kind struct {
@@ -134,7 +135,7 @@ func Serve(kinds map[string]Kind) {
 			c.warm(time.Duration(arg) * time.Millisecond)
 			answer(true)
 		case "forget":
-			c.sys.(Forgetter).Forget()
+			c.sys.(Forgetter).Forget(arg == 1)
 			answer(true)
 		case "tail":
 			answer(c.tail(arg))
