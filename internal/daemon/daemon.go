@@ -73,6 +73,8 @@ type Options struct {
 	Notifier Notifier
 	// Clean removes everything that was made, on a clean stop; nil leaves it.
 	Clean func(context.Context) error
+	// Record says where what happens is recorded for replays; nil: nowhere.
+	Record *Recording
 	// SocketGroup may use the API, too; 0: nobody but the daemon's user and root.
 	SocketGroup int
 }
@@ -100,6 +102,8 @@ type Daemon struct {
 	changed chan string                // the file changed; coalesced
 	nudge   chan string                // reasons to plan anew; coalesced
 
+	tapes     chan []journalPart // parts of the recording
+	torn      atomic.Bool        // the recording has lost something
 	snap      atomic.Pointer[snapshot]
 	hints     hints
 	questions nfqueue.Counters // of all queues
@@ -215,8 +219,12 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			run("drift", d.watchDrift)
 		}
 	}
-	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
-	err = l.run(ctx)
+	endTape, err := d.startTape(l)
+	if err == nil {
+		d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
+		err = l.run(ctx)
+		endTape()
+	}
 	d.notify("STOPPING=1")
 	cancel()
 	group.Wait()

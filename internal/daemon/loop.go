@@ -275,6 +275,7 @@ func (l *loop) settle() {
 	}
 	l.queue(&out)
 	l.keepJournal(out.journal)
+	l.keepTape(out.taped)
 	now := l.d.parts.Now()
 	l.d.beat.Store(int64(now))
 	l.d.snap.Store(&snapshot{
