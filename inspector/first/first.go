@@ -1,0 +1,236 @@
+// Package first reads the first bytes that a client sends on a connection, and
+// says which protocol they are and whom they are for. It is for everyone who
+// sees them: the sniffer, which has packets, and a relay, which has a stream.
+//
+//	var s first.Stream
+//	for s.State() == first.More {
+//		n, err := conn.Read(buf) // with a deadline
+//		if err != nil {
+//			break
+//		}
+//		s.Write(buf[:n])
+//	}
+//	s.Facts().Fill(&f, true) // what is not there now is absent
+//
+// It is pure, safe on hostile input, and what it keeps is bounded (MaxStream,
+// MaxDatagrams). Write never fails and never keeps what it is given.
+package first
+
+import (
+	"errors"
+	"strings"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector/httphost"
+	"netpolicy.dev/netpolicy/inspector/tlshello"
+)
+
+// Bounds. What lies beyond them is not looked at.
+const (
+	// MaxStream is how many bytes of a stream are looked at.
+	MaxStream = tlshello.MaxStream
+	// MaxDatagrams is how many datagrams of a client are looked at: a
+	// post-quantum hello takes two or three, some of which come again.
+	MaxDatagrams = 12
+	// maxALPN bounds Facts.ALPN in bytes; browsers offer about twenty.
+	maxALPN = 256
+)
+
+// State is how far the first bytes could be read.
+type State uint8
+
+const (
+	// More bytes may tell more. Facts may hold something already, such as the
+	// server name of a ClientHello that goes on.
+	More State = iota
+	// Done: Facts are complete.
+	Done
+	// Unknown: none of the protocols known. Facts are empty.
+	Unknown
+)
+
+// String returns the state in lower case.
+func (s State) String() string {
+	switch s {
+	case More:
+		return "more"
+	case Done:
+		return "done"
+	default:
+		return "unknown"
+	}
+}
+
+// The values of Facts.App, which are those of the field `app` in policies.
+const (
+	BitTorrent = "bittorrent"
+	DNS        = "dns"
+	DTLS       = "dtls"
+	HTTP       = "http" // HTTP/1, and HTTP/2 without TLS
+	QUIC       = "quic"
+	SSH        = "ssh"
+	STUN       = "stun"
+	TLS        = "tls"
+	WireGuard  = "wireguard"
+)
+
+// Facts are what the first bytes say. A field that is empty was not found.
+type Facts struct {
+	// App is the protocol; "" while it is not known.
+	App string
+	// SNI is the server name of TLS, DTLS and QUIC, as sent. With ECH it is the
+	// outer, public name.
+	SNI string
+	// Host is the host of HTTP/1, as sent, without the port.
+	Host string
+	// ALPN are the protocols that TLS or QUIC offers, joined by commas:
+	// "h2,http/1.1". GREASE is left out.
+	ALPN string
+	// ECH is true when the ClientHello has the extension encrypted_client_hello
+	// (or its forerunner): another name may lie inside. GREASE looks the same.
+	ECH bool
+	// Version is the highest TLS version offered (0x0304 is TLS 1.3); 0 for
+	// what is not TLS.
+	Version uint16
+}
+
+// Fill sets f's facts. With final, what was not found is set to absent;
+// without, it stays as it is. A name that is no name becomes invalid.
+func (x Facts) Fill(f *flow.Flow, final bool) {
+	fill(&f.App, x.App, final, flow.Some)
+	fill(&f.SNI, x.SNI, final, flow.Name)
+	fill(&f.HTTPHost, x.Host, final, flow.Name)
+	fill(&f.ALPN, x.ALPN, final, flow.Some)
+}
+
+func fill(v *flow.Value[string], s string, final bool, known func(string) flow.Value[string]) {
+	if s != "" {
+		*v = known(s)
+	} else if final {
+		*v = flow.Absent[string]()
+	}
+}
+
+// Reader reads beginnings of streams that the caller keeps. The zero Reader is
+// ready; it is for one goroutine and any number of streams.
+type Reader struct{ tls tlshello.Parser }
+
+// Stream reads the beginning of a TCP stream that stream is a prefix of, as far
+// as it is there. It needs no more than MaxStream bytes, and says More only
+// below that.
+func (r *Reader) Stream(stream []byte) (Facts, State) {
+	full := len(stream) >= MaxStream
+	h, err := r.tls.Parse(stream[:min(len(stream), MaxStream)])
+	switch {
+	case err == nil:
+		return ofHello(h, TLS), Done
+	case errors.Is(err, tlshello.ErrIncomplete) && full && len(h.ServerName) > 0:
+		return ofHello(h, TLS), Done
+	case errors.Is(err, tlshello.ErrIncomplete) && !full:
+		return ofHello(h, ""), More
+	}
+	host, state := httphost.Read(stream[:min(len(stream), MaxStream)])
+	switch state {
+	case httphost.More:
+		if !full {
+			return Facts{}, More
+		}
+		return Facts{App: HTTP}, Done
+	case httphost.Request, httphost.H2C:
+		return Facts{App: HTTP, Host: host}, Done
+	}
+	return Facts{}, Unknown
+}
+
+// ofHello takes the facts of a ClientHello.
+func ofHello(h tlshello.Hello, app string) Facts {
+	if app == "" && len(h.ServerName) > 0 {
+		app = TLS
+	}
+	return Facts{App: app, SNI: string(h.ServerName), ALPN: joined(h), ECH: h.ECH, Version: h.Version}
+}
+
+// joined returns the protocols offered. What is not printable is GREASE (RFC
+// 8701), or no protocol that a policy could name.
+func joined(h tlshello.Hello) string {
+	var b strings.Builder
+	for p := range h.Protocols() {
+		if !printable(p) || b.Len()+1+len(p) > maxALPN {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(p)
+	}
+	return b.String()
+}
+
+func printable(p []byte) bool {
+	for _, c := range p {
+		if c <= ' ' || c > '~' || c == ',' {
+			return false
+		}
+	}
+	return true
+}
+
+// Stream keeps the first bytes of one TCP stream, from the side that opened the
+// connection. The zero Stream is ready; it is for one goroutine.
+type Stream struct {
+	reader Reader
+	buf    []byte
+	facts  Facts
+	state  State
+}
+
+// Write takes the bytes that come next. Once the state is not More, it does nothing.
+func (s *Stream) Write(p []byte) State {
+	if s.state != More {
+		return s.state
+	}
+	whole := p
+	if len(s.buf) > 0 {
+		s.buf = append(s.buf, p[:min(len(p), MaxStream-len(s.buf))]...)
+		whole = s.buf
+	}
+	s.facts, s.state = s.reader.Stream(whole)
+	switch {
+	case s.state != More:
+		s.buf = nil
+	case len(s.buf) == 0:
+		s.buf = append(s.buf, p...)
+	}
+	return s.state
+}
+
+// State returns what the last Write returned; More before the first.
+func (s *Stream) State() State { return s.state }
+
+// Facts returns what is known so far.
+func (s *Stream) Facts() Facts { return s.facts }
+
+// Datagrams keeps the first datagrams of one UDP flow, from the side that sent
+// the first. The zero Datagrams is ready; it is for one goroutine.
+type Datagrams struct {
+	facts Facts
+	state State
+	count int
+}
+
+// Write takes the payload of the datagram that comes next. Once the state is
+// not More, it does nothing.
+func (d *Datagrams) Write(p []byte) State {
+	if d.state != More {
+		return d.state
+	}
+	d.count++
+	d.facts, d.state = Facts{}, Unknown
+	return d.state
+}
+
+// State returns what the last Write returned; More before the first.
+func (d *Datagrams) State() State { return d.state }
+
+// Facts returns what is known so far.
+func (d *Datagrams) Facts() Facts { return d.facts }
