@@ -21,7 +21,9 @@ import (
 	"strings"
 
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/inspector/httphost"
+	"netpolicy.dev/netpolicy/inspector/quic"
 	"netpolicy.dev/netpolicy/inspector/tlshello"
 )
 
@@ -61,24 +63,11 @@ func (s State) String() string {
 	}
 }
 
-// The values of Facts.App, which are those of the field `app` in policies.
-const (
-	BitTorrent = "bittorrent"
-	DNS        = "dns"
-	DTLS       = "dtls"
-	HTTP       = "http" // HTTP/1, and HTTP/2 without TLS
-	QUIC       = "quic"
-	SSH        = "ssh"
-	STUN       = "stun"
-	TLS        = "tls"
-	WireGuard  = "wireguard"
-)
-
 // Facts are what the first bytes say. A field that is empty was not found.
 type Facts struct {
-	// App is the protocol; "" while it is not known.
+	// App is the protocol, one of those of package apps; "" while it is not known.
 	App string
-	// SNI is the server name of TLS, DTLS and QUIC, as sent. With ECH it is the
+	// SNI is the server name of TLS and QUIC, as sent. With ECH it is the
 	// outer, public name.
 	SNI string
 	// Host is the host of HTTP/1, as sent, without the port.
@@ -117,37 +106,58 @@ type Reader struct{ tls tlshello.Parser }
 
 // Stream reads the beginning of a TCP stream that stream is a prefix of, as far
 // as it is there. It needs no more than MaxStream bytes, and says More only
-// below that.
+// below that. From More on, facts are only added: a longer prefix never changes
+// or removes one, unless it shows that all was malformed.
 func (r *Reader) Stream(stream []byte) (Facts, State) {
-	full := len(stream) >= MaxStream
-	h, err := r.tls.Parse(stream[:min(len(stream), MaxStream)])
+	stream = stream[:min(len(stream), MaxStream)]
+	full := len(stream) == MaxStream
+	h, err := r.tls.Parse(stream)
 	switch {
 	case err == nil:
-		return ofHello(h, TLS), Done
-	case errors.Is(err, tlshello.ErrIncomplete) && full && len(h.ServerName) > 0:
-		return ofHello(h, TLS), Done
-	case errors.Is(err, tlshello.ErrIncomplete) && !full:
-		return ofHello(h, ""), More
+		return ofHello(h, apps.TLS), Done
+	case errors.Is(err, tlshello.ErrIncomplete) && len(stream) > 0:
+		return untilFull(ofPart(h, apps.TLS), full)
 	}
-	host, state := httphost.Read(stream[:min(len(stream), MaxStream)])
+	host, state := httphost.Read(stream)
 	switch state {
 	case httphost.More:
-		if !full {
-			return Facts{}, More
-		}
-		return Facts{App: HTTP}, Done
+		return untilFull(Facts{}, full)
 	case httphost.Request, httphost.H2C:
-		return Facts{App: HTTP, Host: host}, Done
+		return Facts{App: apps.HTTP, Host: host}, Done
 	}
-	return Facts{}, Unknown
+	app, more := apps.Stream(stream)
+	switch {
+	case app != "":
+		return Facts{App: app}, Done
+	case more && !full:
+		return Facts{}, More
+	default:
+		return Facts{}, Unknown
+	}
 }
 
-// ofHello takes the facts of a ClientHello.
-func ofHello(h tlshello.Hello, app string) Facts {
-	if app == "" && len(h.ServerName) > 0 {
-		app = TLS
+// untilFull says More while there is room for more.
+func untilFull(x Facts, full bool) (Facts, State) {
+	if full {
+		return x, Done
 	}
+	return x, More
+}
+
+// ofHello takes the facts of a whole ClientHello.
+func ofHello(h tlshello.Hello, app string) Facts {
 	return Facts{App: app, SNI: string(h.ServerName), ALPN: joined(h), ECH: h.ECH, Version: h.Version}
+}
+
+// ofPart takes those of a hello that goes on: what stands there already. The
+// version may still grow.
+func ofPart(h tlshello.Hello, app string) Facts {
+	x := ofHello(h, app)
+	x.Version = 0
+	if x == (Facts{App: app}) {
+		return Facts{} // a few bytes: it need not become a hello
+	}
+	return x
 }
 
 // joined returns the protocols offered. What is not printable is GREASE (RFC
@@ -210,12 +220,13 @@ func (s *Stream) State() State { return s.state }
 // Facts returns what is known so far.
 func (s *Stream) Facts() Facts { return s.facts }
 
-// Datagrams keeps the first datagrams of one UDP flow, from the side that sent
-// the first. The zero Datagrams is ready; it is for one goroutine.
+// Datagrams keeps what the first datagrams of one UDP flow say, from one side.
+// The zero Datagrams is ready; it is for one goroutine.
 type Datagrams struct {
 	facts Facts
 	state State
 	count int
+	quic  *quic.Client // once a datagram is QUIC
 }
 
 // Write takes the payload of the datagram that comes next. Once the state is
@@ -225,8 +236,56 @@ func (d *Datagrams) Write(p []byte) State {
 		return d.state
 	}
 	d.count++
-	d.facts, d.state = Facts{}, Unknown
+	if d.quic == nil {
+		if app := apps.Datagram(p); app != "" {
+			d.facts, d.state = Facts{App: app}, Done
+			return d.state
+		}
+		d.quic = new(quic.Client)
+		if !d.quic.Datagram(p) {
+			d.quic, d.state = nil, Unknown
+			return d.state
+		}
+	} else {
+		d.quic.Datagram(p)
+	}
+	d.facts, d.state = ofQUIC(d.quic)
+	if d.state == More && d.count >= MaxDatagrams {
+		d.state = Done
+	}
 	return d.state
+}
+
+// ofQUIC takes the facts of what a client has said so far.
+func ofQUIC(c *quic.Client) (Facts, State) {
+	x := Facts{App: apps.QUIC}
+	if c.Google() {
+		name, err := quic.ServerName(c.Message())
+		x.SNI = string(name)
+		if errors.Is(err, quic.ErrIncomplete) || len(c.Message()) == 0 {
+			return x, More
+		}
+		return x, Done
+	}
+	switch h, err := tlshello.ParseMessage(c.Message()); {
+	case err == nil:
+		return ofHello(h, apps.QUIC), Done
+	case errors.Is(err, tlshello.ErrIncomplete):
+		if part := ofPart(h, apps.QUIC); part != (Facts{}) {
+			x = part
+		}
+		return x, More
+	default:
+		return x, Done
+	}
+}
+
+// Held is how many bytes it keeps.
+func (d *Datagrams) Held() int {
+	if d.quic == nil || d.state != More {
+		return 0
+	}
+	return d.quic.Held()
 }
 
 // State returns what the last Write returned; More before the first.

@@ -100,9 +100,14 @@ func text(e inspector.Event) string {
 
 const (
 	up   = `{"proto":"tcp","src":"10.0.0.5:40000","dst":"192.0.2.9:443"`
-	zoom = "name " + up + `,"sni":"us01.zoom.us","http_host":null}`
-	none = "name " + up + `,"sni":null,"http_host":null}`
+	zoom = "name " + up + `,"sni":"us01.zoom.us","http_host":null,"app":"tls","alpn":null}`
+	none = "name " + up + `,"sni":null,"http_host":null,"app":null,"alpn":null}`
 )
+
+// app is the event of a connection whose protocol alone is known.
+func app(name string) string {
+	return "name " + up + `,"sni":null,"http_host":null,"app":"` + name + `","alpn":null}`
+}
 
 func parts(b []byte, n int) []string {
 	var out []string
@@ -138,9 +143,12 @@ func TestNames(t *testing.T) {
 		{"split, twice", with(append(slices.Clone(split), split...)...), []string{zoom}},
 		{"without the handshake", say(whole), []string{zoom}},
 		{"without the handshake, backwards", turned[len(turned)-10:], []string{zoom}},
-		{"no name", with(say(string(hello(t, "")))...), []string{none}},
-		{"ssh", with(say("SSH-2.0-x\r\n")...), []string{none}},
-		{"ssh without the handshake", say("SSH-2.0-x\r\n"), nil},
+		{"no name", with(say(string(hello(t, "")))...), []string{app("tls")}},
+		{"ssh", with(say("SSH-2.0-x\r\n")...), []string{app("ssh")}},
+		{"ssh without the handshake", say("SSH-2.0-x\r\n"), []string{app("ssh")}},
+		{"bittorrent", with(say("\x13BitTor", "rent protocol")...), []string{app("bittorrent")}},
+		{"something else", with(say("\x7f\x80hello")...), []string{none}},
+		{"something else without the handshake", say("\x7f\x80hello"), nil},
 		{"padding before", with(append([]packet.Packet{{
 			Proto: flow.TCP, Src: client, Dst: server, HasPorts: true, Flags: packet.ACK, Seq: l.seq, Payload: make([]byte, 6), Size: 46,
 		}}, say(whole)...)...), []string{zoom}},
@@ -148,11 +156,11 @@ func TestNames(t *testing.T) {
 		{"the server speaks first", with(append([]packet.Packet{func() packet.Packet { m := *l; return m.segment(false, packet.ACK, "220 hi\r\n") }()}, say(whole)...)...), []string{zoom}},
 		{
 			"http", with(say("GET / HTTP/1.1\r\nAccept: x\r\nhOst: ", "WWW.Example:8080\r\n\r\n")...),
-			[]string{"name " + up + `,"sni":null,"http_host":"www.example"}`},
+			[]string{"name " + up + `,"sni":null,"http_host":"www.example","app":"http","alpn":null}`},
 		},
-		{"http without host", with(say("GET / HTTP/1.0\r\n\r\n")...), []string{none}},
-		{"connect", with(say("CONNECT a.example:443 HTTP/1.1\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"a.example"}`}},
-		{"http to an address", with(say("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n")...), []string{"name " + up + `,"sni":null,"http_host":""}`}},
+		{"http without host", with(say("GET / HTTP/1.0\r\n\r\n")...), []string{app("http")}},
+		{"connect", with(say("CONNECT a.example:443 HTTP/1.1\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"a.example","app":"http","alpn":null}`}},
+		{"http to an address", with(say("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"","app":"http","alpn":null}`}},
 		{"nearly http", with(say("GET it now\r\n")...), []string{none}},
 		{"second copy of a forwarded packet", with(append(say(whole), func() []packet.Packet {
 			var nat []packet.Packet
@@ -204,8 +212,8 @@ func TestRecorded(t *testing.T) {
 	want := []string{
 		"open " + up + "}",
 		"update " + up + `,"rtt_ms":2}`,
-		"name " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2}`,
-		"close " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2}`,
+		"name " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2,"app":"tls","alpn":null}`,
+		"close " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2,"app":"tls","alpn":null}`,
 		"open " + up + "}",
 		"close " + up + "}",
 	}
@@ -243,20 +251,21 @@ func TestAnswers(t *testing.T) {
 	wan := netip.MustParseAddrPort("198.51.100.2:61000")
 	ask, tell := message(t, 7, "a.example.", ""), message(t, 7, "a.example.", "192.0.2.1")
 	const want = "answer a.example [192.0.2.1] 1m0s"
+	const asked = `name {"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.53:53","sni":null,"http_host":null,"app":"dns","alpn":null}`
 	for _, c := range []struct {
 		name     string
 		recorded bool
 		packets  []packet.Packet
 		want     []string
 	}{
-		{"asked and told", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, tell)}, []string{want}},
+		{"asked and told", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, tell)}, []string{asked, want}},
 		{"forwarded through NAT: four copies", false, []packet.Packet{
 			udp(client, resolver, ask), udp(wan, resolver, ask), udp(resolver, wan, tell), udp(resolver, client, tell),
-		}, []string{want}},
+		}, []string{asked, want}},
 		{"not asked", false, []packet.Packet{udp(resolver, client, tell)}, nil},
-		{"another id", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 8, "a.example.", "192.0.2.1"))}, nil},
-		{"another name", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 7, "b.example.", "192.0.2.1"))}, nil},
-		{"another server", false, []packet.Packet{udp(client, resolver, ask), udp(netip.MustParseAddrPort("192.0.2.54:53"), client, tell)}, nil},
+		{"another id", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 8, "a.example.", "192.0.2.1"))}, []string{asked}},
+		{"another name", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 7, "b.example.", "192.0.2.1"))}, []string{asked}},
+		{"another server", false, []packet.Packet{udp(client, resolver, ask), udp(netip.MustParseAddrPort("192.0.2.54:53"), client, tell)}, []string{asked}},
 		{"a capture of one side", true, []packet.Packet{udp(resolver, client, tell)}, []string{
 			`open {"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.53:53"}`, want, `close {"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.53:53"}`,
 		}},

@@ -90,7 +90,9 @@ func TestECH(t *testing.T) {
 	ext := []byte{0xfe, 0x0d, 0, 3, 1, 2, 3}
 	body := record[recordHeader+handshakeHeader:]
 	r := reader{body}
-	_ = r.skip(34) && r.skipVector8() && r.skipVector16() && r.skipVector8()
+	_ = r.skip(34) && r.skipVector8()
+	_, _ = r.vector16()
+	_ = r.skipVector8()
 	at := len(record) - len(r.b)
 	binary.BigEndian.PutUint16(record[at:], binary.BigEndian.Uint16(record[at:])+uint16(len(ext)))
 	record = append(record, ext...)
