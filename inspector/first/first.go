@@ -18,7 +18,6 @@ package first
 
 import (
 	"errors"
-	"strings"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector/apps"
@@ -34,8 +33,6 @@ const (
 	// MaxDatagrams is how many datagrams of a client are looked at: a
 	// post-quantum hello takes two or three, some of which come again.
 	MaxDatagrams = 12
-	// maxALPN bounds Facts.ALPN in bytes; browsers offer about twenty.
-	maxALPN = 256
 )
 
 // State is how far the first bytes could be read.
@@ -146,7 +143,7 @@ func untilFull(x Facts, full bool) (Facts, State) {
 
 // ofHello takes the facts of a whole ClientHello.
 func ofHello(h tlshello.Hello, app string) Facts {
-	return Facts{App: app, SNI: string(h.ServerName), ALPN: joined(h), ECH: h.ECH, Version: h.Version}
+	return Facts{App: app, SNI: string(h.ServerName), ALPN: flow.JoinALPN(h.Protocols()), ECH: h.ECH, Version: h.Version}
 }
 
 // ofPart takes those of a hello that goes on: what stands there already. The
@@ -158,31 +155,6 @@ func ofPart(h tlshello.Hello, app string) Facts {
 		return Facts{} // a few bytes: it need not become a hello
 	}
 	return x
-}
-
-// joined returns the protocols offered. What is not printable is GREASE (RFC
-// 8701), or no protocol that a policy could name.
-func joined(h tlshello.Hello) string {
-	var b strings.Builder
-	for p := range h.Protocols() {
-		if !printable(p) || b.Len()+1+len(p) > maxALPN {
-			continue
-		}
-		if b.Len() > 0 {
-			b.WriteByte(',')
-		}
-		b.Write(p)
-	}
-	return b.String()
-}
-
-func printable(p []byte) bool {
-	for _, c := range p {
-		if c <= ' ' || c > '~' || c == ',' {
-			return false
-		}
-	}
-	return true
 }
 
 // Stream keeps the first bytes of one TCP stream, from the side that opened the
