@@ -101,17 +101,22 @@ type keys struct {
 	mix  cipher.Block // header protection
 }
 
-// keys derives them from the connection ID that the client chose (RFC 9001, 5.2).
+// keys makes them from the connection ID that the client chose.
 func (s schedule) keys(dcid []byte) keys {
-	// None of these can fail: the lengths are constant.
-	secret, _ := hkdf.Extract(sha256.New, dcid, []byte(s.salt))
-	secret = expand(secret, "client in", sha256.Size)
+	key, iv, mix := s.secrets(dcid)
 	var k keys
-	block, _ := aes.NewCipher(expand(secret, s.key, 16))
+	block, _ := aes.NewCipher(key) // fails for another length only
 	k.aead, _ = cipher.NewGCM(block)
-	copy(k.iv[:], expand(secret, s.iv, len(k.iv)))
-	k.mix, _ = aes.NewCipher(expand(secret, s.mix, 16))
+	k.mix, _ = aes.NewCipher(mix)
+	copy(k.iv[:], iv)
 	return k
+}
+
+// secrets derives what the keys are (RFC 9001, 5.2).
+func (s schedule) secrets(dcid []byte) (key, iv, mix []byte) {
+	secret, _ := hkdf.Extract(sha256.New, dcid, []byte(s.salt)) // fails for nothing that is here
+	secret = expand(secret, "client in", sha256.Size)
+	return expand(secret, s.key, 16), expand(secret, s.iv, 12), expand(secret, s.mix, 16)
 }
 
 // expand is HKDF-Expand-Label with an empty context (RFC 8446, 7.1).

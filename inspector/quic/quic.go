@@ -91,7 +91,9 @@ func (c *Client) packet(p header) {
 		return
 	}
 	if p.version == q046 {
-		c.begin(p.version, true)
+		if c.version != p.version {
+			c.begin(p.version, true)
+		}
 		c.googleFrames(p.raw[p.number:])
 		return
 	}
