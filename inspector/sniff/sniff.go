@@ -124,10 +124,12 @@ func looksLikeServer(p packet.Packet) bool {
 func (s *Sniffer) udp(p packet.Packet, at time.Time, iface string) {
 	k, fromA := keyOf(p)
 	c := s.conns[k]
-	if begins := len(p.Payload) > 0 && p.Src.Port() != dnsPort; c == nil && begins && !s.opt.Recorded {
-		if s.recent.seen(fingerprint(s.recent.seeded(), p), at) {
+	if !s.opt.Recorded && len(p.Payload) > 0 && p.Src.Port() != dnsPort {
+		again := s.recent.seen(fingerprint(s.recent.seeded(), p), at)
+		switch {
+		case c == nil && again:
 			s.Counters.Duplicates++ // a forwarded packet's copy
-		} else {
+		case c == nil:
 			c = s.open(k, at, iface)
 			c.clientIsA, c.dscp = fromA, p.DSCP
 		}

@@ -2,6 +2,7 @@ package sniff
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/packet"
+	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 )
 
 var (
@@ -31,11 +33,16 @@ var (
 // hello is the ClientHello of crypto/tls for a name; "" for none.
 func hello(t testing.TB, name string) []byte {
 	t.Helper()
+	return helloOf(t, &tls.Config{ServerName: name, InsecureSkipVerify: true}) // #nosec: only the first flight is used
+}
+
+func helloOf(t testing.TB, c *tls.Config) []byte {
+	t.Helper()
 	a, b := net.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = tls.Client(a, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() // #nosec: only the first flight is used
+		_ = tls.Client(a, c).Handshake()
 	}()
 	head := make([]byte, 5)
 	if _, err := io.ReadFull(b, head); err != nil {
@@ -278,6 +285,100 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestQUIC reads hellos of crypto/tls off QUIC.
+func TestQUIC(t *testing.T) {
+	msg, err := quictest.Hello(&tls.Config{ServerName: "us01.zoom.us", NextProtos: []string{"h3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := []byte("12345678")
+	initial := func(number, from, to int) []byte {
+		return quictest.V1.Initial(id, id, byte(number), quictest.Crypto(from, msg[from:to]))
+	}
+	one, two := initial(0, 0, 900), initial(1, 900, len(msg))
+	const ends = `{"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.9:443"`
+	const want = "name " + ends + `,"sni":"us01.zoom.us","http_host":null,"app":"quic","alpn":"h3"}`
+	const nothing = "name " + ends + `,"sni":null,"http_host":null,"app":"quic","alpn":null}`
+	other := func(name string) string {
+		return "name " + ends + `,"sni":null,"http_host":null,"app":` + name + `,"alpn":null}`
+	}
+	up := func(data ...[]byte) (list []packet.Packet) {
+		for _, d := range data {
+			list = append(list, udp(client, server, d))
+		}
+		return list
+	}
+	wan := netip.MustParseAddrPort("198.51.100.2:61000")
+	for _, c := range []struct {
+		name     string
+		recorded bool
+		packets  []packet.Packet
+		want     []string
+	}{
+		{"in two", false, up(one, two), []string{want}},
+		{"in two, backwards", false, up(two, one), []string{want}},
+		{"with an answer between", false, append(append(up(one), udp(server, client, []byte("\xc3\x00\x00\x00\x01\x00\x08abcdefgh"))), up(two)...), []string{want}},
+		{"half of it", false, up(two), []string{nothing}},
+		{"through NAT", false, []packet.Packet{
+			udp(client, server, one), udp(wan, server, one), udp(client, server, two), udp(wan, server, two),
+		}, []string{want}},
+		{"recorded", true, up(one, two), []string{"open " + ends + "}", want, "close" + strings.TrimPrefix(want, "name")}},
+		{"WireGuard", false, up(append([]byte{1, 0, 0, 0}, make([]byte, 144)...)), []string{other(`"wireguard"`)}},
+		{"something else", false, up([]byte("hello, world"), []byte("hello, world")), []string{other("null")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, run(Options{Recorded: c.recorded}, c.packets...)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestMissed is for a hello of which a segment was never seen: the server's
+// answer shows that there is no more to wait for.
+func TestMissed(t *testing.T) {
+	b := string(hello(t, "us01.zoom.us"))
+	l, packets := open()
+	packets = append(packets, l.segment(true, packet.ACK, b[:len(b)-50]))
+	l.seq += 50
+	packets = append(packets, l.segment(false, packet.ACK, "\x16\x03\x03"))
+	var out []string
+	s := New("test", Options{}, func(e inspector.Event) { out = append(out, text(e)) })
+	for _, p := range packets {
+		s.Packet(p, noon, "")
+	}
+	if !slices.Equal(out, []string{zoom}) || s.Counters.Partial != 1 {
+		t.Errorf("%q, %+v", out, s.Counters)
+	}
+}
+
+// TestECH expects the mark beside the outer name.
+func TestECH(t *testing.T) {
+	key, err := ecdh.X25519().GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// An ECHConfigList of one (RFC 9849, 4): X25519, HKDF-SHA256, AES-128-GCM.
+	config := append([]byte{1, 0, 32, 0, 32}, key.PublicKey().Bytes()...)
+	config = append(config, 0, 4, 0, 1, 0, 1, 0, 12)
+	config = append(config, "outer.secret"...)
+	config = append(config, 0, 0)
+	list := binary.BigEndian.AppendUint16(nil, uint16(4+len(config)))
+	list = append(list, 0xfe, 0x0d)
+	list = append(binary.BigEndian.AppendUint16(list, uint16(len(config))), config...)
+	b := helloOf(t, &tls.Config{ServerName: "inner.example", EncryptedClientHelloConfigList: list, MinVersion: tls.VersionTLS13})
+	l, packets := open()
+	packets = append(packets, l.segment(true, packet.ACK, string(b)))
+	var got []inspector.Event
+	s := New("test", Options{}, func(e inspector.Event) { got = append(got, e) })
+	for _, p := range packets {
+		s.Packet(p, noon, "")
+	}
+	if len(got) != 1 || !got[0].ECH || got[0].Flow.SNI != flow.Some("outer.secret") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestAnswersOverTCP(t *testing.T) {
 	l, packets := open()
 	var stream []byte
@@ -325,6 +426,8 @@ func TestBounds(t *testing.T) {
 		if len(s.conns) > 50 || s.buffered > 10_000 || s.buffered < 0 {
 			t.Fatalf("after %d: %d connections, %d bytes", i, len(s.conns), s.buffered)
 		}
+		id := binary.BigEndian.AppendUint64(nil, uint64(i))
+		s.Packet(udp(src, server, quictest.V1.Initial(id, id, 0, quictest.Crypto(0, part[5:]))), noon, "")
 		l2 := netip.AddrPortFrom(server.Addr(), 53)
 		s.Packet(udp(src, l2, message(t, uint16(i), "a.example.", "")), noon, "")
 	}
