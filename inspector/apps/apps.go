@@ -87,12 +87,13 @@ func isDTLS(b []byte) bool {
 const (
 	stunHeader = 20
 	stunCookie = 0x2112a442 // RFC 8489, 5
+	stunNot    = 0xc1       // bits that are not set: two of the format, and that of a response
 )
 
-// isSTUN knows the header of a STUN message (RFC 8489, 5). The older kind
-// without the cookie (RFC 3489) has nothing to know it by.
+// isSTUN knows the header of a STUN request or indication (RFC 8489, 5). The
+// older kind without the cookie (RFC 3489) has nothing to know it by.
 func isSTUN(b []byte) bool {
-	return len(b) >= stunHeader && b[0]&0xc0 == 0 && b[3]&3 == 0 && binary.BigEndian.Uint32(b[4:]) == stunCookie
+	return len(b) >= stunHeader && b[0]&stunNot == 0 && b[3]&3 == 0 && binary.BigEndian.Uint32(b[4:]) == stunCookie
 }
 
 // stunStream knows STUN and TURN over TCP: the same header.
@@ -100,7 +101,7 @@ func stunStream(b []byte) (app string, more bool) {
 	if isSTUN(b) {
 		return STUN, false
 	}
-	if len(b) >= stunHeader || len(b) > 0 && b[0]&0xc0 != 0 || len(b) > 3 && b[3]&3 != 0 {
+	if len(b) >= stunHeader || len(b) > 0 && b[0]&stunNot != 0 || len(b) > 3 && b[3]&3 != 0 {
 		return "", false
 	}
 	var cookie [4]byte

@@ -38,6 +38,7 @@ func TestDatagram(t *testing.T) {
 		{"answer", question(t, true), DNS},
 		{"question, cut", question(t, false)[:20], ""},
 		{"STUN", stun, STUN},
+		{"STUN, a response", "\x01\x01" + stun[2:], ""},
 		{"STUN, another length", stun + "x", ""},
 		{"STUN without the cookie", "\x00\x01\x00\x00abcdefghijklmnop", ""},
 		{"DTLS", dtls, DTLS},

@@ -179,7 +179,7 @@ func (s *Stream) Write(p []byte) State {
 	s.facts, s.state = s.reader.Stream(whole)
 	switch {
 	case s.state != More:
-		s.buf = nil
+		s.buf, s.reader = nil, Reader{}
 	case len(s.buf) == 0:
 		s.buf = append(s.buf, p...)
 	}
@@ -198,6 +198,7 @@ type Datagrams struct {
 	facts Facts
 	state State
 	count int
+	lost  int
 	quic  *quic.Client // once a datagram is QUIC
 }
 
@@ -208,22 +209,25 @@ func (d *Datagrams) Write(p []byte) State {
 		return d.state
 	}
 	d.count++
-	if d.quic == nil {
+	begins := d.quic == nil
+	if begins {
 		if app := apps.Datagram(p); app != "" {
 			d.facts, d.state = Facts{App: app}, Done
 			return d.state
 		}
 		d.quic = new(quic.Client)
-		if !d.quic.Datagram(p) {
-			d.quic, d.state = nil, Unknown
-			return d.state
-		}
-	} else {
-		d.quic.Datagram(p)
+	}
+	if isQUIC := d.quic.Datagram(p); begins && !isQUIC {
+		d.quic, d.state = nil, Unknown
+		return d.state
 	}
 	d.facts, d.state = ofQUIC(d.quic)
+	d.lost = d.quic.Lost()
 	if d.state == More && d.count >= MaxDatagrams {
 		d.state = Done
+	}
+	if d.state != More {
+		d.quic = nil
 	}
 	return d.state
 }
@@ -254,11 +258,14 @@ func ofQUIC(c *quic.Client) (Facts, State) {
 
 // Held is how many bytes it keeps.
 func (d *Datagrams) Held() int {
-	if d.quic == nil || d.state != More {
+	if d.quic == nil {
 		return 0
 	}
 	return d.quic.Held()
 }
+
+// Lost counts the pieces of a hello that were too many, or lay too far ahead.
+func (d *Datagrams) Lost() int { return d.lost }
 
 // State returns what the last Write returned; More before the first.
 func (d *Datagrams) State() State { return d.state }

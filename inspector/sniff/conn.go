@@ -133,6 +133,7 @@ type half struct {
 	begin   uint32 // sequence number of the stream's first byte, as far as known
 	next    uint32 // sequence number after buf
 	guesses int
+	lost    uint64 // segments that were too many, or too far ahead
 	buf     []byte
 	ahead   []segment
 }
@@ -151,7 +152,7 @@ func (h *half) held() int {
 	return n
 }
 
-func (h *half) drop() { h.buf, h.ahead = nil, nil }
+func (h *half) drop() { h.buf, h.ahead, h.lost = nil, nil, 0 }
 
 // add takes a segment; it reports whether buf grew. With the first byte of a
 // sequence number seen twice, the first one counts.
@@ -186,6 +187,8 @@ func (h *half) add(p packet.Packet, dnsStream bool) (grew bool) {
 	if d := int32(seq - h.next); d > 0 {
 		if d <= maxAhead && len(h.ahead) < maxSegments {
 			h.ahead = append(h.ahead, segment{seq, slices.Clone(p.Payload[:min(len(p.Payload), most)])})
+		} else {
+			h.lost++
 		}
 		return false
 	}

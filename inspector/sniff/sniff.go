@@ -9,6 +9,7 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/inspector/dns"
 	"netpolicy.dev/netpolicy/inspector/first"
 	"netpolicy.dev/netpolicy/inspector/packet"
@@ -16,7 +17,7 @@ import (
 
 // Defaults of Options.
 const (
-	// MaxFlows connections are followed at a time. One takes about 400 bytes;
+	// MaxFlows connections are followed at a time. One takes about 600 bytes;
 	// beyond it the one that has been quiet the longest is forgotten.
 	MaxFlows = 8192
 	// MaxBuffered bytes wait for the rest of their hello, over all connections.
@@ -47,6 +48,7 @@ type Counters struct {
 	Unsolicited uint64 // DNS answers without a question, not believed
 	Evicted     uint64 // connections forgotten for want of room
 	Overflow    uint64 // connections given up for want of buffer
+	Lost        uint64 // pieces out of order beyond what is kept of one connection
 	Duplicates  uint64 // packets seen before on another interface
 }
 
@@ -124,7 +126,7 @@ func looksLikeServer(p packet.Packet) bool {
 func (s *Sniffer) udp(p packet.Packet, at time.Time, iface string) {
 	k, fromA := keyOf(p)
 	c := s.conns[k]
-	if !s.opt.Recorded && len(p.Payload) > 0 && p.Src.Port() != dnsPort {
+	if !s.opt.Recorded && len(p.Payload) > 0 && p.Src.Port() != dnsPort && !looksLikeServer(p) {
 		again := s.recent.seen(fingerprint(s.recent.seeded(), p), at)
 		switch {
 		case c == nil && again:
@@ -167,9 +169,19 @@ func (s *Sniffer) datagram(c *conn, p packet.Packet, fromA bool, at time.Time) {
 	case x.SNI != "": // only a client says that
 		c.clientIsA = fromA
 		s.named(c, x, at)
-	case fromA == c.clientIsA:
+	case fromA != c.clientIsA:
+	case s.doubtful(x):
+		s.settle(c)
+	default:
 		s.named(c, x, at)
 	}
+}
+
+// doubtful reports facts of a datagram that may have come from a server. Live,
+// its connection is known under another address when NAT lies between; a capture
+// tells of all that it holds.
+func (s *Sniffer) doubtful(x first.Facts) bool {
+	return !s.opt.Recorded && (x == first.Facts{} || x == first.Facts{App: apps.QUIC})
 }
 
 // tcp takes one TCP segment.
@@ -339,9 +351,11 @@ func (s *Sniffer) settle(c *conn) {
 	}
 	for i := range c.half {
 		s.buffered -= c.half[i].held()
+		s.Counters.Lost += c.half[i].lost
 		c.half[i].drop()
-		if c.datagrams[i] != nil {
-			s.buffered -= c.datagrams[i].Held()
+		if d := c.datagrams[i]; d != nil {
+			s.buffered -= d.Held()
+			s.Counters.Lost += uint64(d.Lost())
 			c.datagrams[i] = nil
 		}
 	}
@@ -386,7 +400,7 @@ func (s *Sniffer) open(k key, at time.Time, iface string) *conn {
 		s.Counters.Evicted++
 		s.close(s.oldest.next, s.oldest.next.last)
 	}
-	c := &conn{key: k, last: at, iface: iface, dns: k.a.Port() == dnsPort || k.b.Port() == dnsPort}
+	c := &conn{key: k, last: at, iface: iface, dns: k.proto == flow.TCP && (k.a.Port() == dnsPort || k.b.Port() == dnsPort)}
 	s.conns[k] = c
 	c.link(&s.oldest)
 	return c
@@ -407,7 +421,7 @@ func (s *Sniffer) close(c *conn, at time.Time) {
 	case c.oriented && len(h.buf) > 0 && (h.syn || c.partial != first.Facts{}):
 		s.Counters.Partial++
 		s.named(c, c.partial, at)
-	case d != nil:
+	case d != nil && !s.doubtful(d.Facts()):
 		s.Counters.Partial++
 		s.named(c, d.Facts(), at)
 	}

@@ -318,13 +318,15 @@ func TestQUIC(t *testing.T) {
 		{"in two", false, up(one, two), []string{want}},
 		{"in two, backwards", false, up(two, one), []string{want}},
 		{"with an answer between", false, append(append(up(one), udp(server, client, []byte("\xc3\x00\x00\x00\x01\x00\x08abcdefgh"))), up(two)...), []string{want}},
-		{"half of it", false, up(two), []string{nothing}},
+		{"half of it", false, up(two), nil},
+		{"half of it, recorded", true, up(two), []string{"open " + ends + "}", nothing, "close" + strings.TrimPrefix(nothing, "name")}},
 		{"through NAT", false, []packet.Packet{
 			udp(client, server, one), udp(wan, server, one), udp(client, server, two), udp(wan, server, two),
 		}, []string{want}},
 		{"recorded", true, up(one, two), []string{"open " + ends + "}", want, "close" + strings.TrimPrefix(want, "name")}},
 		{"WireGuard", false, up(append([]byte{1, 0, 0, 0}, make([]byte, 144)...)), []string{other(`"wireguard"`)}},
-		{"something else", false, up([]byte("hello, world"), []byte("hello, world")), []string{other("null")}},
+		{"something else", false, up([]byte("hello, world"), []byte("hello, world")), nil},
+		{"a server's, behind NAT", false, []packet.Packet{udp(netip.AddrPortFrom(server.Addr(), 8443), wan, []byte("\xc3\x00\x00\x00\x01\x00\x08abcdefgh"))}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, run(Options{Recorded: c.recorded}, c.packets...)); diff != "" {
@@ -431,11 +433,19 @@ func TestBounds(t *testing.T) {
 		l2 := netip.AddrPortFrom(server.Addr(), 53)
 		s.Packet(udp(src, l2, message(t, uint16(i), "a.example.", "")), noon, "")
 	}
+	far, packets := open()
+	for range 2 * maxSegments {
+		far.seq += 10 // a gap before each
+		packets = append(packets, far.segment(true, packet.ACK, "x"))
+	}
+	for _, p := range packets {
+		s.Packet(p, noon, "")
+	}
 	s.Flush(noon)
 	if s.buffered != 0 || len(s.conns) != 0 {
 		t.Errorf("%d bytes, %d connections after Flush", s.buffered, len(s.conns))
 	}
-	if s.Counters.Evicted == 0 || s.Counters.Overflow == 0 {
+	if s.Counters.Evicted == 0 || s.Counters.Overflow == 0 || s.Counters.Lost == 0 {
 		t.Errorf("the bounds were not met: %+v", s.Counters)
 	}
 }
