@@ -6,6 +6,10 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/rules/npl"
 )
 
 func question(t testing.TB, response bool) string {
@@ -89,6 +93,20 @@ func TestStream(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPolicies: the names are those that a rule may ask for.
+func TestPolicies(t *testing.T) {
+	const rest = "policy 1\nroute r via main\ndefault route r\nrule x { match app "
+	for _, app := range []string{BitTorrent, DNS, DTLS, HTTP, QUIC, SSH, STUN, TLS, WireGuard} {
+		ast, diags := npl.Parse("x.npl", []byte(rest+app+"; do block }\n"))
+		_, more := rules.Check(ast)
+		for _, d := range append(diags, more...) {
+			if d.Severity == diag.Error {
+				t.Errorf("%s: %+v", app, d)
+			}
+		}
 	}
 }
 

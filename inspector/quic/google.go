@@ -17,11 +17,10 @@ const (
 // publicHeader recognises the header of Q039 to Q043 with a version: flags, a
 // connection ID of eight bytes, the version, a packet number.
 func publicHeader(b []byte) (version uint32, ok bool) {
-	const hasVersion, hasCID, reset, nonce, unused = 0x01, 0x08, 0x02, 0x04, 0xc0
+	const hasVersion, hasCID, reset, unused = 0x01, 0x08, 0x02, 0xc0
 	if len(b) < 14 || b[0]&(hasVersion|hasCID) != hasVersion|hasCID || b[0]&(reset|unused) != 0 {
 		return 0, false
 	}
-	_ = nonce // set by some clients, though it is the server's
 	version = binary.BigEndian.Uint32(b[9:])
 	return version, version >= 0x51303339 && version <= 0x51303433 && (version&0xff <= '9') // "Q039" to "Q043"
 }

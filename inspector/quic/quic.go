@@ -27,6 +27,9 @@ const (
 	// maxSpans bounds the pieces with gaps between them. Browsers shuffle a
 	// hello in a few dozen.
 	maxSpans = 64
+	// minInitial is the shortest datagram with an Initial (RFC 9000, 14.1). A
+	// reserved version alone would be too weak a sign.
+	minInitial = 1200
 	// maxCID is the longest connection ID (RFC 9000, 17.2).
 	maxCID = 20
 	// maxPackets bounds the packets read of one datagram; a client coalesces
@@ -189,16 +192,16 @@ type header struct {
 
 // longHeader cuts the packet at the front of b off. ok is false when there is none.
 func longHeader(b []byte) (h header, rest []byte, ok bool) {
-	const form, fixed = 0x80, 0x40
-	if len(b) < 7 || b[0]&form == 0 {
+	const formAndFixed = 0xc0
+	if len(b) < 7 || b[0]&formAndFixed != formAndFixed {
 		return h, nil, false
 	}
 	h.version = binary.BigEndian.Uint32(b[1:])
 	h.raw = b
 	switch {
-	case h.version == 0: // version negotiation: no fixed bit, and nothing follows
-		return h, nil, b[5] <= maxCID && len(b) >= 7+int(b[5])
-	case b[0]&fixed == 0 || !known(h.version):
+	case !known(h.version): // also 0, a version negotiation, which is a server's
+		return h, nil, false
+	case reserved(h.version) && len(b) < minInitial:
 		return h, nil, false
 	case h.version == q046:
 		return googleLong(b)

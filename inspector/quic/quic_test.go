@@ -75,7 +75,10 @@ func TestVersions(t *testing.T) {
 			t.Errorf("version %#x: %q", v.Number, c.Message())
 		}
 	}
-	for _, v := range []uint32{0xff000015, 0xff000023, 2, 0x51303434, 0xfaceb100} {
+	if new(Client).Datagram([]byte{0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 0, 0, 0}) {
+		t.Error("a reserved version in a short datagram")
+	}
+	for _, v := range []uint32{0, 0xff000015, 0xff000023, 2, 0x51303434, 0xfaceb100} {
 		b := quictest.Version{Number: v, Salt: quictest.V1.Salt, Label: "quic"}.Initial(dcid, dcid, 0, quictest.Crypto(0, msg))
 		if new(Client).Datagram(b) {
 			t.Errorf("version %#x is not known", v)
@@ -153,7 +156,7 @@ func TestOtherPackets(t *testing.T) {
 		{"half before and half after a Retry", [][]byte{v1.Initial(dcid, dcid, 0, first), v1.Initial(another, another, 1, second)}, false},
 		{"after a version negotiation", [][]byte{draft.Initial(dcid, dcid, 0, first), v1.Initial(dcid, dcid, 0, whole)}, true},
 		{"version 2 after 1", [][]byte{v1.Initial(dcid, dcid, 0, first), v2.Initial(dcid, dcid, 0, whole)}, true},
-		{"a reserved version first", [][]byte{{0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 0, 0, 0}, v1.Initial(dcid, dcid, 0, whole)}, true},
+		{"a reserved version first", [][]byte{append([]byte{0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 0, 0}, make([]byte, minInitial)...), v1.Initial(dcid, dcid, 0, whole)}, true},
 		{"only the second half", [][]byte{v1.Initial(dcid, dcid, 1, second)}, false},
 		{"padding after the packet", [][]byte{append(v1.Initial(dcid, dcid, 0, whole), make([]byte, 100)...)}, true},
 		{"wrong keys", [][]byte{v1.Initial(another, dcid, 0, whole)}, false},
