@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -232,7 +233,11 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 		case e.Kind == inspector.Name && c.own[k.src.Addr()]:
 			// A flow of this host is another source's to open. Or it is a
 			// forwarded one behind NAT, which has its name under its own address.
-			if len(c.early) >= maxEarly {
+			most := maxEarly
+			if e.Flow.App == flow.Some(apps.DNS) {
+				most /= 2 // a resolver's questions are many, and hold no name
+			}
+			if len(c.early) >= most {
 				c.drop("names")
 				return
 			}
