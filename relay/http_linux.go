@@ -1,0 +1,140 @@
+package relay
+
+import (
+	"bufio"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"netpolicy.dev/netpolicy/inspector/first"
+)
+
+// maxHTTPHead bounds the head of a request. Go's own server takes as much again
+// and more; browsers send a few kilobytes.
+const maxHTTPHead = 64 << 10
+
+var errHTTP = errors.New("not a request for a proxy")
+
+// requestHTTP reads a request, of which the first byte is read already.
+func requestHTTP(in *inbound, c net.Conn, begin byte) (*request, error) {
+	head := &io.LimitedReader{R: io.MultiReader(strings.NewReader(string(begin)), c), N: maxHTTPHead}
+	br := bufio.NewReader(head)
+	hr, err := http.ReadRequest(br)
+	if err != nil {
+		_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
+		return nil, err
+	}
+	if len(in.Users) > 0 && !loggedIn(hr, in.Users) {
+		_, _ = io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"netpolicy\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		return nil, errAuth
+	}
+	req := &request{left: -1}
+	if hr.Method == http.MethodConnect {
+		if req.target, err = hostPort(hr.Host, 0); err != nil {
+			_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
+			return nil, err
+		}
+		// What has been read beyond the head is the client's first bytes.
+		req.early, _ = br.Peek(br.Buffered())
+		req.answer = func(err error) error {
+			if err == nil {
+				_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
+				return err
+			}
+			return writeFailure(c, err)
+		}
+		return req, nil
+	}
+	if hr.URL.Scheme != "http" || hr.URL.Host == "" {
+		_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
+		return nil, errHTTP
+	}
+	if req.target, err = hostPort(hr.URL.Host, 80); err != nil {
+		_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
+		return nil, err
+	}
+	head.N = 1<<63 - 1 // the body has its own length
+	plain(req, hr, c)
+	return req, nil
+}
+
+// plain forwards one request: what follows it on the connection is not for its
+// far end, so that nothing more is taken from the client.
+func plain(req *request, hr *http.Request, c net.Conn) {
+	goesOn := strings.EqualFold(hr.Header.Get("Expect"), "100-continue")
+	for _, name := range strings.Split(strings.Join(hr.Header.Values("Connection"), ","), ",") {
+		hr.Header.Del(strings.TrimSpace(name))
+	}
+	for _, name := range []string{"Connection", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "Keep-Alive", "Te", "Trailer", "Upgrade", "Expect"} {
+		hr.Header.Del(name)
+	}
+	hr.Close = true // the far end ends the connection after its answer
+	if hr.Header["User-Agent"] == nil {
+		hr.Header["User-Agent"] = []string{""} // none, instead of Go's
+	}
+	req.left = 0
+	req.facts = &first.Facts{App: first.HTTP, Host: req.name}
+	req.answer = func(err error) error {
+		if err != nil {
+			return writeFailure(c, err)
+		}
+		return nil
+	}
+	req.body = func(to io.Writer) error {
+		if goesOn {
+			if _, err := io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+				return err
+			}
+		}
+		hr.URL = &url.URL{Path: hr.URL.Path, RawPath: hr.URL.RawPath, RawQuery: hr.URL.RawQuery, ForceQuery: hr.URL.ForceQuery}
+		return hr.Write(to)
+	}
+}
+
+// hostPort reads "host:port"; without a port it is the given one, if that is not 0.
+func hostPort(s string, port uint16) (target, error) {
+	host, number, err := net.SplitHostPort(s)
+	if err != nil && port != 0 {
+		host, number = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), strconv.Itoa(int(port))
+	} else if err != nil {
+		return target{}, errHTTP
+	}
+	n, err := strconv.ParseUint(number, 10, 16)
+	if err != nil || host == "" || len(host) > 255 {
+		return target{}, errHTTP
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return target{addr: a.Unmap().WithZone(""), port: uint16(n)}, nil
+	}
+	return target{name: host, port: uint16(n)}, nil
+}
+
+// loggedIn looks at the request's Proxy-Authorization (RFC 7617).
+func loggedIn(hr *http.Request, users map[string]string) bool {
+	kind, code, _ := strings.Cut(hr.Header.Get("Proxy-Authorization"), " ")
+	text, err := base64.StdEncoding.DecodeString(code)
+	user, password, ok := strings.Cut(string(text), ":")
+	return err == nil && ok && strings.EqualFold(kind, "Basic") && known(users, user, password)
+}
+
+func statusLine(code int) string {
+	return "HTTP/1.1 " + strconv.Itoa(code) + " " + http.StatusText(code) + "\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+}
+
+// writeFailure tells an HTTP client why it gets nothing.
+func writeFailure(w io.Writer, err error) error {
+	code := http.StatusBadGateway
+	if errors.Is(err, errBlocked) {
+		code = http.StatusForbidden
+	} else if failureOf(err) == TimedOut {
+		code = http.StatusGatewayTimeout
+	}
+	_, err = io.WriteString(w, statusLine(code))
+	return err
+}
