@@ -34,11 +34,11 @@ func direct(_ *Ask, v *Verdict) { v.Way = Way{Route: "direct", Uplink: -1} }
 
 // heard is a Reporter that keeps what it hears.
 type heard struct {
-	mu       sync.Mutex
-	dialled  []Outcome
-	opened   []Conn
-	closed   []Conn
-	ends     []End
+	mu      sync.Mutex
+	dialled []Outcome
+	opened  []Conn
+	closed  []Conn
+	ends    []End
 }
 
 func (h *heard) Dialled(o *Outcome) {
