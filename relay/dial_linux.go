@@ -22,9 +22,15 @@ const (
 	maxAddrs = 8
 )
 
-// keepAlive finds peers that are gone: after two minutes to four, and rarely
-// enough not to keep a phone's radio awake.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Minute, Interval: 20 * time.Second, Count: 6}
+// stayAlive has the kernel find peers that are gone: after two minutes to four, and
+// rarely enough not to keep a phone's radio awake. That it can't is no reason not
+// to serve.
+func stayAlive(fd int) {
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 20)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 6)
+}
 
 var (
 	errNoName = errors.New("the name has no address")
@@ -181,7 +187,7 @@ func (d *dialer) one(ctx context.Context, to netip.AddrPort, o *Outcome) (*net.T
 	if d.r.isSelf(to) {
 		return nil, errSelf
 	}
-	nd := net.Dialer{KeepAliveConfig: keepAlive, Control: d.control}
+	nd := net.Dialer{KeepAlive: -1, Control: d.control}
 	nd.SetMultipathTCP(false)
 	if src := d.source(to.Addr()); src.IsValid() {
 		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))
@@ -216,10 +222,11 @@ func (d *dialer) source(a netip.Addr) netip.Addr {
 // mark is not used: its packets would come back to us.
 func (d *dialer) control(_, _ string, c syscall.RawConn) error {
 	var err error
-	if ctlErr := c.Control(func(fd uintptr) { err = d.prepare(int(fd)) }); ctlErr != nil {
-		return ctlErr
-	}
-	return err
+	ctlErr := c.Control(func(fd uintptr) {
+		stayAlive(int(fd))
+		err = d.prepare(int(fd))
+	})
+	return errors.Join(ctlErr, err)
 }
 
 func (d *dialer) prepare(fd int) error {
@@ -235,9 +242,11 @@ func (d *dialer) prepare(fd int) error {
 			return fmt.Errorf("%w: device %q: %w", errLocal, d.way.Dev, err)
 		}
 	}
-	// A source address without a port: the kernel finds the port with the
-	// destination known, so that it may be used for many. Before Linux 4.2: early.
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	if d.way.Src4.IsValid() || d.way.Src6.IsValid() {
+		// The kernel finds the port once it knows the destination, so that one port
+		// serves for many. It can't before Linux 4.2.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	}
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bufio"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -21,16 +20,14 @@ const maxHTTPHead = 64 << 10
 
 var errHTTP = errors.New("not a request for a proxy")
 
-// requestHTTP reads a request, of which the first byte is read already.
-func requestHTTP(in *inbound, c net.Conn, begin byte) (*request, error) {
-	head := &io.LimitedReader{R: io.MultiReader(strings.NewReader(string(begin)), c), N: maxHTTPHead}
-	br := bufio.NewReader(head)
-	hr, err := http.ReadRequest(br)
+// requestHTTP reads a request.
+func requestHTTP(in *greeting, c net.Conn) (*request, error) {
+	hr, err := http.ReadRequest(in.Reader)
 	if err != nil {
 		_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
 		return nil, err
 	}
-	if len(in.Users) > 0 && !loggedIn(hr, in.Users) {
+	if len(in.users) > 0 && !loggedIn(hr, in.users) {
 		_, _ = io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"netpolicy\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 		return nil, errAuth
 	}
@@ -41,7 +38,7 @@ func requestHTTP(in *inbound, c net.Conn, begin byte) (*request, error) {
 			return nil, err
 		}
 		// What has been read beyond the head is the client's first bytes.
-		req.early, _ = br.Peek(br.Buffered())
+		req.early = in.rest()
 		req.answer = func(err error) error {
 			if err == nil {
 				_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
@@ -59,7 +56,7 @@ func requestHTTP(in *inbound, c net.Conn, begin byte) (*request, error) {
 		_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
 		return nil, err
 	}
-	head.N = 1<<63 - 1 // the body has its own length
+	in.from.N = 1<<63 - 1 // the body has its own length
 	plain(req, hr, c)
 	return req, nil
 }

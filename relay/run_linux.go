@@ -123,10 +123,11 @@ func (in *inbound) close() {
 
 // listen opens the sockets of an inbound.
 func listen(in Inbound, mark uint32) (*inbound, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: func(_, _ string, c syscall.RawConn) error {
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		ctlErr := c.Control(func(fd uintptr) {
-			// The sockets of connections have the mark as well.
+			// The sockets of connections have all this as well.
+			stayAlive(int(fd))
 			if err = setMark(int(fd), mark); err == nil && in.Kind == TProxy {
 				err = transparent(int(fd), in.Listen.Addr())
 			}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -52,7 +53,9 @@ func (r *Relay) serve(ctx context.Context, in *inbound, c *net.TCPConn) {
 // entry has gone on into a loop; else it has closed the connection.
 func (r *Relay) handshake(ctx context.Context, in *inbound, c *net.TCPConn, e *entry) bool {
 	_ = c.SetDeadline(time.Now().Add(r.limits.Request))
-	req, err := r.request(in, c, e)
+	g := greet(c, in.Users)
+	defer g.release()
+	req, err := r.request(in.Kind, g, c, e)
 	if err != nil {
 		_ = c.Close()
 		return false
@@ -82,8 +85,7 @@ func (r *Relay) handshake(ctx context.Context, in *inbound, c *net.TCPConn, e *e
 
 // request asks the client what it wants. nil without an error: an association,
 // which a loop has now, with the entry.
-func (r *Relay) request(in *inbound, c *net.TCPConn, e *entry) (*request, error) {
-	kind := in.Kind
+func (r *Relay) request(kind Kind, in *greeting, c *net.TCPConn, e *entry) (*request, error) {
 	if kind == TProxy {
 		to, _ := c.LocalAddr().(*net.TCPAddr) // the kernel gave the socket the original destination
 		if r.isSelf(unmap(to.AddrPort())) {
@@ -91,17 +93,47 @@ func (r *Relay) request(in *inbound, c *net.TCPConn, e *entry) (*request, error)
 		}
 		return &request{target: targetOf(to.AddrPort()), left: -1}, nil
 	}
-	var b [1]byte
-	if _, err := io.ReadFull(c, b[:]); err != nil {
+	begin, err := in.Peek(1)
+	if err != nil {
 		return nil, err
 	}
-	switch socks := b[0] == socksVersion; {
+	switch socks := begin[0] == socksVersion; {
 	case socks && kind != HTTP:
 		return r.requestSOCKS(in, c, e)
 	case !socks && kind != SOCKS:
-		return requestHTTP(in, c, b[0])
+		return requestHTTP(in, c)
 	}
 	return nil, errSOCKS
+}
+
+// greeting is what a client says first, in as few reads as can be.
+type greeting struct {
+	*bufio.Reader
+	from  io.LimitedReader
+	users map[string]string
+}
+
+// greetings are their buffers, of which as many are in use as handshakes. Most
+// that SOCKS clients say fits, and heads of HTTP take some reads more.
+var greetings = sync.Pool{New: func() any { return &greeting{Reader: bufio.NewReaderSize(nil, 1<<10)} }}
+
+func greet(c net.Conn, users map[string]string) *greeting {
+	g, _ := greetings.Get().(*greeting)
+	g.from = io.LimitedReader{R: c, N: maxHTTPHead}
+	g.users = users
+	g.Reset(&g.from)
+	return g
+}
+
+func (g *greeting) release() {
+	g.from.R, g.users = nil, nil
+	greetings.Put(g)
+}
+
+// rest is what was read beyond what has been asked for. It lives as long as the greeting.
+func (g *greeting) rest() []byte {
+	b, _ := g.Peek(g.Buffered())
+	return b
 }
 
 // attempt is one TCP connection on its way to the far end.
@@ -266,15 +298,15 @@ func (r *Relay) hand(a *attempt, to *net.TCPConn) bool {
 	return true
 }
 
-// requestSOCKS reads a SOCKS request, of which the version is read already.
-func (r *Relay) requestSOCKS(in *inbound, c *net.TCPConn, e *entry) (*request, error) {
-	command, t, err := acceptSOCKS(c, in.Users)
+// requestSOCKS reads a SOCKS request.
+func (r *Relay) requestSOCKS(in *greeting, c *net.TCPConn, e *entry) (*request, error) {
+	command, t, err := acceptSOCKS(in, c, in.users)
 	if err != nil {
 		return nil, err
 	}
 	switch command {
 	case commandConnect:
-		return &request{target: t, left: -1, answer: func(err error) error {
+		return &request{target: t, left: -1, early: in.rest(), answer: func(err error) error {
 			return writeReply(c, replyOf(err), netip.AddrPort{})
 		}}, nil
 	case commandAssociate:

@@ -154,15 +154,17 @@ func cutDatagram(b []byte) (target, []byte, error) {
 	return cutTarget(b[3:])
 }
 
-// acceptSOCKS reads a client's greeting and request, of which the version byte is
-// read already.
-func acceptSOCKS(c io.ReadWriter, users map[string]string) (command byte, t target, err error) {
-	var buf [257]byte
-	if _, err = io.ReadFull(c, buf[:1]); err != nil {
+// acceptSOCKS reads a client's greeting and request.
+func acceptSOCKS(r io.Reader, w io.Writer, users map[string]string) (command byte, t target, err error) {
+	var buf [2 + 255]byte
+	if _, err = io.ReadFull(r, buf[:2]); err != nil {
 		return 0, t, err
 	}
-	methods := buf[1 : 1+int(buf[0])]
-	if _, err = io.ReadFull(c, methods); err != nil {
+	if buf[0] != socksVersion {
+		return 0, t, errSOCKS
+	}
+	methods := buf[2 : 2+int(buf[1])]
+	if _, err = io.ReadFull(r, methods); err != nil {
 		return 0, t, err
 	}
 	want := byte(methodNone)
@@ -170,43 +172,43 @@ func acceptSOCKS(c io.ReadWriter, users map[string]string) (command byte, t targ
 		want = methodPassword
 	}
 	if bytes.IndexByte(methods, want) < 0 {
-		_, _ = c.Write([]byte{socksVersion, methodRefused})
+		_, _ = w.Write([]byte{socksVersion, methodRefused})
 		return 0, t, errAuth
 	}
-	if _, err = c.Write([]byte{socksVersion, want}); err != nil {
+	if _, err = w.Write([]byte{socksVersion, want}); err != nil {
 		return 0, t, err
 	}
 	if want == methodPassword {
-		if err = checkPassword(c, users); err != nil {
+		if err = checkPassword(r, w, users); err != nil {
 			return 0, t, err
 		}
 	}
-	if _, err = io.ReadFull(c, buf[:3]); err != nil {
+	if _, err = io.ReadFull(r, buf[:3]); err != nil {
 		return 0, t, err
 	}
 	if buf[0] != socksVersion {
 		return 0, t, errSOCKS
 	}
 	command = buf[1]
-	t, err = readTarget(c)
+	t, err = readTarget(r)
 	return command, t, err
 }
 
 var errAuth = errors.New("the client did not give a known name and password")
 
 // checkPassword reads a name and a password (RFC 1929).
-func checkPassword(c io.ReadWriter, users map[string]string) error {
+func checkPassword(r io.Reader, w io.Writer, users map[string]string) error {
 	read := func() (string, error) {
 		var n [1]byte
-		if _, err := io.ReadFull(c, n[:]); err != nil {
+		if _, err := io.ReadFull(r, n[:]); err != nil {
 			return "", err
 		}
 		b := make([]byte, n[0])
-		_, err := io.ReadFull(c, b)
+		_, err := io.ReadFull(r, b)
 		return string(b), err
 	}
 	var version [1]byte
-	if _, err := io.ReadFull(c, version[:]); err != nil {
+	if _, err := io.ReadFull(r, version[:]); err != nil {
 		return err
 	}
 	user, err := read()
@@ -218,10 +220,10 @@ func checkPassword(c io.ReadWriter, users map[string]string) error {
 		return err
 	}
 	if version[0] != authVersion || !known(users, user, password) {
-		_, _ = c.Write([]byte{authVersion, 1})
+		_, _ = w.Write([]byte{authVersion, 1})
 		return errAuth
 	}
-	_, err = c.Write([]byte{authVersion, 0})
+	_, err = w.Write([]byte{authVersion, 0})
 	return err
 }
 

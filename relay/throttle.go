@@ -42,7 +42,8 @@ func (b *bucket) take(want, now int64) (n int64, wait time.Duration) {
 	b.fill(now)
 	least := min(want, quantum, b.burst)
 	if b.tokens < least {
-		return 0, time.Duration((least-b.tokens)*int64(time.Second)/b.rate + 1)
+		// fill counts whole microseconds.
+		return 0, time.Duration((least-b.tokens)*int64(time.Second)/b.rate) + 2*time.Microsecond
 	}
 	n = min(want, b.tokens)
 	b.tokens -= n
