@@ -1,13 +1,15 @@
 package relay
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -56,42 +58,63 @@ func requestHTTP(in *greeting, c net.Conn) (*request, error) {
 		_, _ = io.WriteString(c, statusLine(http.StatusBadRequest))
 		return nil, err
 	}
-	in.from.N = 1<<63 - 1 // the body has its own length
-	plain(req, hr, c)
+	plain(req, in, hr, c)
 	return req, nil
 }
 
 // plain forwards one request: what follows it on the connection is not for its
 // far end, so that nothing more is taken from the client.
-func plain(req *request, hr *http.Request, c net.Conn) {
+func plain(req *request, in *greeting, hr *http.Request, c net.Conn) {
+	said := hr.Header.Get("Content-Length") != ""
 	goesOn := strings.EqualFold(hr.Header.Get("Expect"), "100-continue")
 	for _, name := range strings.Split(strings.Join(hr.Header.Values("Connection"), ","), ",") {
 		hr.Header.Del(strings.TrimSpace(name))
 	}
-	for _, name := range []string{"Connection", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "Keep-Alive", "Te", "Trailer", "Upgrade", "Expect"} {
+	for _, name := range []string{"Connection", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Content-Length", "Upgrade", "Expect", "Host"} {
 		hr.Header.Del(name)
 	}
-	hr.Close = true // the far end ends the connection after its answer
-	if hr.Header["User-Agent"] == nil {
-		hr.Header["User-Agent"] = []string{""} // none, instead of Go's
+	var head bytes.Buffer
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n", hr.Method, hr.URL.RequestURI(), hr.URL.Host)
+	_ = hr.Header.Write(&head) // a Buffer takes everything
+	switch n := hr.ContentLength; {
+	case n < 0:
+		head.WriteString("Transfer-Encoding: chunked\r\n\r\n")
+		in.from.N = 1<<63 - 1
+		req.left = 0
+		req.body = func(to io.Writer) error { return copyChunks(to, hr.Body) }
+	default:
+		if n > 0 || said {
+			fmt.Fprintf(&head, "Content-Length: %d\r\n", n)
+		}
+		head.WriteString("\r\n")
+		begin := in.rest()
+		begin = begin[:min(int64(len(begin)), n)]
+		head.Write(begin)
+		req.left = n - int64(len(begin))
 	}
-	req.left = 0
+	req.early = head.Bytes()
 	req.facts = &first.Facts{App: first.HTTP, Host: req.name}
 	req.answer = func(err error) error {
-		if err != nil {
-			return writeFailure(c, err)
+		if err == nil && goesOn {
+			_, err = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+		} else if err != nil {
+			err = writeFailure(c, err)
 		}
-		return nil
+		return err
 	}
-	req.body = func(to io.Writer) error {
-		if goesOn {
-			if _, err := io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
-				return err
-			}
-		}
-		hr.URL = &url.URL{Path: hr.URL.Path, RawPath: hr.URL.RawPath, RawQuery: hr.URL.RawQuery, ForceQuery: hr.URL.ForceQuery}
-		return hr.Write(to)
+}
+
+// copyChunks sends a body of unknown length. Its trailers are left out.
+func copyChunks(to io.Writer, body io.Reader) error {
+	w := httputil.NewChunkedWriter(to)
+	if _, err := io.Copy(w, body); err != nil {
+		return err
 	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(to, "\r\n")
+	return err
 }
 
 // hostPort reads "host:port"; without a port it is the given one, if that is not 0.

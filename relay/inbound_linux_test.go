@@ -132,6 +132,8 @@ func TestHTTP(t *testing.T) {
 	for _, c := range []struct{ method, url, body, want string }{
 		{"GET", web.URL + "/a?b=c", "", "GET /a?b=c "},
 		{"POST", web.URL + "/x", "body", "POST /x body"},
+		{"PUT", web.URL + "/", strings.Repeat("long ", 50_000), "PUT / " + strings.Repeat("long ", 50_000)},
+		{"POST", web.URL + "/", "", "POST / "},
 		{"GET", secure.URL + "/s", "", "GET /s "},
 	} {
 		for _, chunked := range []bool{false, true} {
@@ -150,7 +152,7 @@ func TestHTTP(t *testing.T) {
 			got, _ := io.ReadAll(res.Body)
 			_ = res.Body.Close()
 			if string(got) != c.want {
-				t.Errorf("%s %s: got %q, want %q", c.method, c.url, got, c.want)
+				t.Errorf("%s %s: got %.100q, want %.100q", c.method, c.url, got, c.want)
 			}
 		}
 	}

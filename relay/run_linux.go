@@ -67,6 +67,11 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Decider == nil {
 		return nil, errors.New("a relay needs a decider")
 	}
+	for _, in := range cfg.Inbounds {
+		if in.Kind == TProxy && cfg.Mark == 0 {
+			return nil, errors.New("a tproxy inbound needs a mark for the relay's own sockets: else they come back to it")
+		}
+	}
 	r := &Relay{cfg: cfg, limits: cfg.Limits.withDefaults(), resolver: cfg.Resolver, epoch: time.Now(), own: map[uint16]bool{}}
 	if r.resolver == nil {
 		r.resolver = systemResolver{}
@@ -243,21 +248,21 @@ func (r *Relay) Run(ctx context.Context) error {
 // accept takes connections until the listener is closed.
 func (r *Relay) accept(ctx context.Context, in *inbound) error {
 	for pause := time.Millisecond; ; {
-		select {
-		case r.gate <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		c, err := in.tcp.AcceptTCP()
 		if err == nil {
 			pause = time.Millisecond
+			select {
+			case r.gate <- struct{}{}:
+			case <-ctx.Done():
+				refuse(c)
+				return nil
+			}
 			r.serving.Go(func() {
 				defer func() { <-r.gate }()
 				r.serve(ctx, in, c)
 			})
 			continue
 		}
-		<-r.gate
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}

@@ -225,14 +225,8 @@ func (a *attempt) begin(to *net.TCPConn) error {
 	if err := a.tell(nil); err != nil {
 		return err
 	}
-	limit := time.Now().Add(a.r.limits.Request)
-	if a.req.body != nil {
-		limit = time.Now().Add(a.r.limits.Idle)
-	}
-	if len(a.req.early) > 0 || a.req.body != nil {
-		_ = to.SetDeadline(limit)
-	}
 	if len(a.req.early) > 0 {
+		_ = to.SetDeadline(time.Now().Add(a.r.limits.Request))
 		if _, err := to.Write(a.req.early); err != nil {
 			return err
 		}
@@ -243,8 +237,23 @@ func (a *attempt) begin(to *net.TCPConn) error {
 	}
 	// The far end may answer, and close, before it has read all: that answer is
 	// still the client's to see.
-	_ = a.req.body(to)
+	_ = a.c.SetReadDeadline(time.Now().Add(a.r.limits.Request))
+	_ = a.req.body(&progress{to, a.c, a.r.limits.Request})
 	return nil
+}
+
+// progress is a writer whose source and target must not rest for longer than limit.
+type progress struct {
+	to, from *net.TCPConn
+	limit    time.Duration
+}
+
+func (p *progress) Write(b []byte) (int, error) {
+	until := time.Now().Add(p.limit)
+	_ = p.to.SetDeadline(until)
+	n, err := p.to.Write(b)
+	_ = p.from.SetReadDeadline(until)
+	return n, err
 }
 
 // turnDown ends the connection of a client that gets nothing.
@@ -280,12 +289,12 @@ func (r *Relay) hand(a *attempt, to *net.TCPConn) bool {
 		return false
 	}
 	up, down := r.shaper.pair(&a.verdict.Throttle, a.e.src.Addr(), r.clock())
-	e, p := a.e, newPair(a.e, a.req.left, up, down)
+	e, p := a.e, newPair(a.e, client, server, a.req.left, up, down)
 	l := r.pick()
 	killed := e.stage(func() { l.post(func(l *loop) { p.end(l, Killed) }) })
 	r.opened(e)
 	ok := l.post(func(l *loop) {
-		l.adopt(p, client, server)
+		l.adopt(p)
 		if killed {
 			p.end(l, Killed)
 		}

@@ -111,18 +111,21 @@ type pair struct {
 	closed bool
 }
 
-func newPair(e *entry, left int64, up, down *bucket) *pair {
-	return &pair{e: e, halves: [2]half{{left: left, bucket: up}, {left: -1, bucket: down}}}
+// newPair owns two connected sockets from then on.
+func newPair(e *entry, client, server int, left int64, up, down *bucket) *pair {
+	c, s := int32(client), int32(server)
+	return &pair{e: e, halves: [2]half{{from: c, to: s, left: left, bucket: up}, {from: s, to: c, left: -1, bucket: down}}}
 }
 
-// adopt starts moving between two connected sockets, which it owns from then on.
-func (l *loop) adopt(p *pair, client, server int) {
-	up, down := &p.halves[0], &p.halves[1]
-	up.from, up.to, down.from, down.to = int32(client), int32(server), int32(server), int32(client)
+// adopt starts moving.
+func (l *loop) adopt(p *pair) {
+	if p.closed { // killed
+		return
+	}
 	p.moved = l.now
-	err := l.watch(client, p)
+	err := l.watch(int(p.halves[0].from), p)
 	if err == nil {
-		err = l.watch(server, p)
+		err = l.watch(int(p.halves[1].from), p)
 	}
 	if err != nil {
 		p.end(l, Stopped)
@@ -145,8 +148,10 @@ func (p *pair) event(l *loop, fd int, events uint32) {
 	if p.closed || events&unix.EPOLLERR == 0 {
 		return
 	}
-	// A reset shows in what is read; one after the end of that must be seen here.
-	if i := p.side(fd); p.halves[i].end {
+	// A reset shows in what is read. Where nothing is read any more it must be seen
+	// here, and where the far end takes nothing. (What the far end said before its
+	// reset is kept for a slow client.)
+	if i := p.side(fd); p.halves[i].end || i == 0 && p.halves[i].queued > 0 {
 		p.end(l, [...]Why{ClientReset, ServerReset}[i])
 	}
 }
@@ -313,14 +318,12 @@ func (h *half) copy(l *loop, want int) (int, fault) {
 	if !h.writable {
 		return 0, noFault
 	}
-	if l.scratch == nil {
-		l.scratch = make([]byte, copySize)
-	}
-	n, _, err := unix.Recvfrom(int(h.from), l.scratch[:min(want, copySize)], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	buf := l.copies()
+	n, _, err := unix.Recvfrom(int(h.from), buf[:min(want, copySize)], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	if n <= 0 {
 		return 0, h.nothing(err)
 	}
-	n, err = unix.Write(int(h.to), l.scratch[:n])
+	n, err = unix.Write(int(h.to), buf[:n])
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 		h.writable = false
@@ -329,7 +332,7 @@ func (h *half) copy(l *loop, want int) (int, fault) {
 		return 0, byReceiver
 	}
 	for rest := n; rest > 0; {
-		k, _, err := unix.Recvfrom(int(h.from), l.scratch[:rest], unix.MSG_DONTWAIT)
+		k, _, err := unix.Recvfrom(int(h.from), buf[:rest], unix.MSG_DONTWAIT)
 		if k <= 0 || err != nil {
 			return n, bySender
 		}
@@ -385,13 +388,34 @@ func (p *pair) end(l *loop, why Why) {
 			l.pipes.discard(h.pipe)
 		}
 	}
-	if why != Finished {
+	switch {
+	case why != Finished:
 		resetOnClose(client)
 		resetOnClose(server)
+	case p.halves[0].left == 0:
+		l.discard(client)
 	}
 	l.forget(client)
 	l.forget(server)
 	l.r.closed(p.e, &end)
+}
+
+// discard reads away what a client has sent and nobody wants: else closing the
+// socket would reset the connection, and with it what the client has not read yet.
+func (l *loop) discard(fd int) {
+	for range rounds {
+		if n, _, err := unix.Recvfrom(fd, l.copies(), unix.MSG_DONTWAIT); n <= 0 || err != nil {
+			return
+		}
+	}
+}
+
+// copies is the loop's buffer.
+func (l *loop) copies() []byte {
+	if l.scratch == nil {
+		l.scratch = make([]byte, copySize)
+	}
+	return l.scratch
 }
 
 // resetOnClose makes close send a reset (SO_LINGER with a time of 0).

@@ -181,6 +181,7 @@ func TestKill(t *testing.T) {
 	if err := say(c, "hello"); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the bytes are counted", func() bool { return r.Conns()[0].Down == 5 })
 	list := r.Conns()
 	if len(list) != 1 || list[0].Dst != at || list[0].Route != "direct" || list[0].Up != 5 || list[0].Down != 5 || list[0].Inbound != Mixed {
 		t.Fatalf("table: %+v", list)
@@ -195,6 +196,22 @@ func TestKill(t *testing.T) {
 		t.Errorf("reported: %s", end.Why)
 	}
 	eventually(t, "the table is empty", func() bool { return len(r.Conns()) == 0 })
+}
+
+// A client that breaks off is noticed while the far end takes nothing.
+func TestResetWhileFull(t *testing.T) {
+	let := make(chan struct{})
+	at := serveTCP(t, "127.0.0.1:0", func(*net.TCPConn) { <-let })
+	defer close(let)
+	var h heard
+	_, server := mixed(t, direct, func(c *Config) { c.Reporter = &h })
+	c := mustSOCKS(t, server, at)
+	_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	_, _ = c.Write(make([]byte, 64<<20))
+	refuse(c)
+	if _, end := h.end(t, 1); end.Why != ClientReset {
+		t.Errorf("reported: %s", end.Why)
+	}
 }
 
 // A connection is killed also while it says nothing, or is dialled.

@@ -134,7 +134,7 @@ func (r *Relay) associate(c *net.TCPConn, e *entry) error {
 	l := r.pick()
 	killed := e.stage(func() { l.post(func(l *loop) { f.end(l, Killed) }) })
 	ok := l.post(func(l *loop) {
-		if l.watch(f.fd, f) != nil || l.watch(f.control, f) != nil || killed {
+		if !f.closed && (l.watch(f.fd, f) != nil || l.watch(f.control, f) != nil || killed) {
 			f.end(l, Killed)
 		}
 	})

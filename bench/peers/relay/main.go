@@ -74,7 +74,7 @@ func child(ctx context.Context, system string) error {
 func netpolicy(ctx context.Context, at func(netip.AddrPort)) error {
 	r, err := relay.New(relay.Config{
 		Inbounds: []relay.Inbound{{Kind: relay.SOCKS, Listen: netip.MustParseAddrPort("127.0.0.1:0")}},
-		Decider:  straight{},
+		Decider:  straight{}, Reporter: straight{},
 	})
 	if err != nil {
 		return err
@@ -83,7 +83,12 @@ func netpolicy(ctx context.Context, at func(netip.AddrPort)) error {
 	return r.Run(ctx)
 }
 
+// straight also hears the reports, as the daemon would.
 type straight struct{}
+
+func (straight) Dialled(*relay.Outcome)         {}
+func (straight) Opened(*relay.Conn)             {}
+func (straight) Closed(*relay.Conn, *relay.End) {}
 
 func (straight) Decide(_ *relay.Ask, v *relay.Verdict) { v.Way.Uplink = -1 }
 
