@@ -130,9 +130,11 @@ func TestIdleConns(t *testing.T) {
 	if after.goroutines > before.goroutines+2 {
 		t.Errorf("%d goroutines more", after.goroutines-before.goroutines)
 	}
+	made := make(chan int)
 	for _, l := range r.loops {
-		if l.pipes.made > sparePipes {
-			t.Errorf("%d pipes are held", l.pipes.made)
+		l.post(func(l *loop) { made <- l.pipes.made })
+		if n := <-made; n > sparePipes {
+			t.Errorf("%d pipes are held", n)
 		}
 	}
 	_, _ = io.WriteString(ends.in, "\n")
@@ -164,7 +166,7 @@ func descriptors(t *testing.T) int {
 // TestSoak has connections come, talk and go, in every way, and looks for what is
 // left: ten minutes with FULL=1, else a few seconds.
 func TestSoak(t *testing.T) {
-	long := 3 * time.Second
+	long := 2 * time.Second
 	if full {
 		long = 10 * time.Minute
 	}
@@ -191,7 +193,7 @@ func TestSoak(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // the other ends
 		return memory(), descriptors(t)
 	}
-	churn(t, server, at, atUDP, dead, time.Second) // pools are filled
+	churn(t, server, at, atUDP, dead, time.Second/2) // pools are filled
 	before, fdsBefore := settle()
 	n := churn(t, server, at, atUDP, dead, long)
 	after, fdsAfter := settle()

@@ -162,14 +162,14 @@ func TestShaper(t *testing.T) {
 		_, down := s.pair(&Throttle{Name: "x", Down: 1000, Per: per}, host, 0)
 		return down
 	}
-	if get(PerAll, one) != get(PerAll, two) {
-		t.Error("PerAll: two buckets")
-	}
-	if get(PerHost, one) == get(PerHost, two) || get(PerHost, one) != get(PerHost, one) {
-		t.Error("PerHost: not one for each host")
-	}
-	if get(PerConn, one) == get(PerConn, one) {
-		t.Error("PerConn: shared")
+	for _, c := range []struct {
+		per         Per
+		again, host bool // the same bucket for the same host, for another one
+	}{{PerAll, true, true}, {PerHost, true, false}, {PerConn, false, false}} {
+		begin := get(c.per, one)
+		if again, host := begin == get(c.per, one), begin == get(c.per, two); again != c.again || host != c.host {
+			t.Errorf("%d: shared %v with another flow, %v with another host", c.per, again, host)
+		}
 	}
 	if up, _ := s.pair(&Throttle{Down: 1}, one, 0); up != nil {
 		t.Error("a limit where there is none")

@@ -85,18 +85,6 @@ func (t *table) kill(id uint64) bool {
 	return true
 }
 
-func (t *table) killAll() {
-	t.mu.Lock()
-	all := make([]*entry, 0, len(t.byID))
-	for _, e := range t.byID {
-		all = append(all, e)
-	}
-	t.mu.Unlock()
-	for _, e := range all {
-		e.end()
-	}
-}
-
 // drain waits until the table is empty or ctx ends.
 func (t *table) drain(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() {
