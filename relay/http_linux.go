@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/inspector/first"
 )
 
@@ -93,7 +94,7 @@ func plain(req *request, in *greeting, hr *http.Request, c net.Conn) {
 		req.left = n - int64(len(begin))
 	}
 	req.early = head.Bytes()
-	req.facts = &first.Facts{App: first.HTTP, Host: req.name}
+	req.facts = &first.Facts{App: apps.HTTP, Host: req.name}
 	req.answer = func(err error) error {
 		if err == nil && goesOn {
 			_, err = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")

@@ -38,6 +38,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
@@ -105,6 +106,7 @@ type Daemon struct {
 	tapes     chan []journalPart // parts of the recording
 	torn      atomic.Bool        // the recording has lost something
 	snap      atomic.Pointer[snapshot]
+	relay     atomic.Pointer[relay.Relay] // nil while there is none
 	hints     hints
 	questions nfqueue.Counters // of all queues
 	started   time.Time
@@ -137,6 +139,9 @@ type snapshot struct {
 	broken  string // why the kernel does not hold the plan; "" when it does
 	quotas  []api.Quota
 }
+
+// passive is the generation of what was seen of uplinks in passing, not probed.
+const passive = -1
 
 // taggedRound is a round of the probes of one generation of policy.
 type taggedRound struct {
