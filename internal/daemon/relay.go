@@ -203,7 +203,7 @@ func (x *decider) way(to *relay.Way, s *snapshot, route int) bool {
 
 func throttleOf(t *rules.Throttle) relay.Throttle {
 	per := map[string]relay.Per{"host": relay.PerHost, "conn": relay.PerConn}[t.Per]
-	return relay.Throttle{Name: t.Name, Up: t.Up, Down: t.Down, Burst: t.Burst, Per: per}
+	return relay.Throttle{Name: t.Name, Up: t.Up / 8, Down: t.Down / 8, Burst: t.Burst, Per: per} // a policy counts bits
 }
 
 // dials gathers how the relay's dials end, by uplink, for the health machine, and
