@@ -181,23 +181,3 @@ func TestShaper(t *testing.T) {
 		t.Errorf("%d buckets", len(s.buckets))
 	}
 }
-
-func TestNeeds(t *testing.T) {
-	n := Needs{Mark: 0x30000000, Mask: 0x70000000, Table: 203, Priority: 100, IPv4: netip.MustParseAddrPort("127.0.0.1:7893"), IPv6: netip.MustParseAddrPort("[::1]:7893")}
-	v4, v6 := n.IPTables("relay")
-	got := n.IP() + n.NFT() + v4 + v6
-	const want = `ip -4 rule add priority 100 fwmark 0x30000000/0x70000000 lookup 203
-ip -4 route add local default dev lo table 203
-ip -6 rule add priority 100 fwmark 0x30000000/0x70000000 lookup 203
-ip -6 route add local default dev lo table 203
-meta nfproto ipv4 meta l4proto { tcp, udp } meta mark & 0x70000000 == 0x30000000 tproxy ip to 127.0.0.1:7893 accept
-meta nfproto ipv6 meta l4proto { tcp, udp } meta mark & 0x70000000 == 0x30000000 tproxy ip6 to [::1]:7893 accept
--A relay -p tcp -m mark --mark 0x30000000/0x70000000 -j TPROXY --on-ip 127.0.0.1 --on-port 7893 --tproxy-mark 0x30000000/0x70000000
--A relay -p udp -m mark --mark 0x30000000/0x70000000 -j TPROXY --on-ip 127.0.0.1 --on-port 7893 --tproxy-mark 0x30000000/0x70000000
--A relay -p tcp -m mark --mark 0x30000000/0x70000000 -j TPROXY --on-ip ::1 --on-port 7893 --tproxy-mark 0x30000000/0x70000000
--A relay -p udp -m mark --mark 0x30000000/0x70000000 -j TPROXY --on-ip ::1 --on-port 7893 --tproxy-mark 0x30000000/0x70000000
-`
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}

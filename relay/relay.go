@@ -30,7 +30,7 @@ type Kind uint8
 
 // The kinds of inbound.
 const (
-	// TProxy takes what the kernel's TPROXY target hands over, TCP and UDP: see Needs.
+	// TProxy takes what the kernel's TPROXY target hands over, TCP and UDP.
 	TProxy Kind = iota
 	// SOCKS is SOCKS5 (RFC 1928): CONNECT and UDP ASSOCIATE.
 	SOCKS
