@@ -2,9 +2,12 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"testing"
 	"time"
+
+	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 )
 
 // leavesTLS makes a TLS session with a name, and returns the uplink by which it went.
@@ -66,4 +69,73 @@ func TestRelayFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestRelayQUIC: so does the name in a QUIC Initial, a post-quantum hello over two
+// datagrams.
+func TestRelayQUIC(t *testing.T) {
+	l, policy := daemonLab(t)
+	if err := WriteFile(policy, testPolicy(", tproxy: [udp/443]", "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range tlsAt {
+		for name, want := range map[string]string{"api.zoom.us": Wan1, "www.other.example": Wan2} {
+			if left := leavesQUIC(t, l, addr, name); left != want {
+				t.Errorf("%s at %s left by %q, want %s\n%s", name, addr, left, want, l.tail())
+			}
+		}
+	}
+}
+
+// leavesQUIC sends the first packets of a QUIC client, and then some more; it
+// returns the uplink by which they went.
+func leavesQUIC(t *testing.T, l *Lab, addr, name string) string {
+	t.Helper()
+	hello, err := quictest.Hello(&tls.Config{ServerName: name, NextProtos: []string{"h3"}, MinVersion: tls.VersionTLS13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(hello) < 1200 {
+		t.Fatalf("a hello of %d bytes is no post-quantum one", len(hello))
+	}
+	var left string
+	l.quiet.measure(func() {
+		before, err := l.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := l.Client().Dial(t.Context(), "udp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		id := []byte{1, 2, 3, 4, 5, 6, 7, 8}
+		for i, part := range [][]byte{hello[:1000], hello[1000:]} {
+			frames := append(quictest.Crypto(i*1000, part), make([]byte, 1100-len(part))...)
+			if _, err := conn.Write(quictest.V1.Initial(id, id, byte(i), frames)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // the far end echoes
+			if _, err := conn.Read(make([]byte, 2000)); err != nil {
+				t.Fatalf("%s: %v", addr, err)
+			}
+		}
+		if err := exchange(conn, payload, time.Now().Add(5*time.Second)); err != nil {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		// The relay sends on by itself: what the client has sent may not be through yet.
+		for end := time.Now().Add(5 * time.Second); left == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			after, err := l.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = after.Since(before).LeftBy(payload)
+		}
+	})
+	return left
 }
