@@ -76,6 +76,10 @@ type Event struct {
 	Mark uint32
 	// Prefix is the log prefix of a Logged event.
 	Prefix string
+	// ECH is true when the ClientHello has an encrypted part, in which another
+	// name may lie: Flow.SNI is the outer one. GREASE looks the same (RFC 9849,
+	// 6.2). For kind Answered: the answer gives out the keys for that.
+	ECH bool
 	// Earlier is true for an Open that found a connection under way, from before
 	// the source began. Where a source can't tell, it is false.
 	Earlier bool

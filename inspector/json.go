@@ -23,6 +23,7 @@ type eventJSON struct {
 	Prefix string          `json:"prefix,omitempty"`
 
 	Earlier bool `json:"earlier,omitempty"`
+	ECH     bool `json:"ech,omitempty"`
 }
 
 type statsJSON struct {
@@ -45,7 +46,7 @@ type answerJSON struct {
 // AppendJSON appends the event as one JSON object, without a newline. ParseJSON
 // reads it back, durations to the microsecond, TTLs to the second.
 func (e *Event) AppendJSON(b []byte) ([]byte, error) {
-	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier}
+	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier, ECH: e.ECH}
 	if e.Kind == Answered {
 		j.Answer = &answerJSON{e.Answer.Name, e.Answer.Addrs, int64(e.Answer.TTL / time.Second)}
 	} else {
@@ -84,7 +85,7 @@ func ParseJSON(line []byte) (Event, error) {
 	if !ok {
 		return Event{}, fmt.Errorf("read event: unknown kind %q", j.Kind)
 	}
-	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier}
+	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier, ECH: j.ECH}
 	if s := j.Stats; s != nil {
 		e.Stats = Stats{
 			time.Duration(s.RTT) * time.Microsecond, time.Duration(s.MinRTT) * time.Microsecond,

@@ -177,6 +177,8 @@ func (c *connections) enter(e inspector.Event) *connection {
 func merge(f *flow.Flow, more flow.Flow) {
 	learn(&f.SNI, more.SNI)
 	learn(&f.HTTPHost, more.HTTPHost)
+	learn(&f.App, more.App)
+	learn(&f.ALPN, more.ALPN)
 	learn(&f.Process, more.Process)
 	learn(&f.ProcessPath, more.ProcessPath)
 	learn(&f.User, more.User)

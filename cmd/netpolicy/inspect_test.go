@@ -113,8 +113,8 @@ func TestInspectCapture(t *testing.T) {
 	file := capture(t)
 	for _, c := range []struct{ output, want string }{
 		{"ndjson", `{"proto":"udp","src":"10.0.0.5:39999","dst":"192.0.2.53:53","dscp":0,"name_source":null}
-{"proto":"tcp","src":"10.0.0.5:40000","dst":"192.0.2.9:443","sni":"us01.zoom.us","http_host":null,"dns":["zoom.us"],"dscp":0,"name_source":"tls"}
-{"proto":"tcp","src":"10.0.0.5:40001","dst":"192.0.2.9:443","sni":null,"http_host":null,"dns":["zoom.us"],"dscp":0,"name_source":"dns"}
+{"proto":"tcp","src":"10.0.0.5:40000","dst":"192.0.2.9:443","sni":"us01.zoom.us","http_host":null,"dns":["zoom.us"],"dscp":0,"app":"tls","alpn":null,"name_source":"tls"}
+{"proto":"tcp","src":"10.0.0.5:40001","dst":"192.0.2.9:443","sni":null,"http_host":null,"dns":["zoom.us"],"dscp":0,"app":"tls","alpn":null,"name_source":"dns"}
 {"proto":"icmp","src":"10.0.0.5","dst":"192.0.2.9","dns":["zoom.us"],"dscp":0,"name_source":"dns"}
 `},
 		{"table", `PROTO  SOURCE          DESTINATION    NAME          FROM

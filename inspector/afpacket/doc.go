@@ -1,9 +1,10 @@
-// Package afpacket reads DNS answers and ClientHellos off the wire (Linux),
-// through one AF_PACKET socket on all interfaces of the network namespace. It
-// tells of names alone: Answered and Name events.
+// Package afpacket reads DNS answers, ClientHellos and other beginnings of
+// connections off the wire (Linux), through one AF_PACKET socket on all
+// interfaces of the network namespace. It tells of names and protocols alone:
+// Answered and Name events.
 //
-// A filter in the kernel passes DNS, SYNs and what may be a client's first
-// bytes; a connection whose names are settled and that goes on sending is
+// A filter in the kernel passes DNS, SYNs, what may be a client's first bytes, and
+// datagrams that begin QUIC or another protocol that is known; a connection whose names are settled and that goes on sending is
 // added to the filter, so that an upload does not come to user space. A packet
 // that is forwarded is seen on both its interfaces and taken once, as it came
 // in: before NAT of its source.

@@ -31,7 +31,7 @@ func shedOf(p packet.Packet) shed { return shed{p.Src, p.Dst} }
 // program builds the filter for packets that begin with their network header
 // (SOCK_DGRAM). It passes
 //
-//   - UDP from or to port 53;
+//   - UDP from or to port 53, and what package first may know: see firstUDP;
 //   - TCP with SYN;
 //   - TCP with payload from or to port 53;
 //   - TCP with payload that begins like a ClientHello (16 03);
@@ -64,7 +64,8 @@ func program(out []shed) ([]bpf.RawInstruction, error) {
 	a.add(bpf.LoadIndirect{Off: 0, Size: 2})
 	a.jump(bpf.JumpEqual, 53, "pass", "")
 	a.add(bpf.LoadIndirect{Off: 2, Size: 2})
-	a.jump(bpf.JumpEqual, 53, "pass", "drop")
+	a.jump(bpf.JumpEqual, 53, "pass", "")
+	a.firstUDP()
 
 	a.label("tcp")
 	a.add(bpf.LoadIndirect{Off: 13, Size: 1})
@@ -97,6 +98,35 @@ func program(out []shed) ([]bpf.RawInstruction, error) {
 	a.label("pass")
 	a.add(bpf.RetConstant{Val: snap})
 	return a.assemble()
+}
+
+// firstUDP passes datagrams that begin a protocol, by their fixed bytes, and drops
+// all others. X is the IP header's length; what is too short is dropped.
+func (a *assembler) firstUDP() {
+	const payload = 8
+	word := func(at uint32) { a.add(bpf.LoadIndirect{Off: payload + at, Size: 4}) }
+	masked := func(mask uint32, values ...uint32) {
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask})
+		for _, v := range values {
+			a.jump(bpf.JumpEqual, v, "pass", "")
+		}
+	}
+	word(0)
+	a.jump(bpf.JumpEqual, 0x01000000, "pass", "") // WireGuard's initiation
+	a.jump(bpf.JumpEqual, 0x64313a61, "pass", "") // "d1:a", a question of BitTorrent's DHT
+	masked(0xffffff00, 0x16feff00, 0x16fefd00)    // a handshake of DTLS
+	word(4)                                       //
+	a.jump(bpf.JumpEqual, 0x2112a442, "pass", "") // STUN
+	word(0)                                       //
+	masked(0xfffc0000, 0x41000000)                // uTP's SYN, with few extensions
+	masked(0xc0000000)                            //
+	a.jump(bpf.JumpEqual, 0xc0000000, "", "drop") // a long header of QUIC
+	word(1)                                       // its version
+	a.jump(bpf.JumpEqual, 1, "pass", "")          //
+	a.jump(bpf.JumpEqual, 0x6b3343cf, "pass", "") // version 2
+	masked(0xffffff00, 0xff000000, 0xfaceb000)    // drafts, Facebook's
+	masked(0xffff0000, 0x51300000, 0x54300000)    // "Q0", "T0": Google's
+	a.add(bpf.RetConstant{Val: 0})                //
 }
 
 // shed drops the given connections: both ports, and the last four bytes of both

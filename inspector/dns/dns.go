@@ -48,6 +48,12 @@ type Message struct {
 	// Answer is set for successful responses that hold addresses: Name is the
 	// question in canonical form. It is empty (no Addrs) otherwise.
 	Answer inspector.Answer
+	// ALPN are the protocols that the first HTTPS or SVCB record of the question's
+	// chain offers besides the default, joined by commas.
+	ALPN string
+	// ECH is true when one of these records has keys for encrypted hellos: the
+	// name in the ClientHello that follows may be an outer one.
+	ECH bool
 }
 
 // Parse reads one message without its TCP length. Records after a broken one
@@ -73,23 +79,37 @@ func Parse(b []byte) (Message, error) {
 	if err := p.SkipAllQuestions(); err != nil {
 		return m, fmt.Errorf("parse dns question: %w", err)
 	}
-	name, err := flow.CanonicalName(m.Question)
+	name, err := flow.CanonicalName(origin(m.Question, m.Type))
 	if err != nil {
 		return m, nil // such as the root, or a name that no rule can have
 	}
-	addrs, ttl := resolve(records(&p), m.Question)
-	if len(addrs) > 0 {
-		m.Answer = inspector.Answer{Name: name, Addrs: addrs, TTL: ttl}
+	found := resolve(records(&p), m.Question)
+	m.ALPN, m.ECH = found.alpn, found.ech
+	if len(found.addrs) > 0 {
+		m.Answer = inspector.Answer{Name: name, Addrs: found.addrs, TTL: time.Duration(found.ttl) * time.Second}
 	}
 	return m, nil
 }
 
-// record is an address or alias that an answer gives to a name.
+// origin is the name that programs connect to by what a question asks: without
+// the labels for port and service in front (RFC 9460, 2.3 and 9.1).
+func origin(question string, t dnsmessage.Type) string {
+	if t == dnsmessage.TypeHTTPS || t == dnsmessage.TypeSVCB {
+		for strings.HasPrefix(question, "_") {
+			_, question, _ = strings.Cut(question, ".")
+		}
+	}
+	return question
+}
+
+// record is what an answer gives to a name.
 type record struct {
 	owner string
 	ttl   uint32
-	alias string     // CNAME
-	addr  netip.Addr // A, AAAA
+	alias string       // CNAME, or the target of HTTPS and SVCB
+	addrs []netip.Addr // A, AAAA, or hints of HTTPS and SVCB
+	alpn  string
+	ech   bool
 }
 
 // records reads the answer section as far as it is sound.
@@ -107,52 +127,101 @@ func records(p *dnsmessage.Parser) []record {
 		case h.Type == dnsmessage.TypeA:
 			var a dnsmessage.AResource
 			a, err = p.AResource()
-			r.addr = netip.AddrFrom4(a.A)
+			r.addrs = []netip.Addr{netip.AddrFrom4(a.A)}
 		case h.Type == dnsmessage.TypeAAAA:
 			var a dnsmessage.AAAAResource
 			a, err = p.AAAAResource()
-			r.addr = netip.AddrFrom16(a.AAAA).Unmap()
+			r.addrs = []netip.Addr{netip.AddrFrom16(a.AAAA).Unmap()}
 		case h.Type == dnsmessage.TypeCNAME:
 			var c dnsmessage.CNAMEResource
 			c, err = p.CNAMEResource()
 			r.alias = key(c.CNAME)
+		case h.Type == dnsmessage.TypeHTTPS:
+			var svc dnsmessage.HTTPSResource
+			svc, err = p.HTTPSResource()
+			r.service(svc.SVCBResource)
+		case h.Type == dnsmessage.TypeSVCB:
+			var svc dnsmessage.SVCBResource
+			svc, err = p.SVCBResource()
+			r.service(svc)
 		default:
 			err = p.SkipAnswer()
 		}
 		if err != nil {
 			return out
 		}
-		if r.alias != "" || r.addr.IsValid() {
+		if r.alias != "" || len(r.addrs) > 0 || r.alpn != "" || r.ech {
 			out = append(out, r)
 		}
 	}
 	return out
 }
 
-// resolve follows the aliases from name and returns the addresses at the end,
-// with the least TTL met. Records that do not hang on the chain don't count.
-func resolve(records []record, name string) (addrs []netip.Addr, ttl time.Duration) {
-	least := ^uint32(0)
+// service takes an HTTPS or SVCB record (RFC 9460): an alias, or a service with
+// hints of where it is. The hints are addresses that programs connect to before
+// they have asked for the target's own.
+func (r *record) service(svc dnsmessage.SVCBResource) {
+	r.alias = key(svc.Target)
+	if svc.Priority == 0 {
+		return
+	}
+	hints := func(k dnsmessage.SVCParamKey, size int) {
+		list, _ := svc.GetParam(k)
+		for len(list) >= size && len(r.addrs) < maxAddrs {
+			a, _ := netip.AddrFromSlice(list[:size])
+			r.addrs = append(r.addrs, a.Unmap())
+			list = list[size:]
+		}
+	}
+	hints(dnsmessage.SVCParamIPv4Hint, 4)
+	hints(dnsmessage.SVCParamIPv6Hint, 16)
+	_, r.ech = svc.GetParam(dnsmessage.SVCParamECH)
+	list, _ := svc.GetParam(dnsmessage.SVCParamALPN)
+	r.alpn = flow.JoinALPN(func(yield func([]byte) bool) {
+		for len(list) > 0 && len(list) > int(list[0]) {
+			n := 1 + int(list[0])
+			if !yield(list[1:n]) {
+				return
+			}
+			list = list[n:]
+		}
+	})
+}
+
+// found is what hangs on a question's chain.
+type found struct {
+	addrs []netip.Addr
+	ttl   uint32 // the least one met
+	alpn  string
+	ech   bool
+}
+
+// resolve follows the aliases from name to the first addresses. Records that do
+// not hang on the chain don't count.
+func resolve(records []record, name string) found {
+	f := found{ttl: ^uint32(0)}
 	for range maxChain {
 		next := ""
 		for _, r := range records {
 			if r.owner != name {
 				continue
 			}
+			f.ttl = min(f.ttl, seconds(r.ttl))
+			f.addrs = append(f.addrs, r.addrs[:min(len(r.addrs), maxAddrs-len(f.addrs))]...)
+			f.ech = f.ech || r.ech
+			if f.alpn == "" {
+				f.alpn = r.alpn
+			}
 			if r.alias != "" {
 				next = r.alias
-				least = min(least, seconds(r.ttl))
-			} else if len(addrs) < maxAddrs {
-				addrs = append(addrs, r.addr)
-				least = min(least, seconds(r.ttl))
 			}
 		}
-		if len(addrs) > 0 || next == "" {
+		if len(f.addrs) > 0 || next == "" {
 			break
 		}
 		name = next
 	}
-	return addrs, time.Duration(least) * time.Second
+	return f
 }
 
 // seconds reads a TTL: with the top bit set it is zero (RFC 2181, 8).

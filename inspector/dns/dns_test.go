@@ -1,7 +1,9 @@
 package dns
 
 import (
+	"encoding/binary"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,13 @@ func build(t testing.TB, question string, h dnsmessage.Header, records ...string
 			ok(b.AAAAResource(rh, dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(f[3]).As16()}))
 		case "CNAME":
 			ok(b.CNAMEResource(rh, dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(f[3])}))
+		case "HTTPS", "SVCB":
+			svc := service(t, f[3:])
+			if f[2] == "HTTPS" {
+				ok(b.HTTPSResource(rh, dnsmessage.HTTPSResource{SVCBResource: svc}))
+			} else {
+				ok(b.SVCBResource(rh, svc))
+			}
 		case "TXT":
 			ok(b.TXTResource(rh, dnsmessage.TXTResource{TXT: []string{f[3]}}))
 		}
@@ -46,6 +55,36 @@ func build(t testing.TB, question string, h dnsmessage.Header, records ...string
 	msg, err := b.Finish()
 	ok(err)
 	return msg
+}
+
+// service makes the data of an HTTPS or SVCB record from "priority target
+// alpn=a,b ipv4hint=x ech=y ipv6hint=z".
+func service(t testing.TB, f []string) dnsmessage.SVCBResource {
+	t.Helper()
+	priority, err := strconv.Atoi(f[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := dnsmessage.SVCBResource{Priority: uint16(priority), Target: dnsmessage.MustNewName(f[1])}
+	for _, p := range f[2:] {
+		k, v, _ := strings.Cut(p, "=")
+		var data []byte
+		switch list := strings.Split(v, ","); k {
+		case "alpn":
+			for _, id := range list {
+				data = append(append(data, byte(len(id))), id...)
+			}
+			svc.SetParam(dnsmessage.SVCParamALPN, data)
+		case "ech":
+			svc.SetParam(dnsmessage.SVCParamECH, []byte(v))
+		default:
+			for _, a := range addrs(list...) {
+				data = append(data, a.AsSlice()...)
+			}
+			svc.SetParam(map[string]dnsmessage.SVCParamKey{"ipv4hint": dnsmessage.SVCParamIPv4Hint, "ipv6hint": dnsmessage.SVCParamIPv6Hint}[k], data)
+		}
+	}
+	return svc
 }
 
 func addrs(list ...string) []netip.Addr {
@@ -114,6 +153,66 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestServices(t *testing.T) {
+	for _, c := range []struct {
+		name, question string
+		kind           dnsmessage.Type
+		records        []string
+		want           inspector.Answer
+		alpn           string
+		ech            bool
+	}{
+		{
+			"hints", "a.example.", dnsmessage.TypeHTTPS,
+			[]string{"a.example. 300s HTTPS 1 . alpn=h3,h2 ipv4hint=192.0.2.1,192.0.2.2 ech=keys ipv6hint=2001:db8::1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1", "192.0.2.2", "2001:db8::1"), TTL: 300 * time.Second},
+			"h3,h2", true,
+		},
+		{"no hints", "a.example.", dnsmessage.TypeHTTPS, []string{"a.example. 300s HTTPS 1 . alpn=h2"}, inspector.Answer{}, "h2", false},
+		{
+			"after an alias", "a.example.", dnsmessage.TypeHTTPS,
+			[]string{"a.example. 300s CNAME b.example.", "b.example. 60s HTTPS 1 . ipv4hint=192.0.2.1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1"), TTL: 60 * time.Second},
+			"", false,
+		},
+		{
+			"an alias of its own", "a.example.", dnsmessage.TypeHTTPS,
+			[]string{"a.example. 300s HTTPS 0 b.example.", "b.example. 60s HTTPS 1 . alpn=h2 ipv4hint=192.0.2.1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.1"), TTL: 60 * time.Second},
+			"h2", false,
+		},
+		{
+			"another port", "_8443._https.a.example.", dnsmessage.TypeHTTPS,
+			[]string{"_8443._https.a.example. 60s HTTPS 1 pool.example. ipv6hint=2001:db8::1"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("2001:db8::1"), TTL: 60 * time.Second},
+			"", false,
+		},
+		{
+			"SVCB", "_dns.a.example.", dnsmessage.TypeSVCB,
+			[]string{"_dns.a.example. 60s SVCB 1 r.example. alpn=dot", "r.example. 60s A 192.0.2.53"},
+			inspector.Answer{Name: "a.example", Addrs: addrs("192.0.2.53"), TTL: 60 * time.Second},
+			"dot", false,
+		},
+		{"strange owner", "a.example.", dnsmessage.TypeHTTPS, []string{"bank.example. 60s HTTPS 1 . ipv4hint=192.0.2.1 ech=x"}, inspector.Answer{}, "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := build(t, c.question, dnsmessage.Header{Response: true}, c.records...)
+			at := 12 + len(c.question) + 1
+			binary.BigEndian.PutUint16(b[at:], uint16(c.kind)) // build asks for A
+			m, err := Parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, m.Answer, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+			if m.ALPN != c.alpn || m.ECH != c.ech || m.Type != c.kind {
+				t.Errorf("alpn %q, ech %v, type %v", m.ALPN, m.ECH, m.Type)
+			}
+		})
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	whole := build(t, "a.example.", dnsmessage.Header{Response: true}, "a.example. 5s A 192.0.2.1", "a.example. 5s A 192.0.2.2")
 	for n := range len(whole) {
@@ -150,6 +249,7 @@ func TestNext(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(build(f, "www.example.", dnsmessage.Header{Response: true}, "www.example. 5s CNAME c.example.", "c.example. 600s A 192.0.2.3"))
 	f.Add(build(f, "a.example.", dnsmessage.Header{}, []string{}...))
+	f.Add(build(f, "a.example.", dnsmessage.Header{Response: true}, "a.example. 300s HTTPS 1 . alpn=h3,h2 ipv4hint=192.0.2.1 ech=keys ipv6hint=2001:db8::1"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Parse(b)
 		if err != nil && len(m.Answer.Addrs) > 0 {

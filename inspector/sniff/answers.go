@@ -50,7 +50,7 @@ func (s *Sniffer) dnsMessage(p packet.Packet, msg []byte, at time.Time, stream b
 		}
 	}
 	s.Counters.Answers++
-	s.emit(inspector.Event{Kind: inspector.Answered, At: at, Source: s.source, Answer: m.Answer})
+	s.emit(inspector.Event{Kind: inspector.Answered, At: at, Source: s.source, Answer: m.Answer, ECH: m.ECH})
 }
 
 // query is a question under way.

@@ -8,8 +8,8 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/dns"
+	"netpolicy.dev/netpolicy/inspector/first"
 	"netpolicy.dev/netpolicy/inspector/packet"
-	"netpolicy.dev/netpolicy/inspector/tlshello"
 )
 
 // key is a connection's two ends in order, so that both directions share it.
@@ -52,8 +52,23 @@ type conn struct {
 	synAt     time.Time
 	measured  bool
 	stats     inspector.Stats
-	sni, host flow.Value[string]
-	half      [2]half // from a, from b
+	told      told
+	partial   first.Facts // of a hello that goes on
+	half      [2]half     // from a, from b
+	datagrams [2]*first.Datagrams
+}
+
+// told is what an event has told of the first bytes.
+type told struct {
+	app, sni, host, alpn flow.Value[string]
+	ech                  bool
+}
+
+// tell makes facts final: what is not there is absent.
+func tell(x first.Facts) told {
+	var f flow.Flow
+	x.Fill(&f, true)
+	return told{f.App, f.SNI, f.HTTPHost, f.ALPN, x.ECH}
 }
 
 func (c *conn) link(ring *conn) {
@@ -66,7 +81,7 @@ func (c *conn) unlink() { c.prev.next, c.next.prev = c.next, c.prev }
 // renewedBy reports whether a SYN begins another connection with the same ends.
 func (c *conn) renewedBy(p packet.Packet, fromA bool) bool {
 	h := &c.half[dirIndex(fromA)]
-	return c.closing || h.syn && h.first != p.Seq+1 || c.done && !h.syn
+	return c.closing || h.syn && h.begin != p.Seq+1 || c.done && !h.syn
 }
 
 // count adds a packet to the running figures.
@@ -90,7 +105,7 @@ func (c *conn) flow() flow.Flow {
 	f := flow.Flow{
 		Proto: flow.Some(c.key.proto), Src: flow.Some(src.Addr()), Dst: flow.Some(dst.Addr()),
 		SrcPort: flow.Absent[uint16](), DstPort: flow.Absent[uint16](),
-		SNI: c.sni, HTTPHost: c.host, DSCP: flow.Some(c.dscp),
+		App: c.told.app, SNI: c.told.sni, HTTPHost: c.told.host, ALPN: c.told.alpn, DSCP: flow.Some(c.dscp),
 	}
 	if c.key.proto == flow.TCP || c.key.proto == flow.UDP {
 		f.SrcPort, f.DstPort = flow.Some(src.Port()), flow.Some(dst.Port())
@@ -108,16 +123,17 @@ const (
 	// maxSegments out of order are kept a direction. A hello has a few.
 	maxSegments = 16
 	// maxAhead bounds how far ahead of the expected byte a segment is kept.
-	maxAhead = tlshello.MaxStream
+	maxAhead = first.MaxStream
 )
 
 // half is one direction of a TCP connection, as far as it was put together.
 type half struct {
-	known   bool   // first and next hold
-	syn     bool   // first comes from the SYN: the true beginning
-	first   uint32 // sequence number of the stream's first byte, as far as known
+	known   bool   // begin and next hold
+	syn     bool   // begin comes from the SYN: the true beginning
+	begin   uint32 // sequence number of the stream's first byte, as far as known
 	next    uint32 // sequence number after buf
 	guesses int
+	lost    uint64 // segments that were too many, or too far ahead
 	buf     []byte
 	ahead   []segment
 }
@@ -136,7 +152,7 @@ func (h *half) held() int {
 	return n
 }
 
-func (h *half) drop() { h.buf, h.ahead = nil, nil }
+func (h *half) drop() { h.buf, h.ahead, h.lost = nil, nil, 0 }
 
 // add takes a segment; it reports whether buf grew. With the first byte of a
 // sequence number seen twice, the first one counts.
@@ -148,29 +164,31 @@ func (h *half) add(p packet.Packet, dnsStream bool) (grew bool) {
 			// What came before the SYN was something else, or is about to be
 			// placed after it.
 			h.drop()
-			h.known, h.syn, h.first, h.next = true, true, seq, seq
+			h.known, h.syn, h.begin, h.next = true, true, seq, seq
 		}
 	}
-	if len(p.Payload) == 0 || h.next == h.first && isPadding(p) {
+	if len(p.Payload) == 0 || h.next == h.begin && isPadding(p) {
 		return false
 	}
 	if !h.known {
-		h.known, h.first, h.next = true, seq, seq
+		h.known, h.begin, h.next = true, seq, seq
 	}
-	if before := int32(h.first - seq); before > 0 && !h.syn && before <= maxAhead && len(h.ahead) < maxSegments {
+	if before := int32(h.begin - seq); before > 0 && !h.syn && before <= maxAhead && len(h.ahead) < maxSegments {
 		// The beginning was missed, and this lies further in front.
 		if len(h.buf) > 0 {
-			h.ahead = append(h.ahead, segment{h.first, h.buf})
+			h.ahead = append(h.ahead, segment{h.begin, h.buf})
 		}
-		h.buf, h.first, h.next = nil, seq, seq
+		h.buf, h.begin, h.next = nil, seq, seq
 	}
-	most := tlshello.MaxStream
+	most := first.MaxStream
 	if dnsStream {
 		most = 2 + dns.MaxMessage
 	}
 	if d := int32(seq - h.next); d > 0 {
 		if d <= maxAhead && len(h.ahead) < maxSegments {
 			h.ahead = append(h.ahead, segment{seq, slices.Clone(p.Payload[:min(len(p.Payload), most)])})
+		} else {
+			h.lost++
 		}
 		return false
 	}

@@ -1,6 +1,6 @@
-// Package sniff turns packets into events: it follows TCP connections just far
-// enough to read the ClientHello or the Host header, and DNS answers over UDP
-// and TCP. It is pure: packets with their times go in, events come out. All it
+// Package sniff turns packets into events: it follows connections just far enough
+// for package first to read what the client says first, and reads DNS answers
+// over UDP and TCP. It is pure: packets with their times go in, events come out. All it
 // keeps is bounded, and what the bounds cost is counted.
 package sniff
 
@@ -9,14 +9,15 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/inspector/dns"
+	"netpolicy.dev/netpolicy/inspector/first"
 	"netpolicy.dev/netpolicy/inspector/packet"
-	"netpolicy.dev/netpolicy/inspector/tlshello"
 )
 
 // Defaults of Options.
 const (
-	// MaxFlows connections are followed at a time. One takes about 400 bytes;
+	// MaxFlows connections are followed at a time. One takes about 600 bytes;
 	// beyond it the one that has been quiet the longest is forgotten.
 	MaxFlows = 8192
 	// MaxBuffered bytes wait for the rest of their hello, over all connections.
@@ -41,11 +42,13 @@ type Options struct {
 // Counters says what a Sniffer did. They belong to its goroutine.
 type Counters struct {
 	Packets     uint64 // handed in
-	Names       uint64 // verdicts: a name, or known to be absent
+	Names       uint64 // verdicts: a name or a protocol, or known to be absent
+	Partial     uint64 // verdicts on a hello of which a part was missed
 	Answers     uint64 // DNS answers told
 	Unsolicited uint64 // DNS answers without a question, not believed
 	Evicted     uint64 // connections forgotten for want of room
 	Overflow    uint64 // connections given up for want of buffer
+	Lost        uint64 // pieces out of order beyond what is kept of one connection
 	Duplicates  uint64 // packets seen before on another interface
 }
 
@@ -59,7 +62,7 @@ type Sniffer struct {
 	conns    map[key]*conn
 	oldest   conn // sentinel of the ring in order of last activity
 	buffered int
-	hello    tlshello.Parser
+	reader   first.Reader
 	queries  queries
 	recent   recent
 }
@@ -91,11 +94,8 @@ func (s *Sniffer) Packet(p packet.Packet, at time.Time, iface string) {
 	switch {
 	case p.Proto == flow.TCP && p.HasPorts:
 		s.tcp(p, at, iface)
-	case p.Proto == flow.UDP && p.HasPorts && (p.Src.Port() == dnsPort || p.Dst.Port() == dnsPort):
-		if s.opt.Recorded {
-			s.track(p, at, iface)
-		}
-		s.dnsMessage(p, p.Payload, at, false)
+	case p.Proto == flow.UDP && p.HasPorts:
+		s.udp(p, at, iface)
 	case s.opt.Recorded:
 		s.track(p, at, iface)
 	}
@@ -120,6 +120,68 @@ func (s *Sniffer) track(p packet.Packet, at time.Time, iface string) *conn {
 func looksLikeServer(p packet.Packet) bool {
 	const privileged = 1024
 	return p.HasPorts && p.Src.Port() < privileged && p.Dst.Port() >= privileged
+}
+
+// udp takes one datagram.
+func (s *Sniffer) udp(p packet.Packet, at time.Time, iface string) {
+	k, fromA := keyOf(p)
+	c := s.conns[k]
+	if !s.opt.Recorded && len(p.Payload) > 0 && p.Src.Port() != dnsPort && !looksLikeServer(p) {
+		again := s.recent.seen(fingerprint(s.recent.seeded(), p), at)
+		switch {
+		case c == nil && again:
+			s.Counters.Duplicates++ // a forwarded packet's copy
+		case c == nil:
+			c = s.open(k, at, iface)
+			c.clientIsA, c.dscp = fromA, p.DSCP
+		}
+	}
+	if s.opt.Recorded {
+		c = s.track(p, at, iface)
+	} else if c != nil {
+		s.touch(c, at)
+	}
+	if c != nil && !c.done && len(p.Payload) > 0 {
+		s.datagram(c, p, fromA, at)
+	}
+	if p.Src.Port() == dnsPort || p.Dst.Port() == dnsPort {
+		s.dnsMessage(p, p.Payload, at, false)
+	}
+}
+
+// datagram looks at what one side has said so far.
+func (s *Sniffer) datagram(c *conn, p packet.Packet, fromA bool, at time.Time) {
+	i := dirIndex(fromA)
+	d := c.datagrams[i]
+	if d == nil {
+		d = new(first.Datagrams)
+		c.datagrams[i] = d
+	}
+	before := d.Held()
+	state := d.Write(p.Payload)
+	s.buffered += d.Held() - before
+	x := d.Facts()
+	switch {
+	case state == first.More && s.buffered > s.opt.MaxBuffered:
+		s.Counters.Overflow++
+		s.settle(c)
+	case state == first.More:
+	case x.SNI != "": // only a client says that
+		c.clientIsA = fromA
+		s.named(c, x, at)
+	case fromA != c.clientIsA:
+	case s.doubtful(x):
+		s.settle(c)
+	default:
+		s.named(c, x, at)
+	}
+}
+
+// doubtful reports facts of a datagram that may have come from a server. Live,
+// its connection is known under another address when NAT lies between; a capture
+// tells of all that it holds.
+func (s *Sniffer) doubtful(x first.Facts) bool {
+	return !s.opt.Recorded && (x == first.Facts{} || x == first.Facts{App: apps.QUIC})
 }
 
 // tcp takes one TCP segment.
@@ -213,6 +275,7 @@ func (s *Sniffer) stream(c *conn, p packet.Packet, fromA bool, at time.Time) {
 		s.settle(c)
 		return
 	}
+	s.answered(c, p, fromA, at)
 	if !grew {
 		return
 	}
@@ -224,6 +287,15 @@ func (s *Sniffer) stream(c *conn, p packet.Packet, fromA bool, at time.Time) {
 		return
 	}
 	s.verdict(c, h, fromA, at)
+}
+
+// answered settles a hello of which a part was missed: the server, which needs
+// all of it, has answered.
+func (s *Sniffer) answered(c *conn, p packet.Packet, fromA bool, at time.Time) {
+	if !c.done && c.partial != (first.Facts{}) && fromA != c.clientIsA && len(p.Payload) > 0 {
+		s.Counters.Partial++
+		s.named(c, c.partial, at)
+	}
 }
 
 // dnsStream takes the whole messages at the front of a DNS server's stream.
@@ -245,29 +317,29 @@ const maxGuesses = 12
 
 // verdict reads the beginning of the stream from one side.
 func (s *Sniffer) verdict(c *conn, h *half, fromA bool, at time.Time) {
-	r := read(&s.hello, h.buf)
-	full := len(h.buf) >= tlshello.MaxStream
-	switch {
-	case r.state == incomplete && !full:
-		return
-	case r.state == neither && !h.syn:
+	x, state := s.reader.Stream(h.buf)
+	if state == first.Unknown && !h.syn {
 		// Not the beginning, perhaps: nothing can be said.
-		if h.guesses++; h.guesses >= maxGuesses || full {
+		if h.guesses++; h.guesses >= maxGuesses || len(h.buf) >= first.MaxStream {
 			s.settle(c)
 		}
 		return
 	}
-	if r.state != neither {
+	if x != (first.Facts{}) {
 		c.clientIsA, c.oriented = fromA, true
 	}
-	c.sni, c.host = r.sni, r.host
-	s.named(c, at)
+	if state == first.More {
+		c.partial = x
+		return
+	}
+	s.named(c, x, at)
 }
 
-// named tells the names found, or that there are none.
-func (s *Sniffer) named(c *conn, at time.Time) {
+// named tells the facts found, and that there are no others.
+func (s *Sniffer) named(c *conn, x first.Facts, at time.Time) {
 	s.Counters.Names++
 	s.settle(c)
+	c.told, c.partial = tell(x), first.Facts{}
 	s.event(inspector.Name, c, at)
 }
 
@@ -279,13 +351,19 @@ func (s *Sniffer) settle(c *conn) {
 	}
 	for i := range c.half {
 		s.buffered -= c.half[i].held()
+		s.Counters.Lost += c.half[i].lost
 		c.half[i].drop()
+		if d := c.datagrams[i]; d != nil {
+			s.buffered -= d.Held()
+			s.Counters.Lost += uint64(d.Lost())
+			c.datagrams[i] = nil
+		}
 	}
 }
 
 // event tells what is known of c.
 func (s *Sniffer) event(kind inspector.Kind, c *conn, at time.Time) {
-	e := inspector.Event{Kind: kind, At: at, Source: s.source, Flow: c.flow()}
+	e := inspector.Event{Kind: kind, At: at, Source: s.source, Flow: c.flow(), ECH: c.told.ech}
 	if kind == inspector.Update || kind == inspector.Close {
 		e.Stats = c.stats
 	}
@@ -293,7 +371,7 @@ func (s *Sniffer) event(kind inspector.Kind, c *conn, at time.Time) {
 }
 
 // Settled reports whether nothing more is to be learned from the segments of
-// the packet's TCP connection.
+// the packet's connection.
 func (s *Sniffer) Settled(p packet.Packet) bool {
 	k, _ := keyOf(p)
 	c := s.conns[k]
@@ -322,7 +400,7 @@ func (s *Sniffer) open(k key, at time.Time, iface string) *conn {
 		s.Counters.Evicted++
 		s.close(s.oldest.next, s.oldest.next.last)
 	}
-	c := &conn{key: k, last: at, iface: iface, dns: k.a.Port() == dnsPort || k.b.Port() == dnsPort}
+	c := &conn{key: k, last: at, iface: iface, dns: k.proto == flow.TCP && (k.a.Port() == dnsPort || k.b.Port() == dnsPort)}
 	s.conns[k] = c
 	c.link(&s.oldest)
 	return c
@@ -334,14 +412,18 @@ func (s *Sniffer) touch(c *conn, at time.Time) {
 	c.link(&s.oldest)
 }
 
-// close forgets c. A hello that never became whole counts as none: sniffing
-// timed out (language.md, 4).
+// close forgets c. Of a hello that never became whole counts what was read of
+// it: sniffing timed out (language.md, 4).
 func (s *Sniffer) close(c *conn, at time.Time) {
-	if !c.done && c.key.proto == flow.TCP && c.oriented {
-		if h := &c.half[dirIndex(c.clientIsA)]; h.syn && len(h.buf) > 0 {
-			c.sni, c.host = flow.Absent[string](), flow.Absent[string]()
-			s.named(c, at)
-		}
+	client := dirIndex(c.clientIsA)
+	switch h, d := &c.half[client], c.datagrams[client]; {
+	case c.done:
+	case c.oriented && len(h.buf) > 0 && (h.syn || c.partial != first.Facts{}):
+		s.Counters.Partial++
+		s.named(c, c.partial, at)
+	case d != nil && !s.doubtful(d.Facts()):
+		s.Counters.Partial++
+		s.named(c, d.Facts(), at)
 	}
 	c.dns = false
 	s.settle(c)

@@ -2,6 +2,7 @@ package sniff
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/packet"
+	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 )
 
 var (
@@ -31,11 +33,16 @@ var (
 // hello is the ClientHello of crypto/tls for a name; "" for none.
 func hello(t testing.TB, name string) []byte {
 	t.Helper()
+	return helloOf(t, &tls.Config{ServerName: name, InsecureSkipVerify: true}) // #nosec: only the first flight is used
+}
+
+func helloOf(t testing.TB, c *tls.Config) []byte {
+	t.Helper()
 	a, b := net.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = tls.Client(a, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() // #nosec: only the first flight is used
+		_ = tls.Client(a, c).Handshake()
 	}()
 	head := make([]byte, 5)
 	if _, err := io.ReadFull(b, head); err != nil {
@@ -100,9 +107,14 @@ func text(e inspector.Event) string {
 
 const (
 	up   = `{"proto":"tcp","src":"10.0.0.5:40000","dst":"192.0.2.9:443"`
-	zoom = "name " + up + `,"sni":"us01.zoom.us","http_host":null}`
-	none = "name " + up + `,"sni":null,"http_host":null}`
+	zoom = "name " + up + `,"sni":"us01.zoom.us","http_host":null,"app":"tls","alpn":null}`
+	none = "name " + up + `,"sni":null,"http_host":null,"app":null,"alpn":null}`
 )
+
+// app is the event of a connection whose protocol alone is known.
+func app(name string) string {
+	return "name " + up + `,"sni":null,"http_host":null,"app":"` + name + `","alpn":null}`
+}
 
 func parts(b []byte, n int) []string {
 	var out []string
@@ -138,9 +150,12 @@ func TestNames(t *testing.T) {
 		{"split, twice", with(append(slices.Clone(split), split...)...), []string{zoom}},
 		{"without the handshake", say(whole), []string{zoom}},
 		{"without the handshake, backwards", turned[len(turned)-10:], []string{zoom}},
-		{"no name", with(say(string(hello(t, "")))...), []string{none}},
-		{"ssh", with(say("SSH-2.0-x\r\n")...), []string{none}},
-		{"ssh without the handshake", say("SSH-2.0-x\r\n"), nil},
+		{"no name", with(say(string(hello(t, "")))...), []string{app("tls")}},
+		{"ssh", with(say("SSH-2.0-x\r\n")...), []string{app("ssh")}},
+		{"ssh without the handshake", say("SSH-2.0-x\r\n"), []string{app("ssh")}},
+		{"bittorrent", with(say("\x13BitTor", "rent protocol")...), []string{app("bittorrent")}},
+		{"something else", with(say("\x7f\x80hello")...), []string{none}},
+		{"something else without the handshake", say("\x7f\x80hello"), nil},
 		{"padding before", with(append([]packet.Packet{{
 			Proto: flow.TCP, Src: client, Dst: server, HasPorts: true, Flags: packet.ACK, Seq: l.seq, Payload: make([]byte, 6), Size: 46,
 		}}, say(whole)...)...), []string{zoom}},
@@ -148,11 +163,11 @@ func TestNames(t *testing.T) {
 		{"the server speaks first", with(append([]packet.Packet{func() packet.Packet { m := *l; return m.segment(false, packet.ACK, "220 hi\r\n") }()}, say(whole)...)...), []string{zoom}},
 		{
 			"http", with(say("GET / HTTP/1.1\r\nAccept: x\r\nhOst: ", "WWW.Example:8080\r\n\r\n")...),
-			[]string{"name " + up + `,"sni":null,"http_host":"www.example"}`},
+			[]string{"name " + up + `,"sni":null,"http_host":"www.example","app":"http","alpn":null}`},
 		},
-		{"http without host", with(say("GET / HTTP/1.0\r\n\r\n")...), []string{none}},
-		{"connect", with(say("CONNECT a.example:443 HTTP/1.1\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"a.example"}`}},
-		{"http to an address", with(say("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n")...), []string{"name " + up + `,"sni":null,"http_host":""}`}},
+		{"http without host", with(say("GET / HTTP/1.0\r\n\r\n")...), []string{app("http")}},
+		{"connect", with(say("CONNECT a.example:443 HTTP/1.1\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"a.example","app":"http","alpn":null}`}},
+		{"http to an address", with(say("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n")...), []string{"name " + up + `,"sni":null,"http_host":"","app":"http","alpn":null}`}},
 		{"nearly http", with(say("GET it now\r\n")...), []string{none}},
 		{"second copy of a forwarded packet", with(append(say(whole), func() []packet.Packet {
 			var nat []packet.Packet
@@ -204,8 +219,8 @@ func TestRecorded(t *testing.T) {
 	want := []string{
 		"open " + up + "}",
 		"update " + up + `,"rtt_ms":2}`,
-		"name " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2}`,
-		"close " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2}`,
+		"name " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2,"app":"tls","alpn":null}`,
+		"close " + up + `,"sni":"us01.zoom.us","http_host":null,"rtt_ms":2,"app":"tls","alpn":null}`,
 		"open " + up + "}",
 		"close " + up + "}",
 	}
@@ -243,20 +258,21 @@ func TestAnswers(t *testing.T) {
 	wan := netip.MustParseAddrPort("198.51.100.2:61000")
 	ask, tell := message(t, 7, "a.example.", ""), message(t, 7, "a.example.", "192.0.2.1")
 	const want = "answer a.example [192.0.2.1] 1m0s"
+	const asked = `name {"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.53:53","sni":null,"http_host":null,"app":"dns","alpn":null}`
 	for _, c := range []struct {
 		name     string
 		recorded bool
 		packets  []packet.Packet
 		want     []string
 	}{
-		{"asked and told", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, tell)}, []string{want}},
+		{"asked and told", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, tell)}, []string{asked, want}},
 		{"forwarded through NAT: four copies", false, []packet.Packet{
 			udp(client, resolver, ask), udp(wan, resolver, ask), udp(resolver, wan, tell), udp(resolver, client, tell),
-		}, []string{want}},
+		}, []string{asked, want}},
 		{"not asked", false, []packet.Packet{udp(resolver, client, tell)}, nil},
-		{"another id", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 8, "a.example.", "192.0.2.1"))}, nil},
-		{"another name", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 7, "b.example.", "192.0.2.1"))}, nil},
-		{"another server", false, []packet.Packet{udp(client, resolver, ask), udp(netip.MustParseAddrPort("192.0.2.54:53"), client, tell)}, nil},
+		{"another id", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 8, "a.example.", "192.0.2.1"))}, []string{asked}},
+		{"another name", false, []packet.Packet{udp(client, resolver, ask), udp(resolver, client, message(t, 7, "b.example.", "192.0.2.1"))}, []string{asked}},
+		{"another server", false, []packet.Packet{udp(client, resolver, ask), udp(netip.MustParseAddrPort("192.0.2.54:53"), client, tell)}, []string{asked}},
 		{"a capture of one side", true, []packet.Packet{udp(resolver, client, tell)}, []string{
 			`open {"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.53:53"}`, want, `close {"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.53:53"}`,
 		}},
@@ -266,6 +282,102 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestQUIC reads hellos of crypto/tls off QUIC.
+func TestQUIC(t *testing.T) {
+	msg, err := quictest.Hello(&tls.Config{ServerName: "us01.zoom.us", NextProtos: []string{"h3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := []byte("12345678")
+	initial := func(number, from, to int) []byte {
+		return quictest.V1.Initial(id, id, byte(number), quictest.Crypto(from, msg[from:to]))
+	}
+	one, two := initial(0, 0, 900), initial(1, 900, len(msg))
+	const ends = `{"proto":"udp","src":"10.0.0.5:40000","dst":"192.0.2.9:443"`
+	const want = "name " + ends + `,"sni":"us01.zoom.us","http_host":null,"app":"quic","alpn":"h3"}`
+	const nothing = "name " + ends + `,"sni":null,"http_host":null,"app":"quic","alpn":null}`
+	other := func(name string) string {
+		return "name " + ends + `,"sni":null,"http_host":null,"app":` + name + `,"alpn":null}`
+	}
+	up := func(data ...[]byte) (list []packet.Packet) {
+		for _, d := range data {
+			list = append(list, udp(client, server, d))
+		}
+		return list
+	}
+	wan := netip.MustParseAddrPort("198.51.100.2:61000")
+	for _, c := range []struct {
+		name     string
+		recorded bool
+		packets  []packet.Packet
+		want     []string
+	}{
+		{"in two", false, up(one, two), []string{want}},
+		{"in two, backwards", false, up(two, one), []string{want}},
+		{"with an answer between", false, append(append(up(one), udp(server, client, []byte("\xc3\x00\x00\x00\x01\x00\x08abcdefgh"))), up(two)...), []string{want}},
+		{"half of it", false, up(two), nil},
+		{"half of it, recorded", true, up(two), []string{"open " + ends + "}", nothing, "close" + strings.TrimPrefix(nothing, "name")}},
+		{"through NAT", false, []packet.Packet{
+			udp(client, server, one), udp(wan, server, one), udp(client, server, two), udp(wan, server, two),
+		}, []string{want}},
+		{"recorded", true, up(one, two), []string{"open " + ends + "}", want, "close" + strings.TrimPrefix(want, "name")}},
+		{"WireGuard", false, up(append([]byte{1, 0, 0, 0}, make([]byte, 144)...)), []string{other(`"wireguard"`)}},
+		{"something else", false, up([]byte("hello, world"), []byte("hello, world")), nil},
+		{"a server's, behind NAT", false, []packet.Packet{udp(netip.AddrPortFrom(server.Addr(), 8443), wan, []byte("\xc3\x00\x00\x00\x01\x00\x08abcdefgh"))}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, run(Options{Recorded: c.recorded}, c.packets...)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestMissed is for a hello of which a segment was never seen: the server's
+// answer shows that there is no more to wait for.
+func TestMissed(t *testing.T) {
+	b := string(hello(t, "us01.zoom.us"))
+	l, packets := open()
+	packets = append(packets, l.segment(true, packet.ACK, b[:len(b)-50]))
+	l.seq += 50
+	packets = append(packets, l.segment(false, packet.ACK, "\x16\x03\x03"))
+	var out []string
+	s := New("test", Options{}, func(e inspector.Event) { out = append(out, text(e)) })
+	for _, p := range packets {
+		s.Packet(p, noon, "")
+	}
+	if !slices.Equal(out, []string{zoom}) || s.Counters.Partial != 1 {
+		t.Errorf("%q, %+v", out, s.Counters)
+	}
+}
+
+// TestECH expects the mark beside the outer name.
+func TestECH(t *testing.T) {
+	key, err := ecdh.X25519().GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// An ECHConfigList of one (RFC 9849, 4): X25519, HKDF-SHA256, AES-128-GCM.
+	config := append([]byte{1, 0, 32, 0, 32}, key.PublicKey().Bytes()...)
+	config = append(config, 0, 4, 0, 1, 0, 1, 0, 12)
+	config = append(config, "outer.secret"...)
+	config = append(config, 0, 0)
+	list := binary.BigEndian.AppendUint16(nil, uint16(4+len(config)))
+	list = append(list, 0xfe, 0x0d)
+	list = append(binary.BigEndian.AppendUint16(list, uint16(len(config))), config...)
+	b := helloOf(t, &tls.Config{ServerName: "inner.example", EncryptedClientHelloConfigList: list, MinVersion: tls.VersionTLS13})
+	l, packets := open()
+	packets = append(packets, l.segment(true, packet.ACK, string(b)))
+	var got []inspector.Event
+	s := New("test", Options{}, func(e inspector.Event) { got = append(got, e) })
+	for _, p := range packets {
+		s.Packet(p, noon, "")
+	}
+	if len(got) != 1 || !got[0].ECH || got[0].Flow.SNI != flow.Some("outer.secret") {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -316,14 +428,24 @@ func TestBounds(t *testing.T) {
 		if len(s.conns) > 50 || s.buffered > 10_000 || s.buffered < 0 {
 			t.Fatalf("after %d: %d connections, %d bytes", i, len(s.conns), s.buffered)
 		}
+		id := binary.BigEndian.AppendUint64(nil, uint64(i))
+		s.Packet(udp(src, server, quictest.V1.Initial(id, id, 0, quictest.Crypto(0, part[5:]))), noon, "")
 		l2 := netip.AddrPortFrom(server.Addr(), 53)
 		s.Packet(udp(src, l2, message(t, uint16(i), "a.example.", "")), noon, "")
+	}
+	far, packets := open()
+	for range 2 * maxSegments {
+		far.seq += 10 // a gap before each
+		packets = append(packets, far.segment(true, packet.ACK, "x"))
+	}
+	for _, p := range packets {
+		s.Packet(p, noon, "")
 	}
 	s.Flush(noon)
 	if s.buffered != 0 || len(s.conns) != 0 {
 		t.Errorf("%d bytes, %d connections after Flush", s.buffered, len(s.conns))
 	}
-	if s.Counters.Evicted == 0 || s.Counters.Overflow == 0 {
+	if s.Counters.Evicted == 0 || s.Counters.Overflow == 0 || s.Counters.Lost == 0 {
 		t.Errorf("the bounds were not met: %+v", s.Counters)
 	}
 }

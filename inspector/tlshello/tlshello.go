@@ -46,7 +46,11 @@ type Hello struct {
 	// server name) is present; GREASE ECH looks the same by design.
 	ECH bool
 
-	alpn []byte // the ProtocolNameList, checked
+	alpn       []byte // the ProtocolNameList, checked
+	named      bool   // there is a server_name extension, even an empty one
+	ciphers    []byte // cipher_suites
+	extensions []byte // all of them, when the hello is whole
+	sigAlgs    []byte // supported_signature_algorithms
 }
 
 // Protocols yields the ALPN protocols offered, in order.
@@ -71,6 +75,7 @@ const (
 	recordHandshake  = 22
 	typeClientHello  = 1
 	extServerName    = 0
+	extSigAlgs       = 13
 	extALPN          = 16
 	extVersions      = 43
 	extESNI          = 0xffce // draft-ietf-tls-esni-01 to -06
@@ -86,6 +91,19 @@ const (
 // 4.2), so it will not change; what it does not hold may still come.
 func (p *Parser) Parse(stream []byte) (Hello, error) {
 	body, whole, err := p.message(stream)
+	if err != nil {
+		return Hello{}, err
+	}
+	return parseBody(body, whole)
+}
+
+// ParseMessage reads a ClientHello that has no record header: what the CRYPTO
+// frames of QUIC carry (RFC 9001, 4.1.3). The errors mean the same as Parse's.
+func ParseMessage(msg []byte) (Hello, error) {
+	if len(msg) > 0 && msg[0] != typeClientHello {
+		return Hello{}, ErrNotTLS
+	}
+	body, whole, err := bodyOf(msg)
 	if err != nil {
 		return Hello{}, err
 	}
@@ -124,6 +142,11 @@ func (p *Parser) message(stream []byte) (body []byte, whole bool, err error) {
 	if len(msg) > 0 && msg[0] != typeClientHello { // an empty first record
 		return nil, false, ErrNotTLS
 	}
+	return bodyOf(msg)
+}
+
+// bodyOf cuts the header and what follows off a handshake message.
+func bodyOf(msg []byte) (body []byte, whole bool, err error) {
 	n, ok := length(msg)
 	switch {
 	case !ok:
@@ -182,9 +205,17 @@ func parseBody(body []byte, whole bool) (Hello, error) {
 	}
 	h.Version = version
 	// random, legacy_session_id, cipher_suites, legacy_compression_methods
-	if !ok || !r.skip(32) || !r.skipVector8() || !r.skipVector16() || !r.skipVector8() {
+	if !ok || !r.skip(32) || !r.skipVector8() {
 		return short()
 	}
+	ciphers, ok := r.vector16()
+	if !ok || !r.skipVector8() {
+		return short()
+	}
+	if len(ciphers)%2 != 0 {
+		return Hello{}, ErrMalformed
+	}
+	h.ciphers = ciphers
 	if whole && len(r.b) == 0 {
 		return h, nil // no extensions at all: TLS 1.2 and older
 	}
@@ -197,6 +228,9 @@ func parseBody(body []byte, whole bool) (Hello, error) {
 	}
 	if len(r.b) > int(n) {
 		r.b = r.b[:n]
+	}
+	if whole {
+		h.extensions = r.b
 	}
 	for len(r.b) > 0 {
 		kind, ok1 := r.uint16()
@@ -223,6 +257,7 @@ func (h *Hello) extension(kind uint16, data []byte) bool {
 		if !ok || len(r.b) > 0 || h.ServerName != nil {
 			return false
 		}
+		h.named = true
 		for entries := (reader{list}); len(entries.b) > 0; {
 			t, _ := entries.uint8()
 			name, ok := entries.vector16()
@@ -258,6 +293,12 @@ func (h *Hello) extension(kind uint16, data []byte) bool {
 		if best != 0 {
 			h.Version = best
 		}
+	case extSigAlgs:
+		list, ok := r.vector16()
+		if !ok || len(r.b) > 0 || len(list)%2 != 0 {
+			return false
+		}
+		h.sigAlgs = list
 	case extECH, extESNI:
 		h.ECH = true
 	}
@@ -315,10 +356,5 @@ func (r *reader) skip(n int) bool {
 
 func (r *reader) skipVector8() bool {
 	_, ok := r.vector8()
-	return ok
-}
-
-func (r *reader) skipVector16() bool {
-	_, ok := r.vector16()
 	return ok
 }

@@ -37,6 +37,19 @@ func named(t testing.TB) []byte {
 	return hello(t, &tls.Config{ServerName: "us01.zoom.us", NextProtos: []string{"h2", "http/1.1"}})
 }
 
+// classic is a hello of few hundred bytes, quantum one of more than a segment.
+func classic(t testing.TB) []byte {
+	return hello(t, &tls.Config{ServerName: "us01.zoom.us", NextProtos: []string{"h2", "http/1.1"}, CurvePreferences: []tls.CurveID{tls.X25519}})
+}
+
+func quantum(t testing.TB) []byte {
+	b := hello(t, &tls.Config{ServerName: "us01.zoom.us", CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519}})
+	if len(b) < 1300 {
+		t.Fatalf("no post-quantum key share in %d bytes", len(b))
+	}
+	return b
+}
+
 // split cuts a hello's one record into records of at most n bytes.
 func split(record []byte, n int) []byte {
 	var out []byte
@@ -68,6 +81,8 @@ func TestParse(t *testing.T) {
 		{"with what follows", append(named(t), "\x14\x03\x03\x00\x01\x01\x17\x03\x03"...), "us01.zoom.us", tls.VersionTLS13, []string{"h2", "http/1.1"}},
 		{"records of 100", split(named(t), 100), "us01.zoom.us", tls.VersionTLS13, []string{"h2", "http/1.1"}},
 		{"records of 1", split(named(t), 1), "us01.zoom.us", tls.VersionTLS13, []string{"h2", "http/1.1"}},
+		{"without post-quantum key shares", classic(t), "us01.zoom.us", tls.VersionTLS13, []string{"h2", "http/1.1"}},
+		{"with one, records of 700", split(quantum(t), 700), "us01.zoom.us", tls.VersionTLS13, nil},
 		{"1.2", hello(t, &tls.Config{ServerName: "a.example", MaxVersion: tls.VersionTLS12}), "a.example", tls.VersionTLS12, nil},
 		{"no name", hello(t, &tls.Config{InsecureSkipVerify: true}), "", tls.VersionTLS13, nil}, // #nosec: nothing is verified here
 	} {
@@ -90,7 +105,9 @@ func TestECH(t *testing.T) {
 	ext := []byte{0xfe, 0x0d, 0, 3, 1, 2, 3}
 	body := record[recordHeader+handshakeHeader:]
 	r := reader{body}
-	_ = r.skip(34) && r.skipVector8() && r.skipVector16() && r.skipVector8()
+	_ = r.skip(34) && r.skipVector8()
+	_, _ = r.vector16()
+	_ = r.skipVector8()
 	at := len(record) - len(r.b)
 	binary.BigEndian.PutUint16(record[at:], binary.BigEndian.Uint16(record[at:])+uint16(len(ext)))
 	record = append(record, ext...)
@@ -104,7 +121,7 @@ func TestECH(t *testing.T) {
 
 // TestEveryCut holds what a cut stream may say: nothing, or the truth.
 func TestEveryCut(t *testing.T) {
-	for _, stream := range [][]byte{named(t), split(named(t), 50)} {
+	for _, stream := range [][]byte{named(t), classic(t), split(named(t), 50), split(quantum(t), 1000)} {
 		var p Parser
 		early := false
 		for n := range len(stream) {
@@ -165,6 +182,23 @@ func TestAllocations(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+	var room [64]byte
+	h, _ := p.Parse(stream)
+	if n := testing.AllocsPerRun(100, func() {
+		if len(h.AppendJA4(room[:0], OverTCP)) != 36 {
+			t.Fatal("no fingerprint")
+		}
+	}); n != 0 {
+		t.Errorf("JA4: %v allocations", n)
+	}
+	records := split(quantum(t), 500)
+	if n := testing.AllocsPerRun(100, func() {
+		if h, err := p.Parse(records); err != nil || len(h.ServerName) == 0 {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("several records: %v allocations", n)
+	}
 }
 
 func BenchmarkParse(b *testing.B) {
@@ -183,6 +217,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(whole)
 	f.Add(split(whole, 64))
 	f.Add(whole[:200])
+	f.Add(classic(f))
+	f.Add(split(quantum(f), 1000))
 	f.Add(hello(f, &tls.Config{InsecureSkipVerify: true})) // #nosec: nothing is verified here
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		var p Parser
@@ -195,6 +231,9 @@ func FuzzParse(f *testing.F) {
 		}
 		name := bytes.Clone(h.ServerName)
 		for range h.Protocols() {
+		}
+		if len(h.AppendJA4(nil, OverTCP)) != 36 {
+			t.Fatalf("fingerprint %s", h.AppendJA4(nil, OverTCP))
 		}
 		// More bytes never take a name back, unless they show that all was malformed.
 		if more, err2 := new(Parser).Parse(append(bytes.Clone(stream), 0)); name != nil &&
