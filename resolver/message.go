@@ -416,6 +416,9 @@ func readAnswer(msg []byte, q *query) (*answer, error) {
 			}
 		}
 	}
+	if !a.edns {
+		a.msg = msg[:w.off] // EDNS is added right behind the records
+	}
 	switch a.rcode() {
 	case 0:
 		a.life = least

@@ -3,11 +3,11 @@ package resolver
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/dns/dnsmessage"
 )
 
@@ -155,8 +155,8 @@ func TestHTTPS(t *testing.T) {
 		return r
 	})
 	for _, strip := range []bool{false, true} {
-		var learned []Answer
-		_, addr := start(t, Config{Upstreams: []Upstream{s.upstream("udp")}, StripECH: strip, Learn: recorder(&learned)})
+		var learned recorder
+		_, addr := start(t, Config{Upstreams: []Upstream{s.upstream("udp")}, StripECH: strip, Learn: learned.learn})
 		m := askUDP(t, addr, question(t, "a.example.", dnsmessage.TypeHTTPS, 1232))
 		svc := m.Answers[0].Body.(*dnsmessage.HTTPSResource)
 		_, ech := svc.GetParam(dnsmessage.SVCParamECH)
@@ -164,8 +164,8 @@ func TestHTTPS(t *testing.T) {
 		if ech == strip || string(alpn) != "\x02h2" {
 			t.Errorf("strip %v: ech %v, alpn %q", strip, ech, alpn)
 		}
-		if len(learned) != 1 || learned[0].Name != "a.example" || !cmp.Equal(learned[0].Addrs, []netip.Addr{netip.MustParseAddr("192.0.2.9")}, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) {
-			t.Errorf("learned %+v", learned)
+		if got := fmt.Sprint(learned.learned()); got != "[{a.example [192.0.2.9] 1m30s}]" {
+			t.Errorf("learned %s", got)
 		}
 	}
 }

@@ -85,28 +85,29 @@ func TestTLSNames(t *testing.T) {
 // who asked, those who asked the same meanwhile, and those who get it from the cache.
 func TestLearnsFirst(t *testing.T) {
 	s := serve(t, "127.0.0.1", addressed(300, "192.0.2.7"))
-	var learned atomic.Bool
-	var got Answer
+	var learned recorder
 	_, addr := start(t, Config{
 		Upstreams: []Upstream{s.upstream("udp")},
 		Learn: func(ctx context.Context, a Answer) error {
 			time.Sleep(20 * time.Millisecond) // a slow kernel
-			got = a
-			learned.Store(true)
-			return nil
+			return learned.learn(ctx, a)
 		},
 	})
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
 			m := askUDP(t, addr, question(t, "api.Zoom.us.", dnsmessage.TypeA, 1232))
-			if !learned.Load() || addresses(m) != "192.0.2.7" {
-				t.Errorf("learned before the answer: %v; %s", learned.Load(), addresses(m))
+			if len(learned.learned()) == 0 || addresses(m) != "192.0.2.7" {
+				t.Errorf("answered before it was learned: %s", addresses(m))
 			}
 		})
 	}
 	all.Wait()
-	if got.Name != "api.zoom.us" || fmt.Sprint(got.Addrs) != "[192.0.2.7]" || got.TTL < 300*time.Second || got.TTL > 331*time.Second {
+	list := learned.learned()
+	if len(list) != 1 {
+		t.Fatalf("learned %+v", list)
+	}
+	if got := list[0]; got.Name != "api.zoom.us" || fmt.Sprint(got.Addrs) != "[192.0.2.7]" || got.TTL < 300*time.Second || got.TTL > 331*time.Second {
 		t.Errorf("learned %+v", got)
 	}
 }
