@@ -8,17 +8,27 @@ import (
 )
 
 func (c *checker) readDaemon() {
+	var all []Item
 	for _, d := range c.ast.Daemon {
 		c.items(d.Items, "daemon", daemonKeys)
 		for i := range d.Items {
 			c.daemonItem(&d.Items[i])
 		}
+		all = append(all, d.Items...)
 	}
+	c.dnsComplete(all)
 }
 
 func (c *checker) daemonItem(item *Item) {
 	to := &c.p.Daemon
-	if item.Key.Text == "masquerade" {
+	switch item.Key.Text {
+	case "dns_listen":
+		c.dnsListen(item)
+		return
+	case "dns_upstreams":
+		c.dnsUpstreams(item)
+		return
+	case "masquerade":
 		for _, w := range c.plain(item) {
 			if i := c.resolve(w, c.uplinks, c.usedUplinks, "uplink"); i >= 0 {
 				to.Masquerade = append(to.Masquerade, i)
@@ -49,6 +59,12 @@ func (c *checker) daemonItem(item *Item) {
 		if c.oneOf(w, key, "static", "consult") == "consult" {
 			to.Enforce = Consult
 		}
+	case "dns_blocked":
+		to.DNS.ZeroAddress = c.oneOf(w, key, "nxdomain", "zero") == "zero"
+	case "dns_stale":
+		to.DNS.Stale = c.duration(w, key, 0, maxStale)
+	case "dns_strip_ech":
+		to.DNS.StripECH = c.boolean(w, key)
 	case "mark_mask":
 		to.MarkMask = c.mask(w, key)
 	case "ct_mask":

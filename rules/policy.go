@@ -431,6 +431,7 @@ type Daemon struct {
 	API          string // unix socket; default /run/netpolicy/netpolicyd.sock
 	Masquerade   []int  // uplinks
 	Enforce      Enforce
+	DNS          DNS
 }
 
 // Backend is what of the kernel holds the policy.

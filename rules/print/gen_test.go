@@ -365,6 +365,8 @@ func (g *gen) daemon() {
 	g.block(g.some([]func(){
 		g.say("on_crash", g.pick("last", "open")), g.say("backend", g.pick("auto", "iptables")), g.say("enforce", g.pick("static", "consult")), g.say("mark_mask 0x70000000"), g.say("table_base 20000"), g.say("state_dir", g.pick(`"/var/lib/x"`, "/x")),
 		func() { g.word("masquerade " + g.list(g.name)) },
+		g.say("dns_blocked", g.pick("nxdomain", "zero")), g.say("dns_listen", g.pick("10.0.0.1:53", "10.0.0.1:53, [2001:db8::1]:53")),
+		g.say("dns_upstreams", g.pick(`"main udp://192.0.2.53"`, `"corp tls://dns.example at 192.0.2.53, 192.0.2.54 for .corp.example", "main tcp://192.0.2.53"`)),
 	}))
 }
 
