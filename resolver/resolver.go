@@ -267,7 +267,7 @@ func (r *Resolver) choose(q *query, client netip.Addr) Choice {
 	if r.cfg.Choose == nil {
 		return Choice{Upstreams: r.all}
 	}
-	c := r.cfg.Choose(q.name(), q.qtype, client.Unmap())
+	c := r.cfg.Choose(q.name(), q.qtype, client.WithZone(""))
 	if c.Blocked {
 		return c
 	}
@@ -362,6 +362,9 @@ func (r *Resolver) askWith(ctx context.Context, i int, q *query, route Route, ed
 	msg, err := r.ups[i].exchange(ctx, q.forward(edns), route)
 	if err != nil {
 		return nil, err
+	}
+	if isTruncated(msg) {
+		return nil, errBroken // over UDP it would have been asked for over TCP
 	}
 	if r.cfg.StripECH && (q.qtype == typeHTTPS || q.qtype == typeSVCB) {
 		if msg, err = stripECH(msg); err != nil {

@@ -293,19 +293,20 @@ func TestMismatched(t *testing.T) {
 	_ = pc.Close()
 }
 
-// TestLoop: a redirect that leads our question back to us is noticed.
+// TestLoop: our question that comes back to us is noticed, as when an upstream is an
+// address of this machine.
 func TestLoop(t *testing.T) {
 	s := serve(t, "127.0.0.1", addressed(300, "192.0.2.7"))
-	var addr netip.AddrPort
-	relay, err := net.ListenPacket("udp", "127.0.0.1:0")
+	free, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	upstream := addrPort(relay.LocalAddr())
-	_ = relay.Close()
-	r, addr := start(t, Config{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, Upstreams: []Upstream{{URL: "udp://" + upstream.String()}, s.upstream("udp")}})
-	// As a redirect in the kernel does: the upstream's address is ours.
-	r.ups[0].(*udpUpstream).addrs[0] = addr
+	addr := addrPort(free.LocalAddr())
+	_ = free.Close()
+	r, _ := start(t, Config{
+		Listen:    []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port())},
+		Upstreams: []Upstream{{URL: "udp://" + addr.String()}, s.upstream("udp")},
+	})
 	if m := askUDP(t, addr, question(t, "a.example.", dnsmessage.TypeA, 0)); addresses(m) != "192.0.2.7" {
 		t.Errorf("got %+v", m)
 	}

@@ -15,8 +15,8 @@ const (
 	// udpReaders is how many goroutines read one socket and answer what needs no
 	// waiting.
 	udpReaders = 2
-	// maxQueryUDP is the longest question read: a name, and a few options.
-	maxQueryUDP = 4096
+	// maxQuery is the longest question read: a name, and a few options.
+	maxQuery = 4096
 	// idleClient is how long a client's connection may be silent (RFC 7766, 6.2.3
 	// wants seconds).
 	idleClient = 10 * time.Second
@@ -85,7 +85,7 @@ func bind(ctx context.Context, a netip.AddrPort) (*sock, error) {
 func (r *Resolver) serveUDP(ctx context.Context, s *sock) error {
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
-	buf, out := make([]byte, maxQueryUDP), make([]byte, 0, maxPayload)
+	buf, out := make([]byte, maxQuery), make([]byte, 0, maxPayload)
 	control := make([]byte, controlLen)
 	for {
 		n, nc, _, from, err := s.udp.ReadMsgUDPAddrPort(buf, control)
@@ -191,7 +191,7 @@ func (r *Resolver) serveConn(ctx context.Context, c net.Conn, client netip.AddrP
 	}
 	for {
 		_ = c.SetReadDeadline(time.Now().Add(idleClient))
-		msg, err := readFrame(c)
+		msg, err := readFrame(c, maxQuery)
 		if err != nil {
 			return
 		}

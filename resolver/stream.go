@@ -37,7 +37,7 @@ type stream struct {
 	mu      sync.Mutex
 	pipes   map[Route]*pipe
 	closed  bool
-	readers sync.WaitGroup
+	running sync.WaitGroup
 }
 
 func newStream(d dialer, t *tls.Config, c *Counters) *stream {
@@ -46,7 +46,8 @@ func newStream(d dialer, t *tls.Config, c *Counters) *stream {
 
 // pipe is one connection.
 type pipe struct {
-	ready chan struct{} // closed when conn or err is set
+	ready chan struct{}      // closed when conn or err is set
+	stop  context.CancelFunc // ends its dialing
 	conn  net.Conn
 	err   error
 
@@ -65,9 +66,10 @@ type waiter struct {
 }
 
 var (
-	errClosed = errors.New("the resolver is closed")
-	errBusy   = errors.New("too many questions or routes under way to one upstream")
-	errPipe   = errors.New("the connection to the upstream broke")
+	errClosed  = errors.New("the resolver is closed")
+	errBusy    = errors.New("too many questions or routes under way to one upstream")
+	errTooLong = errors.New("the message is too long")
+	errPipe    = errors.New("the connection to the upstream broke")
 )
 
 // maxPipes is how many connections one question tries: an upstream may close an
@@ -105,60 +107,62 @@ func (s *stream) forget(p *pipe, r Route) {
 // pipe returns the connection by a route, and whether this call made it.
 func (s *stream) pipe(ctx context.Context, r Route) (p *pipe, fresh bool, err error) {
 	s.mu.Lock()
-	switch p = s.pipes[r]; {
+	p = s.pipes[r]
+	fresh = p == nil
+	switch {
 	case s.closed:
-		s.mu.Unlock()
-		return nil, false, errClosed
-	case p == nil && len(s.pipes) >= maxRoutes:
-		s.mu.Unlock()
-		return nil, false, errBusy
-	case p == nil:
-		p = &pipe{ready: make(chan struct{}), pending: map[uint16]*waiter{}}
+		err = errClosed
+	case fresh && len(s.pipes) >= maxRoutes:
+		err = errBusy
+	case fresh:
+		// It is dialed for all who will use it, so it does not end with ctx: on a slow
+		// line the question after this one has a connection.
+		dialing, stop := context.WithTimeout(context.Background(), queryWithin)
+		p = &pipe{ready: make(chan struct{}), stop: stop, pending: map[uint16]*waiter{}}
 		s.pipes[r] = p
-		s.readers.Add(1)
-		s.mu.Unlock()
-		s.connect(ctx, p, r)
-		return p, true, p.err
+		s.running.Go(func() { s.run(dialing, p, r) })
 	}
 	s.mu.Unlock()
+	if err != nil {
+		return nil, false, err
+	}
 	select {
 	case <-p.ready:
-		return p, false, p.err
+		return p, fresh, p.err
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	}
 }
 
-// connect opens p, and starts its reader.
-func (s *stream) connect(ctx context.Context, p *pipe, r Route) {
-	defer close(p.ready)
-	conn, err := s.dial(ctx, "tcp", r)
-	if err == nil && s.tls != nil {
-		t := tls.Client(conn, s.tls)
-		if err = t.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			err = fmt.Errorf("tls: %w", err)
-		}
-		conn = t
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil && s.closed {
-		_ = conn.Close()
-		err = errClosed
-	}
-	if err != nil {
-		p.err = err
-		delete(s.pipes, r)
-		s.readers.Done()
+// run opens p and reads from it until it ends.
+func (s *stream) run(ctx context.Context, p *pipe, r Route) {
+	defer s.forget(p, r)
+	p.conn, p.err = s.connect(ctx, r)
+	p.stop()
+	close(p.ready)
+	if p.err != nil {
 		return
 	}
-	p.conn = conn
-	go func() {
-		defer s.readers.Done()
-		p.read(s.counters)
-		s.forget(p, r)
-	}()
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		p.fail()
+	}
+	p.read(s.counters)
+}
+
+func (s *stream) connect(ctx context.Context, r Route) (net.Conn, error) {
+	conn, err := s.dial(ctx, "tcp", r)
+	if err != nil || s.tls == nil {
+		return conn, err
+	}
+	t := tls.Client(conn, s.tls)
+	if err := t.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return t, nil
 }
 
 // ask sends one question and waits for its reply.
@@ -213,7 +217,7 @@ func (p *pipe) read(c *Counters) {
 	defer p.fail()
 	for {
 		_ = p.conn.SetReadDeadline(time.Now().Add(idleUpstream))
-		reply, err := readFrame(p.conn)
+		reply, err := readFrame(p.conn, maxTCP)
 		if err != nil {
 			return
 		}
@@ -253,14 +257,17 @@ func (s *stream) close() {
 	s.mu.Lock()
 	s.closed = true
 	for _, p := range s.pipes {
+		p.stop()
 		select {
 		case <-p.ready:
-			p.fail()
-		default: // connect sees closed
+			if p.err == nil {
+				p.fail()
+			}
+		default: // run sees closed
 		}
 	}
 	s.mu.Unlock()
-	s.readers.Wait()
+	s.running.Wait()
 }
 
 func id(msg []byte) uint16 { return binary.BigEndian.Uint16(msg) }
@@ -268,13 +275,17 @@ func id(msg []byte) uint16 { return binary.BigEndian.Uint16(msg) }
 // setID gives a query an ID that nobody can guess.
 func setID(query []byte) { _, _ = rand.Read(query[:2]) } // which never fails
 
-// readFrame reads one message with its length.
-func readFrame(r io.Reader) ([]byte, error) {
+// readFrame reads one message with its length, which is at most most.
+func readFrame(r io.Reader, most int) ([]byte, error) {
 	var length [lengthSize]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {
 		return nil, err
 	}
-	msg := make([]byte, binary.BigEndian.Uint16(length[:]))
+	n := int(binary.BigEndian.Uint16(length[:]))
+	if n > most {
+		return nil, errTooLong
+	}
+	msg := make([]byte, n)
 	_, err := io.ReadFull(r, msg)
 	return msg, err
 }

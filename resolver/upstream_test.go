@@ -167,7 +167,7 @@ func (s *fakeServer) accept(l net.Listener, proto string) {
 			var writing sync.Mutex
 			for {
 				_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-				msg, err := readFrame(c)
+				msg, err := readFrame(c, maxTCP)
 				if err != nil {
 					return
 				}
@@ -345,7 +345,7 @@ func askTCP(t testing.TB, addr netip.AddrPort, msg []byte) dnsmessage.Message {
 		t.Fatal(err)
 	}
 	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-	b, err := readFrame(c)
+	b, err := readFrame(c, maxTCP)
 	if err != nil {
 		t.Fatal("no answer:", err)
 	}
