@@ -132,6 +132,11 @@ func (r *Resolver) join(ctx context.Context, k key, q *query, c Choice) *flight 
 		return f
 	}
 	f := &flight{done: make(chan struct{})}
+	if e, fresh := r.cache.get(k, time.Now()); fresh { // it has just ended
+		f.entry = e
+		close(f.done)
+		return f
+	}
 	r.flights[k] = f
 	mine := *q
 	mine.wire = slices.Clone(q.wire) // the client's buffer may go on to its next question

@@ -3,6 +3,7 @@ package resolver
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"netpolicy.dev/netpolicy/rules/yaml"
 )
 
 // TestTransports asks over each transport, from a client over UDP and TCP.
@@ -331,7 +334,9 @@ func TestHostile(t *testing.T) {
 	const sent = 30000
 	good := question(t, "a.example.", dnsmessage.TypeA, 1232)
 	bad := [][]byte{
-		{}, {1}, good[:11], good[:20], append(slices.Clone(good), 0), bytes.Repeat([]byte{0xff}, 600), bytes.Repeat([]byte{0xc0}, 40),
+		{},
+		{1},
+		good[:11], good[:20], append(slices.Clone(good), 0), bytes.Repeat([]byte{0xff}, 600), bytes.Repeat([]byte{0xc0}, 40),
 		func() []byte { b := slices.Clone(good); b[5] = 2; return b }(),
 		func() []byte { b := slices.Clone(good); b[7] = 1; return b }(),
 		func() []byte { b := slices.Clone(good); b[2] |= 0x80; return b }(),
@@ -409,14 +414,81 @@ func TestBounds(t *testing.T) {
 func TestNew(t *testing.T) {
 	listen := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
 	for _, u := range []Upstream{
-		{URL: "192.0.2.1"}, {URL: "ftp://192.0.2.1"}, {URL: "udp://dns.example"}, {URL: "tls://dns.example"}, {URL: "udp://192.0.2.1/x"},
-		{URL: "udp://192.0.2.1#x"}, {URL: "tls://192.0.2.1:0"}, {URL: "tls://192.0.2.1:70000"}, {URL: "https://u:p@192.0.2.1/"}, {URL: "tls://"},
-		{URL: "udp://127.0.0.1"}, {URL: "%"},
+		{URL: "192.0.2.1"},
+		{URL: "ftp://192.0.2.1"},
+		{URL: "udp://dns.example"},
+		{URL: "tls://dns.example"},
+		{URL: "udp://192.0.2.1/x"},
+		{URL: "udp://192.0.2.1#x"},
+		{URL: "tls://192.0.2.1:0"},
+		{URL: "tls://192.0.2.1:70000"},
+		{URL: "https://u:p@192.0.2.1/"},
+		{URL: "tls://"},
+		{URL: "udp://127.0.0.1"},
+		{URL: "%"},
 	} {
 		if _, err := New(Config{Listen: listen, Upstreams: []Upstream{u}}); err == nil {
 			t.Errorf("%q was taken", u.URL)
 		} else {
 			t.Log(err)
 		}
+	}
+}
+
+// TestClosingUpstream: an upstream that closes each connection after an answer, as
+// some do when idle, loses no question.
+func TestClosingUpstream(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer l.Close()
+	s := &fakeServer{answer: addressed(300, "192.0.2.7")}
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if msg, err := readFrame(c, maxTCP); err == nil {
+				r := s.reply("tcp", msg, netip.AddrPort{})
+				_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(r))), r...))
+			}
+			_ = c.Close()
+		}
+	})
+	r, addr := start(t, Config{Upstreams: []Upstream{{URL: "tcp://" + l.Addr().String()}}})
+	for i := range 50 {
+		if m := askUDP(t, addr, question(t, fmt.Sprintf("n%d.example.", i), dnsmessage.TypeA, 0)); addresses(m) != "192.0.2.7" {
+			t.Fatalf("question %d: %+v; %d attempts failed", i, m, r.Counters().UpstreamErrors.Load())
+		}
+	}
+}
+
+// TestPolicy: what rules takes for an upstream is one here.
+func TestPolicy(t *testing.T) {
+	p, diags := yaml.Load("f", []byte(`
+routes: {a: {via: main}}
+daemon:
+  dns_listen: [10.0.0.1:53, "[2001:db8::1]:53"]
+  dns_upstreams:
+    - corp tls://ns.corp.example at 192.0.2.53, 192.0.2.54 for .corp.example
+    - tcp tcp://[2001:db8::53]:5353
+    - main https://dns.example/dns-query at 2001:db8::53
+    - udp udp://192.0.2.57
+    - second tls://192.0.2.57#dns.example
+default: {route: a}
+`))
+	if p == nil || len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	cfg := Config{Listen: p.Daemon.DNS.Listen}
+	for _, u := range p.Daemon.DNS.Upstreams {
+		cfg.Upstreams = append(cfg.Upstreams, Upstream{Name: u.Name, URL: u.URL, Bootstrap: u.At})
+	}
+	if _, err := New(cfg); err != nil {
+		t.Error(err)
 	}
 }
