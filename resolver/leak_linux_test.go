@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"netpolicy.dev/netpolicy/internal/nstest"
@@ -25,6 +26,7 @@ func TestNoLeak(t *testing.T) {
 	for i, dev := range devs {
 		peers[i] = nstest.New(t)
 		// The same network on both: only the device tells them apart.
+		unlink(t, dev)
 		nstest.Link(t, here, dev, peers[i], "eth0", fmt.Sprintf("198.51.100.%d/24", 10+i), "198.51.100.1/24")
 		peers[i].Do(t, func() {
 			servers[i] = serve(t, "198.51.100.1", func(proto string, m dnsmessage.Message) *dnsmessage.Message {
@@ -70,6 +72,16 @@ func TestNoLeak(t *testing.T) {
 	}
 }
 
+// unlink removes an interface when the test ends: that of its peer's namespace goes
+// some time later.
+func unlink(t *testing.T, dev string) {
+	t.Cleanup(func() {
+		if l, err := netlink.LinkByName(dev); err == nil {
+			_ = netlink.LinkDel(l)
+		}
+	})
+}
+
 // received returns how many IPv4 packets came to a namespace.
 func received(t *testing.T, ns *nstest.NS) int {
 	t.Helper()
@@ -96,6 +108,7 @@ func received(t *testing.T, ns *nstest.NS) int {
 func TestAnswersFrom(t *testing.T) {
 	nstest.Need(t)
 	here, client := nstest.Here(t), nstest.New(t)
+	unlink(t, "lan0")
 	nstest.Link(t, here, "lan0", client, "eth0", "10.0.0.1/24 10.0.0.2/24 2001:db8::1/64 2001:db8::2/64", "10.0.0.5/24 2001:db8::5/64")
 	s := serve(t, "127.0.0.1", addressed(300, "192.0.2.7"))
 	for _, listen := range []string{"0.0.0.0:0", "[::]:0"} {
