@@ -9,17 +9,26 @@ import (
 )
 
 func (c *checker) readDaemon() {
+	var all []Item
 	for _, d := range c.ast.Daemon {
 		c.items(d.Items, "daemon", daemonKeys)
 		for i := range d.Items {
 			c.daemonItem(&d.Items[i])
 		}
+		all = append(all, d.Items...)
 	}
+	c.dnsComplete(all)
 }
 
 func (c *checker) daemonItem(item *Item) {
 	to := &c.p.Daemon
 	switch item.Key.Text {
+	case "dns_listen":
+		c.dnsListen(item)
+		return
+	case "dns_upstreams":
+		c.dnsUpstreams(item)
+		return
 	case "masquerade":
 		for _, w := range c.plain(item) {
 			if i := c.resolve(w, c.uplinks, c.usedUplinks, "uplink"); i >= 0 {
@@ -29,7 +38,7 @@ func (c *checker) daemonItem(item *Item) {
 		return
 	case "relay":
 		for _, w := range c.plain(item) {
-			if a, ok := c.addrPort(w); ok {
+			if a, ok := c.addrPort(w, "relay", "127.0.0.1:1080 or [::1]:1080"); ok {
 				to.Relay.Listen = append(to.Relay.Listen, a)
 			}
 		}
@@ -61,6 +70,12 @@ func (c *checker) daemonItem(item *Item) {
 		if c.oneOf(w, key, "static", "consult") == "consult" {
 			to.Enforce = Consult
 		}
+	case "dns_blocked":
+		to.DNS.ZeroAddress = c.oneOf(w, key, "nxdomain", "zero") == "zero"
+	case "dns_stale":
+		to.DNS.Stale = c.duration(w, key, 0, maxStale)
+	case "dns_strip_ech":
+		to.DNS.StripECH = c.boolean(w, key)
 	case "mark_mask":
 		to.MarkMask = c.mask(w, key)
 	case "ct_mask":
@@ -82,14 +97,13 @@ func (c *checker) daemonItem(item *Item) {
 }
 
 // addrPort reads an address with a port.
-func (c *checker) addrPort(w Word) (netip.AddrPort, bool) {
+func (c *checker) addrPort(w Word, what, example string) (netip.AddrPort, bool) {
 	a, err := netip.ParseAddrPort(w.Text)
 	if err != nil || a.Port() == 0 || a.Addr().Zone() != "" {
-		c.report("NP103", w.Span, "expected an address with a port, found %s", diag.Quote(w.Text)).
-			Help = "for example 127.0.0.1:1080 or [::1]:1080"
+		c.report("NP202", w.Span, "%s needs an address and a port, found %s", what, diag.Quote(w.Text)).Help = "for example " + example
 		return netip.AddrPort{}, false
 	}
-	return a, true
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), true
 }
 
 // tproxy reads which ports of forwarded flows the relay takes: tcp/443, udp/443.

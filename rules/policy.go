@@ -432,6 +432,7 @@ type Daemon struct {
 	Masquerade   []int  // uplinks
 	Enforce      Enforce
 	Relay        Relay
+	DNS          DNS
 }
 
 // Relay is what goes through the daemon's own sockets, where a name that only the

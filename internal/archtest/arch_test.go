@@ -56,7 +56,7 @@ var below = map[string][]string{
 // edges never import each other. actions/host is not among them: it puts
 // actions/nft, iptables, iproute, tc and xtqueue together, because the order of
 // their steps, the ledger and the take-back concern all.
-var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "xray/process", "internal/rulesets"}
+var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "resolver", "xray/process", "internal/rulesets"}
 
 func TestImports(t *testing.T) {
 	root := "../.."
@@ -185,6 +185,8 @@ func TestViolation(t *testing.T) {
 		{"inspector/quic", "net", true},
 		{"inspector/replay", "os", false},
 		{"relay", module + "inspector/first", false},
+		{"resolver", module + "inspector/dns", false},
+		{"resolver", module + "inspector", true},
 		{"relay", module + "inspector/nfqueue", true},
 		{"relay", module + "inspector", true},
 		{"relay", module + "probe", true},

@@ -372,4 +372,6 @@ func (c *comments) exprKids(n *rules.ExprNode) []unit {
 }
 
 // isList reports whether a key of daemon takes a list.
-func isList(key string) bool { return key == "masquerade" || key == "relay" || key == "tproxy" }
+func isList(key string) bool {
+	return key == "masquerade" || key == "relay" || key == "tproxy" || key == "dns_listen"
+}

@@ -1,0 +1,9 @@
+package resolver
+
+import (
+	"testing"
+
+	"netpolicy.dev/netpolicy/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
