@@ -39,6 +39,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/relay"
+	"netpolicy.dev/netpolicy/resolver"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
@@ -106,7 +107,8 @@ type Daemon struct {
 	tapes     chan []journalPart // parts of the recording
 	torn      atomic.Bool        // the recording has lost something
 	snap      atomic.Pointer[snapshot]
-	relay     atomic.Pointer[relay.Relay] // nil while there is none
+	relay     atomic.Pointer[relay.Relay]       // nil while there is none
+	forwarder atomic.Pointer[resolver.Resolver] // likewise
 	hints     hints
 	questions nfqueue.Counters // of all queues
 	started   time.Time

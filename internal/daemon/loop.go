@@ -56,16 +56,18 @@ type loop struct {
 	alive    bool // a keep-alive is due
 	ticks    int  // keep-alives so far
 
-	saves    chan save
-	unsaved  save
-	saveDue  time.Time
-	decided  uint64
-	gen      int // generation of probes
-	stopProb context.CancelFunc
-	probing  chan struct{} // closed when the probes of this generation have ended
-	trial    *trial        // counts what probes get on behalf of a change; nil for none
-	asked    asked
-	relayed  relaying
+	saves     chan save
+	unsaved   save
+	saveDue   time.Time
+	decided   uint64
+	gen       int // generation of probes
+	stopProb  context.CancelFunc
+	probing   chan struct{} // closed when the probes of this generation have ended
+	trial     *trial        // counts what probes get on behalf of a change; nil for none
+	asked     asked
+	relayed   relaying
+	forwarded forwarding
+	toTell    []chan struct{} // closed when the kernel knows of the answers so far
 }
 
 // job is one round of work for the kernel worker, carried out in the order of
@@ -78,6 +80,7 @@ type job struct {
 	turned  time.Time // when the sample came that made the updates necessary; zero: they are no change of state
 	marks   []setMark
 	forget  []flowKey
+	told    []chan struct{} // who waits for the updates
 }
 
 func (j *job) empty() bool {
@@ -155,6 +158,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer func() {
 		l.hush()
 		l.unrelay()
+		l.unforward()
 		l.stopProbes()
 		stop()
 		close(l.jobs)
@@ -165,6 +169,7 @@ func (l *loop) run(ctx context.Context) error {
 	l.startProbes(ctx)
 	l.consult(ctx)
 	l.relay(ctx)
+	l.forward(ctx)
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	l.alive = true
@@ -336,6 +341,8 @@ func (l *loop) transition(t state.Transition) {
 // plan, or what changed within the present one.
 func (l *loop) dispatch() {
 	if l.d.opts.Observe {
+		tell(l.toTell)
+		l.toTell = nil
 		l.commitObserved()
 		return
 	}
@@ -370,6 +377,9 @@ func (l *loop) dispatch() {
 	}
 	l.turned = time.Time{}
 	j.updates = append(j.updates, l.answers()...)
+	if len(l.core.dirty) == 0 {
+		j.told, l.toTell = l.toTell, nil
+	}
 	if l.alive {
 		j.updates = append(j.updates, l.plan.KeepAlive()...)
 		l.alive = false
@@ -378,6 +388,7 @@ func (l *loop) dispatch() {
 		}
 	}
 	if j.empty() {
+		tell(j.told)
 		return
 	}
 	l.busy = true
@@ -428,6 +439,7 @@ func (l *loop) commitObserved() {
 // finished takes what came of a job.
 func (l *loop) finished(ctx context.Context, j jobDone) {
 	l.busy = false
+	tell(j.job.told)
 	if j.job.apply != nil {
 		c := l.waiting
 		l.waiting = nil
@@ -445,6 +457,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			l.settle()
 			l.consult(ctx)
 			l.relay(ctx)
+			l.forward(ctx)
 		} else {
 			// The former plan is back as it was made, without what came since.
 			made := l.made

@@ -3,7 +3,10 @@ package lab
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,4 +141,39 @@ func leavesQUIC(t *testing.T, l *Lab, addr, name string) string {
 		}
 	})
 	return left
+}
+
+// TestForwarderFirst: with the gateway's own DNS forwarder the first connection to a
+// name takes its uplink, as fast as the client opens it after the answer; and a
+// blocked name is not resolved.
+func TestForwarderFirst(t *testing.T) {
+	l, policy := daemonLab(t)
+	ctx := t.Context()
+	dns := fmt.Sprintf(`, dns_listen: ["%s:53", "[%s]:53"], dns_upstreams: ["main udp://%s"]`, lanGateway4, lanGateway6, Resolver4)
+	if err := WriteFile(policy, testPolicy(dns, "  - {name: ads, priority: 200, match: {sni: ads.example.com}, action: {block: true}}\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(ctx, policy); err != nil {
+		t.Fatal(err)
+	}
+	gateway := map[bool]string{false: lanGateway4, true: lanGateway6}
+	eventually(t, "the forwarder answers", func() bool {
+		_, err := l.Client().resolveAt(ctx, lanGateway4, "echo.example.net", false)
+		return err == nil
+	})
+	for _, c := range []struct{ name, uplink string }{{"api.zoom.us", Wan1}, {"us01.zoom.us", Wan1}, {"www.example.com", Wan2}} {
+		for _, v6 := range []bool{false, true} {
+			a, err := l.Client().resolveAt(ctx, gateway[v6], c.name, v6)
+			if err != nil {
+				t.Errorf("%s: %v", c.name, err)
+				continue
+			}
+			if left := leavesTLS(t, l, netip.AddrPortFrom(a, 443).String(), c.name); left != c.uplink {
+				t.Errorf("%s at %s left by %q, want %s\n%s", c.name, a, left, c.uplink, l.tail())
+			}
+		}
+	}
+	if a, err := l.Client().resolveAt(ctx, lanGateway4, "ads.example.com", false); err == nil || !strings.Contains(err.Error(), "RCodeNameError") {
+		t.Errorf("a blocked name: %v, %v", a, err)
+	}
 }

@@ -1,0 +1,161 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/resolver"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// forwarderName is the DNS forwarder as a source, in status and metrics.
+const forwarderName = "dns"
+
+// forwarding says that the DNS forwarder runs, and what the policy asked of it.
+type forwarding struct {
+	dns  rules.DNS
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// forward runs the DNS forwarder that the policy in force asks for, and no other.
+// It is the loop's to call.
+func (l *loop) forward(ctx context.Context) {
+	want := l.core.live.policy.Daemon.DNS
+	if l.d.opts.Observe || l.d.parts.NoRelay {
+		want = rules.DNS{}
+	}
+	if reflect.DeepEqual(want, l.forwarded.dns) {
+		return
+	}
+	l.unforward()
+	if l.forwarded.dns = want; len(want.Listen) == 0 {
+		l.d.clearSource(forwarderName)
+		return
+	}
+	ctx, l.forwarded.stop = context.WithCancel(ctx)
+	l.forwarded.done.Go(func() { l.d.runForwarder(ctx, want) })
+}
+
+// unforward stops the forwarder.
+func (l *loop) unforward() {
+	if l.forwarded.stop != nil {
+		l.forwarded.stop()
+		l.forwarded.done.Wait()
+	}
+	l.forwarded.stop, l.forwarded.dns = nil, rules.DNS{}
+}
+
+// runForwarder serves until ctx ends, and again when that ends, with a growing pause.
+func (d *Daemon) runForwarder(ctx context.Context, dns rules.DNS) {
+	cfg := resolver.Config{
+		Listen: dns.Listen, Stale: dns.Stale, StripECH: dns.StripECH,
+		Choose: d.chooseUpstream, Learn: d.learnAnswer,
+	}
+	if dns.ZeroAddress {
+		cfg.Blocked = resolver.ZeroAddress
+	}
+	for _, u := range dns.Upstreams {
+		cfg.Upstreams = append(cfg.Upstreams, resolver.Upstream{Name: u.Name, URL: u.URL, Bootstrap: u.At})
+	}
+	d.keepRunning(ctx, forwarderName, "names are not resolved here", func(ctx context.Context) error {
+		r, err := resolver.New(cfg)
+		if err != nil {
+			return err
+		}
+		d.forwarder.Store(r)
+		defer d.forwarder.Store(nil)
+		return r.Run(ctx)
+	})
+}
+
+// forwardedPort is the port for which a question is decided: whoever asks for a
+// name is most likely about to open it.
+const forwardedPort = 443
+
+// chooseUpstream decides a question as the connection that will follow it.
+func (d *Daemon) chooseUpstream(name string, _ uint16, client netip.Addr) (c resolver.Choice) {
+	s := d.snap.Load()
+	if s == nil || s.plan == nil {
+		return resolver.Choice{Blocked: true}
+	}
+	p := s.live.policy
+	c.Route.Mark = s.plan.Bypass()
+	c.Upstreams = p.Daemon.DNS.UpstreamsFor(name)
+	f := flow.Flow{
+		Proto: flow.Some(flow.TCP), Src: flow.Some(client), DstPort: flow.Some(uint16(forwardedPort)),
+		SNI: flow.Name(name), HTTPHost: flow.Absent[string](),
+	}
+	(&decider{d: d}).describe(&f, time.Now())
+	var decision engine.Decision
+	s.live.prog.DecideInto(&decision, &f, s.live.world)
+	switch {
+	case decision.Blocked():
+		c.Blocked = decision.Rule >= 0 && byName(&p.Rules[decision.Rule])
+	case decision.Route >= 0:
+		if u := uplinkOf(p, decision.Route); u >= 0 {
+			if mark, ok := s.plan.UplinkMark(p.Uplinks[u].Name); ok {
+				c.Route.Mark = mark
+			}
+		} else if mark, ok := s.plan.RouteMark(p, decision.Route); ok && mark != 0 {
+			c.Route.Mark = mark
+		}
+	}
+	return c
+}
+
+// byName reports whether a rule asks for names: one that does not may block the
+// connection, but says nothing about the name.
+func byName(r *rules.Rule) bool {
+	var asks func(*rules.Expr) bool
+	asks = func(e *rules.Expr) bool {
+		if e.Op == rules.OpPred {
+			return e.Pred.Field == rules.FieldSNI || e.Pred.Field == rules.FieldDomain || e.Pred.Field == rules.FieldHTTPHost
+		}
+		for i := range e.Kids {
+			if asks(&e.Kids[i]) {
+				return true
+			}
+		}
+		return false
+	}
+	return asks(&r.Match)
+}
+
+// learnAnswer enters an answer, and returns when the kernel knows of it.
+func (d *Daemon) learnAnswer(ctx context.Context, a resolver.Answer) error {
+	told := make(chan struct{})
+	err := d.call(ctx, func(l *loop) error {
+		e := inspector.Event{
+			Kind: inspector.Answered, At: time.Now(), Source: forwarderName,
+			Answer: inspector.Answer{Name: a.Name, Addrs: a.Addrs, TTL: a.TTL},
+		}
+		l.core.event(&e, l.d.parts.Now(), e.At)
+		l.toTell = append(l.toTell, told)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-told:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("tell the kernel of %s: %w", a.Name, ctx.Err())
+	}
+}
+
+// tell lets those go on who waited for the kernel.
+func tell(list []chan struct{}) {
+	for _, c := range list {
+		close(c)
+	}
+}
+
