@@ -507,6 +507,8 @@ func (d *Daemon) writeGauges(w io.Writer) {
 			fmt.Fprintf(w, "netpolicy_uplink_error_ratio{uplink=%q} %g\n", u.Name, float64(u.ErrorRate)/1e6)
 		}
 	}
+	d.relayGauges(w)
+	d.dnsGauges(w)
 	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())
 	fmt.Fprintf(w, "netpolicy_flows %d\nnetpolicy_dns_addresses %d\nnetpolicy_enforced %d\n", s.flows, s.names, toInt(s.broken == "" && !d.opts.Observe))
 }

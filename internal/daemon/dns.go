@@ -3,9 +3,11 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"netpolicy.dev/netpolicy/engine"
@@ -159,3 +161,23 @@ func tell(list []chan struct{}) {
 	}
 }
 
+
+// dnsGauges writes what the forwarder counts, while there is one.
+func (d *Daemon) dnsGauges(w io.Writer) {
+	r := d.forwarder.Load()
+	if r == nil {
+		return
+	}
+	c := r.Counters()
+	for _, x := range []struct {
+		result string
+		n      *atomic.Uint64
+	}{
+		{"cached", &c.Cached}, {"stale", &c.Stale}, {"coalesced", &c.Coalesced}, {"blocked", &c.Blocked}, {"failed", &c.Failed},
+		{"malformed", &c.Malformed}, {"refused", &c.Refused}, {"dropped", &c.Dropped}, {"looped", &c.Looped}, {"truncated", &c.Truncated},
+		{"late", &c.LateLearns}, {"upstream_error", &c.UpstreamErrors}, {"mismatched", &c.Mismatched},
+	} {
+		fmt.Fprintf(w, "netpolicy_dns_results_total{result=%q} %d\n", x.result, x.n.Load())
+	}
+	fmt.Fprintf(w, "netpolicy_dns_queries_total %d\n", c.Queries.Load())
+}

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -279,4 +281,17 @@ func (x *dials) report(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// relayGauges writes what the relay counts, while there is one.
+func (d *Daemon) relayGauges(w io.Writer) {
+	r := d.relay.Load()
+	if r == nil {
+		return
+	}
+	s := r.Stats()
+	fmt.Fprintf(w, "netpolicy_relay_connections %d\nnetpolicy_relay_connections_limit %d\n", s.Conns, s.Limit)
+	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "full", s.Full)
+	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "loop", s.Self)
+	fmt.Fprintf(w, "netpolicy_relay_datagrams_dropped_total %d\n", s.Dropped)
 }
