@@ -64,6 +64,7 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 	}
 	xt := b.iptables()
 	b.consult(xt)
+	b.relay(xt)
 	if !b.number(prev) {
 		return nil, b.diags
 	}
@@ -120,6 +121,9 @@ func (b *builder) number(prev *Plan) bool {
 	}
 	bypass := place(^uint32(0), p.MarkMask)
 	last := bypass/place(1, p.MarkMask) - 1 // all ones is the bypass
+	if p.Relay != (Relay{}) {
+		last--
+	}
 	if p.IDs.Marks, err = assign(old.IDs.Marks, ways, 1, last); err != nil {
 		b.lacks(diag.Error, diag.Span{}, "widen daemon.mark_mask", "mark_mask %#x: ways out: %v", p.MarkMask, err)
 		return false

@@ -116,6 +116,7 @@ func (b *builder) chains() []Chain {
 		}})
 	}
 	list = append(list, b.askChains()...)
+	list = append(list, b.relayChains()...)
 	list = append(list, p.newChain(), b.decideChain())
 	if b.hasLabels() {
 		list = append(list, p.applyChain())
@@ -150,7 +151,15 @@ func (b *builder) hooks() []Chain {
 	pre := Chain{Name: "pre", Hook: p.hook("filter", "prerouting")}
 	pre.Rules = append(pre.Rules, Rule{If: reply, Do: []Stmt{{Kind: Goto, Target: "replies"}}})
 	pre.Rules = append(pre.Rules, decided...)
-	pre.Rules = append(pre.Rules, lo(KeyIifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: ret}, first)
+	pre.Rules = append(pre.Rules, lo(KeyIifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Nums: num(p.MarkMask)}}, Do: ret})
+	if p.Relay != (Relay{}) {
+		// Not by the map: the kernel has no tproxy for what is reached from output.
+		pre.Rules = append(pre.Rules, Rule{If: []Match{{Key: KeyCTMark, Mask: p.CTMask, Nums: num(p.Relay.CTMark)}}, Do: []Stmt{{Kind: Goto, Target: "relay"}}})
+	}
+	if p.Consult.Via == NoQueue { // else they come before the question
+		pre.Rules = append(pre.Rules, b.relayed()...)
+	}
+	pre.Rules = append(pre.Rules, first)
 	out := Chain{Name: "out", Hook: p.hook("route", "output")}
 	// Sockets that chose their way by SO_MARK: our own, and the probes of each uplink.
 	out.Rules = append(out.Rules, lo(KeyOifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret}, Rule{If: reply, Do: ret})

@@ -110,10 +110,14 @@ func (b *builder) alone() { b.drafts, b.bare = nil, true }
 
 // lastRoute is the highest id that a route may have.
 func (p *Plan) lastRoute() uint32 {
+	last := p.top() - 1
 	if p.Consult.Via != NoQueue {
-		return min(p.top()-2, codeLeave-1)
+		last = min(p.top()-2, codeLeave-1)
 	}
-	return p.top() - 1
+	if p.Relay != (Relay{}) {
+		last--
+	}
+	return last
 }
 
 // hook returns the declaration of a base chain that decides. What asks comes
@@ -145,11 +149,10 @@ func (b *builder) askChains() []Chain {
 			Do: []Stmt{{Kind: Goto, Target: "first"}},
 		},
 	}}
+	pre := append([]Rule{{If: []Match{{Key: KeyIifname, Texts: []string{"lo"}}}, Do: ret}}, b.relayed()...)
+	pre = append(pre, Rule{Do: []Stmt{{Kind: Goto, Target: ask.Name}}})
 	list := []Chain{
-		{Name: "ask_pre", Hook: "type filter hook prerouting priority mangle - 1; policy accept;", Rules: []Rule{
-			{If: []Match{{Key: KeyIifname, Texts: []string{"lo"}}}, Do: ret},
-			{Do: []Stmt{{Kind: Goto, Target: ask.Name}}},
-		}},
+		{Name: "ask_pre", Hook: "type filter hook prerouting priority mangle - 1; policy accept;", Rules: pre},
 		{Name: "ask_out", Hook: "type filter hook output priority mangle - 1; policy accept;", Rules: []Rule{
 			{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: ret},
 			{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret},

@@ -20,6 +20,8 @@ func (p *Plan) top() uint32 { return p.CTMask >> bits.TrailingZeros32(p.CTMask) 
 // place puts a number into a mask's bits.
 func place(n, mask uint32) uint32 { return n << bits.TrailingZeros32(mask) & mask }
 
+func trailing(mask uint32) int { return bits.TrailingZeros32(mask) }
+
 // contiguous reports whether the mask is one run of at least n bits.
 func contiguous(mask uint32, n int) bool {
 	return mask != 0 && bits.OnesCount32(mask) >= n &&

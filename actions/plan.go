@@ -138,6 +138,7 @@ type IPRoute struct {
 	Dev         string       // "" for unreachable
 	Gateway     netip.Addr   // zero: reachable on Dev itself
 	OnLink      bool         // the gateway is on Dev, whatever its prefixes say
+	Local       bool         `json:",omitempty"` // to this host, whatever the address
 	Unreachable bool
 	Metric      uint32
 }
@@ -145,8 +146,11 @@ type IPRoute struct {
 func (r IPRoute) String() string {
 	var b strings.Builder
 	kind := ""
-	if r.Unreachable {
+	switch {
+	case r.Unreachable:
 		kind = "unreachable "
+	case r.Local:
+		kind = "local "
 	}
 	dst := r.Dst.String()
 	if r.Dst.Bits() == 0 {
@@ -192,7 +196,9 @@ type Plan struct {
 	IPRules    []IPRule
 	TC         []TCObject `json:",omitempty"` // in the order in which they are made
 	Consult    Consult
-	Table      Table
+	// Relay is how flows come to the daemon's relay; the zero Relay: not at all.
+	Relay Relay `json:",omitzero"`
+	Table Table
 
 	prog    *engine.Program
 	guards  []guard

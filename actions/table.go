@@ -111,6 +111,7 @@ const (
 	HashRank // rank = Value + a hash of the connection's id modulo Mask
 	AddRank  // Target at Key = rank, unless it has one; where it is full the rule ends
 	Police   // goes on when Key's limit in the set Target, or the rule's, of Value bytes/s (burst Mask) is exceeded
+	TProxy   // to the socket that listens at Target, of the family V6; where none does the rule ends
 	Queue    // to the daemon, by the statement Target; its answer counts from the next hook on
 )
 
@@ -416,6 +417,8 @@ func (s Stmt) String() string {
 		return fmt.Sprintf("meta mark set meta mark & %#x | %#x", ^s.Mask, s.Value)
 	case SetCTMark:
 		return fmt.Sprintf("ct mark set ct mark & %#x | %#x", ^s.Mask, s.Value)
+	case TProxy:
+		return s.tproxyText()
 	case SetLabel:
 		return fmt.Sprintf("ct label set %d", s.Value)
 	case SetDSCP4:

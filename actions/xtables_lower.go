@@ -160,6 +160,7 @@ func (x *xtables) lines(t *term, w walk) ([]string, error) {
 	options := [][]string{{}} // one of each
 	var ports []*Match
 	oneOf := func(list []string) { options = append(options, list) }
+	given := map[Key]bool{} // iptables takes -s, -d and -i once; what is more has to be a set
 	for i := range t.matches {
 		m := &t.matches[i]
 		not := ""
@@ -173,14 +174,16 @@ func (x *xtables) lines(t *term, w walk) ([]string, error) {
 		case KeySrcPort, KeyDstPort:
 			ports = append(ports, m)
 		case KeySrc, KeyDst:
-			both = append(both, x.address(m, w.family))
+			both = append(both, x.address(m, w.family, !given[m.Key]))
+			given[m.Key] = true
 		case KeyIif:
 			if w.local {
 				return nil, nil
 			}
 		case KeyIifname:
-			if len(m.Texts) == 1 && !strings.HasSuffix(m.Texts[0], "+") {
+			if len(m.Texts) == 1 && !strings.HasSuffix(m.Texts[0], "+") && !given[m.Key] {
 				both = append(both, not+"-i "+xquote(m.Texts[0]))
+				given[m.Key] = true
 			} else {
 				both = append(both, "-m set "+not+"--match-set "+x.ifaces(m.Texts, w.family)+" src,src")
 			}
@@ -410,8 +413,8 @@ func xports(list []Range, dash string) string {
 	return strings.Join(out, ",")
 }
 
-// address asks for a prefix, or for a set of them.
-func (x *xtables) address(m *Match, f Family) string {
+// address asks for a prefix, if one may be written out, or for a set of them.
+func (x *xtables) address(m *Match, f Family, plain bool) string {
 	option, side := "-d", "dst"
 	if m.Key == KeySrc {
 		option, side = "-s", "src"
@@ -421,7 +424,7 @@ func (x *xtables) address(m *Match, f Family) string {
 		not = "! "
 	}
 	list := disjoint(m.Prefixes)
-	if len(list) == 1 {
+	if len(list) == 1 && plain {
 		return not + option + " " + list[0].String()
 	}
 	var elems []string

@@ -72,13 +72,19 @@ func TestXtablesShapes(t *testing.T) {
 	add(fast, both(
 		pred(rules.Pred{Field: rules.FieldSrcIP, Prefixes: prefixes("10.0.0.0/24", "10.0.2.0/24")}),
 		pred(rules.Pred{Field: rules.FieldDstIP, Prefixes: prefixes("203.0.113.0/25", "198.51.100.7/32")})))
+	// iptables takes -d, -s and -i once.
+	dst := func(list ...string) rules.Expr {
+		return pred(rules.Pred{Field: rules.FieldDstIP, Prefixes: prefixes(list...)})
+	}
+	lan := pred(rules.Pred{Field: rules.FieldIfaceIn, Globs: []rules.Glob{"lan0"}})
+	add(drop, both(dst("203.0.113.0/25"), not(dst("203.0.113.7/32")), lan, not(pred(rules.Pred{Field: rules.FieldIfaceIn, Globs: []rules.Glob{"lan1"}}))))
 	tcp := pred(rules.Pred{Field: rules.FieldProto, Numbers: []uint32{6}})
 	add(drop, both(tcp, pred(rules.Pred{Field: rules.FieldPort, Ports: ports(80, 80)})),
 		both(tcp, not(pred(rules.Pred{Field: rules.FieldSrcPort, Ports: ports(80, 80, 90, 99)}))))
 	add(fast, not(pred(rules.Pred{Field: rules.FieldPort, Ports: ports(443, 443)})))
 	add(drop, pred(rules.Pred{Field: rules.FieldProto, Numbers: []uint32{1, 47}}), not(pred(rules.Pred{Field: rules.FieldProto, Numbers: []uint32{6, 58}})))
 	add(fast, pred(rules.Pred{Field: rules.FieldDSCP, Numbers: []uint32{10, 46}}), not(pred(rules.Pred{Field: rules.FieldMark, Numbers: []uint32{1, 2}})))
-	add(drop, pred(rules.Pred{Field: rules.FieldIfaceIn, Globs: []rules.Glob{"lan0"}}),
+	add(drop, lan,
 		not(pred(rules.Pred{Field: rules.FieldIfaceIn, Globs: []rules.Glob{"lan1", "lan0"}})))
 	add(rules.Outcome{Mods: rules.Modifiers{Log: flow.Some(`a "quoted" name`), DSCP: flow.Some(uint8(10)), Mark: flow.Some(uint32(4))}},
 		rules.Expr{Op: rules.OpOr, Kids: []rules.Expr{tcp, names("a.example")}})

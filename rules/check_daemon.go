@@ -2,6 +2,7 @@ package rules
 
 import (
 	"math/bits"
+	"net/netip"
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
@@ -34,6 +35,16 @@ func (c *checker) daemonItem(item *Item) {
 				to.Masquerade = append(to.Masquerade, i)
 			}
 		}
+		return
+	case "relay":
+		for _, w := range c.plain(item) {
+			if a, ok := c.addrPort(w); ok {
+				to.Relay.Listen = append(to.Relay.Listen, a)
+			}
+		}
+		return
+	case "tproxy":
+		c.tproxy(c.plain(item))
 		return
 	}
 	w, ok := c.single(item)
@@ -75,10 +86,45 @@ func (c *checker) daemonItem(item *Item) {
 	case "rule_priority":
 		n, _ := c.integer(w, key, 1, 32000) // below the kernel's main rule at 32766
 		to.RulePriority = int(n)
+	case "tproxy_port":
+		n, _ := c.integer(w, key, 1, 65535)
+		to.Relay.Port = uint16(n)
 	case "state_dir":
 		to.StateDir = c.path(w, key)
 	case "api":
 		to.API = c.path(w, key)
+	}
+}
+
+// addrPort reads an address with a port.
+func (c *checker) addrPort(w Word) (netip.AddrPort, bool) {
+	a, err := netip.ParseAddrPort(w.Text)
+	if err != nil || a.Port() == 0 || a.Addr().Zone() != "" {
+		c.report("NP103", w.Span, "expected an address with a port, found %s", diag.Quote(w.Text)).
+			Help = "for example 127.0.0.1:1080 or [::1]:1080"
+		return netip.AddrPort{}, false
+	}
+	return a, true
+}
+
+// tproxy reads which ports of forwarded flows the relay takes: tcp/443, udp/443.
+func (c *checker) tproxy(words []Word) {
+	to := &c.p.Daemon.Relay
+	for _, w := range words {
+		proto, _, ok := strings.Cut(w.Text, "/")
+		list := &to.TCP
+		switch {
+		case ok && proto == "udp":
+			list = &to.UDP
+		case ok && proto == "tcp":
+		default:
+			c.report("NP103", w.Span, "expected a protocol with a port, found %s", diag.Quote(w.Text)).
+				Help = "for example tcp/443, tcp/8000-8100 or udp/443"
+			continue
+		}
+		if r, ok := c.portRange(w.Part(len(proto)+1, len(w.Text))); ok {
+			*list = MergePorts(append(*list, r))
+		}
 	}
 }
 

@@ -63,13 +63,9 @@ func samePattern(a, b NamePattern) bool { return a.Kind == b.Kind && a.Name == b
 func (c *checker) dnsListen(item *Item) {
 	to := &c.p.Daemon.DNS
 	for _, w := range c.plain(item) {
-		a, err := netip.ParseAddrPort(w.Text)
-		if err != nil || a.Port() == 0 || a.Addr().Zone() != "" {
-			c.report("NP202", w.Span, "dns_listen needs an address and a port, found %s", diag.Quote(w.Text)).
-				Help = "for example 10.0.0.1:53 or [2001:db8::1]:53"
-			continue
+		if a, ok := c.addrPort(w); ok {
+			to.Listen = append(to.Listen, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
 		}
-		to.Listen = append(to.Listen, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
 	}
 }
 

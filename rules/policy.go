@@ -432,7 +432,25 @@ type Daemon struct {
 	Masquerade   []int  // uplinks
 	Enforce      Enforce
 	DNS          DNS
+	Relay        Relay
 }
+
+// Relay is what goes through the daemon's own sockets, where a name that only the
+// connection itself tells can choose the route. The zero value is nothing.
+type Relay struct {
+	// Listen are addresses where SOCKS5 and HTTP proxy clients are served.
+	Listen []netip.AddrPort
+	// TCP and UDP are destination ports of forwarded flows that are taken on their
+	// way (TPROXY), merged; Port is where, on loopback: default 1041.
+	TCP, UDP []PortRange
+	Port     uint16
+}
+
+// Takes reports whether forwarded flows go through the relay.
+func (r *Relay) Takes() bool { return len(r.TCP)+len(r.UDP) > 0 }
+
+// Used reports whether there is a relay at all.
+func (r *Relay) Used() bool { return r.Takes() || len(r.Listen) > 0 }
 
 // Backend is what of the kernel holds the policy.
 type Backend uint8

@@ -110,7 +110,7 @@ func (r *runner) checkFlow(e *expectation, got Decided) {
 	if holds != e.not {
 		return
 	}
-	asked := describeDecision(r.policy, got.Decision)
+	asked := DescribeDecision(r.policy, got.Decision)
 	message := "the flow got: " + asked
 	if why != "" {
 		message = why + "; the flow got: " + asked

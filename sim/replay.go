@@ -29,18 +29,36 @@ func AppendFlow(dst []byte, at time.Duration, f flow.Flow) []byte {
 // recording, else what it would have done. Without a start line it begins with
 // a new machine; a start under another policy is carried over by name.
 func Replay(p *rules.Policy, journal []byte) ([]Entry, error) {
-	d := newDriver(p, time.Time{})
+	r := NewReplayer(p)
+	var log []Entry
 	number := 0
 	for text := range bytes.Lines(journal) {
 		number++
-		if text = bytes.TrimSpace(text); len(text) == 0 {
-			continue
-		}
-		if err := d.replay(text); err != nil {
-			return d.log, fmt.Errorf("journal line %d: %w", number, err)
+		more, err := r.Line(text)
+		log = append(log, more...)
+		if err != nil {
+			return log, fmt.Errorf("journal line %d: %w", number, err)
 		}
 	}
-	return d.log, nil
+	return log, nil
+}
+
+// Replayer is Replay for journals that are too long to keep. Journals one after
+// the other, each with a start line, are one.
+type Replayer struct{ driver *driver }
+
+// NewReplayer begins a replay under a policy.
+func NewReplayer(p *rules.Policy) *Replayer { return &Replayer{newDriver(p, time.Time{})} }
+
+// Line takes the next line and returns what happens. After an error the replay
+// can go on with the next.
+func (r *Replayer) Line(text []byte) ([]Entry, error) {
+	r.driver.log = nil
+	if text = bytes.TrimSpace(text); len(text) == 0 {
+		return nil, nil
+	}
+	err := r.driver.replay(text)
+	return r.driver.log, err
 }
 
 func (d *driver) replay(text []byte) error {

@@ -115,7 +115,7 @@ func Describe(p *rules.Policy, e Entry) string {
 		}
 		return who + " " + e.Transition.String()
 	case e.Decided != nil:
-		return fmt.Sprintf("flow %s: %s", e.Decided.Flow, describeDecision(p, e.Decided.Decision))
+		return fmt.Sprintf("flow %s: %s", e.Decided.Flow, DescribeDecision(p, e.Decided.Decision))
 	}
 	return ""
 }
@@ -123,8 +123,16 @@ func Describe(p *rules.Policy, e Entry) string {
 // actionNames are the primary actions as policies spell them.
 var actionNames = [...]string{"none", "route", "switch_route", "fallback", "failover", "block"}
 
-// describeDecision writes a decision as a scenario expects it.
-func describeDecision(p *rules.Policy, d engine.Decision) string {
+// DescribeDecision writes a decision as a scenario expects it.
+func DescribeDecision(p *rules.Policy, d engine.Decision) string {
+	return describe(p, d, " by "+winner(p, d))
+}
+
+// Outcome writes what a decision does, without who decided: what a user would
+// notice if it changed.
+func Outcome(p *rules.Policy, d engine.Decision) string { return describe(p, d, "") }
+
+func describe(p *rules.Policy, d engine.Decision, by string) string {
 	var b strings.Builder
 	b.WriteString(actionNames[d.Kind])
 	switch {
@@ -138,7 +146,7 @@ func describeDecision(p *rules.Policy, d engine.Decision) string {
 			b.WriteString(" -> " + given)
 		}
 	}
-	fmt.Fprintf(&b, " by %s", winner(p, d))
+	b.WriteString(by)
 	if text, ok := d.Mods.Log.Get(); ok {
 		b.WriteString(", log")
 		if text != "" {

@@ -28,6 +28,8 @@ type Kernel struct {
 	// Answer, if set, is the daemon: it returns the answer code for a packet that it
 	// is asked about, and whether that goes on.
 	Answer func(*Packet) (code uint32, ok bool)
+	// Listening says that the relay's sockets are there.
+	Listening bool
 
 	chains map[string]*actions.Chain
 	sets   map[string]map[string]string // set -> key -> verdict
@@ -163,6 +165,7 @@ type Packet struct {
 	UID          uint32
 	HasUID       bool
 	Broadcast    bool
+	Local        bool // the destination is this host
 	New, Reply   bool
 	CTMark       uint32
 	Labels       map[uint32]bool // connection labels; made when needed
@@ -312,6 +315,8 @@ func (k *Kernel) do(s *actions.Stmt, p *Packet) (verb, target string, stop bool)
 		p.DSCP = uint8(s.Value)
 	case actions.Log:
 		p.logs = append(p.logs, s.Target)
+	case actions.TProxy:
+		return "", "", !k.Listening
 	case actions.Queue:
 		p.asked, k.queue = true, s
 		return "return", "", false
@@ -431,7 +436,8 @@ func (k *Kernel) match(m *actions.Match, p *Packet) bool {
 	case actions.KeyOifname:
 		return slices.Contains(m.Texts, p.Out) == (m.Op == actions.Is)
 	case actions.KeyDstType:
-		return p.Broadcast
+		is := p.Broadcast && slices.Contains(m.Texts, "broadcast") || p.Local && slices.Contains(m.Texts, "local")
+		return is == (m.Op == actions.Is)
 	case actions.KeyCTLabel:
 		return p.Labels[m.Nums[0].Lo]
 	default:

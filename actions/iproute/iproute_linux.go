@@ -118,6 +118,10 @@ func (a *Applier) route(r actions.IPRoute) (*netlink.Route, error) {
 		return nil, fmt.Errorf("device %q: %w", r.Dev, err)
 	}
 	nr.LinkIndex = link.Attrs().Index
+	if r.Local {
+		nr.Type, nr.Scope = unix.RTN_LOCAL, netlink.SCOPE_HOST
+		return nr, nil
+	}
 	if r.Gateway.IsValid() {
 		nr.Gw = r.Gateway.AsSlice()
 	} else {
@@ -186,6 +190,7 @@ func (a *Applier) read(nr *netlink.Route, f actions.Family, t uint32) actions.IP
 		r.Gateway = gw.Unmap()
 	}
 	r.OnLink = nr.Flags&int(netlink.FLAG_ONLINK) != 0
+	r.Local = nr.Type == unix.RTN_LOCAL
 	return r
 }
 

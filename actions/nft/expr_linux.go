@@ -183,9 +183,11 @@ func (e *encoder) lookup(set setRef, kind int) {
 }
 
 // immediate puts a constant into reg1.
-func (e *encoder) immediate(b ...byte) {
+func (e *encoder) immediate(b ...byte) { e.immediateTo(reg1, b...) }
+
+func (e *encoder) immediateTo(reg uint32, b ...byte) {
 	elem, data := e.instr("immediate")
-	e.u32(unix.NFTA_IMMEDIATE_DREG, reg1)
+	e.u32(unix.NFTA_IMMEDIATE_DREG, reg)
 	e.value(unix.NFTA_IMMEDIATE_DATA, b...)
 	e.finish(elem, data)
 }
@@ -492,6 +494,8 @@ func (e *encoder) do(s *actions.Stmt) error {
 		return e.fill(s)
 	case actions.Masquerade:
 		e.finish(e.instr("masq"))
+	case actions.TProxy:
+		return e.tproxy(s)
 	case actions.Queue:
 		return e.queue(s.Target)
 	default:

@@ -343,6 +343,20 @@ func every() *actions.Table {
 	do(actions.Stmt{Kind: actions.RejectAny})
 	do(actions.Stmt{Kind: actions.Log, Value: actions.LogGroup, Target: "np:a rule's name"}, actions.Stmt{Kind: actions.Return})
 	one.Rules = append(one.Rules, actions.Rule{If: []actions.Match{{Key: actions.KeyL4Proto, Nums: nums(6)}}, Do: []actions.Stmt{{Kind: actions.RejectTCP}}})
+	for _, x := range []struct {
+		proto uint32
+		to    string
+	}{{6, "127.0.0.1:1041"}, {17, "[::1]:1041"}} {
+		v6 := x.proto == 17
+		nf := uint32(2)
+		if v6 {
+			nf = 10
+		}
+		one.Rules = append(one.Rules, actions.Rule{
+			If: []actions.Match{{Key: actions.KeyNFProto, Nums: nums(nf)}, {Key: actions.KeyL4Proto, Nums: nums(x.proto)}},
+			Do: []actions.Stmt{{Kind: actions.TProxy, V6: v6, Target: x.to}, {Kind: actions.SetMark, Mask: 0x70000000, Value: 0x60000000}, {Kind: actions.Return}},
+		})
+	}
 	lookup := func(kind actions.StmtKind, key actions.Key, v6 bool, mask uint32, target string) {
 		do(actions.Stmt{Kind: kind, Key: key, V6: v6, Mask: mask, Target: target})
 	}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -151,6 +152,34 @@ func (e *encoder) queue(text string) error {
 	if len(words) == 4 {
 		e.u16(unix.NFTA_QUEUE_FLAGS, 1) // NFT_QUEUE_FLAG_BYPASS
 	}
+	e.finish(elem, data)
+	return nil
+}
+
+// Attributes of the tproxy expression (linux/netfilter/nf_tables.h).
+const (
+	tproxyFamily = 1
+	tproxyAddr   = 2
+	tproxyPort   = 3
+)
+
+// tproxy hands packets to the socket that listens at an address of loopback.
+func (e *encoder) tproxy(s *actions.Stmt) error {
+	to, err := netip.ParseAddrPort(s.Target)
+	if err != nil || to.Addr().Is6() != s.V6 {
+		return fmt.Errorf("statement tproxy: address %q", s.Target)
+	}
+	const reg2 = unix.NFT_REG_2
+	family := uint32(unix.NFPROTO_IPV4)
+	if s.V6 {
+		family = unix.NFPROTO_IPV6
+	}
+	e.immediateTo(reg1, to.Addr().AsSlice()...)
+	e.immediateTo(reg2, byte(to.Port()>>8), byte(to.Port()))
+	elem, data := e.instr("tproxy")
+	e.u32(tproxyFamily, family)
+	e.u32(tproxyAddr, reg1)
+	e.u32(tproxyPort, reg2)
 	e.finish(elem, data)
 	return nil
 }

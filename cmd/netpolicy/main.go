@@ -20,7 +20,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newInspectCmd(), newLabCmd(),
+		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newReplayCmd(), newInspectCmd(), newLabCmd(),
 		newListsCmd(), newFmtCmd(), newConvertCmd(), newHashCmd(), newInitCmd(), newExplainCodeCmd(), newImportCmd(), newLSPCmd(), newDoctorCmd(),
 		newStatusCmd(), newUplinksCmd(), newTailCmd(), newReloadCmd(), newStateCmd(), cli.NewVersionCmd("netpolicy"),
 		newApplyCmd(), newConfirmCmd(), newRollbackCmd(), newHistoryCmd(), newPlanCmd(),

@@ -20,6 +20,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/internal/doctor"
+	"netpolicy.dev/netpolicy/internal/recorder"
 	"netpolicy.dev/netpolicy/internal/seccomp"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
@@ -33,20 +34,23 @@ func main() {
 
 // settings are the flags of netpolicyd.
 type settings struct {
-	config    string
-	dryRun    bool
-	flow      string
-	state     string
-	output    string
-	observe   bool
-	keep      bool
-	stateDir  string
-	socket    string
-	group     string
-	seccomp   string
-	logLevel  string
-	logFormat string
-	want      doctor.Want // what the policy needs of the host
+	config     string
+	dryRun     bool
+	flow       string
+	state      string
+	output     string
+	observe    bool
+	keep       bool
+	stateDir   string
+	socket     string
+	group      string
+	seccomp    string
+	record     string
+	recordMax  int64 // MiB
+	logLevel   string
+	logFormat  string
+	recordMask bool
+	want       doctor.Want // what the policy needs of the host
 }
 
 func newRoot() *cobra.Command {
@@ -78,6 +82,9 @@ func newRoot() *cobra.Command {
 	f.StringVar(&s.stateDir, "state-dir", "", "the state `directory`; the policy's, or "+defaultStateDir)
 	f.StringVar(&s.socket, "socket", "", "the API `socket`; the policy's, or "+api.DefaultSocket)
 	f.StringVar(&s.group, "socket-group", defaultGroup, "the `group` whose members may use the API; \"\" for none")
+	f.StringVar(&s.record, "record", "", "record flows and the lines' health in this `directory`, for netpolicy replay")
+	f.Int64Var(&s.recordMax, "record-max", recorder.DefaultMax>>20, "keep at most so many `MiB` of recordings, the newest")
+	f.BoolVar(&s.recordMask, "record-hash-names", false, "record names as keyed hashes, label by label")
 	f.StringVar(&s.seccomp, "seccomp", seccomp.On.String(), "refuse syscalls that are not needed (on), log them (log), or neither (off)")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logFormat, "log-format", "json", "json or text")
@@ -95,6 +102,10 @@ func (s *settings) run(cmd *cobra.Command) error {
 		return errors.New("--flow and --state need --dry-run: the daemon answers `netpolicy explain` and `netpolicy state`")
 	case s.dryRun && s.observe:
 		return errors.New("--dry-run and --observe exclude each other: one ends at once, the other runs")
+	case s.record == "" && (cmd.Flags().Changed("record-max") || s.recordMask):
+		return errors.New("--record-max and --record-hash-names need --record DIR")
+	case s.recordMax <= 0:
+		return fmt.Errorf("--record-max %d: want at least 1 MiB", s.recordMax)
 	case s.dryRun && s.flow != "":
 		return s.decideFlow(cmd)
 	case s.dryRun:
@@ -137,6 +148,9 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	opts := daemon.Options{
 		Config: s.config, Observe: s.observe, StateDir: s.stateDir, Socket: s.socket, SocketGroup: group,
 		Version: cli.Version(), PID: os.Getpid(), Log: log, Notifier: daemon.NewNotifier(os.Getenv, os.Getpid()),
+	}
+	if s.record != "" {
+		opts.Record = &daemon.Recording{Options: recorder.Options{Dir: s.record, Max: s.recordMax << 20}, Mask: s.recordMask}
 	}
 	ctx, stay := keepOn(cmd.Context(), syscall.SIGUSR2)
 	if !s.keep && !s.observe {

@@ -20,6 +20,7 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 	"netpolicy.dev/netpolicy/internal/nstest"
 )
 
@@ -316,6 +317,40 @@ func TestForwarded(t *testing.T) {
 			len(answers[0].Answer.Addrs) != 1 || answers[0].Answer.Addrs[0] != netip.MustParseAddr("198.51.100.7") {
 			t.Errorf("%s: %+v", network, answers)
 		}
+	}
+}
+
+// TestQUIC sends a hello in two datagrams through the router.
+func TestQUIC(t *testing.T) {
+	client, server := router(t)
+	server.Do(t, func() {
+		sink, err := net.ListenPacket("udp", "[::]:8443")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = sink.Close() })
+	})
+	events := start(t, New(Options{}))
+	hello, err := quictest.Hello(&tls.Config{ServerName: "quic.example", NextProtos: []string{"h3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := []byte("12345678")
+	for _, addr := range []string{"192.0.2.9:8443", "[2001:db8:2::9]:8443"} {
+		c := dial(t, client, "udp", addr)
+		for i, part := range [][2]int{{0, 900}, {900, len(hello)}} {
+			b := quictest.V1.Initial(id, id, byte(i), quictest.Crypto(part[0], hello[part[0]:part[1]]))
+			if _, err := c.Write(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := quiet(t, events)
+		if len(got) != 1 || got[0].Flow.SNI != flow.Some("quic.example") || got[0].Flow.App != flow.Some("quic") ||
+			got[0].Flow.ALPN != flow.Some("h3") || got[0].Flow.IfaceIn != flow.Some("lan") {
+			t.Errorf("%s: %+v", addr, got)
+		}
+		_ = c.Close()
 	}
 }
 

@@ -146,6 +146,9 @@ func (s *Sniffer) udp(p packet.Packet, at time.Time, iface string) {
 	}
 	if p.Src.Port() == dnsPort || p.Dst.Port() == dnsPort {
 		s.dnsMessage(p, p.Payload, at, false)
+		if c != nil && c.done && !s.opt.Recorded {
+			s.close(c, at) // each question has a port of its own: they would crowd others out
+		}
 	}
 }
 

@@ -79,14 +79,19 @@ func (l *loop) consult(ctx context.Context) {
 		l.d.clearSource(consultName)
 		return
 	}
-	now := time.Now()
-	for _, a := range l.core.names.Addrs(now, func(string) bool { return true }) {
-		l.d.hints.learn(l.core.names, []netip.Addr{a.Addr}, now)
-	}
+	l.allHints()
 	ctx, l.asked.stop = context.WithCancel(ctx)
 	for i := range want.Queues {
 		opt := nfqueue.Options{Queue: want.First + i, FailOpen: !want.Strict, Counters: &l.d.questions}
 		l.asked.done.Go(func() { l.d.answerQueue(ctx, opt) })
+	}
+}
+
+// allHints gives those who do not own the name table all that it holds.
+func (l *loop) allHints() {
+	now := time.Now()
+	for _, a := range l.core.names.Addrs(now, func(string) bool { return true }) {
+		l.d.hints.learn(l.core.names, []netip.Addr{a.Addr}, now)
 	}
 }
 
@@ -99,14 +104,21 @@ func (l *loop) hush() {
 	l.asked.stop, l.asked.consult = nil, actions.Consult{}
 }
 
-// answerQueue serves one queue, and again when that ends, with a growing pause;
-// meanwhile the kernel's table decides. Status says why.
+// answerQueue serves one queue; while it can't, the kernel's table decides.
 func (d *Daemon) answerQueue(ctx context.Context, opt nfqueue.Options) {
-	told := ""
 	a := answerer{d: d}
+	d.keepRunning(ctx, consultName, "first packets are decided by the kernel's table", func(ctx context.Context) error {
+		return d.parts.Queue(ctx, opt, a.answer)
+	})
+}
+
+// keepRunning runs what the policy asks for until ctx ends, and again when it ends
+// before, with a growing pause. Status says why, and the log, once, what that means.
+func (d *Daemon) keepRunning(ctx context.Context, name, meanwhile string, run func(context.Context) error) {
+	told := ""
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		d.setSource(consultName, "")
-		err := d.parts.Queue(ctx, opt, a.answer)
+		d.setSource(name, "")
+		err := run(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -114,9 +126,9 @@ func (d *Daemon) answerQueue(ctx context.Context, opt nfqueue.Options) {
 		if err != nil {
 			why = err.Error()
 		}
-		d.setSource(consultName, why)
+		d.setSource(name, why)
 		if why != told {
-			d.log.Warn("first packets are decided by the kernel's table", "queue", opt.Queue, "error", why)
+			d.log.Warn(meanwhile, "source", name, "error", why)
 			told = why
 		}
 		again := time.NewTimer(pause)

@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -67,6 +68,7 @@ type core struct {
 
 	boot      string // this boot's id
 	journaled int    // bytes in the present journal
+	tape      *tape  // what --record keeps; nil: nothing
 
 	dirty map[netip.Addr]bool // addresses whose elements the kernel must be told
 	// early are names that came before their flow was seen, by another source.
@@ -121,6 +123,7 @@ type outputs struct {
 	setMarks    []setMark
 	flush       []flowKey
 	journal     []journalPart
+	taped       []journalPart
 	named       []netip.Addr // addresses whose names changed
 	drops       map[string]int
 }
@@ -230,7 +233,11 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 		case e.Kind == inspector.Name && c.own[k.src.Addr()]:
 			// A flow of this host is another source's to open. Or it is a
 			// forwarded one behind NAT, which has its name under its own address.
-			if len(c.early) >= maxEarly {
+			most := maxEarly
+			if e.Flow.App == flow.Some(apps.DNS) {
+				most /= 2 // a resolver's questions are many, and hold no name
+			}
+			if len(c.early) >= most {
 				c.drop("names")
 				return
 			}
@@ -284,7 +291,7 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	}
 	c.decide(t, wall)
 	c.enforce(t)
-	c.record(t, "open", wall)
+	c.record(t, "open", now, wall)
 	c.failover(t, now, wall)
 }
 
@@ -310,7 +317,7 @@ func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time
 		delete(c.flows, t.key)
 		t.route = t.decision.Route
 	}
-	c.record(t, event, wall)
+	c.record(t, event, now, wall)
 	if event == "name" || event == "facts" {
 		c.failover(t, now, wall)
 	}
@@ -394,7 +401,7 @@ func (c *core) logged(e *inspector.Event, now time.Duration, wall time.Time) {
 	if len(c.dropped) < maxDropped {
 		c.dropped[k] = now
 	}
-	c.record(t, "logged", wall)
+	c.record(t, "logged", now, wall)
 }
 
 // expire forgets what is old; it is called with each tick.
@@ -491,6 +498,7 @@ func (c *core) stranded(t *tracked, wall time.Time) bool {
 // journal adds lines to the journal. When that would be too long, a new one
 // begins, with the whole machine.
 func (c *core) journal(add func([]byte) []byte) {
+	c.toTape(add)
 	if len(c.out.journal) == 0 {
 		c.out.journal = append(c.out.journal, journalPart{})
 	}
@@ -509,6 +517,7 @@ func (c *core) beginJournal() {
 	start := state.AppendStart(nil, c.live.health, c.machine, shortHash(c.live.policy.Hash), c.boot)
 	c.out.journal = append(c.out.journal, journalPart{start, true})
 	c.journaled = len(start)
+	c.toTape(func(b []byte) []byte { return append(b, start...) })
 }
 
 // lookForDead finds the uplinks that have died, and reports whether one has
@@ -587,7 +596,8 @@ func between(k flowKey, lo, hi uint16) bool {
 }
 
 // record notes a decision for the tail, the log and the metrics.
-func (c *core) record(t *tracked, event string, wall time.Time) {
+func (c *core) record(t *tracked, event string, now time.Duration, wall time.Time) {
+	c.tapeFlow(&t.flow, now)
 	d := &t.decision
 	p := c.live.policy
 	text, logs := d.Mods.Log.Get()

@@ -164,6 +164,21 @@ func TestNameComesEarly(t *testing.T) {
 	}
 }
 
+// TestQuestionsLeaveRoomForNames: a resolver on this host asks more than waits.
+func TestQuestionsLeaveRoomForNames(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	for i := range 2 * maxEarly {
+		e := event(t, inspector.Name, fmt.Sprintf("udp 10.0.0.1:%d > 203.0.113.53:53 app=dns", 1024+i))
+		c.event(&e, 0, wall)
+	}
+	const local = "tcp 10.0.0.1:5000 > 203.0.113.7:443"
+	e := event(t, inspector.Name, local+" sni=us01.zoom.us")
+	c.event(&e, 0, wall)
+	e = event(t, inspector.Open, local)
+	c.event(&e, 0, wall)
+	expect(t, c, `open: route by "zoom" to "fast" over "wan1"`)
+}
+
 func TestFlowsOfWhichOnlyANameWasSeen(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	for _, text := range []string{web, "tcp 10.0.0.6:5000 > 203.0.113.7:443"} {

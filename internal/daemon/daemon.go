@@ -38,6 +38,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
@@ -73,6 +74,8 @@ type Options struct {
 	Notifier Notifier
 	// Clean removes everything that was made, on a clean stop; nil leaves it.
 	Clean func(context.Context) error
+	// Record says where what happens is recorded for replays; nil: nowhere.
+	Record *Recording
 	// SocketGroup may use the API, too; 0: nobody but the daemon's user and root.
 	SocketGroup int
 }
@@ -100,7 +103,10 @@ type Daemon struct {
 	changed chan string                // the file changed; coalesced
 	nudge   chan string                // reasons to plan anew; coalesced
 
+	tapes     chan []journalPart // parts of the recording
+	torn      atomic.Bool        // the recording has lost something
 	snap      atomic.Pointer[snapshot]
+	relay     atomic.Pointer[relay.Relay] // nil while there is none
 	hints     hints
 	questions nfqueue.Counters // of all queues
 	started   time.Time
@@ -133,6 +139,9 @@ type snapshot struct {
 	broken  string // why the kernel does not hold the plan; "" when it does
 	quotas  []api.Quota
 }
+
+// passive is the generation of what was seen of uplinks in passing, not probed.
+const passive = -1
 
 // taggedRound is a round of the probes of one generation of policy.
 type taggedRound struct {
@@ -215,8 +224,12 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			run("drift", d.watchDrift)
 		}
 	}
-	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
-	err = l.run(ctx)
+	endTape, err := d.startTape(l)
+	if err == nil {
+		d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
+		err = l.run(ctx)
+		endTape()
+	}
 	d.notify("STOPPING=1")
 	cancel()
 	group.Wait()

@@ -75,6 +75,8 @@ type Parts struct {
 	// Queue answers the kernel's questions of `enforce: consult`; nil: nobody does,
 	// and the table decides.
 	Queue Queue
+	// NoRelay says that there is no relay, whatever the policy asks for.
+	NoRelay bool
 	// Now is the logical clock: a time since boot that counts sleep, so that it
 	// goes on over a restart of the daemon.
 	Now func() time.Duration

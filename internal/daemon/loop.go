@@ -65,6 +65,7 @@ type loop struct {
 	probing  chan struct{} // closed when the probes of this generation have ended
 	trial    *trial        // counts what probes get on behalf of a change; nil for none
 	asked    asked
+	relayed  relaying
 }
 
 // job is one round of work for the kernel worker, carried out in the order of
@@ -153,6 +154,7 @@ func (l *loop) run(ctx context.Context) error {
 	go func() { l.saver(); ended <- struct{}{} }()
 	defer func() {
 		l.hush()
+		l.unrelay()
 		l.stopProbes()
 		stop()
 		close(l.jobs)
@@ -162,6 +164,7 @@ func (l *loop) run(ctx context.Context) error {
 	}()
 	l.startProbes(ctx)
 	l.consult(ctx)
+	l.relay(ctx)
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	l.alive = true
@@ -213,7 +216,9 @@ func (l *loop) run(ctx context.Context) error {
 
 // round takes a round of probes.
 func (l *loop) round(r taggedRound) {
-	if r.generation == l.gen {
+	if r.generation == passive {
+		l.step(state.RoundEvent(r.round), r.at)
+	} else if r.generation == l.gen {
 		l.trial.round(&r.round)
 		r.round.At = max(r.round.At, 0)
 		l.step(state.RoundEvent(r.round), r.at)
@@ -264,7 +269,7 @@ func (l *loop) settle() {
 		l.d.metrics.Decision(n.rule, n.action, n.route, n.event)
 		l.decided++
 	}
-	if l.asked.stop != nil {
+	if l.asked.stop != nil || l.relayed.stop != nil {
 		l.d.hints.learn(l.core.names, out.named, time.Now())
 	}
 	for queue, n := range out.drops {
@@ -275,6 +280,7 @@ func (l *loop) settle() {
 	}
 	l.queue(&out)
 	l.keepJournal(out.journal)
+	l.keepTape(out.taped)
 	now := l.d.parts.Now()
 	l.d.beat.Store(int64(now))
 	l.d.snap.Store(&snapshot{
@@ -438,6 +444,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			}
 			l.settle()
 			l.consult(ctx)
+			l.relay(ctx)
 		} else {
 			// The former plan is back as it was made, without what came since.
 			made := l.made

@@ -17,7 +17,7 @@ import (
 const maxForce = 24 * time.Hour
 
 // queues are the bounded queues whose losses status shows.
-var queues = []string{"events", "answers", "flows", "names", "marks", "forget", "journal"}
+var queues = []string{"events", "answers", "flows", "names", "marks", "forget", "journal", "recording"}
 
 // Status returns what the daemon does now. It waits for nobody.
 func (d *Daemon) Status() api.Status {

@@ -176,7 +176,7 @@ func fieldsOf(s section, items []rules.Item) []field {
 			continue
 		case f.key == "values" && s == sets:
 			f.values = elements(it.Args, !process)
-		case f.key == "gateway", f.key == "masquerade", f.key == "dns_listen", f.key == "weekday":
+		case f.key == "gateway", isList(f.key), f.key == "weekday":
 			f.values = texts(split(it.Args))
 		case s == schedules && (f.key == "time" || f.key == "date"):
 			f.values = []string{strings.ReplaceAll(strings.Join(texts(it.Args), "-"), " ", "")}

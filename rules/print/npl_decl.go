@@ -64,7 +64,7 @@ func appendItem(list []statement, s section, it *rules.Item) []statement {
 		}
 	case st.keyword == "gateway" || s == daemon:
 		args := it.Args
-		if st.keyword == "gateway" || st.keyword == "masquerade" || st.keyword == "dns_listen" {
+		if st.keyword == "gateway" || isList(st.keyword) {
 			args = split(args)
 		}
 		st.words = wordList(args, ", ")

@@ -370,3 +370,8 @@ func (c *comments) exprKids(n *rules.ExprNode) []unit {
 	}
 	return sortUnits(list)
 }
+
+// isList reports whether a key of daemon takes a list.
+func isList(key string) bool {
+	return key == "masquerade" || key == "relay" || key == "tproxy" || key == "dns_listen"
+}

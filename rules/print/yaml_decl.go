@@ -255,7 +255,7 @@ func (p *yamlPrinter) item(s section, it *rules.Item, members bool) node {
 		return node{key: key, text: wordList(split(it.Args), " "), note: it}
 	case s == schedules && (key == "time" || key == "date"):
 		return node{key: key, text: strings.ReplaceAll(wordList(it.Args, "-"), " ", ""), note: it}
-	case key == "gateway" || key == "masquerade" || key == "dns_listen" || key == "weekday":
+	case key == "gateway" || isList(key) || key == "weekday":
 		return words(key, split(it.Args), it, it.List)
 	case key == "values" && s == sets:
 		return words(key, it.Args, it, true)

@@ -1,0 +1,101 @@
+package actions_test
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/actions/fake"
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// TestRelay: new forwarded flows to the ports that the relay takes go to it, and
+// what follows of them; where nobody listens, new ones are decided as ever.
+func TestRelay(t *testing.T) {
+	p := zoom()
+	p.Daemon.Relay = rules.Relay{TCP: []rules.PortRange{{Lo: 443, Hi: 443}, {Lo: 8000, Hi: 8100}}, UDP: []rules.PortRange{{Lo: 443, Hi: 443}}}
+	got := plan(t, p, twoLines(), nil, nil)
+	golden(t, "relay.plan", got.String())
+	var k fake.Kernel
+	if err := k.Apply(context.Background(), actions.Diff(nil, got)); err != nil {
+		t.Fatal(err)
+	}
+	packet := func(change func(*fake.Packet)) fake.Result {
+		x := fake.Packet{
+			In: "lan0", Proto: 6, Src: netip.MustParseAddr("10.0.0.5"), Dst: netip.MustParseAddr("203.0.113.7"), Sport: 5000, Dport: 443, New: true,
+		}
+		if change != nil {
+			change(&x)
+		}
+		return k.Send(x)
+	}
+	taken := func(r fake.Result) bool {
+		return r.Verdict == fake.Accept && r.Mark == got.Relay.Mark && r.CTMark == got.Relay.CTMark && r.Dev == "lo"
+	}
+	for _, listening := range []bool{true, false} {
+		k.Listening = listening
+		for _, c := range []struct {
+			name   string
+			change func(*fake.Packet)
+			taken  bool
+		}{
+			{"TLS", nil, true},
+			{"QUIC", func(x *fake.Packet) { x.Proto = 17 }, true},
+			{"IPv6", func(x *fake.Packet) {
+				x.Src, x.Dst = netip.MustParseAddr("2001:db8:10::5"), netip.MustParseAddr("2001:db8::7")
+			}, true},
+			{"a port within a range", func(x *fake.Packet) { x.Dport = 8050 }, true},
+			{"another port", func(x *fake.Packet) { x.Dport = 22 }, false},
+			{"to this host", func(x *fake.Packet) { x.Local = true }, false},
+			{"of this host", func(x *fake.Packet) { x.In, x.Out = "", "wan1" }, false},
+			{"from an uplink", func(x *fake.Packet) { x.In = "wan1" }, false},
+			{"the relay's own", func(x *fake.Packet) { x.In, x.Out, x.Mark = "", "wan1", got.Bypass() }, false},
+		} {
+			r := packet(c.change)
+			if want := c.taken && listening; taken(r) != want {
+				t.Errorf("%s, listening %v: %+v", c.name, listening, r)
+			}
+			if r.CTMark == got.Relay.CTMark && !listening {
+				t.Errorf("%s: marked as taken by a relay that is not there", c.name)
+			}
+		}
+		later := func(x *fake.Packet) { x.New, x.CTMark = false, got.Relay.CTMark }
+		if r := packet(later); listening && !taken(r) || !listening && r.Verdict != fake.Drop {
+			t.Errorf("a later packet, listening %v: %+v", listening, r)
+		}
+	}
+}
+
+// TestRelayNumbers: what the relay is known by is nobody else's.
+func TestRelayNumbers(t *testing.T) {
+	p := zoom()
+	p.Daemon.Relay.TCP = []rules.PortRange{{Lo: 1, Hi: 65535}}
+	got := plan(t, p, twoLines(), nil, nil)
+	if got.Relay.Mark == got.Bypass() || got.Relay.Mark == 0 || got.Relay.CTMark == got.BlockMark(true) || got.Relay.CTMark == got.BlockMark(false) {
+		t.Errorf("%+v", got.Relay)
+	}
+	for i := range p.Uplinks {
+		if m, ok := got.UplinkMark(p.Uplinks[i].Name); ok && m == got.Relay.Mark {
+			t.Errorf("uplink %s has the relay's mark", p.Uplinks[i].Name)
+		}
+	}
+	for i := range p.Routes {
+		if m, ok := got.CTMark(i); ok && m == got.Relay.CTMark {
+			t.Errorf("route %s has the relay's connection mark", p.Routes[i].Name)
+		}
+		if m, ok := got.RouteMark(p, i); ok && m == got.Relay.Mark {
+			t.Errorf("route %s has the relay's mark", p.Routes[i].Name)
+		}
+	}
+	h := twoLines()
+	h.NoNFTables, h.XTables = true, true
+	xt, diags := actions.PlanFor(engine.Compile(p), h, nil, nil)
+	if xt == nil || xt.Relay != (actions.Relay{}) || !slices.ContainsFunc(diags, func(d diag.Diagnostic) bool { return strings.Contains(d.Message, "daemon.tproxy") }) {
+		t.Errorf("with iptables: %v", diags)
+	}
+}

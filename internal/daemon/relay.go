@@ -1,0 +1,282 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/relay"
+	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
+)
+
+// relayName is the source of what goes through the relay, in records, status and metrics.
+const relayName = "relay"
+
+// relaying says that the relay runs, and how it was asked for.
+type relaying struct {
+	listen string // the configuration as text; "" for none
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// relay runs the relay that the policy and the plan in force ask for, and no
+// other. It is the loop's to call.
+func (l *loop) relay(ctx context.Context) {
+	cfg, want := l.relayConfig()
+	if want == l.relayed.listen {
+		return
+	}
+	l.unrelay()
+	if l.relayed.listen = want; want == "" {
+		l.d.clearSource(relayName)
+		return
+	}
+	l.allHints()
+	ctx, l.relayed.stop = context.WithCancel(ctx)
+	l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg) })
+}
+
+// unrelay stops the relay, and with it the connections that go through it.
+func (l *loop) unrelay() {
+	if l.relayed.stop != nil {
+		l.relayed.stop()
+		l.relayed.done.Wait()
+	}
+	l.relayed.stop, l.relayed.listen = nil, ""
+}
+
+// relayConfig is what the policy in force asks of the relay, and the same as text.
+func (l *loop) relayConfig() (relay.Config, string) {
+	r := &l.core.live.policy.Daemon.Relay
+	if l.d.opts.Observe || l.d.parts.NoRelay || !r.Used() {
+		return relay.Config{}, ""
+	}
+	var cfg relay.Config
+	var text strings.Builder
+	add := func(kind relay.Kind, at netip.AddrPort) {
+		cfg.Inbounds = append(cfg.Inbounds, relay.Inbound{Kind: kind, Listen: at})
+		text.WriteString(kind.String() + " " + at.String() + "\n")
+	}
+	for _, at := range r.Listen {
+		add(relay.Mixed, at)
+	}
+	if p := l.plan.Relay; p != (actions.Relay{}) {
+		for _, at := range p.Loopback() {
+			add(relay.TProxy, at)
+		}
+	}
+	cfg.Mark = l.plan.Bypass()
+	return cfg, text.String()
+}
+
+// runRelay serves until ctx ends, and again when that ends, with a growing pause;
+// meanwhile the kernel's table decides. Status says why.
+func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config) {
+	health := newDials(d)
+	cfg.Decider, cfg.Reporter = &decider{d: d}, health
+	var reports sync.WaitGroup
+	reports.Go(func() { health.report(ctx) })
+	defer reports.Wait()
+	d.keepRunning(ctx, relayName, "nothing goes through the relay", func(ctx context.Context) error {
+		r, err := relay.New(cfg)
+		if err != nil {
+			return err
+		}
+		d.relay.Store(r)
+		defer d.relay.Store(nil)
+		return r.Run(ctx)
+	})
+}
+
+// decider decides what goes through the relay, by the newest snapshot. It waits
+// for nobody.
+type decider struct{ d *Daemon }
+
+// Decide implements relay.Decider.
+func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
+	s := x.d.snap.Load()
+	if s == nil || s.plan == nil {
+		v.Do = relay.Drop
+		return
+	}
+	f := *a.Flow
+	x.describe(&f, time.Now())
+	world := s.live.world
+	if len(a.Failed) > 0 {
+		world = without(s.live.policy, world, a.Failed)
+	}
+	var d engine.Decision
+	s.live.prog.DecideInto(&d, &f, world)
+	p := s.live.policy
+	v.Sniff = !a.Sniffed && d.Pending&firstFacts != 0
+	switch {
+	case d.Blocked() && d.Reject:
+		v.Do = relay.Reject
+		return
+	case d.Blocked():
+		v.Do = relay.Drop
+		return
+	}
+	if !x.way(&v.Way, s, d.Route) {
+		v.Do = relay.Reject
+		return
+	}
+	if t, ok := d.Mods.Throttle.Get(); ok {
+		v.Throttle = throttleOf(&p.Throttles[t])
+	}
+	if f.Dst.Unknown() && !a.Resolved && v.Way.Server == (netip.AddrPort{}) {
+		v.Do = relay.Resolve
+	}
+}
+
+// firstFacts are those that a connection's first bytes tell.
+const firstFacts = engine.FieldSet(1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost | 1<<rules.FieldApp | 1<<rules.FieldALPN)
+
+// describe completes what is known of a relayed connection: what nobody will learn
+// of it is absent.
+func (x *decider) describe(f *flow.Flow, now time.Time) {
+	if dst, known := f.Dst.Get(); known {
+		f.DNS = x.d.hints.names(dst, now)
+	}
+	absent := flow.Absent[string]()
+	for _, v := range []*flow.Value[string]{&f.Process, &f.ProcessPath, &f.Cgroup, &f.User, &f.Group, &f.IfaceIn} {
+		if v.Unknown() {
+			*v = absent
+		}
+	}
+	if f.Mark.Unknown() {
+		f.Mark = flow.Some(uint32(0))
+	}
+	if f.DSCP.Unknown() {
+		f.DSCP = flow.Some(uint8(0))
+	}
+}
+
+// without is the world with the lines of the given routes down.
+func without(p *rules.Policy, w *state.World, routes []string) *state.World {
+	other := *w
+	other.Uplinks = slices.Clone(w.Uplinks)
+	for i := range p.Routes {
+		if !slices.Contains(routes, p.Routes[i].Name) {
+			continue
+		}
+		if u := uplinkOf(p, i); u >= 0 && u < len(other.Uplinks) {
+			other.Uplinks[u].Up = false
+		}
+	}
+	return &other
+}
+
+// way fills in how to dial for a concrete route; -1 is the host's own routing.
+func (x *decider) way(to *relay.Way, s *snapshot, route int) bool {
+	to.Uplink = -1
+	if route < 0 {
+		return true
+	}
+	p := s.live.policy
+	r := &p.Routes[route]
+	to.Route, to.Uplink = r.Name, uplinkOf(p, route)
+	if server, ok := strings.CutPrefix(r.Other, "socks "); ok && r.Kind == rules.RouteOther {
+		at, err := netip.ParseAddrPort(server)
+		if err != nil {
+			return false
+		}
+		to.Server, to.SendName = at, true
+		if to.Uplink >= 0 {
+			to.Mark, _ = s.plan.UplinkMark(p.Uplinks[to.Uplink].Name)
+		}
+		return true
+	}
+	mark, ok := s.plan.RouteMark(p, route)
+	to.Mark = mark
+	return ok
+}
+
+func throttleOf(t *rules.Throttle) relay.Throttle {
+	per := map[string]relay.Per{"host": relay.PerHost, "conn": relay.PerConn}[t.Per]
+	return relay.Throttle{Name: t.Name, Up: t.Up / 8, Down: t.Down / 8, Burst: t.Burst, Per: per} // a policy counts bits
+}
+
+// dials gathers how the relay's dials end, by uplink, for the health machine, and
+// tells of its connections as a source does.
+type dials struct {
+	d    *Daemon
+	made [maxUplinks]struct{ all, failed atomic.Int64 }
+}
+
+// maxUplinks bounds the uplinks whose dials are counted.
+const maxUplinks = 64
+
+func newDials(d *Daemon) *dials { return &dials{d: d} }
+
+// Dialled implements relay.Reporter.
+func (x *dials) Dialled(o *relay.Outcome) {
+	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && !o.Failure.BlamesUplink() {
+		return
+	}
+	n := &x.made[o.Uplink]
+	n.all.Add(1)
+	if o.Failure != relay.None {
+		n.failed.Add(1)
+	}
+}
+
+// Opened implements relay.Reporter.
+func (x *dials) Opened(c *relay.Conn) { x.event(inspector.Open, c, inspector.Stats{}) }
+
+// Closed implements relay.Reporter.
+func (x *dials) Closed(c *relay.Conn, e *relay.End) {
+	if e.EarlyReset && c.Uplink >= 0 && c.Uplink < maxUplinks {
+		x.made[c.Uplink].failed.Add(1)
+	}
+	x.event(inspector.Close, c, inspector.Stats{RTT: e.RTT, MinRTT: e.MinRTT, Retrans: uint64(e.Retransmits), BytesUp: c.Up, BytesDown: c.Down})
+}
+
+func (x *dials) event(kind inspector.Kind, c *relay.Conn, stats inspector.Stats) {
+	if !c.Dst.IsValid() {
+		return
+	}
+	e := inspector.Event{Kind: kind, At: time.Now(), Source: relayName, Stats: stats}
+	f := &e.Flow
+	f.Proto, f.Src, f.Dst = flow.Some(c.Proto), flow.Some(c.Src.Addr()), flow.Some(c.Dst.Addr())
+	f.SrcPort, f.DstPort = flow.Some(c.Src.Port()), flow.Some(c.Dst.Port())
+	if f.SNI = flow.Absent[string](); c.Name != "" {
+		f.SNI = flow.Name(c.Name)
+	}
+	f.HTTPHost = flow.Absent[string]()
+	x.d.offer(e)
+}
+
+// report tells the machine each second.
+func (x *dials) report(ctx context.Context) {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case at := <-tick.C:
+			for i := range x.made {
+				all, failed := int(x.made[i].all.Swap(0)), int(x.made[i].failed.Swap(0))
+				if all+failed == 0 {
+					continue
+				}
+				r := state.Round{Uplink: i, At: x.d.parts.Now(), Dials: max(all, failed), Failures: failed}
+				select {
+				case x.d.rounds <- taggedRound{passive, r, at}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}
+}

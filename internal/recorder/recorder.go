@@ -1,0 +1,257 @@
+// Package recorder keeps what the daemon records with --record, and reads it
+// back: journals of sim, each line an input of the health machine or a flow that
+// was decided, in compressed segments that can be replayed each by itself.
+//
+//	w, err := recorder.Open(recorder.Options{Dir: dir})
+//	err = w.Append(lines, true) // begins a segment
+//	...
+//	names, err := recorder.Files(dir)
+//	r, err := recorder.File(names[0])
+//
+// The folder is bounded: when it holds more than it may, the oldest segments go.
+// A crash costs what was written since the last Flush; a segment that ends in
+// the middle is read up to there.
+package recorder
+
+import (
+	"compress/gzip"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// Segment is after how many bytes, before compression, a new segment should
+	// begin: some ten thousand flows.
+	Segment = 8 << 20
+	// DefaultMax bounds the folder by default: some million flows.
+	DefaultMax = 256 << 20
+	suffix     = ".ndjson.gz"
+)
+
+// Options say where and how much.
+type Options struct {
+	Dir string // made, mode 0700, where it is not there
+	Max int64  // bytes of all segments; 0: DefaultMax
+}
+
+// Writer appends to segments. It is for one goroutine.
+type Writer struct {
+	opt  Options
+	file *os.File
+	gz   *gzip.Writer
+	last string // the name of the last segment
+}
+
+// Open prepares the folder.
+func Open(opt Options) (*Writer, error) {
+	if opt.Max <= 0 {
+		opt.Max = DefaultMax
+	}
+	if err := os.MkdirAll(opt.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of recordings: %w", err)
+	}
+	return &Writer{opt: opt}, nil
+}
+
+// Append writes whole lines; fresh ones begin a segment. After an error the
+// lines are lost, and the next have to be fresh.
+func (w *Writer) Append(lines []byte, fresh bool) error {
+	if fresh {
+		if err := w.begin(); err != nil {
+			return err
+		}
+	}
+	if w.gz == nil {
+		return errors.New("record: no segment has begun")
+	}
+	if _, err := w.gz.Write(lines); err != nil {
+		return errors.Join(fmt.Errorf("record: %w", err), w.Close())
+	}
+	return nil
+}
+
+// begin ends the segment so far and starts another, named after the time.
+func (w *Writer) begin() error {
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := w.sweep(); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		name := fmt.Sprintf("%s-%03d%s", time.Now().UTC().Format("20060102T150405.000Z"), n, suffix)
+		if name <= w.last { // the clock went back
+			name = strings.TrimSuffix(w.last, suffix) + "~" + suffix
+		}
+		f, err := os.OpenFile(filepath.Join(w.opt.Dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("begin a recording: %w", err)
+		}
+		w.file, w.gz, w.last = f, gzip.NewWriter(f), name
+		return nil
+	}
+}
+
+// Flush brings what was appended to the disk, and removes what is too much.
+func (w *Writer) Flush() error {
+	if w.gz == nil {
+		return nil
+	}
+	err := w.gz.Flush()
+	if err == nil {
+		err = w.file.Sync()
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("record: %w", err), w.Close())
+	}
+	return w.sweep()
+}
+
+// Close ends the segment.
+func (w *Writer) Close() error {
+	if w.gz == nil {
+		return nil
+	}
+	err := errors.Join(w.gz.Close(), w.file.Sync(), w.file.Close())
+	w.gz, w.file = nil, nil
+	if err != nil {
+		return fmt.Errorf("end a recording: %w", err)
+	}
+	return nil
+}
+
+// sweep removes the oldest segments, but for the one that is written, until the
+// folder holds no more than it may.
+func (w *Writer) sweep() error {
+	names, err := segments(w.opt.Dir)
+	if err != nil {
+		return err
+	}
+	sizes, total := make([]int64, len(names)), int64(0)
+	for i, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			continue // somebody took it away
+		}
+		sizes[i] = info.Size()
+		total += sizes[i]
+	}
+	for i, name := range names {
+		if total <= w.opt.Max || w.file != nil && name == w.file.Name() {
+			break
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove an old recording: %w", err)
+		}
+		total -= sizes[i]
+	}
+	return nil
+}
+
+// segments lists a folder's segments, oldest first.
+func segments(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read recordings: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), suffix) {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Files lists what paths hold: of a folder the segments, oldest first.
+func Files(paths ...string) ([]string, error) {
+	var out []string
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			return nil, fmt.Errorf("read recordings: %w", err)
+		}
+		if !info.IsDir() {
+			out = append(out, p)
+			continue
+		}
+		names, err := segments(p)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("read recordings: %s has none (*%s)", p, suffix)
+		}
+		out = append(out, names...)
+	}
+	return out, nil
+}
+
+// File opens one file, compressed or not. A segment that was never ended reads
+// as far as it goes.
+func File(name string) (io.ReadCloser, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read a recording: %w", err)
+	}
+	if !strings.HasSuffix(name, ".gz") {
+		return f, nil
+	}
+	gz, err := gzip.NewReader(f)
+	if errors.Is(err, io.EOF) { // nothing was flushed
+		return f, nil
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read recording %s: %w", name, err)
+	}
+	return &segment{gz: gz, f: f}, nil
+}
+
+type segment struct {
+	gz *gzip.Reader
+	f  *os.File
+}
+
+// Read takes the end of a segment that was not ended for its end.
+func (s *segment) Read(b []byte) (int, error) {
+	n, err := s.gz.Read(b)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (s *segment) Close() error { return errors.Join(s.gz.Close(), s.f.Close()) }
+
+// Mask replaces each label of a name, but for the last, by a keyed hash: equal
+// labels stay equal, so that what belongs together still does. The key is made
+// anew each time, and kept nowhere.
+func Mask() func(name string) string {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails
+	return func(name string) string {
+		labels := strings.Split(name, ".")
+		for i := range labels[:len(labels)-1] {
+			h := hmac.New(sha256.New, key)
+			h.Write([]byte(labels[i]))
+			labels[i] = "x" + strings.ToLower(base32.HexEncoding.EncodeToString(h.Sum(nil)[:5]))
+		}
+		return strings.Join(labels, ".")
+	}
+}

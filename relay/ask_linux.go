@@ -1,0 +1,134 @@
+package relay
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"netpolicy.dev/netpolicy/flow"
+)
+
+// question is what is asked about one connection or session until it has a way.
+type question struct {
+	r       *Relay
+	e       *entry
+	target  target
+	flow    flow.Flow
+	ask     Ask
+	verdict Verdict
+	addrs   []netip.Addr // those of target's name, once the verdict wanted them
+}
+
+// describe fills in what is known before the first bytes.
+func (q *question) describe(proto flow.Proto, src netip.AddrPort) {
+	f := &q.flow
+	f.Proto = flow.Some(proto)
+	f.Src, f.SrcPort = flow.Some(src.Addr().WithZone("")), flow.Some(src.Port())
+	f.DstPort = flow.Some(q.target.port)
+	if q.target.name == "" {
+		f.Dst = flow.Some(q.target.addr)
+	} else {
+		f.Domain = flow.Name(q.target.name)
+	}
+	q.ask.Flow = f
+}
+
+// decide asks until the verdict waits for nothing more that can be had. sniff
+// fills in the facts of the first bytes.
+func (q *question) decide(ctx context.Context, sniff func(context.Context) error) error {
+	for {
+		q.verdict = Verdict{}
+		q.r.cfg.Decider.Decide(&q.ask, &q.verdict)
+		switch v := &q.verdict; {
+		case v.Sniff && !q.ask.Sniffed:
+			q.ask.Sniffed = true
+			if err := sniff(ctx); err != nil {
+				return err
+			}
+		case v.Do != Resolve:
+			return nil
+		case q.ask.Resolved:
+			return errBlocked // it does not know what it wants
+		default:
+			q.ask.Resolved = true
+			if err := q.resolve(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (q *question) resolve(ctx context.Context) error {
+	if q.target.name == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
+	defer cancel()
+	d := dialer{q.r, &q.verdict.Way}
+	addrs, err := d.resolve(ctx, q.target.name)
+	if err == nil {
+		q.addrs, q.flow.Dst = addrs, flow.Some(addrs[0])
+	}
+	return err
+}
+
+// dial decides and has try dial by the verdict; when that fails, by the next one.
+func (q *question) dial(ctx context.Context, sniff func(context.Context) error, try func(context.Context, *dialer, target, *Outcome) error) error {
+	var failed error
+	for range maxTries {
+		if err := q.decide(ctx, sniff); err != nil {
+			return err
+		}
+		v := &q.verdict
+		switch {
+		case v.Do != Dial && failed == nil:
+			return errBlocked
+		case v.Do != Dial, slices.Contains(q.ask.Failed, v.Way.Route):
+			return failed
+		}
+		if failed = q.try(ctx, try); failed == nil || ctx.Err() != nil {
+			return failed
+		}
+		q.ask.Failed = append(q.ask.Failed, v.Way.Route)
+	}
+	return failed
+}
+
+// try dials once and reports it.
+func (q *question) try(ctx context.Context, dial func(context.Context, *dialer, target, *Outcome) error) error {
+	w := &q.verdict.Way
+	o := Outcome{ID: q.e.id, Route: w.Route, Uplink: w.Uplink}
+	start := time.Now()
+	limited, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
+	err := dial(limited, &dialer{q.r, w}, q.wanted(w), &o)
+	cancel()
+	o.Took = time.Since(start)
+	if err != nil {
+		o.Err, o.Failure = err, failureOf(err)
+	} else {
+		q.e.taken(w, o.Dst)
+	}
+	if q.r.cfg.Reporter != nil {
+		q.r.cfg.Reporter.Dialled(&o)
+	}
+	return err
+}
+
+// wanted is the target as a way is asked for it.
+func (q *question) wanted(w *Way) target {
+	if w.SendName && w.Server.IsValid() && q.target.name == "" {
+		if name, ok := sniffed(&q.flow); ok {
+			return target{name: name, port: q.target.port}
+		}
+	}
+	return q.target
+}
+
+// sniffed is the name in the client's first bytes.
+func sniffed(f *flow.Flow) (string, bool) {
+	if name, ok := f.SNI.Get(); ok {
+		return name, true
+	}
+	return f.HTTPHost.Get()
+}

@@ -1,0 +1,225 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+func TestSOCKS(t *testing.T) {
+	at := serveTCP(t, "127.0.0.1:0", echo)
+	at6 := serveTCP(t, "[::1]:0", echo)
+	refused := closedPort(t)
+	_, server := mixed(t, func(a *Ask, v *Verdict) {
+		direct(a, v)
+		if name, _ := a.Flow.Domain.Get(); name == "blocked.example" {
+			v.Do = Reject
+		}
+	}, func(c *Config) {
+		c.Resolver = names{"echo.example": {at.Addr()}, "nothing.example": nil}
+	})
+	for _, c := range []struct {
+		name string
+		to   target
+		code byte
+	}{
+		{"IPv4", targetOf(at), replyOK},
+		{"IPv6", targetOf(at6), replyOK},
+		{"name", target{name: "echo.example", port: at.Port()}, replyOK},
+		{"address as name", target{name: "127.0.0.1", port: at.Port()}, replyOK},
+		{"refused", targetOf(refused), replyRefused},
+		{"no such name", target{name: "nothing.example", port: 1}, replyUnreachable},
+		{"blocked", target{name: "blocked.example", port: 1}, replyNotAllowed},
+		{"the relay itself", targetOf(server), replyFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn, err := socksTo(server, c.to)
+			if c.code != replyOK {
+				var said serverError
+				if !errors.As(err, &said) || said.code != c.code {
+					t.Fatalf("got %v, want code %d", err, c.code)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := say(conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// names is a Resolver.
+type names map[string][]netip.Addr
+
+func closedPort(t *testing.T) netip.AddrPort {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestPasswords(t *testing.T) {
+	at := serveTCP(t, "127.0.0.1:0", echo)
+	_, server := mixed(t, direct, func(c *Config) { c.Inbounds[0].Users = map[string]string{"ada": "secret"} })
+	for _, c := range []struct {
+		user, password string
+		ok             bool
+	}{{"ada", "secret", true}, {"ada", "wrong", false}, {"bob", "", false}, {"", "", false}} {
+		conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = askServer(conn, c.user, c.password, commandConnect, targetOf(at))
+		if (err == nil) != c.ok {
+			t.Errorf("SOCKS %s:%s: %v", c.user, c.password, err)
+		}
+		_ = conn.Close()
+
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "yes") }))
+		proxy := &url.URL{Scheme: "http", Host: server.String(), User: url.UserPassword(c.user, c.password)}
+		client := http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true}}
+		res, err := client.Get(web.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (res.StatusCode == http.StatusOK) != c.ok || !c.ok && res.StatusCode != http.StatusProxyAuthRequired {
+			t.Errorf("HTTP %s:%s: %s", c.user, c.password, res.Status)
+		}
+		_ = res.Body.Close()
+		web.Close()
+	}
+}
+
+func TestHTTP(t *testing.T) {
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		for name := range r.Header {
+			if strings.HasPrefix(name, "Proxy-") {
+				t.Errorf("the far end sees %s", name)
+			}
+		}
+		_, _ = io.WriteString(w, r.Method+" "+r.URL.String()+" "+string(body))
+	}
+	web := httptest.NewServer(http.HandlerFunc(answer))
+	defer web.Close()
+	secure := httptest.NewTLSServer(http.HandlerFunc(answer))
+	defer secure.Close()
+	_, server := mixed(t, func(a *Ask, v *Verdict) {
+		direct(a, v)
+		if port, _ := a.Flow.DstPort.Get(); port == 9 {
+			v.Do = Drop
+		}
+	}, nil)
+	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: server.String()})}
+	transport.TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport}
+	for _, c := range []struct{ method, url, body, want string }{
+		{"GET", web.URL + "/a?b=c", "", "GET /a?b=c "},
+		{"POST", web.URL + "/x", "body", "POST /x body"},
+		{"PUT", web.URL + "/", strings.Repeat("long ", 50_000), "PUT / " + strings.Repeat("long ", 50_000)},
+		{"POST", web.URL + "/", "", "POST / "},
+		{"GET", secure.URL + "/s", "", "GET /s "},
+	} {
+		for _, chunked := range []bool{false, true} {
+			var body io.Reader = strings.NewReader(c.body)
+			if chunked && c.body != "" {
+				body = io.MultiReader(body) // a length that nobody knows
+			}
+			req, err := http.NewRequest(c.method, c.url, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _ := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if string(got) != c.want {
+				t.Errorf("%s %s: got %.100q, want %.100q", c.method, c.url, got, c.want)
+			}
+		}
+	}
+	res, err := client.Get("http://127.0.0.1:9/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusForbidden {
+		t.Errorf("blocked: got %s", res.Status)
+	}
+}
+
+// A second request on the connection must not reach the far end of the first.
+func TestOneRequest(t *testing.T) {
+	got := make(chan []byte, 1)
+	at := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		var b bytes.Buffer
+		buf := make([]byte, 4096)
+		for !bytes.Contains(b.Bytes(), []byte("\r\n\r\n")) {
+			n, err := c.Read(buf)
+			if err != nil {
+				break
+			}
+			b.Write(buf[:n])
+		}
+		got <- bytes.Clone(b.Bytes())
+		_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+	})
+	_, server := mixed(t, direct, nil)
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET http://"+at.String()+"/1 HTTP/1.1\r\nHost: "+at.String()+"\r\n\r\nGET http://192.0.2.1/2 HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n")
+	answer, _ := io.ReadAll(c)
+	if b := <-got; bytes.Contains(b, []byte("/2")) || !bytes.HasPrefix(b, []byte("GET /1 HTTP/1.1\r\n")) {
+		t.Errorf("the far end got %q", b)
+	}
+	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 204")) {
+		t.Errorf("the client got %q", answer)
+	}
+}
+
+func TestCurl(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("needs curl")
+	}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "yes") }))
+	defer web.Close()
+	_, server := mixed(t, direct, nil)
+	for _, args := range [][]string{
+		{"--socks5", server.String()},
+		{"--socks5-hostname", server.String()},
+		{"-x", "http://" + server.String()},
+		{"-p", "-x", "http://" + server.String()},
+		{"-x", "http://" + server.String(), "-H", "Expect: 100-continue", "-d", strings.Repeat("x", 100_000)},
+	} {
+		out, err := exec.Command(curl, append(args, "-sS", "--noproxy", "", web.URL)...).CombinedOutput()
+		if err != nil || string(out) != "yes" {
+			t.Errorf("curl %v: %v: %.200s", args, err, out)
+		}
+	}
+}
+
+func (n names) Resolve(_ context.Context, name string, _ *Way) ([]netip.Addr, error) {
+	return n[name], nil
+}

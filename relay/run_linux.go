@@ -1,0 +1,346 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reserve are descriptors that are kept for others: files, netlink, the API,
+// handshakes with two sockets for a moment.
+const reserve = 512
+
+// Relay is made by New and works while Run runs.
+type Relay struct {
+	cfg      Config
+	limits   Limits
+	resolver Resolver
+	epoch    time.Time
+	inbounds []*inbound
+	loops    []*loop
+	table    *table
+	shaper   shaper
+	gate     chan struct{} // Limits.Handshakes
+	serving  sync.WaitGroup
+	counts   counts
+	own      map[uint16]bool // the ports of TCP and UDP listeners
+}
+
+// inbound is an open Inbound.
+type inbound struct {
+	Inbound
+	tcp *net.TCPListener
+	udp int // TProxy's second socket, -1 without; it belongs to a loop when Run runs
+}
+
+// counts are for Stats.
+type counts struct {
+	full, self, dropped atomic.Uint64
+}
+
+// Stats are counters since New, and what is there now.
+type Stats struct {
+	Conns int // connections and UDP sessions now
+	Limit int // how many there may be
+	// Full counts connections and datagrams refused because of that limit.
+	Full uint64
+	// Self counts connections to the relay itself that were refused.
+	Self uint64
+	// Dropped counts datagrams that were dropped while a decision was made or
+	// because the way out was full.
+	Dropped uint64
+}
+
+// New opens the inbounds, so that clients wait in the backlog until Run runs.
+// TProxy inbounds and marks need CAP_NET_ADMIN.
+func New(cfg Config) (*Relay, error) {
+	if cfg.Decider == nil {
+		return nil, errors.New("a relay needs a decider")
+	}
+	for _, in := range cfg.Inbounds {
+		if in.Kind == TProxy && cfg.Mark == 0 {
+			return nil, errors.New("a tproxy inbound needs a mark for the relay's own sockets: else they come back to it")
+		}
+	}
+	r := &Relay{cfg: cfg, limits: cfg.Limits.withDefaults(), resolver: cfg.Resolver, epoch: time.Now(), own: map[uint16]bool{}}
+	if r.resolver == nil {
+		r.resolver = systemResolver{}
+	}
+	if r.limits.Conns <= 0 {
+		r.limits.Conns = room()
+	}
+	r.table = newTable(r.limits.Conns)
+	r.gate = make(chan struct{}, r.limits.Handshakes)
+	for _, in := range cfg.Inbounds {
+		open, err := listen(in, cfg.Mark)
+		if err != nil {
+			r.closeAll()
+			return nil, err
+		}
+		r.inbounds = append(r.inbounds, open)
+		r.own[portOf(open.tcp)] = true
+	}
+	for range min(runtime.GOMAXPROCS(0), maxLoops) {
+		l, err := newLoop(r)
+		if err != nil {
+			r.closeAll()
+			return nil, err
+		}
+		r.loops = append(r.loops, l)
+	}
+	return r, nil
+}
+
+// room is how many connections the descriptor limit holds: two descriptors each.
+func room() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(max(min(limit.Cur, 1<<20)-min(limit.Cur, reserve+2*maxPipes*uint64(min(runtime.GOMAXPROCS(0), maxLoops))), 64) / 2)
+}
+
+func (r *Relay) closeAll() {
+	for _, in := range r.inbounds {
+		in.close()
+	}
+	for _, l := range r.loops {
+		l.close()
+	}
+}
+
+func (in *inbound) close() {
+	_ = in.tcp.Close()
+	if in.udp >= 0 {
+		_ = unix.Close(in.udp)
+	}
+}
+
+// listen opens the sockets of an inbound.
+func listen(in Inbound, mark uint32) (*inbound, error) {
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctlErr := c.Control(func(fd uintptr) {
+			// The sockets of connections have all this as well.
+			stayAlive(int(fd))
+			if err = setMark(int(fd), mark); err == nil && in.Kind == TProxy {
+				err = transparent(int(fd), in.Listen.Addr())
+			}
+		})
+		return errors.Join(ctlErr, err)
+	}}
+	lc.SetMultipathTCP(false) // TPROXY and splice are for plain TCP
+	network := "tcp4"
+	if in.Listen.Addr().Is6() {
+		network = "tcp6"
+	}
+	l, err := lc.Listen(context.Background(), network, in.Listen.String())
+	if err != nil {
+		return nil, fmt.Errorf("open %s inbound on %s: %w", in.Kind, in.Listen, err)
+	}
+	open := &inbound{Inbound: in, udp: -1}
+	open.tcp, _ = l.(*net.TCPListener)
+	if in.Kind == TProxy {
+		at := netip.AddrPortFrom(in.Listen.Addr(), portOf(open.tcp))
+		if open.udp, err = listenDatagrams(at, mark); err != nil {
+			_ = l.Close()
+			return nil, fmt.Errorf("open tproxy inbound on udp %s: %w", at, err)
+		}
+	}
+	return open, nil
+}
+
+// setMark gives a socket its mark; 0 is none.
+func setMark(fd int, mark uint32) error {
+	if mark == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		return fmt.Errorf("mark a socket with %#x: %w", mark, err)
+	}
+	return nil
+}
+
+// transparent lets a socket have addresses that are not this host's.
+func transparent(fd int, a netip.Addr) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if a.Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return fmt.Errorf("make the socket transparent: %w", err)
+	}
+	return nil
+}
+
+func portOf(l *net.TCPListener) uint16 {
+	a, _ := l.Addr().(*net.TCPAddr)
+	return a.AddrPort().Port()
+}
+
+// Addrs returns where the inbounds listen, in the order of Config.Inbounds.
+func (r *Relay) Addrs() []netip.AddrPort {
+	list := make([]netip.AddrPort, len(r.inbounds))
+	for i, in := range r.inbounds {
+		list[i] = netip.AddrPortFrom(in.Listen.Addr(), portOf(in.tcp))
+	}
+	return list
+}
+
+// Run serves until ctx ends, lets connections go on for Limits.Drain, ends those
+// that are left, and returns having stopped all it started. It is called once.
+func (r *Relay) Run(ctx context.Context) error {
+	// Work goes on after ctx ended, while connections drain.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	failed := make(chan error, len(r.loops)+len(r.inbounds)) // one from each
+	var accepting, looping sync.WaitGroup
+	for _, l := range r.loops {
+		looping.Go(func() {
+			if err := l.run(work); err != nil {
+				failed <- err
+			}
+		})
+	}
+	for i, in := range r.inbounds {
+		if in.udp >= 0 {
+			r.loops[i%len(r.loops)].post(func(l *loop) { l.openTProxy(in) })
+		}
+		accepting.Go(func() {
+			if err := r.accept(work, in); err != nil {
+				failed <- err
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	for _, in := range r.inbounds {
+		_ = in.tcp.Close()
+	}
+	accepting.Wait()
+	if r.limits.Drain > 0 && err == nil {
+		drain, cancel := context.WithTimeout(work, r.limits.Drain)
+		r.table.drain(drain)
+		cancel()
+	}
+	stop()
+	looping.Wait()
+	r.serving.Wait()
+	for _, l := range r.loops {
+		l.close()
+	}
+	return err
+}
+
+// accept takes connections until the listener is closed.
+func (r *Relay) accept(ctx context.Context, in *inbound) error {
+	for pause := time.Millisecond; ; {
+		c, err := in.tcp.AcceptTCP()
+		if err == nil {
+			pause = time.Millisecond
+			select {
+			case r.gate <- struct{}{}:
+			case <-ctx.Done():
+				refuse(c)
+				return nil
+			}
+			r.serving.Go(func() {
+				defer func() { <-r.gate }()
+				r.serve(ctx, in, c)
+			})
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ENOBUFS) &&
+			!errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.ECONNABORTED) {
+			return fmt.Errorf("accept on %s: %w", in.tcp.Addr(), err)
+		}
+		// Descriptors come back with the connections that end.
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// clock is the time since New, in nanoseconds.
+func (r *Relay) clock() int64 { return int64(time.Since(r.epoch)) }
+
+// pick chooses a loop for a connection.
+func (r *Relay) pick() *loop { return r.loops[rand.IntN(len(r.loops))] }
+
+// Conns returns the connections and UDP sessions there are, the oldest first.
+func (r *Relay) Conns() []Conn { return r.table.list(r.epoch) }
+
+// Kill ends a connection, and reports whether there was one. Its sockets are
+// closed soon after, with a reset.
+func (r *Relay) Kill(id uint64) bool { return r.table.kill(id) }
+
+// Stats returns the counters.
+func (r *Relay) Stats() Stats {
+	return Stats{
+		Conns: r.table.len(), Limit: r.limits.Conns, Full: r.counts.full.Load(),
+		Self: r.counts.self.Load(), Dropped: r.counts.dropped.Load(),
+	}
+}
+
+// opened tells that payload moves from now on.
+func (r *Relay) opened(e *entry) {
+	if r.cfg.Reporter == nil {
+		return
+	}
+	var c Conn
+	e.show(&c, r.epoch)
+	r.cfg.Reporter.Opened(&c)
+}
+
+// closed takes an entry that was opened out of the table.
+func (r *Relay) closed(e *entry, end *End) {
+	r.table.remove(e)
+	if r.cfg.Reporter == nil {
+		return
+	}
+	var c Conn
+	e.show(&c, r.epoch)
+	r.cfg.Reporter.Closed(&c, end)
+}
+
+// isSelf reports whether an address is that of one of our own listeners. It
+// looks at this host's addresses only for their ports.
+func (r *Relay) isSelf(a netip.AddrPort) bool {
+	if !r.own[a.Port()] {
+		return false
+	}
+	if a.Addr().IsLoopback() || a.Addr().IsUnspecified() {
+		r.counts.self.Add(1)
+		return true
+	}
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, own := range list {
+		if p, err := netip.ParsePrefix(own.String()); err == nil && p.Addr().Unmap() == a.Addr() {
+			r.counts.self.Add(1)
+			return true
+		}
+	}
+	return false
+}

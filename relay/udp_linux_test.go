@@ -1,0 +1,138 @@
+package relay
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// associateWith makes an association and returns a socket for its datagrams.
+func associateWith(t *testing.T, server netip.AddrPort) (control *net.TCPConn, c *net.UDPConn) {
+	t.Helper()
+	control, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = control.Close() })
+	bound, err := askServer(control, "", "", commandAssociate, target{addr: netip.IPv4Unspecified()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(bound.addrPort()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return control, c
+}
+
+// ask sends a payload to a target and wants it back.
+func ask(t *testing.T, c *net.UDPConn, to target, payload string) {
+	t.Helper()
+	if _, err := c.Write(append(appendDatagramHead(nil, to), payload...)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 64<<10)
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	n, err := c.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, got, err := cutDatagram(buf[:n])
+	if err != nil || string(got) != payload || from.port != to.port {
+		t.Errorf("got %q from %s, %v; want %q", got, from, err, payload)
+	}
+}
+
+func TestAssociate(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := echoUDP(t, pc)
+	var h heard
+	r, server := mixed(t, direct, func(c *Config) {
+		c.Reporter = &h
+		c.Resolver = names{"echo.example": {at.Addr()}}
+		c.Limits.UDPIdle = 300 * time.Millisecond
+	})
+	control, c := associateWith(t, server)
+	for i := range 50 {
+		ask(t, c, targetOf(at), fmt.Sprint("datagram ", i))
+	}
+	ask(t, c, target{name: "echo.example", port: at.Port()}, "by name")
+	if n := len(r.Conns()); n != 3 { // the association and two sessions
+		t.Errorf("%d in the table: %+v", n, r.Conns())
+	}
+	eventually(t, "idle sessions end", func() bool { return len(r.Conns()) == 1 })
+	if _, end := h.end(t, 2); end.Why != Idled {
+		t.Errorf("reported: %s", end.Why)
+	}
+	ask(t, c, targetOf(at), "again")
+	_ = control.Close()
+	eventually(t, "all ends with the association", func() bool { return len(r.Conns()) == 0 })
+}
+
+// TestThroughServer goes through another relay as SOCKS server, TCP and UDP.
+func TestThroughServer(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	atUDP := echoUDP(t, pc)
+	at := serveTCP(t, "127.0.0.1:0", echo)
+	var far, near heard
+	_, second := mixed(t, direct, func(c *Config) {
+		c.Reporter = &far
+		c.Inbounds[0].Users = map[string]string{"ada": "secret"}
+		c.Resolver = names{"echo.example": {at.Addr()}}
+	})
+	_, server := mixed(t, func(a *Ask, v *Verdict) {
+		v.Sniff = a.Flow.HTTPHost.Unknown()
+		v.Way = Way{Route: "server", Server: second, User: "ada", Password: "secret", SendName: true}
+	}, func(c *Config) {
+		c.Reporter = &near
+		c.Limits.Sniff = 50 * time.Millisecond
+	})
+	c := mustSOCKS(t, server, at)
+	if err := say(c, "GET / HTTP/1.1\r\nHost: echo.example\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	far.mu.Lock()
+	if len(far.opened) != 1 || far.opened[0].Name != "echo.example" {
+		t.Errorf("the server was asked for %+v", far.opened)
+	}
+	far.mu.Unlock()
+	_, udp := associateWith(t, server)
+	ask(t, udp, targetOf(atUDP), "one")
+	ask(t, udp, targetOf(atUDP), "two")
+	for _, o := range near.dials() {
+		if o.Failure != None || o.RTT != 0 {
+			t.Errorf("%+v", o)
+		}
+	}
+	// Its refusal is told.
+	_, err = socksTo(server, targetOf(closedPort(t)))
+	if err == nil {
+		t.Log("refused after the sniff only: the client sees a reset")
+	}
+}
+
+// TestBlockedDatagrams are not answered, and the policy is asked once.
+func TestBlockedDatagrams(t *testing.T) {
+	asked := make(chan struct{}, 1000)
+	r, server := mixed(t, func(_ *Ask, v *Verdict) { v.Do = Drop; asked <- struct{}{} }, nil)
+	_, c := associateWith(t, server)
+	for range 20 {
+		if _, err := c.Write(append(appendDatagramHead(nil, target{addr: netip.MustParseAddr("192.0.2.1"), port: 9}), "x"...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the session is there", func() bool { return len(r.Conns()) == 2 })
+	time.Sleep(50 * time.Millisecond)
+	if n := len(asked); n != 2 { // before and after the session has left the loop
+		t.Errorf("asked %d times", n)
+	}
+}
