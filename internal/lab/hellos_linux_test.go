@@ -1,0 +1,153 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"io"
+	"net"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// clientHello returns what a client's first flight is, as crypto/tls writes it.
+func clientHello(t *testing.T, c *tls.Config) []byte {
+	t.Helper()
+	a, b := net.Pipe()
+	defer a.Close()
+	go func() {
+		_ = tls.Client(b, c).Handshake()
+		b.Close()
+	}()
+	head := make([]byte, 5)
+	if _, err := io.ReadFull(a, head); err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, binary.BigEndian.Uint16(head[3:]))
+	if _, err := io.ReadFull(a, body); err != nil {
+		t.Fatal(err)
+	}
+	return append(head, body...)
+}
+
+// echConfig is a list of ECH configurations (RFC 9849, 4) with one key that nobody
+// has, for a public name.
+func echConfig(t *testing.T, public string) []byte {
+	t.Helper()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c []byte
+	c = append(c, 1)       // config_id
+	c = append(c, 0, 0x20) // DHKEM(X25519, HKDF-SHA256)
+	c = append(c, 0, 32)   // public_key
+	c = append(c, key.PublicKey().Bytes()...)
+	c = append(c, 0, 4, 0, 1, 0, 1) // HKDF-SHA256, AES-128-GCM
+	c = append(c, 64, byte(len(public)))
+	c = append(c, public...)
+	c = append(c, 0, 0)
+	one := binary.BigEndian.AppendUint16([]byte{0xfe, 0x0d}, uint16(len(c)))
+	one = append(one, c...)
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(one))), one...)
+}
+
+// leavesBytes sends first bytes to an echo server and returns the uplink by which they went.
+func leavesBytes(t *testing.T, l *Lab, addr string, first []byte) (left string) {
+	t.Helper()
+	l.quiet.measure(func() {
+		before, err := l.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		conn, err := l.Client().Dial(ctx, "tcp", addr)
+		if err != nil {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		for part := range bytes.Lines(first) { // in pieces, as lines may cut it
+			if _, err := conn.Write(part); err != nil {
+				t.Fatalf("%s: %v", addr, err)
+			}
+		}
+		if _, err := io.ReadFull(conn, make([]byte, len(first))); err != nil {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		if err := exchange(conn, payload, time.Now().Add(5*time.Second)); err != nil {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		after, err := l.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = after.Since(before).LeftBy(payload)
+	})
+	return left
+}
+
+// TestRelayHellos: hellos of real clients, post-quantum ones of more than a segment
+// and encrypted ones among them, steer the very first connection. With ECH it is
+// the outer name that the policy sees.
+func TestRelayHellos(t *testing.T) {
+	l, policy := daemonLab(t)
+	if err := WriteFile(policy, testPolicy(", tproxy: [tcp/80, tcp/443]", "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	const echo4, echo6 = "203.0.113.10:80", "[2001:db8:cafe::10]:80"
+	for _, c := range []struct {
+		name   string
+		config tls.Config
+		least  int // bytes
+		want   string
+	}{
+		{"Go, post-quantum", tls.Config{ServerName: "api.zoom.us"}, 1300, Wan1},
+		{"Go, X25519 alone", tls.Config{ServerName: "api.zoom.us", CurvePreferences: []tls.CurveID{tls.X25519}}, 100, Wan1},
+		{"Go, TLS 1.2", tls.Config{ServerName: "api.zoom.us", MaxVersion: tls.VersionTLS12}, 100, Wan1},
+		{"another name", tls.Config{ServerName: "www.other.example"}, 1300, Wan2},
+		{"ECH, outer name of the rule", tls.Config{ServerName: "inner.example", MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: echConfig(t, "api.zoom.us")}, 1300, Wan1},
+		{"ECH, inner name of the rule", tls.Config{ServerName: "api.zoom.us", MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: echConfig(t, "cover.example")}, 1300, Wan2},
+	} {
+		hello := clientHello(t, &c.config)
+		if len(hello) < c.least {
+			t.Errorf("%s: a hello of %d bytes", c.name, len(hello))
+		}
+		for _, addr := range []string{echo4, echo6} {
+			if left := leavesBytes(t, l, addr, hello); left != c.want {
+				t.Errorf("%s at %s left by %q, want %s\n%s", c.name, addr, left, c.want, l.tail())
+			}
+		}
+	}
+	// The servers' sessions end with whatever these clients make of an echo; what
+	// counts is where the handshake went.
+	for _, c := range [][]string{
+		{"curl", "-sk", "--max-time", "5", "--resolve", "api.zoom.us:443:203.0.113.10", "https://api.zoom.us/"},
+		{"openssl", "s_client", "-connect", "203.0.113.10:443", "-servername", "api.zoom.us", "-verify_quiet"},
+	} {
+		if _, err := exec.LookPath(c[0]); err != nil {
+			t.Logf("%s is not installed", c[0])
+			continue
+		}
+		before, err := l.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = l.client.run(t.Context(), "", c...)
+		after, err := l.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := after.Since(before).LeftBy(400); left != Wan1 {
+			t.Errorf("%s: left by %q, want %s: %v", c[0], left, Wan1, after.Since(before))
+		}
+	}
+}
