@@ -76,6 +76,9 @@ type Event struct {
 	Mark uint32
 	// Prefix is the log prefix of a Logged event.
 	Prefix string
+	// PID is the number of the process that owns the socket, where the source can
+	// tell it for sure (ebpf), else 0.
+	PID uint32
 	// Earlier is true for an Open that found a connection under way, from before
 	// the source began. Where a source can't tell, it is false.
 	Earlier bool
@@ -91,6 +94,8 @@ type Stats struct {
 	// Replied is true when the far end has sent anything. A Close without it is
 	// a failed dial, where the source can tell (conntrack).
 	Replied bool
+	// Reset is true for a Close by RST, from either end, where the source can tell (ebpf).
+	Reset bool
 }
 
 // Answer is one DNS answer, its CNAME chain resolved to the name that was asked for.
