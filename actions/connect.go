@@ -338,8 +338,10 @@ func (c *connector) split(list []Refusal, x cell) []Refusal {
 		field rules.Field
 		split func([]Refusal, cell) []Refusal
 	}{
-		{rules.FieldProcess, c.byProgram}, {rules.FieldUser, c.byUser},
-		{rules.FieldProto, c.byProto}, {rules.FieldPort, c.byPort},
+		{rules.FieldProcess, c.byProgram},
+		{rules.FieldUser, c.byUser},
+		{rules.FieldProto, c.byProto},
+		{rules.FieldPort, c.byPort},
 	} {
 		if d.Pending.Has(by.field) && !x.fixed.Has(by.field) {
 			x.fixed = x.fixed.With(by.field)

@@ -95,7 +95,7 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 	defer names.Close()
 	r := &run{
 		source: s, emit: emit, loaded: l, flows: make(map[uint64]*conn),
-		programs: newPrograms(s.opt.Proc, l.cgroup.Name()), links: links{names},
+		programs: newPrograms(s.opt.Proc, l.top), links: links{names},
 	}
 	r.sniffer = sniff.New(s.Name(), sniff.Options{}, emit)
 	if err := s.begin(l, list); err != nil {

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
@@ -70,8 +72,10 @@ const factVerdicts = "verdicts when programs connect"
 type loaded struct {
 	spec   *ebpf.CollectionSpec
 	shared *ebpf.Collection // the maps
+	top    string // where control groups are
 	cgroup *os.File
 	iter   *link.Iter // nil: there are no figures
+	types  *btf.Cache
 	held   []interface{ Close() error }
 }
 
@@ -101,6 +105,7 @@ func load(opt *Options) (*loaded, []Feature, error) {
 		l.Close()
 		return nil, list, fmt.Errorf("%w: %w", ErrUnsupported, list[0].Err)
 	}
+	l.types = nil // megabytes, of no more use
 	return l, list, nil
 }
 
@@ -109,7 +114,7 @@ func prepare(opt *Options) (l *loaded, err error) {
 	// Before 5.11 the memory of maps counts against a limit; what this can't
 	// change shows when they are made.
 	_ = rlimit.RemoveMemlock()
-	l = &loaded{}
+	l = &loaded{types: btf.NewCache()}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -128,12 +133,10 @@ func prepare(opt *Options) (l *loaded, err error) {
 	for _, ring := range []string{observeMapEvents, observeMapCopies} {
 		l.spec.Maps[ring].MaxEntries = uint32(opt.Ring)
 	}
-	if opt.Cgroup == "" {
-		if opt.Cgroup, err = topCgroup(opt.Proc); err != nil {
-			return l, err
-		}
+	if l.top, err = topCgroup(opt.Proc); err != nil {
+		return l, err
 	}
-	if l.cgroup, err = os.Open(opt.Cgroup); err != nil {
+	if l.cgroup, err = os.Open(cmp.Or(opt.Cgroup, l.top)); err != nil {
 		return l, fmt.Errorf("open the control group: %w", err)
 	}
 	maps := l.spec.Copy()
@@ -154,7 +157,7 @@ func (l *loaded) serve(hooks []hook) error {
 				delete(one.Programs, name)
 			}
 		}
-		c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: l.shared.Maps})
+		c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: l.shared.Maps, Cache: l.types})
 		if err == nil {
 			var at link.Link
 			if at, err = h.attach(l, c.Programs[h.program]); err == nil {

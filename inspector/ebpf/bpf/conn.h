@@ -42,7 +42,8 @@ struct conn {
 	__u32 want;   /* bytes to be copied; 0: not known yet */
 	__u32 copied;
 	__u32 copies; /* packets */
-	__u16 lport, rport; /* UDP: the flow that was told last */
+	__u16 lport;
+	__u16 rport; /* UDP: the flow that was told last, with its addresses */
 	__u32 local[4], remote[4];
 };
 
@@ -154,7 +155,9 @@ static __always_inline void describe(struct event *e, __u8 kind, struct conn *c,
 	e->kind = kind;
 	e->proto = IPPROTO_TCP;
 	e->flags = c->flags;
-	e->lport = sk->__sk_common.skc_num;
+	if (sk->__sk_common.skc_num)
+		c->lport = sk->__sk_common.skc_num; /* else it was given up already */
+	e->lport = c->lport;
 	e->rport = bpf_ntohs(sk->__sk_common.skc_dport);
 	if (sk->__sk_common.skc_family == AF_INET6) {
 		e->v6 = 1;
