@@ -83,8 +83,8 @@ type conn struct {
 // an error that wraps ErrUnsupported says that nothing can be observed so here.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 	l, list, err := load(&s.opt)
-	s.features.Store(&list)
 	if err != nil {
+		s.features.Store(&list)
 		return err
 	}
 	defer l.Close()
@@ -102,6 +102,7 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 		return err
 	}
 	defer s.end()
+	s.features.Store(&list)
 	return r.serve(ctx)
 }
 

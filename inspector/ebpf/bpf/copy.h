@@ -164,17 +164,20 @@ static __always_inline __u32 wanted(struct __sk_buff *skb, struct packet *p)
 	__u8 b[9] = {};
 	__u32 n;
 
-	if (bpf_skb_load_bytes(skb, p->payload, b, 1))
+	if (bpf_skb_load_bytes(skb, p->payload, b, 4))
 		return 1;
-	if (b[0] >= 'A' && b[0] <= 'Z')
-		return HTTP_HEAD;
-	if (b[0] != 0x16) /* TLS handshake */
-		return 1;
-	if (bpf_skb_load_bytes(skb, p->payload, b, sizeof(b)))
-		return MOST;
-	/* Record header, handshake header, the hello, and room for further records' headers. */
-	n = 9 + 64 + (((__u32)b[6] << 16) | ((__u32)b[7] << 8) | b[8]);
-	return n < MOST ? n : MOST;
+	if (b[0] == 0x16) { /* TLS handshake */
+		if (bpf_skb_load_bytes(skb, p->payload, b, sizeof(b)))
+			return MOST;
+		/* Record header, handshake header, the hello, and further records' headers. */
+		n = 9 + 64 + (((__u32)b[6] << 16) | ((__u32)b[7] << 8) | b[8]);
+		return n < MOST ? n : MOST;
+	}
+	/* The methods of HTTP are words of three or more capitals. */
+	for (int i = 0; i < 4; i++)
+		if ((b[i] < 'A' || b[i] > 'Z') && !(i == 3 && b[i] == ' '))
+			return 1;
+	return HTTP_HEAD;
 }
 
 /* begins reports whether an opener's segment is to be copied. done is set with the last one. */
