@@ -70,6 +70,9 @@ type run struct {
 	sniffer  *sniff.Sniffer
 	links    links
 	lost     uint64 // as of the last sample
+	// swept are told to have ended, because they were not in the list of all; that
+	// they ended may still stand in the ring.
+	swept map[uint64]bool
 }
 
 // conn is a flow that is under way.
@@ -174,11 +177,10 @@ func (r *run) event(b []byte) {
 	defer r.mu.Unlock()
 	switch e.Kind {
 	case kindOpen:
+		delete(r.swept, e.Id)
 		r.open(&e)
 	case kindClose:
-		if !r.close(&e) {
-			r.tell(inspector.Close, &e) // it was beyond the bound
-		}
+		r.close(&e)
 	case kindGone:
 		r.gone(e.Id)
 	}
@@ -232,14 +234,18 @@ func (r *run) shorten(c *conn) {
 	}
 }
 
-// close ends a TCP connection that is known.
-func (r *run) close(e *observeEvent) bool {
-	if r.flows[e.Id] == nil {
-		return false
+// close ends a TCP connection. One that is not known was beyond the bound, or its
+// beginning was lost: then it is told now; or it is told already to have ended.
+func (r *run) close(e *observeEvent) {
+	if r.swept[e.Id] {
+		delete(r.swept, e.Id)
+		return
+	}
+	if r.flows[e.Id] == nil && r.source.Counters.Full.Load() == 0 {
+		r.open(e)
 	}
 	delete(r.flows, e.Id)
 	r.ended(e)
-	return true
 }
 
 func (r *run) ended(e *observeEvent) {

@@ -22,6 +22,7 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/nstest"
+	"netpolicy.dev/netpolicy/internal/seccomp"
 )
 
 // log collects events.
@@ -235,6 +236,19 @@ func TestFallback(t *testing.T) {
 		t.Errorf("%v: %q", err, out)
 	}
 	t.Log(strings.TrimSpace(out))
+}
+
+// TestConfined loads all of it as the service does: with four capabilities, and
+// the service's filter of system calls.
+func TestConfined(t *testing.T) {
+	nstest.Need(t)
+	_, out, err := runChild(t, "np-confined", "confined "+group(t))
+	if strings.Contains(out, seccomp.ErrUnsupported.Error()) {
+		t.Skip(out)
+	}
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 // TestNothingStays kills an observer.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,6 +23,8 @@ import (
 
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/nstest"
+	"netpolicy.dev/netpolicy/internal/privilege"
+	"netpolicy.dev/netpolicy/internal/seccomp"
 )
 
 // childTask says, in the environment, what a re-executed test binary is to do.
@@ -38,7 +41,8 @@ func TestMain(m *testing.M) {
 	nstest.Main(m)
 }
 
-// child does a task: "dial N NETWORK ADDRESS", "refused" or "observe CGROUP".
+// child does a task: "dial N NETWORK ADDRESS", "refused",
+// "confined CGROUP" or "observe CGROUP".
 func child(task []string) error {
 	switch task[0] {
 	case "dial":
@@ -61,12 +65,37 @@ func child(task []string) error {
 			return err
 		}
 		return New(Options{}).Run(context.Background(), func(inspector.Event) {})
+	case "confined":
+		if err := confine(); err != nil {
+			return err
+		}
+		list, err := Detect(Options{Cgroup: task[1], Ifaces: []string{"lo"}})
+		for _, f := range list {
+			err = errors.Join(err, f.Err)
+		}
+		return err
 	case "observe":
 		time.AfterFunc(time.Second, func() { fmt.Println("running") })
 		return New(Options{Cgroup: task[1]}).Run(context.Background(), func(inspector.Event) {})
 	default:
 		return errors.New("no such task")
 	}
+}
+
+// confine leaves this process what the service's unit and filter leave netpolicyd.
+func confine() error {
+	caps := privilege.Of(privilege.NetAdmin, privilege.NetRaw, privilege.BPF, privilege.Perfmon)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{}
+	for i := range data {
+		half := uint32(caps >> (32 * i))
+		data[i] = unix.CapUserData{Effective: half, Permitted: half}
+	}
+	runtime.LockOSThread() // whose the capabilities are
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return err
+	}
+	return seccomp.Install(seccomp.On)
 }
 
 // refuseBPF makes the kernel refuse this process the bpf call.

@@ -13,8 +13,6 @@
 #include "conn.h"
 #include "copy.h"
 
-#define EPERM 1
-#define ETIMEDOUT 110
 #define ENTRIES 16
 #define ANY 0xffff
 

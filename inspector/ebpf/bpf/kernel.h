@@ -22,8 +22,11 @@
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
-#define SOCK_STREAM 1
 #define SOCK_DGRAM 2
+/* asm-generic/errno.h */
+#define EPIPE 32
+#define ECONNRESET 104
+#define ECONNREFUSED 111
 
 /* enum tcx_action_base: on with the next program. Not in all versions of linux/bpf.h. */
 #define TCX_NEXT -1
@@ -34,6 +37,7 @@ enum {
 	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
 	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
 	TCP_LISTEN = 10,
 };
 

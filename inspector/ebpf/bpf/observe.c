@@ -44,6 +44,16 @@ static __always_inline void established(struct sock *sk, int from)
 	}
 }
 
+// is_reset tells an end by RST: the far end's shows as an error, and of this side's
+// the sign is that the connection ends without the states that follow a FIN.
+static __always_inline bool is_reset(struct sock *sk, int from)
+{
+	int err = sk->sk_err;
+
+	return err ? err == ECONNRESET || err == ECONNREFUSED || err == EPIPE
+		   : from == TCP_ESTABLISHED || from == TCP_CLOSE_WAIT;
+}
+
 static __always_inline void closed(struct sock *sk, int from)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
@@ -54,9 +64,7 @@ static __always_inline void closed(struct sock *sk, int from)
 	if (from != TCP_LISTEN) {
 		if (!(c->flags & TOLD))
 			tell(OPEN, c, tp, false);
-		// An error is the far end's reset, or that nobody answered; without one,
-		// a connection that ends at once was reset by this side.
-		tell(CLOSE, c, tp, sk->sk_err ? sk->sk_err != ETIMEDOUT : from == TCP_ESTABLISHED);
+		tell(CLOSE, c, tp, is_reset(sk, from));
 	}
 	bpf_sk_storage_delete(&conns, sk);
 }
