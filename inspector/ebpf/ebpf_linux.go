@@ -110,21 +110,18 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 }
 
 // serve reads both rings, and samples, until ctx ends or one of them fails.
-func (r *run) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (r *run) serve(outer context.Context) error {
+	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	var group sync.WaitGroup
 	defer group.Wait()
 	for name, take := range map[string]func([]byte){observeMapEvents: r.event, observeMapCopies: r.copied} {
 		ring, err := ringbuf.NewReader(r.loaded.shared.Maps[name])
 		if err != nil {
-			cancel(err)
 			return fmt.Errorf("open ring %s: %w", name, err)
 		}
-		stop := context.AfterFunc(ctx, func() { _ = ring.Close() })
-		defer stop()
+		defer func() { _ = ring.Close() }() // and its reader ends
 		group.Go(func() {
-			defer func() { _ = ring.Close() }()
 			if err := read(ring, take); err != nil {
 				cancel(fmt.Errorf("read ring %s: %w", name, err))
 			}
@@ -139,10 +136,10 @@ func (r *run) serve(ctx context.Context) error {
 				cancel(err)
 			}
 		case <-ctx.Done():
-			if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-				return err
+			if outer.Err() != nil {
+				return nil
 			}
-			return nil
+			return context.Cause(ctx)
 		}
 	}
 }

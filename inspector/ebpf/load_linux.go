@@ -7,6 +7,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -38,9 +40,13 @@ func facts(opt *Options) []fact {
 	group := func(program, where string, at ebpf.AttachType) hook {
 		return hook{program, where, func(l *loaded, p *ebpf.Program) (link.Link, error) { return l.attachCgroup(p, at) }}
 	}
+	connect := []hook{
+		group(observeProgConnect4, "cgroup/connect4", ebpf.AttachCGroupInet4Connect),
+		group(observeProgConnect6, "cgroup/connect6", ebpf.AttachCGroupInet6Connect),
+	}
 	list := []fact{
-		{"connections with their programs", []hook{{observeProgSockState, "tp_btf/inet_sock_set_state", attachTracing}}},
-		{"connections before they are answered", []hook{group(observeProgTcpConnect, "sockops", ebpf.AttachCGroupSockOps)}},
+		{"connections", []hook{group(observeProgTcpLife, "sockops", ebpf.AttachCGroupSockOps)}},
+		{"programs of connections", connect},
 		{"round-trip times, retransmits, bytes", []hook{{observeProgFigures, "iter/bpf_sk_storage_map", attachFigures}}},
 		{"names and DNS answers of local programs", []hook{
 			group(observeProgLeaving, "cgroup_skb/egress", ebpf.AttachCGroupInetEgress),
@@ -50,12 +56,10 @@ func facts(opt *Options) []fact {
 			group(observeProgMade, "cgroup/sock_create", ebpf.AttachCGroupInetSockCreate),
 			group(observeProgReleased, "cgroup/sock_release", ebpf.AttachCgroupInetSockRelease),
 		}},
-		{factVerdicts, []hook{
-			group(observeProgConnect4, "cgroup/connect4", ebpf.AttachCGroupInet4Connect),
-			group(observeProgConnect6, "cgroup/connect6", ebpf.AttachCGroupInet6Connect),
+		{factVerdicts, append(connect,
 			group(observeProgSendmsg4, "cgroup/sendmsg4", ebpf.AttachCGroupUDP4Sendmsg),
 			group(observeProgSendmsg6, "cgroup/sendmsg6", ebpf.AttachCGroupUDP6Sendmsg),
-		}},
+		)},
 	}
 	for _, name := range opt.Ifaces {
 		list = append(list, fact{"names and DNS answers of forwarded connections", []hook{{
@@ -72,11 +76,12 @@ const factVerdicts = "verdicts when programs connect"
 type loaded struct {
 	spec   *ebpf.CollectionSpec
 	shared *ebpf.Collection // the maps
-	top    string // where control groups are
+	top    string           // where control groups are
 	cgroup *os.File
 	iter   *link.Iter // nil: there are no figures
 	types  *btf.Cache
-	held   []interface{ Close() error }
+	tried  map[string]error // hooks, by where they go
+	held   []io.Closer
 }
 
 // load makes the maps, and the programs as far as they can be had. It fails when
@@ -114,7 +119,7 @@ func prepare(opt *Options) (l *loaded, err error) {
 	// Before 5.11 the memory of maps counts against a limit; what this can't
 	// change shows when they are made.
 	_ = rlimit.RemoveMemlock()
-	l = &loaded{types: btf.NewCache()}
+	l = &loaded{types: btf.NewCache(), tried: make(map[string]error)}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -139,40 +144,43 @@ func prepare(opt *Options) (l *loaded, err error) {
 	if l.cgroup, err = os.Open(cmp.Or(opt.Cgroup, l.top)); err != nil {
 		return l, fmt.Errorf("open the control group: %w", err)
 	}
-	maps := l.spec.Copy()
-	clear(maps.Programs)
-	if l.shared, err = ebpf.NewCollection(maps); err != nil {
+	none := l.spec.Copy()
+	clear(none.Programs)
+	if l.shared, err = ebpf.NewCollection(none); err != nil {
 		return l, fmt.Errorf("make maps: %w", err)
 	}
 	return l, nil
 }
 
-// serve loads and attaches all of the hooks, or none.
+// serve loads and attaches all of the hooks, or says why one of them can't be. What
+// is attached stays: other facts may need it.
 func (l *loaded) serve(hooks []hook) error {
-	var held []interface{ Close() error }
 	for _, h := range hooks {
-		one := l.spec.Copy()
-		for name := range one.Programs {
-			if name != h.program {
-				delete(one.Programs, name)
-			}
-		}
-		c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: l.shared.Maps, Cache: l.types})
-		if err == nil {
-			var at link.Link
-			if at, err = h.attach(l, c.Programs[h.program]); err == nil {
-				held = append(held, at)
-			}
-			c.Close() // the link holds the program
+		err, tried := l.tried[h.where]
+		if !tried {
+			err = l.attach(h)
+			l.tried[h.where] = err
 		}
 		if err != nil {
-			for _, x := range slices.Backward(held) {
-				_ = x.Close()
-			}
 			return fmt.Errorf("%s: %w", h.where, err)
 		}
 	}
-	l.held = append(l.held, held...)
+	return nil
+}
+
+func (l *loaded) attach(h hook) error {
+	one := l.spec.Copy()
+	maps.DeleteFunc(one.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return name != h.program })
+	c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: l.shared.Maps, Cache: l.types})
+	if err != nil {
+		return err
+	}
+	defer c.Close() // the link holds the program
+	at, err := h.attach(l, c.Programs[h.program])
+	if err != nil {
+		return err
+	}
+	l.held = append(l.held, at)
 	return nil
 }
 
@@ -187,10 +195,6 @@ func (l *loaded) Close() {
 	if l.cgroup != nil {
 		_ = l.cgroup.Close()
 	}
-}
-
-func attachTracing(_ *loaded, p *ebpf.Program) (link.Link, error) {
-	return link.AttachTracing(link.TracingOptions{Program: p})
 }
 
 func attachFigures(l *loaded, p *ebpf.Program) (link.Link, error) {

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 // child does a task: "dial N NETWORK ADDRESS", "refused",
-// "confined CGROUP" or "observe CGROUP".
+// "confined CGROUP", "observe CGROUP" or "as OBSERVER CGROUP".
 func child(task []string) error {
 	switch task[0] {
 	case "dial":
@@ -74,6 +74,8 @@ func child(task []string) error {
 			err = errors.Join(err, f.Err)
 		}
 		return err
+	case "as":
+		return observeAs(task[1], task[2])
 	case "observe":
 		time.AfterFunc(time.Second, func() { fmt.Println("running") })
 		return New(Options{Cgroup: task[1]}).Run(context.Background(), func(inspector.Event) {})

@@ -162,8 +162,7 @@ const (
 	observeProgReleased   = "released"
 	observeProgSendmsg4   = "sendmsg4"
 	observeProgSendmsg6   = "sendmsg6"
-	observeProgSockState  = "sock_state"
-	observeProgTcpConnect = "tcp_connect"
+	observeProgTcpLife    = "tcp_life"
 	observeVarAll         = "all"
 	observeVarGeneration  = "generation"
 	observeVarMarkMask    = "mark_mask"
@@ -221,18 +220,17 @@ type observeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type observeProgramSpecs struct {
-	Coming     *ebpf.ProgramSpec `ebpf:"coming"`
-	Connect4   *ebpf.ProgramSpec `ebpf:"connect4"`
-	Connect6   *ebpf.ProgramSpec `ebpf:"connect6"`
-	Figures    *ebpf.ProgramSpec `ebpf:"figures"`
-	Forwarded  *ebpf.ProgramSpec `ebpf:"forwarded"`
-	Leaving    *ebpf.ProgramSpec `ebpf:"leaving"`
-	Made       *ebpf.ProgramSpec `ebpf:"made"`
-	Released   *ebpf.ProgramSpec `ebpf:"released"`
-	Sendmsg4   *ebpf.ProgramSpec `ebpf:"sendmsg4"`
-	Sendmsg6   *ebpf.ProgramSpec `ebpf:"sendmsg6"`
-	SockState  *ebpf.ProgramSpec `ebpf:"sock_state"`
-	TcpConnect *ebpf.ProgramSpec `ebpf:"tcp_connect"`
+	Coming    *ebpf.ProgramSpec `ebpf:"coming"`
+	Connect4  *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6  *ebpf.ProgramSpec `ebpf:"connect6"`
+	Figures   *ebpf.ProgramSpec `ebpf:"figures"`
+	Forwarded *ebpf.ProgramSpec `ebpf:"forwarded"`
+	Leaving   *ebpf.ProgramSpec `ebpf:"leaving"`
+	Made      *ebpf.ProgramSpec `ebpf:"made"`
+	Released  *ebpf.ProgramSpec `ebpf:"released"`
+	Sendmsg4  *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6  *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	TcpLife   *ebpf.ProgramSpec `ebpf:"tcp_life"`
 }
 
 // observeMapSpecs contains maps before they are loaded into the kernel.
@@ -340,18 +338,17 @@ type observeVariables struct {
 //
 // It can be passed to loadObserveObjects or ebpf.CollectionSpec.LoadAndAssign.
 type observePrograms struct {
-	Coming     *ebpf.Program `ebpf:"coming"`
-	Connect4   *ebpf.Program `ebpf:"connect4"`
-	Connect6   *ebpf.Program `ebpf:"connect6"`
-	Figures    *ebpf.Program `ebpf:"figures"`
-	Forwarded  *ebpf.Program `ebpf:"forwarded"`
-	Leaving    *ebpf.Program `ebpf:"leaving"`
-	Made       *ebpf.Program `ebpf:"made"`
-	Released   *ebpf.Program `ebpf:"released"`
-	Sendmsg4   *ebpf.Program `ebpf:"sendmsg4"`
-	Sendmsg6   *ebpf.Program `ebpf:"sendmsg6"`
-	SockState  *ebpf.Program `ebpf:"sock_state"`
-	TcpConnect *ebpf.Program `ebpf:"tcp_connect"`
+	Coming    *ebpf.Program `ebpf:"coming"`
+	Connect4  *ebpf.Program `ebpf:"connect4"`
+	Connect6  *ebpf.Program `ebpf:"connect6"`
+	Figures   *ebpf.Program `ebpf:"figures"`
+	Forwarded *ebpf.Program `ebpf:"forwarded"`
+	Leaving   *ebpf.Program `ebpf:"leaving"`
+	Made      *ebpf.Program `ebpf:"made"`
+	Released  *ebpf.Program `ebpf:"released"`
+	Sendmsg4  *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6  *ebpf.Program `ebpf:"sendmsg6"`
+	TcpLife   *ebpf.Program `ebpf:"tcp_life"`
 }
 
 func (p *observePrograms) Close() error {
@@ -366,8 +363,7 @@ func (p *observePrograms) Close() error {
 		p.Released,
 		p.Sendmsg4,
 		p.Sendmsg6,
-		p.SockState,
-		p.TcpConnect,
+		p.TcpLife,
 	)
 }
 

@@ -42,8 +42,7 @@ struct conn {
 	__u32 want;   /* bytes to be copied; 0: not known yet */
 	__u32 copied;
 	__u32 copies; /* packets */
-	__u16 lport;
-	__u16 rport; /* UDP: the flow that was told last, with its addresses */
+	__u16 lport, rport; /* UDP: the flow that was told last, with its addresses */
 	__u32 local[4], remote[4];
 };
 
@@ -131,6 +130,25 @@ static __always_inline void own(struct owner *o)
 	BPF_CORE_READ_STR_INTO(&o->comm, leader, comm);
 }
 
+/* note enters what runs now as the owner of a socket that begins something. */
+static __always_inline void note(struct conn *c, __u64 id)
+{
+	if (!c) {
+		count(LOST_CONNS);
+		return;
+	}
+	__builtin_memset(c, 0, sizeof(*c));
+	own(&c->owner);
+	c->flags = OWNED;
+	c->id = id;
+}
+
+/* here reports whether a socket is of the network namespace that is observed. */
+static __always_inline bool here(struct tcp_sock *tp)
+{
+	return ((struct sock *)tp)->__sk_common.skc_net.net->ns.inum == netns_inum;
+}
+
 /* measure reads the figures of a TCP connection. */
 static __always_inline void measure(struct stats *s, struct tcp_sock *tp)
 {
@@ -155,9 +173,7 @@ static __always_inline void describe(struct event *e, __u8 kind, struct conn *c,
 	e->kind = kind;
 	e->proto = IPPROTO_TCP;
 	e->flags = c->flags;
-	if (sk->__sk_common.skc_num)
-		c->lport = sk->__sk_common.skc_num; /* else it was given up already */
-	e->lport = c->lport;
+	e->lport = sk->__sk_common.skc_num;
 	e->rport = bpf_ntohs(sk->__sk_common.skc_dport);
 	if (sk->__sk_common.skc_family == AF_INET6) {
 		e->v6 = 1;

@@ -204,7 +204,9 @@ static __always_inline int asked(struct bpf_sock_addr *ctx, const __u32 *addr, b
 		own(&c->owner);
 		if (c->flags & RECEIVED || (connect && ctx->sk->src_port))
 			return 1;
-	} else if (ctx->protocol != IPPROTO_TCP) {
+	} else if (ctx->protocol == IPPROTO_TCP && ctx->sk) {
+		note(bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE), bpf_get_socket_cookie(ctx));
+	} else {
 		return 1;
 	}
 	if (v6 && addr[0] == 0 && addr[1] == 0 && addr[2] == bpf_htonl(0xffff)) {

@@ -5,24 +5,8 @@
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
-// A program opens or listens: this runs in its context, and so it is noted. All
-// later changes of state come with packets, and find what was noted here.
-static __always_inline struct conn *note(struct sock *sk)
-{
-	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-
-	if (!c) {
-		count(LOST_CONNS);
-		return 0;
-	}
-	__builtin_memset(c, 0, sizeof(*c));
-	own(&c->owner);
-	c->flags = OWNED;
-	c->id = bpf_get_socket_cookie(sk);
-	return c;
-}
-
-static __always_inline void established(struct sock *sk, int from)
+// established notes where the opener's bytes begin, and tells of accepted connections.
+static __always_inline void established(struct bpf_sock *sk, __u64 id, bool accepted)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
@@ -31,17 +15,16 @@ static __always_inline void established(struct sock *sk, int from)
 		count(LOST_CONNS);
 		return;
 	}
-	if (from == TCP_SYN_RECV && !(c->flags & TOLD)) { // a copy of the listener's, or new
-		c->flags = (c->flags & OWNED) | ACCEPTED;
-		c->id = bpf_get_socket_cookie(sk);
-	}
-	c->seq = c->flags & ACCEPTED ? tp->rcv_nxt : tp->snd_nxt;
-	if (sk->__sk_common.skc_dport == bpf_htons(DNS_PORT))
+	if (((struct sock *)tp)->__sk_common.skc_dport == bpf_htons(DNS_PORT))
 		c->flags |= DNS;
-	if (!(c->flags & TOLD)) {
-		c->flags |= TOLD;
-		tell(OPEN, c, tp, false);
+	if (!accepted) {
+		c->seq = tp->snd_nxt;
+		return;
 	}
+	c->flags = (c->flags & OWNED) | ACCEPTED | TOLD; // a copy of the listener's, or new
+	c->id = id;
+	c->seq = tp->rcv_nxt;
+	tell(OPEN, c, tp, false);
 }
 
 // is_reset tells an end by RST: the far end's shows as an error, and of this side's
@@ -54,54 +37,63 @@ static __always_inline bool is_reset(struct sock *sk, int from)
 		   : from == TCP_ESTABLISHED || from == TCP_CLOSE_WAIT;
 }
 
-static __always_inline void closed(struct sock *sk, int from)
+static __always_inline void closed(struct bpf_sock *sk, int from)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	if (!c || !tp)
 		return;
-	if (from != TCP_LISTEN) {
-		if (!(c->flags & TOLD))
-			tell(OPEN, c, tp, false);
-		tell(CLOSE, c, tp, is_reset(sk, from));
-	}
+	if (c->flags & TOLD)
+		tell(CLOSE, c, tp, is_reset((struct sock *)tp, from));
 	bpf_sk_storage_delete(&conns, sk);
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(sock_state, struct sock *sk, int from, int to)
-{
-	if (sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_net.net->ns.inum != netns_inum)
-		return 0;
-	if (to == TCP_SYN_SENT || to == TCP_LISTEN)
-		note(sk);
-	else if (to == TCP_ESTABLISHED)
-		established(sk, from);
-	else if (to == TCP_CLOSE)
-		closed(sk, from);
-	return 0;
-}
-
-// The local port is chosen after the state has changed, and before this.
+// The life of a TCP connection. This is not done at the tracepoint
+// inet_sock_set_state: there the kernel skips a program that runs already on the
+// processor, when an interrupt brings a packet meanwhile, and a change is lost.
 SEC("sockops")
-int tcp_connect(struct bpf_sock_ops *ctx)
+int tcp_life(struct bpf_sock_ops *ctx)
 {
+	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tp;
-	struct bpf_sock *sk;
 	struct conn *c;
 
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
-		return 1;
-	sk = ctx->sk;
 	if (!sk)
 		return 1;
-	c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!c || !tp || c->flags & TOLD)
-		return 1;
-	c->flags |= TOLD;
-	tell(OPEN, c, tp, false);
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (tp && here(tp))
+			note(bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE), bpf_get_socket_cookie(ctx));
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB: // the SYN is about to leave
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (!tp || !here(tp))
+			break;
+		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!c) {
+			count(LOST_CONNS);
+			break;
+		}
+		c->id = bpf_get_socket_cookie(ctx);
+		c->flags |= TOLD;
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+		tell(OPEN, c, tp, false);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (!tp || !here(tp))
+			break;
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+		established(sk, bpf_get_socket_cookie(ctx), ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == TCP_CLOSE)
+			closed(sk, ctx->args[0]);
+		break;
+	}
 	return 1;
 }
 
@@ -266,18 +258,9 @@ int coming(struct __sk_buff *skb)
 SEC("cgroup/sock_create")
 int made(struct bpf_sock *sk)
 {
-	struct conn *c;
-
 	if (sk->type != SOCK_DGRAM || sk->protocol != IPPROTO_UDP || bpf_get_netns_cookie(sk) != netns_cookie)
 		return 1;
-	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c) {
-		count(LOST_CONNS);
-		return 1;
-	}
-	own(&c->owner);
-	c->id = bpf_get_socket_cookie(sk);
-	c->flags = OWNED;
+	note(bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE), bpf_get_socket_cookie(sk));
 	return 1;
 }
 
