@@ -15,9 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/nfqueue"
@@ -67,9 +64,6 @@ func TestOverhead(t *testing.T) {
 	dir := group(t)
 	peer.Serve(t, "192.0.2.2:9000", func(c net.Conn) { _, _ = c.Write([]byte("x")) })
 	peer.Serve(t, "192.0.2.2:9001", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
-	if stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME)); err == nil {
-		defer func() { _ = stats.Close() }()
-	}
 	const rounds = 5
 	figures := map[string][3][]float64{} // connections a second, MB a second, microseconds a connection
 	for range rounds {

@@ -142,6 +142,9 @@ int figures(struct bpf_iter__bpf_sk_storage_map *ctx)
 			return 0;
 		c->sampled = now;
 		describe(&e, FIGURES, c, tp);
+		// It may be ending right now, on another processor, and be half undone.
+		if (!e.lport || !e.rport || sk->__sk_common.skc_state == TCP_CLOSE)
+			return 0;
 	}
 	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;
