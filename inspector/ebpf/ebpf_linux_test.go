@@ -54,12 +54,16 @@ func toPort(port uint16) func(*inspector.Event) bool {
 	return func(e *inspector.Event) bool { return e.Flow.DstPort == flow.Some(port) }
 }
 
-// size is n, or with FULL=1 ten times that.
+// size is n; with FULL=1 ten times that, and for the race detector a tenth.
 func size(n int) int {
-	if os.Getenv("FULL") != "" {
+	switch {
+	case os.Getenv("FULL") != "":
 		return 10 * n
+	case testing.Short():
+		return n / 10
+	default:
+		return n
 	}
-	return n
 }
 
 // pair returns the test's own namespace, joined to another.
@@ -250,7 +254,7 @@ func TestNothingStays(t *testing.T) {
 	if n := attached(t, dir); n != 0 {
 		t.Errorf("%d programs stay after Run", n)
 	}
-	cmd := command(t, "np-observer", "observe "+dir)
+	cmd := command(t, "np-observer", "as ebpf "+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

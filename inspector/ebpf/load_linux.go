@@ -87,44 +87,35 @@ type loaded struct {
 // load makes the maps, and the programs as far as they can be had. It fails when
 // there can be none.
 func load(opt *Options) (*loaded, []Feature, error) {
-	l, err := prepare(opt)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
-	}
-	served := 0
+	l, failed := prepare(opt)
+	served := false
 	var list []Feature
 	for _, f := range facts(opt) {
-		feature := Feature{Fact: f.name}
-		for i, h := range f.hooks {
-			if i > 0 {
-				feature.Hook += ", "
-			}
-			feature.Hook += h.where
+		var where []string
+		for _, h := range f.hooks {
+			where = append(where, h.where)
 		}
-		if feature.Err = l.serve(f.hooks); feature.Err == nil {
-			served++
+		feature := Feature{Fact: f.name, Hook: strings.Join(where, ", "), Err: failed}
+		if failed == nil {
+			feature.Err = l.serve(f.hooks)
 		}
+		served = served || feature.Err == nil
 		list = append(list, feature)
 	}
-	if served == 0 {
+	l.types = nil // megabytes, of no more use
+	if !served {
 		l.Close()
 		return nil, list, fmt.Errorf("%w: %w", ErrUnsupported, list[0].Err)
 	}
-	l.types = nil // megabytes, of no more use
 	return l, list, nil
 }
 
-// prepare makes the maps.
+// prepare makes the maps. What it returns is to be closed also after an error.
 func prepare(opt *Options) (l *loaded, err error) {
 	// Before 5.11 the memory of maps counts against a limit; what this can't
 	// change shows when they are made.
 	_ = rlimit.RemoveMemlock()
 	l = &loaded{types: btf.NewCache(), tried: make(map[string]error)}
-	defer func() {
-		if err != nil {
-			l.Close()
-		}
-	}()
 	if l.spec, err = loadObserve(); err != nil {
 		return l, fmt.Errorf("read the programs: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // child does a task: "dial N NETWORK ADDRESS", "refused",
-// "confined CGROUP", "observe CGROUP" or "as OBSERVER CGROUP".
+// "confined CGROUP" or "as OBSERVER CGROUP".
 func child(task []string) error {
 	switch task[0] {
 	case "dial":
@@ -76,9 +77,6 @@ func child(task []string) error {
 		return err
 	case "as":
 		return observeAs(task[1], task[2])
-	case "observe":
-		time.AfterFunc(time.Second, func() { fmt.Println("running") })
-		return New(Options{Cgroup: task[1]}).Run(context.Background(), func(inspector.Event) {})
 	default:
 		return errors.New("no such task")
 	}
@@ -200,21 +198,22 @@ func start(t testing.TB, opt Options, emit func(inspector.Event)) (s *Source, st
 	if opt.Cgroup == "" {
 		opt.Cgroup = group(t)
 	}
-	if list, err := Detect(opt); err != nil {
-		t.Skip(err)
-	} else {
-		for _, f := range list {
-			if f.Err != nil {
-				t.Errorf("%s: %v", f.Fact, f.Err)
-			}
-		}
-	}
 	s = New(opt)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, emit) }()
 	for s.Features() == nil {
 		time.Sleep(time.Millisecond)
+	}
+	served := func(f Feature) bool { return f.Err == nil }
+	if !slices.ContainsFunc(s.Features(), served) {
+		cancel()
+		t.Skip(<-done)
+	}
+	for _, f := range s.Features() {
+		if !served(f) {
+			t.Errorf("%s: %v", f.Fact, f.Err)
+		}
 	}
 	stopped := false
 	stop = func() {
