@@ -71,7 +71,7 @@ type run struct {
 	links    links
 	lost     uint64 // as of the last sample
 	// swept are told to have ended, because they were not in the list of all; that
-	// they ended may still stand in the ring.
+	// they ended may still stand in the ring. At most MaxFlows: more make it empty.
 	swept map[uint64]bool
 }
 
@@ -97,7 +97,7 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 	}
 	defer names.Close()
 	r := &run{
-		source: s, emit: emit, loaded: l, flows: make(map[uint64]*conn),
+		source: s, emit: emit, loaded: l, flows: make(map[uint64]*conn), swept: make(map[uint64]bool),
 		programs: newPrograms(s.opt.Proc, l.top), links: links{names},
 	}
 	r.sniffer = sniff.New(s.Name(), sniff.Options{}, emit)
@@ -174,8 +174,9 @@ func (r *run) event(b []byte) {
 	defer r.mu.Unlock()
 	switch e.Kind {
 	case kindOpen:
-		delete(r.swept, e.Id)
-		r.open(&e)
+		if !r.swept[e.Id] { // else both its ends are told already
+			r.open(&e)
+		}
 	case kindClose:
 		r.close(&e)
 	case kindGone:

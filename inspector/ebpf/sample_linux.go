@@ -133,7 +133,9 @@ func (r *run) sweep() {
 		}
 	}
 	slices.Sort(gone)
-	r.swept = make(map[uint64]bool, len(gone))
+	if len(r.swept) >= r.source.opt.MaxFlows {
+		clear(r.swept)
+	}
 	for _, id := range gone {
 		r.swept[id] = true
 		r.gone(id)

@@ -41,10 +41,13 @@ static __always_inline void closed(struct bpf_sock *sk, int from)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	bool told;
 
 	if (!c || !tp)
 		return;
-	if (c->flags & TOLD)
+	told = c->flags & TOLD;
+	c->flags &= ~TOLD; // first: who lists all must not find it after its end was told
+	if (told)
 		tell(CLOSE, c, tp, is_reset((struct sock *)tp, from));
 	bpf_sk_storage_delete(&conns, sk);
 }
@@ -124,7 +127,7 @@ int figures(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 	struct tcp_sock *tp;
 	struct event e = {};
-	__u64 now;
+	__u64 now = 0;
 
 	if (!c || !sk || !(c->flags & TOLD))
 		return 0;
@@ -140,13 +143,14 @@ int figures(struct bpf_iter__bpf_sk_storage_map *ctx)
 		      ((__u64)tp->total_retrans << 56);
 		if (now == c->sampled && !all)
 			return 0;
-		c->sampled = now;
 		describe(&e, FIGURES, c, tp);
 		// It may be ending right now, on another processor, and be half undone.
 		if (!e.lport || !e.rport || sk->__sk_common.skc_state == TCP_CLOSE)
 			return 0;
 	}
-	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
+	// Where there is no room this is called once more, after a reading.
+	if (!bpf_seq_write(ctx->meta->seq, &e, sizeof(e)))
+		c->sampled = now;
 	return 0;
 }
 
@@ -278,6 +282,7 @@ int released(struct bpf_sock *sk)
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (!c || !(c->flags & TOLD))
 		return 1;
+	c->flags &= ~TOLD;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count(LOST_EVENTS);
