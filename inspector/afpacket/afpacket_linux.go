@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/mdlayher/socket"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/device"
 	"netpolicy.dev/netpolicy/inspector/packet"
 	"netpolicy.dev/netpolicy/inspector/sniff"
 )
@@ -32,8 +32,6 @@ const (
 	maxBusy = 4096
 	// shedLife is how long a connection stays in the filter; a busy one returns.
 	shedLife = time.Minute
-	// interfaceLife is how long the name of an interface is believed.
-	interfaceLife = 10 * time.Second
 )
 
 // Options says how to observe. The zero Options are the defaults.
@@ -82,15 +80,15 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	links, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	links, err := device.Open()
 	if err != nil {
-		return fmt.Errorf("open route netlink: %w", err)
+		return err
 	}
 	defer links.Close()
 	r := &run{
 		source: s, conn: c, links: links,
 		sniffer: sniff.New(s.Name(), sniff.Options{MaxFlows: s.opt.MaxFlows}, emit),
-		names:   make(map[int]string), counts: make(map[shed]int),
+		counts:  make(map[shed]int),
 	}
 	defer r.publish()
 	return r.loop(ctx)
@@ -131,11 +129,8 @@ func htons(v uint16) uint16 {
 type run struct {
 	source  *Source
 	conn    *socket.Conn
-	links   *netlink.Handle
+	links   *device.Names
 	sniffer *sniff.Sniffer
-
-	names   map[int]string // of interfaces, by index
-	namesAt time.Time
 
 	counts map[shed]int // packets of settled connections in this round
 	out    []shed       // in the filter, oldest first
@@ -193,7 +188,7 @@ func (r *run) packet(b []byte, from unix.Sockaddr, at time.Time) {
 	}
 	iface := ""
 	if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
-		iface = r.name(ll.Ifindex, at)
+		iface = r.links.Of(ll.Ifindex, at)
 	}
 	r.sniffer.Packet(p, at, iface)
 	if p.Proto != flow.TCP {
@@ -269,27 +264,4 @@ func (r *run) publish() {
 	to.Unsolicited.Store(from.Unsolicited)
 	to.Evicted.Store(from.Evicted)
 	to.Overflow.Store(from.Overflow)
-}
-
-// name returns the interface that rules know a packet by: the bridge, bond or
-// VRF that the receiving interface belongs to, where it does.
-func (r *run) name(index int, now time.Time) string {
-	if now.Sub(r.namesAt) > interfaceLife {
-		clear(r.names)
-		r.namesAt = now
-	}
-	if n, ok := r.names[index]; ok {
-		return n
-	}
-	name := ""
-	const deepest = 4 // VLAN-aware bridges over bonds in a VRF
-	for at, level := index, 0; at != 0 && level < deepest; level++ {
-		link, err := r.links.LinkByIndex(at)
-		if err != nil {
-			break
-		}
-		name, at = link.Attrs().Name, link.Attrs().MasterIndex
-	}
-	r.names[index] = name
-	return name
 }
