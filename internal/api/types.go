@@ -128,6 +128,15 @@ type Diagnostic struct {
 type Source struct {
 	Name  string `json:"name"`
 	Error string `json:"error,omitempty"` // why it is not in use; "" while it runs
+	// Facts are what it serves and what it can't, where that is not always the same.
+	Facts []Fact `json:"facts,omitempty"`
+}
+
+// Fact is one kind of fact of a source.
+type Fact struct {
+	Fact  string `json:"fact"`
+	Hook  string `json:"hook,omitempty"`  // where it comes from
+	Error string `json:"error,omitempty"` // why it is not served; "" when it is
 }
 
 // Uplink is one line as the machine sees it. Metrics are negative until measured.

@@ -69,6 +69,7 @@ type core struct {
 	boot      string // this boot's id
 	journaled int    // bytes in the present journal
 	tape      *tape  // what --record keeps; nil: nothing
+	turns     uint64 // how often states and conditions changed
 
 	dirty map[netip.Addr]bool // addresses whose elements the kernel must be told
 	// early are names that came before their flow was seen, by another source.
@@ -455,7 +456,10 @@ func (c *core) apply(e state.Event, wall time.Time) {
 // allAgain has every flow decided anew, in an order that does not depend on
 // chance, in portions: the kernel hears of a failover before even the first of
 // many flows is looked at.
-func (c *core) allAgain(why string) { c.every, c.why = true, why }
+func (c *core) allAgain(why string) {
+	c.every, c.why = true, why
+	c.turns++
+}
 
 // waits reports whether flows wait to be decided again.
 func (c *core) waits() bool { return c.every || len(c.todo) > 0 }

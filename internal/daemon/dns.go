@@ -161,7 +161,6 @@ func tell(list []chan struct{}) {
 	}
 }
 
-
 // dnsGauges writes what the forwarder counts, while there is one.
 func (d *Daemon) dnsGauges(w io.Writer) {
 	r := d.forwarder.Load()

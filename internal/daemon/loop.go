@@ -67,6 +67,7 @@ type loop struct {
 	asked     asked
 	relayed   relaying
 	forwarded forwarding
+	refusing  refusing
 	toTell    []chan struct{} // closed when the kernel knows of the answers so far
 }
 
@@ -293,6 +294,7 @@ func (l *loop) settle() {
 		clock: now, wall: time.Now(), flows: len(l.core.flows), names: l.core.names.Len(),
 		decided: l.decided, broken: l.broken, quotas: l.core.quotas(time.Now()),
 	})
+	l.turnedRefusals()
 }
 
 // queue adds what the kernel must be told to what waits for it.
