@@ -20,8 +20,8 @@ import (
 	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/actions/tc"
 	"netpolicy.dev/netpolicy/actions/xtqueue"
-	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -213,16 +214,53 @@ func throttleOf(t *rules.Throttle) relay.Throttle {
 type dials struct {
 	d    *Daemon
 	made [maxUplinks]struct{ all, failed atomic.Int64 }
+
+	mu   sync.Mutex
+	dead map[netip.Prefix]time.Time // networks where a dial failed, and when
 }
 
-// maxUplinks bounds the uplinks whose dials are counted.
-const maxUplinks = 64
+const (
+	// maxUplinks bounds the uplinks whose dials are counted.
+	maxUplinks = 64
+	// deadFor is how long a network where a dial failed says nothing more about the
+	// line: one dead server that many ask for is not a bad line.
+	deadFor = time.Minute
+	// maxDead bounds them; beyond, failures are not counted.
+	maxDead = 4096
+)
 
-func newDials(d *Daemon) *dials { return &dials{d: d} }
+func newDials(d *Daemon) *dials { return &dials{d: d, dead: map[netip.Prefix]time.Time{}} }
+
+// news reports whether a failure towards an address is the first in its network,
+// /24 or /48, for a while.
+func (x *dials) news(a netip.Addr) bool {
+	bits := 24
+	if a.Is6() {
+		bits = 48
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return true // a name, behind a SOCKS server
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	if now.Sub(x.dead[p]) < deadFor {
+		return false
+	}
+	if len(x.dead) >= maxDead {
+		maps.DeleteFunc(x.dead, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= deadFor })
+	}
+	if len(x.dead) >= maxDead {
+		return false
+	}
+	x.dead[p] = now
+	return true
+}
 
 // Dialled implements relay.Reporter.
 func (x *dials) Dialled(o *relay.Outcome) {
-	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && !o.Failure.BlamesUplink() {
+	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && (!o.Failure.BlamesUplink() || !x.news(o.Dst.Addr())) {
 		return
 	}
 	n := &x.made[o.Uplink]
@@ -237,7 +275,7 @@ func (x *dials) Opened(c *relay.Conn) { x.event(inspector.Open, c, inspector.Sta
 
 // Closed implements relay.Reporter.
 func (x *dials) Closed(c *relay.Conn, e *relay.End) {
-	if e.EarlyReset && c.Uplink >= 0 && c.Uplink < maxUplinks {
+	if e.EarlyReset && x.news(c.Dst.Addr()) && c.Uplink >= 0 && c.Uplink < maxUplinks {
 		x.made[c.Uplink].failed.Add(1)
 	}
 	x.event(inspector.Close, c, inspector.Stats{RTT: e.RTT, MinRTT: e.MinRTT, Retrans: uint64(e.Retransmits), BytesUp: c.Up, BytesDown: c.Down})
