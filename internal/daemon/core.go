@@ -125,6 +125,7 @@ type outputs struct {
 	flush       []flowKey
 	journal     []journalPart
 	taped       []journalPart
+	died        []int // uplinks
 	named       []netip.Addr // addresses whose names changed
 	drops       map[string]int
 }
@@ -534,6 +535,7 @@ func (c *core) lookForDead() (died bool) {
 			delete(c.deadLinks, i)
 		case s.State == state.Failover && !c.deadLinks[i]:
 			c.deadLinks[i], died = true, true
+			c.out.died = append(c.out.died, i)
 		}
 	}
 	return died

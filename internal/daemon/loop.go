@@ -295,6 +295,7 @@ func (l *loop) settle() {
 		decided: l.decided, broken: l.broken, quotas: l.core.quotas(time.Now()),
 	})
 	l.turnedRefusals()
+	l.leave(out.died)
 }
 
 // queue adds what the kernel must be told to what waits for it.

@@ -285,15 +285,20 @@ func (x *dials) event(kind inspector.Kind, c *relay.Conn, stats inspector.Stats)
 	if !c.Dst.IsValid() {
 		return
 	}
-	e := inspector.Event{Kind: kind, At: time.Now(), Source: relayName, Stats: stats}
-	f := &e.Flow
-	f.Proto, f.Src, f.Dst = flow.Some(c.Proto), flow.Some(c.Src.Addr()), flow.Some(c.Dst.Addr())
-	f.SrcPort, f.DstPort = flow.Some(c.Src.Port()), flow.Some(c.Dst.Port())
+	x.d.offer(inspector.Event{Kind: kind, At: time.Now(), Source: relayName, Stats: stats, Flow: relayedFlow(c)})
+}
+
+// relayedFlow is what the relay knows of a connection.
+func relayedFlow(c *relay.Conn) (f flow.Flow) {
+	f.Proto, f.Src, f.SrcPort, f.DstPort = flow.Some(c.Proto), flow.Some(c.Src.Addr()), flow.Some(c.Src.Port()), flow.Some(c.Dst.Port())
+	if c.Dst.Addr().IsValid() {
+		f.Dst = flow.Some(c.Dst.Addr())
+	}
 	if f.SNI = flow.Absent[string](); c.Name != "" {
 		f.SNI = flow.Name(c.Name)
 	}
 	f.HTTPHost = flow.Absent[string]()
-	x.d.offer(e)
+	return f
 }
 
 // report tells the machine each second.
@@ -319,6 +324,33 @@ func (x *dials) report(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// leave ends the relay's connections over uplinks that have died, if they would be
+// given another one now: their clients come again, and need not wait for it.
+func (l *loop) leave(died []int) {
+	r := l.d.relay.Load()
+	if len(died) == 0 || r == nil || l.relayed.stop == nil {
+		return
+	}
+	l.relayed.done.Go(func() {
+		n := 0
+		for _, c := range r.Conns() {
+			if slices.Contains(died, c.Uplink) && l.d.elsewhere(&c) && r.Kill(c.ID) {
+				n++
+			}
+		}
+		l.d.log.Info("connections of a dead uplink ended in the relay", "count", n)
+	})
+}
+
+// elsewhere reports whether a connection like this one would go over another
+// uplink now.
+func (d *Daemon) elsewhere(c *relay.Conn) bool {
+	f := relayedFlow(c)
+	var v relay.Verdict
+	(&decider{d: d}).Decide(&relay.Ask{Flow: &f, Sniffed: true, Resolved: true}, &v)
+	return v.Do == relay.Dial && v.Way.Uplink != c.Uplink
 }
 
 // relayGauges writes what the relay counts, while there is one.
