@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -40,6 +41,8 @@ type Options struct {
 	ReadBuffer int
 	// MaxFlows bounds the connections followed at a time; 0 means 8,192.
 	MaxFlows int
+	// Interface is the one to observe; "" means all.
+	Interface string
 }
 
 // Counters says what a source did. They may be read at any time; those of the
@@ -75,7 +78,15 @@ func (s *Source) Name() string { return "afpacket" }
 // Run implements inspector.Source. It needs CAP_NET_RAW, and CAP_NET_ADMIN for
 // the larger buffer.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
-	c, err := s.listen()
+	index := 0
+	if s.opt.Interface != "" {
+		ifi, err := net.InterfaceByName(s.opt.Interface)
+		if err != nil {
+			return fmt.Errorf("find interface %q: %w", s.opt.Interface, err)
+		}
+		index = ifi.Index
+	}
+	c, err := s.listen(index)
 	if err != nil {
 		return err
 	}
@@ -95,8 +106,9 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 }
 
 // listen opens the socket with its filter already in place: a packet socket
-// gets nothing before it is bound.
-func (s *Source) listen() (*socket.Conn, error) {
+// gets nothing before it is bound. It is bound to the interface with the index, 0
+// for all.
+func (s *Source) listen(index int) (*socket.Conn, error) {
 	c, err := socket.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, "afpacket", nil)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", err)
@@ -111,7 +123,7 @@ func (s *Source) listen() (*socket.Conn, error) {
 		}
 	}
 	if err == nil {
-		err = c.Bind(&unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)})
+		err = c.Bind(&unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index})
 	}
 	if err != nil {
 		_ = c.Close()
