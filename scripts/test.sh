@@ -13,7 +13,7 @@ scripts/residue.sh >"$before"
 status=0
 run() {
   echo "== go test $*"
-  go test -count=1 -v "$@" >"$log" 2>&1 || status=1
+  go test -count=1 -timeout 25m -v "$@" >"$log" 2>&1 || status=1
   grep -E '^(ok|FAIL|panic:|\?)' "$log" | grep -v 'no test files'
   if grep -qE '^(FAIL|--- FAIL|panic:)' "$log"; then
     echo "== what failed"

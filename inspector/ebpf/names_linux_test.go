@@ -15,6 +15,7 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 	"netpolicy.dev/netpolicy/internal/nstest"
 )
 
@@ -173,6 +174,28 @@ func TestAnswersAndInitials(t *testing.T) {
 		_, _ = c.Write([]byte("short header"))
 	}
 	wait(t, func() bool { return src.Counters.Copies.Load()-before == 6 })
+}
+
+// TestQUICName reads a name from a post-quantum hello over two Initials.
+func TestQUICName(t *testing.T) {
+	pair(t)
+	var seen log
+	start(t, Options{}, seen.emit)
+	hello, err := quictest.Hello(&tls.Config{ServerName: "quic.example", NextProtos: []string{"h3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("udp", "192.0.2.2:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	id := []byte{1, 2, 3, 4, 5, 6, 7, 8}
+	for i, part := range [][]byte{hello[:1000], hello[1000:]} {
+		frames := append(quictest.Crypto(i*1000, part), make([]byte, 1250-len(part))...)
+		_, _ = c.Write(quictest.V1.Initial(id, id, byte(i), frames))
+	}
+	wait(t, func() bool { return len(seen.all(inspector.Name, named("quic.example"))) == 1 })
 }
 
 // TestForwarded is a router between two others.

@@ -24,7 +24,7 @@ import (
 // maxDaemon is what netpolicyd may weigh: small routers have 16 MiB of flash for all.
 // The aim is 12; what is above is said.
 const (
-	maxDaemon = 14 << 20
+	maxDaemon = 16 << 20
 	aimDaemon = 12 << 20
 )
 

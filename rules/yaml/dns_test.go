@@ -49,7 +49,7 @@ default: {route: a}
 		{"dns_listen: 10.0.0.1:53, dns_upstreams: m udp://192.0.2.1 for .example", "NP107"},
 		{"dns_listen: 10.0.0.1:53, dns_upstreams: m udp://192.0.2.1 for", "NP107"},
 		{"dns_listen: 10.0.0.1:53, dns_upstreams: m tls://dns.example", "NP107"},
-		{"dns_listen: 10.0.0.1, dns_upstreams: m udp://192.0.2.1", "NP103"},
+		{"dns_listen: 10.0.0.1, dns_upstreams: m udp://192.0.2.1", "NP202"},
 		{"dns_listen: 10.0.0.1:53, dns_upstreams: udp://192.0.2.1", "NP004"},
 		{"dns_listen: 10.0.0.1:53, dns_upstreams: m udp://dns.example", "NP004"},
 		{"dns_listen: 10.0.0.1:53, dns_upstreams: m ftp://192.0.2.1", "NP004"},
