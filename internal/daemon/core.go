@@ -127,7 +127,7 @@ type outputs struct {
 	flush       []flowKey
 	journal     []journalPart
 	taped       []journalPart
-	died        []int // uplinks
+	died        []int        // uplinks
 	named       []netip.Addr // addresses whose names changed
 	drops       map[string]int
 }

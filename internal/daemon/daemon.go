@@ -91,19 +91,18 @@ type Daemon struct {
 	metrics *telemetry.Metrics
 	store   *store
 
-	events   chan inspector.Event
-	answers  chan inspector.Event
-	rounds   chan taggedRound
-	calls    chan func(*loop)
-	commits  chan *commit
-	reloads  chan *reloadCall
-	drifted  chan struct{}
-	drift    driftBook
-	changes  chan *changeCall
-	asks     chan func(context.Context) // to be done where policies are made live
-	changed  chan string                // the file changed; coalesced
-	nudge    chan string                // reasons to plan anew; coalesced
-	refusals chan struct{}              // what is refused may be another; coalesced
+	events  chan inspector.Event
+	answers chan inspector.Event
+	rounds  chan taggedRound
+	calls   chan func(*loop)
+	commits chan *commit
+	reloads chan *reloadCall
+	drifted chan struct{}
+	drift   driftBook
+	changes chan *changeCall
+	asks    chan func(context.Context) // to be done where policies are made live
+	changed chan string                // the file changed; coalesced
+	nudge   chan string                // reasons to plan anew; coalesced
 
 	tapes     chan []journalPart // parts of the recording
 	torn      atomic.Bool        // the recording has lost something
@@ -161,7 +160,7 @@ func New(opts Options, parts Parts) *Daemon {
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue),
-		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1), refusals: make(chan struct{}, 1),
+		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1),
 		drifted: make(chan struct{}, 1),
 	}
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
@@ -223,9 +222,6 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	}
 	if !d.opts.Observe {
 		run("keep alive", d.keepAlive)
-		if d.parts.Refuser != nil {
-			run("refuse", d.refuse)
-		}
 		if d.parts.Drift != nil {
 			run("drift", d.watchDrift)
 		}

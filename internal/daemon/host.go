@@ -46,7 +46,7 @@ type ReadBack interface {
 }
 
 // Refuser refuses connections of local programs as they are made. It is called from
-// one goroutine. An error says why they are not refused; the table blocks them then.
+// the kernel's goroutine, after the table was changed. An error says why they are not refused; the table blocks them then.
 type Refuser interface {
 	Enforce(*actions.Connect) error
 }

@@ -67,7 +67,8 @@ type loop struct {
 	asked     asked
 	relayed   relaying
 	forwarded forwarding
-	refusing  refusing
+	refused   refusals
+	unrefused string          // why the last refusal could not be; the worker owns it
 	toTell    []chan struct{} // closed when the kernel knows of the answers so far
 }
 
@@ -82,10 +83,11 @@ type job struct {
 	marks   []setMark
 	forget  []flowKey
 	told    []chan struct{} // who waits for the updates
+	refuse  *refusal        // what is refused from now on; nil: what was
 }
 
 func (j *job) empty() bool {
-	return j.apply == nil && j.verify == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
+	return j.apply == nil && j.verify == nil && j.refuse == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
 }
 
 // part takes out as many marks and entries to forget as one job may have.
@@ -294,7 +296,6 @@ func (l *loop) settle() {
 		clock: now, wall: time.Now(), flows: len(l.core.flows), names: l.core.names.Len(),
 		decided: l.decided, broken: l.broken, quotas: l.core.quotas(time.Now()),
 	})
-	l.turnedRefusals()
 	l.leave(out.died)
 }
 
@@ -364,6 +365,9 @@ func (l *loop) dispatch() {
 		// state goes first: loading takes longer.
 		l.busy, l.applying = true, true
 		j := job{apply: l.waiting.c.plan}
+		if c := l.waiting.c; l.d.parts.Refuser != nil {
+			j.refuse = &refusal{c.prog, c.host, &c.world}
+		}
 		if l.waiting.readBack {
 			j.look = exported(l.waiting.c.plan)
 		}
@@ -390,6 +394,7 @@ func (l *loop) dispatch() {
 			j.verify = exported(l.plan)
 		}
 	}
+	j.refuse = l.refusalNow()
 	if j.empty() {
 		tell(j.told)
 		return
@@ -453,6 +458,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			probes := !sameProbes(l.core.live.policy, c.c.policy) || l.plan.MarkMask != c.c.plan.MarkMask ||
 				!maps.Equal(l.plan.IDs.Marks, c.c.plan.IDs.Marks)
 			l.swap(c.c)
+			l.refused = l.refusing()
 			if probes {
 				l.stopProbes()
 				l.startProbes(ctx)
@@ -548,6 +554,9 @@ func (l *loop) worker(ctx context.Context) {
 			r.err = l.d.parts.Verifier.Verify(ctx, j.verify)
 		}
 		r.took = time.Since(start)
+		if r.err == nil && j.refuse != nil {
+			l.refuse(j.refuse)
+		}
 		for _, m := range j.marks {
 			if err := l.d.parts.Connections.SetMark(ctx, m.key.connection(), m.value, m.mask); err != nil {
 				l.d.log.Warn("connection not marked", "error", err)

@@ -1,50 +1,47 @@
 package daemon
 
 import (
-	"context"
-
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/state"
 )
 
-// refusing is what decides which connections are refused as they are made.
-type refusing struct {
+// refusals are what decides which connections of local programs are refused as
+// they are made.
+type refusals struct {
 	prog  *engine.Program
 	host  *actions.Host
 	turns uint64 // of the world
 }
 
-// turnedRefusals has what is refused compiled anew when it may have changed.
-func (l *loop) turnedRefusals() {
-	now := refusing{l.core.live.prog, l.host, l.core.turns}
-	if now == l.refusing {
-		return
-	}
-	l.refusing = now
-	select {
-	case l.d.refusals <- struct{}{}:
-	default: // it is about to be
-	}
+// refusal is a job for the kernel worker: it comes after the table, so that who
+// waits for a reload finds both done.
+type refusal struct {
+	prog  *engine.Program
+	host  *actions.Host
+	world *state.World
 }
 
-// refuse keeps the Refuser at what the newest snapshot says, until ctx ends.
-func (d *Daemon) refuse(ctx context.Context) error {
-	told := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-d.refusals:
-		}
-		s := d.snap.Load()
-		why := ""
-		if err := d.parts.Refuser.Enforce(actions.ConnectFor(s.live.prog, s.host, s.live.world)); err != nil {
-			why = err.Error()
-		}
-		if why != told {
-			if told = why; why != "" {
-				d.log.Info("blocked programs are not refused at connect: the table drops what they send", "why", why)
-			}
-		}
+// refusalNow returns what has to be compiled anew, nil when nothing has changed.
+func (l *loop) refusalNow() *refusal {
+	now := l.refusing()
+	if now == l.refused || l.d.parts.Refuser == nil {
+		return nil
 	}
+	l.refused = now
+	return &refusal{now.prog, now.host, l.core.live.world}
+}
+
+func (l *loop) refusing() refusals { return refusals{l.core.live.prog, l.host, l.core.turns} }
+
+// refuse brings a refusal about. The log says once why that can't be.
+func (l *loop) refuse(r *refusal) {
+	why := ""
+	if err := l.d.parts.Refuser.Enforce(actions.ConnectFor(r.prog, r.host, r.world)); err != nil {
+		why = err.Error()
+	}
+	if why != l.unrefused && why != "" {
+		l.d.log.Info("blocked programs are not refused at connect: the table drops what they send", "why", why)
+	}
+	l.unrefused = why
 }
