@@ -2,6 +2,7 @@ package sniff
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
@@ -36,7 +37,7 @@ type Holder struct {
 	// Again is the answer for packets that say nothing: the flow's next one is to be
 	// held, too. Full is for those of flows beyond the bounds.
 	Again, Full uint32
-	Counters    HoldCounters
+	Counters    *HoldCounters // of this one, or of several together
 
 	judge    Judge
 	flows    map[holdKey]*holding
@@ -47,11 +48,11 @@ type Holder struct {
 	out      []Release
 }
 
-// HoldCounters say what a Holder did. They belong to its goroutine.
+// HoldCounters say what Holders did. They may be read at any time.
 type HoldCounters struct {
-	Late uint64 // flows judged because their time was over
-	Full uint64 // packets beyond the bounds
-	Let  uint64 // packets let go before their flow was judged: see MaxHeld
+	Late atomic.Uint64 // flows judged because their time was over
+	Full atomic.Uint64 // packets beyond the bounds
+	Let  atomic.Uint64 // packets let go before their flow was judged: see MaxHeld
 }
 
 type holdKey struct {
@@ -79,7 +80,7 @@ type holdDue struct {
 
 // NewHolder returns a Holder that asks judge.
 func NewHolder(judge Judge) *Holder {
-	return &Holder{judge: judge, flows: map[holdKey]*holding{}}
+	return &Holder{Counters: &HoldCounters{}, judge: judge, flows: map[holdKey]*holding{}}
 }
 
 // Packet takes a packet from a client to a server and returns which packets, this
@@ -96,7 +97,7 @@ func (h *Holder) Packet(p packet.Packet, id uint32, at time.Time, describe func(
 	case len(p.Payload) == 0 || !p.HasPorts || p.Proto != flow.TCP && p.Proto != flow.UDP:
 		return h.let(id, h.Again)
 	case e == nil && len(h.flows) >= MaxHolding:
-		h.Counters.Full++
+		h.Counters.Full.Add(1)
 		return h.let(id, h.Full)
 	case e == nil:
 		e = &holding{flow: describe()}
@@ -113,10 +114,10 @@ func (h *Holder) Packet(p packet.Packet, id uint32, at time.Time, describe func(
 	case decided || state != first.More:
 		h.settle(k, e, answer, at)
 	case h.buffered > MaxBuffered:
-		h.Counters.Full++
+		h.Counters.Full.Add(1)
 		h.late(k, e, at)
 	case len(e.ids) > MaxHeld:
-		h.Counters.Let++
+		h.Counters.Let.Add(1)
 		h.let(e.ids[0], h.Again)
 		e.ids = e.ids[1:]
 	}
@@ -187,7 +188,7 @@ func (h *Holder) expire(at time.Time) {
 		case e.answered:
 			delete(h.flows, next.key)
 		default:
-			h.Counters.Late++
+			h.Counters.Late.Add(1)
 			h.late(next.key, e, at)
 		}
 	}

@@ -178,7 +178,7 @@ func TestHoldSmall(t *testing.T) {
 			t.Fatalf("%d of %d let go: a client would be stuck", len(out), i)
 		}
 	}
-	if len(out) == 0 || out[len(out)-1].Answer != block || h.Counters.Let == 0 {
+	if len(out) == 0 || out[len(out)-1].Answer != block || h.Counters.Let.Load() == 0 {
 		t.Errorf("%d let go, the last with %v", len(out), out[max(0, len(out)-1):])
 	}
 }
