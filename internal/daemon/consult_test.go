@@ -169,7 +169,7 @@ func TestConsultReload(t *testing.T) {
 		r.sync()
 	}
 	reload(strings.Replace(askPolicy, "default: {route: direct}", "default: {route: fast}", 1))
-	if got := k.ask(p); got == first {
+	if got := k.ask(p); reflect.DeepEqual(got, first) {
 		t.Errorf("the new default does not count: %+v", got)
 	}
 	reload(strings.Replace(askPolicy, "enforce: consult", "enforce: static", 1))
