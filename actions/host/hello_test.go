@@ -24,6 +24,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector/first"
 	"netpolicy.dev/netpolicy/inspector/nfqueue"
 	"netpolicy.dev/netpolicy/inspector/packet"
+	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 	"netpolicy.dev/netpolicy/inspector/sniff"
 	"netpolicy.dev/netpolicy/internal/nstest"
 	"netpolicy.dev/netpolicy/rules"
@@ -285,15 +286,57 @@ func TestHelloHeld(t *testing.T) {
 	}
 }
 
-// TestHelloStrict: with on_crash closed nothing that says a name passes while nobody answers.
+// TestHelloQUIC: so is a QUIC Initial, in two datagrams.
+func TestHelloQUIC(t *testing.T) {
+	needQueue(t)
+	l := helloLab(t)
+	e := enforcer(t, t.TempDir())
+	p := holdingLines(rules.Last)
+	w := engine.OfflineWorld(p, state.Normal)
+	plan := planFor(t, e, p, w)
+	must(t, e.Apply(t.Context(), plan))
+	_, stop := hear(t, plan, w)
+	defer stop()
+	id := []byte{1, 2, 3, 4, 5, 6, 7, 8}
+	for name, want := range map[string]bool{"dropped.example": false, "allowed.example": true} {
+		hello, err := quictest.Hello(&tls.Config{ServerName: name, NextProtos: []string{"h3"}, MinVersion: tls.VersionTLS13})
+		must(t, err)
+		l.leaked("")
+		l.namespaces[1].Do(t, func() {
+			c, err := net.Dial("udp", helloAddrs[0])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			for i, part := range [][]byte{hello[:1000], hello[1000:]} {
+				frames := append(quictest.Crypto(i*1000, part), make([]byte, 1100-len(part))...)
+				if _, err := c.Write(quictest.V1.Initial(id, id, byte(i), frames)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		arrived := false // the connection id is in the clear
+		for end := time.Now().Add(enough); !arrived && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			arrived = l.leaked(string(id))
+		}
+		if arrived != want {
+			t.Errorf("%s: at the far end %v, want %v", name, arrived, want)
+		}
+	}
+}
+
+// TestHelloStrict: with on_crash closed, here with consult, nothing that says a name passes while nobody answers.
 func TestHelloStrict(t *testing.T) {
 	needQueue(t)
 	l := helloLab(t)
 	e := enforcer(t, t.TempDir())
 	p := holdingLines(rules.Closed)
+	p.Daemon.Enforce = rules.Consult
 	w := engine.OfflineWorld(p, state.Normal)
 	plan := planFor(t, e, p, w)
 	must(t, e.Apply(t.Context(), plan))
+	defer judging(plan, w).listen(t)()
 	_, stop := hear(t, plan, w)
 	must(t, e.KeepAlive(t.Context()))
 	if _, err := l.talk(helloAddrs[0], plenty, 0, clientHello(t, "allowed.example")); err != nil {
