@@ -35,7 +35,8 @@ type Release struct{ ID, Answer uint32 }
 // It is pure, and for one goroutine. Make one with NewHolder.
 type Holder struct {
 	// Again is the answer for packets that say nothing: the flow's next one is to be
-	// held, too. Full is for those of flows beyond the bounds.
+	// held, too. Full is for those of flows beyond the bounds, whose first packet does
+	// not say enough.
 	Again, Full uint32
 	Counters    *HoldCounters // of this one, or of several together
 
@@ -98,7 +99,7 @@ func (h *Holder) Packet(p packet.Packet, id uint32, at time.Time, describe func(
 		return h.let(id, h.Again)
 	case e == nil && len(h.flows) >= MaxHolding:
 		h.Counters.Full.Add(1)
-		return h.let(id, h.Full)
+		return h.let(id, h.alone(p, describe()))
 	case e == nil:
 		e = &holding{flow: describe()}
 		h.flows[k] = e
@@ -122,6 +123,18 @@ func (h *Holder) Packet(p packet.Packet, id uint32, at time.Time, describe func(
 		e.ids = e.ids[1:]
 	}
 	return h.out
+}
+
+// alone is the answer for a packet by what it says itself: there is no room to wait
+// for more.
+func (h *Holder) alone(p packet.Packet, f *flow.Flow) uint32 {
+	e := &holding{flow: f}
+	x, state := h.read(e, p)
+	h.buffered -= e.half.held() + e.datagrams.Held()
+	if answer, decided := h.judge(f, x, state != first.More); decided {
+		return answer
+	}
+	return h.Full
 }
 
 // Tick returns the packets whose time is over. Call it often enough for HoldTime.

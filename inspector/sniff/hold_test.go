@@ -183,7 +183,8 @@ func TestHoldSmall(t *testing.T) {
 	}
 }
 
-// TestHoldBounds: flows beyond the bound are answered at once.
+// TestHoldBounds: flows beyond the bound are answered at once, by what their first
+// packet says.
 func TestHoldBounds(t *testing.T) {
 	h := newHolder()
 	now := time.Unix(0, 0)
@@ -194,6 +195,10 @@ func TestHoldBounds(t *testing.T) {
 		if want := i >= MaxHolding; (len(got) == 1 && got[0].Answer == full) != want {
 			t.Fatalf("flow %d: %v", i, got)
 		}
+	}
+	whole := segmentOf(1, hello(t, "bad.example"))
+	if got := h.Packet(whole, 0, now, noFlow); len(got) != 1 || got[0].Answer != block {
+		t.Errorf("a whole hello beyond the bound: %v", got)
 	}
 	if got := h.Tick(now.Add(HoldTime)); len(got) != MaxHolding {
 		t.Errorf("%d let go", len(got))
