@@ -4,8 +4,6 @@ GO      ?= go
 LDFLAGS := -s -w
 # By this profile of decisions the compiler lays out what decides: see `make profile`.
 PGO     := -pgo=cmd/netpolicyd/default.pgo
-# Lists are fetched by HTTP/1.1: half a megabyte less, as in releases.
-TAGS    := -tags nethttpomithttp2
 export GOFLAGS += -trimpath
 
 .PHONY: run test check bench bench-packages build dist dist-check profile setup fuzz nightly accept clean
@@ -30,7 +28,7 @@ bench-packages: ## benchmarks of the pure packages
 	$(GO) test -run '^$$' -bench . -benchmem ./flow ./rules/... ./engine ./state ./actions/... ./inspector/...
 
 build: ## both binaries into bin/
-	CGO_ENABLED=0 $(GO) build $(PGO) $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+	CGO_ENABLED=0 $(GO) build $(PGO) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
 
 dist: ## what is released, into dist/: tarballs, Debian packages, SBOMs, checksums
 	scripts/dist.sh

@@ -91,7 +91,8 @@ func medianOf(n int, do func()) float64 {
 }
 
 // speedup is how many times the decisions of one goroutine two make in the same
-// time: the best run of each, with the collector off.
+// time, with the collector off: the median of pairs of runs, one right after the
+// other, as the machine's own speed comes and goes.
 func speedup(prog *engine.Program, flows []flow.Flow, counted bool) float64 {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := engine.OfflineWorld(prog.Policy(), state.Normal)
@@ -114,12 +115,12 @@ func speedup(prog *engine.Program, flows []flow.Flow, counted bool) float64 {
 		group.Wait()
 		return time.Since(start)
 	}
-	const most = 2.1 // more is the machine's noise in the runs of one goroutine
-	one, two := run(1), run(2)
-	for i := 0; i < 15 || i < 30 && 2*float64(one)/float64(two) > most; i++ {
-		one, two = min(one, run(1)), min(two, run(2))
+	run(2) // warms up
+	pairs := make([]float64, 15)
+	for i := range pairs {
+		pairs[i] = 2 * float64(run(1)) / float64(run(2))
 	}
-	return 2 * float64(one) / float64(two)
+	return median(pairs, func(r float64) float64 { return r })
 }
 
 // recompile changes one rule after the other; making the changed policy is not measured.

@@ -80,6 +80,9 @@ type Event struct {
 	// name may lie: Flow.SNI is the outer one. GREASE looks the same (RFC 9849,
 	// 6.2). For kind Answered: the answer gives out the keys for that.
 	ECH bool
+	// PID is the number of the process that owns the socket, where the source can
+	// tell it for sure (ebpf), else 0.
+	PID uint32
 	// Earlier is true for an Open that found a connection under way, from before
 	// the source began. Where a source can't tell, it is false.
 	Earlier bool
@@ -95,6 +98,8 @@ type Stats struct {
 	// Replied is true when the far end has sent anything. A Close without it is
 	// a failed dial, where the source can tell (conntrack).
 	Replied bool
+	// Reset is true for a Close by RST, from either end, where the source can tell (ebpf).
+	Reset bool
 }
 
 // Answer is one DNS answer, its CNAME chain resolved to the name that was asked for.

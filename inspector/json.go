@@ -22,8 +22,9 @@ type eventJSON struct {
 	Mark   uint32          `json:"ct_mark,omitempty"`
 	Prefix string          `json:"prefix,omitempty"`
 
-	Earlier bool `json:"earlier,omitempty"`
-	ECH     bool `json:"ech,omitempty"`
+	Earlier bool   `json:"earlier,omitempty"`
+	ECH     bool   `json:"ech,omitempty"`
+	PID     uint32 `json:"pid,omitempty"`
 }
 
 type statsJSON struct {
@@ -35,6 +36,7 @@ type statsJSON struct {
 	PacketsUp   uint64 `json:"packets_up,omitempty"`
 	PacketsDown uint64 `json:"packets_down,omitempty"`
 	Replied     bool   `json:"replied,omitempty"`
+	Reset       bool   `json:"reset,omitempty"`
 }
 
 type answerJSON struct {
@@ -46,7 +48,7 @@ type answerJSON struct {
 // AppendJSON appends the event as one JSON object, without a newline. ParseJSON
 // reads it back, durations to the microsecond, TTLs to the second.
 func (e *Event) AppendJSON(b []byte) ([]byte, error) {
-	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier, ECH: e.ECH}
+	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier, ECH: e.ECH, PID: e.PID}
 	if e.Kind == Answered {
 		j.Answer = &answerJSON{e.Answer.Name, e.Answer.Addrs, int64(e.Answer.TTL / time.Second)}
 	} else {
@@ -54,7 +56,7 @@ func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 	}
 	if s := e.Stats; s != (Stats{}) {
 		j.Stats = &statsJSON{
-			s.RTT.Microseconds(), s.MinRTT.Microseconds(), s.Retrans, s.BytesUp, s.BytesDown, s.PacketsUp, s.PacketsDown, s.Replied,
+			s.RTT.Microseconds(), s.MinRTT.Microseconds(), s.Retrans, s.BytesUp, s.BytesDown, s.PacketsUp, s.PacketsDown, s.Replied, s.Reset,
 		}
 	}
 	line, err := json.Marshal(j)
@@ -85,11 +87,11 @@ func ParseJSON(line []byte) (Event, error) {
 	if !ok {
 		return Event{}, fmt.Errorf("read event: unknown kind %q", j.Kind)
 	}
-	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier, ECH: j.ECH}
+	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier, ECH: j.ECH, PID: j.PID}
 	if s := j.Stats; s != nil {
 		e.Stats = Stats{
 			time.Duration(s.RTT) * time.Microsecond, time.Duration(s.MinRTT) * time.Microsecond,
-			s.Retrans, s.BytesUp, s.BytesDown, s.PacketsUp, s.PacketsDown, s.Replied,
+			s.Retrans, s.BytesUp, s.BytesDown, s.PacketsUp, s.PacketsDown, s.Replied, s.Reset,
 		}
 	}
 	switch {

@@ -32,6 +32,12 @@ trap 'rm -f "$log" "$log.all" "$before" "$after"' EXIT
 run ./...
 run -race -short ./internal/daemon/... ./internal/api/... ./internal/telemetry/... ./inspector/... ./probe/... ./engine ./state
 
+# The BPF objects are what their sources give.
+if ! scripts/bpf.sh --check >"$log" 2>&1; then
+  status=1
+fi
+tail -n 20 "$log"
+
 # The VS Code extension, and the scopes that the grammar gives the examples.
 echo "== editors/vscode"
 if command -v npm >/dev/null; then

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -78,12 +77,12 @@ func TestTailText(t *testing.T) {
 	at := night.Format(time.RFC3339)
 	for _, c := range []struct{ record, want string }{
 		{
-			`{"id":"1","rule":"zoom","action":"route","target":"ha","route":"fast","log":true,"default":false,"final":true,"pending":[],"why":"priority 100 before 10 (x)","time":"` + at + `","event":"open","mode":"enforce","flow":{"proto":"tcp","src":"10.0.0.5:5000","dst":"1.2.3.4:443","sni":"us01.zoom.us"},"uplink":"wan1"}`,
-			`03:00:00.000 open   tcp 10.0.0.5:5000 > 1.2.3.4:443 us01.zoom.us  route fast (asked ha) via wan1  by zoom (priority 100 before 10 (x))`,
+			`{"id":"1","rule":"zoom","action":"route","target":"ha","route":"fast","log":true,"default":false,"final":true,"pending":[],"why":"priority 100 before 10 (x)","time":"` + at + `","event":"open","mode":"enforce","flow":{"proto":"tcp","src":"10.0.0.5:5000","dst":"1.2.3.4:443","sni":"us01.zoom.us","rtt_ms":12.345},"name":"us01.zoom.us","name_from":"sni","uplink":"wan1"}`,
+			`03:00:00.000 open   tcp 10.0.0.5:5000 > 1.2.3.4:443 us01.zoom.us (sni) rtt 12.35 ms  route fast (asked ha) via wan1  by zoom (priority 100 before 10 (x))`,
 		},
 		{
-			`{"rule":"bad","action":"block","target":"reject","route":null,"final":true,"time":"` + at + `","event":"logged","mode":"observe","text":"no","flow":{"proto":"udp","src":"10.0.0.5:5000","dst":"[2001:db8::1]:53","dns":["a.example","b.example"],"process":"game"}}`,
-			`03:00:00.000 logged udp 10.0.0.5:5000 > [2001:db8::1]:53 a.example,b.example? [game]  block reject  by bad  "no"  (observed only)`,
+			`{"rule":"bad","action":"block","target":"reject","route":null,"final":true,"time":"` + at + `","event":"logged","mode":"observe","text":"no","flow":{"proto":"udp","src":"10.0.0.5:5000","dst":"[2001:db8::1]:53","dns":["a.example","b.example"],"process":"ga\u001bme"},"name":"a.example,b.example","name_from":"dns"}`,
+			`03:00:00.000 logged udp 10.0.0.5:5000 > [2001:db8::1]:53 a.example,b.example (dns) [ga�me]  block reject  by bad  "no"  (observed only)`,
 		},
 		{
 			`{"rule":null,"action":"route","target":"direct","route":"direct","default":true,"final":false,"pending":["sni"],"time":"` + at + `","event":"state","mode":"enforce","pinned":true,"pinned_route":"fast","flow":{"proto":"tcp","src":"10.0.0.5:1","dst":"1.2.3.4:2"}}`,
@@ -92,11 +91,52 @@ func TestTailText(t *testing.T) {
 		{`{"dropped":12}`, `... 12 records missed: this tail is slower than the decisions`},
 	} {
 		var b bytes.Buffer
-		if err := writeRecord(&b, []byte(c.record)); err != nil {
+		if err := showRecord(&b, []byte(c.record), &recordFilter{}, false); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(c.want+"\n", b.String()); diff != "" {
 			t.Error(diff)
+		}
+	}
+}
+
+func TestTailFilters(t *testing.T) {
+	records := []string{
+		`{"rule":"zoom","action":"route","route":"fast","uplink":"wan1","flow":{"sni":"us01.zoom.us","dns":["cdn.example"]}}`,
+		`{"rule":"bad","action":"block","route":null,"flow":{"http_host":"bad.example"}}`,
+		`{"rule":null,"action":"route","route":"direct","default":true,"flow":{"dns":["a.example","b.example"]}}`,
+		`{"rule":"ha","action":"route","route":null,"flow":{}}`,
+		`{"rule":"own","action":"none","route":null,"flow":{}}`,
+		`{"dropped":3}`,
+	}
+	for _, c := range []struct {
+		q    recordFilter
+		want []int // records, besides the last
+	}{
+		{recordFilter{}, []int{0, 1, 2, 3, 4}},
+		{recordFilter{rule: "zoom"}, []int{0}},
+		{recordFilter{rule: "default"}, []int{2}},
+		{recordFilter{uplink: "wan1"}, []int{0}},
+		{recordFilter{blocked: true}, []int{1, 3}},
+		{recordFilter{name: ".zoom.us"}, []int{0}},
+		{recordFilter{name: "*.example"}, []int{1, 2}},
+		{recordFilter{name: "b.example", blocked: true}, nil},
+	} {
+		if err := c.q.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		for _, r := range records {
+			if err := showRecord(&b, []byte(r), &c.q, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := ""
+		for _, i := range append(c.want, len(records)-1) {
+			want += records[i] + "\n"
+		}
+		if diff := cmp.Diff(want, b.String()); diff != "" {
+			t.Errorf("%+v: %s", c.q, diff)
 		}
 	}
 }
@@ -110,7 +150,14 @@ type backend struct {
 func (b *backend) Status() api.Status { return sampleStatus() }
 func (b *backend) Plan() string       { return "" }
 func (b *backend) Explain(api.ExplainRequest) (json.RawMessage, error) {
-	return nil, errors.New("not asked")
+	return json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100 before 10","final":true,"runner_up":"video"}`), nil
+}
+
+func (b *backend) Flows(_ context.Context, q api.FlowsRequest) (api.Flows, error) {
+	return api.Flows{Now: night, Total: 7, Matched: 1, Flows: []api.Flow{{
+		Flow: json.RawMessage(`{"id":"1","proto":"tcp","src":"10.0.0.5:5000","dst":"203.0.113.1:443"}`), Name: "us01.zoom.us", NameFrom: "sni",
+		Decision: json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100"}`), Uplink: "wan1", RTTms: 12.5, DownRate: 2_500_000,
+	}}}, nil
 }
 func (b *backend) Reload(context.Context) (api.ReloadResult, error) { return b.reload, nil }
 func (b *backend) Force(_ context.Context, q api.ForceRequest) error {
@@ -138,7 +185,7 @@ func TestDaemonCommands(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{Reader: b, Admin: b, Records: ring, Metrics: func(io.Writer) {}}).Run(ctx, l)
+		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Records: ring, Metrics: func(io.Writer) {}}).Run(ctx, l)
 	}()
 	defer func() {
 		stop()
@@ -157,6 +204,13 @@ func TestDaemonCommands(t *testing.T) {
 		{"uplinks", 0, "wan4  eth4   RECOVERY"},
 		{"uplinks -o json", 0, `"name": "wan4"`},
 		{"tail --follow=false -o json", 0, `{"id":"7"}`},
+		{"tail --follow=false -o ndjson", 0, `{"id":"7"}`},
+		{"tail --name a..b", 2, `--name "a..b": want a name`},
+		{"top", 2, "the screen needs a terminal"},
+		{"top --sort name", 2, "want bytes, rate, rtt, age"},
+		{"top --once -n 5", 0, "us01.zoom.us "},
+		{"top --once --filter zoom", 0, `1 of 7 flows with "zoom" by rate`},
+		{"top -o json", 0, `"name": "us01.zoom.us"`},
 		{"reload", 1, "policy.yaml:16:21: error NP110"},
 		{"reload -o json", 1, `"result": "rejected"`},
 		{"state force failover --for 10m --reason test --uplink wan1", 0, "wan1"},
@@ -176,7 +230,7 @@ func TestDaemonCommands(t *testing.T) {
 }
 
 func TestNoDaemon(t *testing.T) {
-	for _, args := range []string{"status", "uplinks", "tail", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
+	for _, args := range []string{"status", "uplinks", "tail", "top --once", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
 		code, out := command(append(strings.Fields(args), "--socket", filepath.Join(t.TempDir(), "none"))...)
 		if code != int(cli.Unreachable) || !strings.Contains(out, "hint: is netpolicyd running?") {
 			t.Errorf("%s: exit %d\n%s", args, code, out)

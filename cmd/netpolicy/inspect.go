@@ -25,36 +25,62 @@ import (
 func newInspectCmd() *cobra.Command {
 	var file, output string
 	var live, tunnels bool
+	var watch watchOptions
 	cmd := &cobra.Command{
-		Use:   "inspect --pcap FILE | --live",
+		Use:   "inspect --pcap FILE | --live | --iface NAME",
 		Short: "Show connections and the names they carry, from a capture or live",
 		Long: `Show one line for each connection: its ends, the server name of its ClientHello (sni, null when it is known
 that there is none), the Host of its HTTP request, and the DNS names of its destination. name_source tells where
 the best name comes from: tls, http or dns.
 
 --live watches this host (or network namespace) until interrupted: conntrack, local sockets, DNS answers and
-ClientHellos. It needs root and changes nothing.`,
+ClientHellos. It needs root and changes nothing. --iface captures on one interface alone, and shows the connections whose
+first bytes pass there; programs, round-trip times and ends come from local sockets and conntrack, where they know the
+same addresses. It needs CAP_NET_RAW. Both end at Ctrl-C, after --for, or after --count connections.`,
 		Example: `  netpolicy inspect --pcap capture.pcapng -o ndjson
-  netpolicy inspect --live -o table`,
+  netpolicy inspect --live -o table
+  netpolicy inspect --iface eth1 --for 1m -o ndjson`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "ndjson" && output != "table" {
 				return fmt.Errorf("unknown output %q: ndjson or table", output)
 			}
-			if live == (file != "") {
-				return errors.New("give either --pcap FILE or --live")
+			given := 0
+			for _, is := range []bool{live, file != "", watch.iface != ""} {
+				if is {
+					given++
+				}
 			}
-			if live {
-				return inspectLive(cmd.Context(), cmd.OutOrStdout(), output == "table")
+			switch {
+			case given != 1:
+				return errors.New("give one of --pcap FILE, --live and --iface NAME")
+			case file != "" && (watch.time != 0 || watch.count != 0):
+				return errors.New("--for and --count belong to --live and --iface")
+			case watch.time < 0 || watch.count < 0:
+				return errors.New("--for and --count can't be negative")
+			case file == "":
+				watch.table = output == "table"
+				return inspectLive(cmd, watch)
 			}
 			return inspectFile(cmd, file, output, !tunnels)
 		},
 	}
 	cmd.Flags().StringVar(&file, "pcap", "", "read this capture (pcap or pcapng; - for standard input)")
 	cmd.Flags().BoolVar(&live, "live", false, "watch this host's connections until interrupted")
+	cmd.Flags().StringVar(&watch.iface, "iface", "", "capture on the interface `NAME` until interrupted")
+	cmd.Flags().DurationVar(&watch.time, "for", 0, "with --live and --iface: end after this time; 0 does not")
+	cmd.Flags().IntVar(&watch.count, "count", 0, "with --live and --iface: end after `N` connections; 0 does not")
 	cmd.Flags().BoolVar(&tunnels, "tunnels", false, "show tunnels themselves, not the connections inside them")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "ndjson or table")
 	return cmd
+}
+
+// watchOptions say what to watch live, and for how long.
+type watchOptions struct {
+	iface string        // "": all of this network namespace
+	time  time.Duration // 0: without end
+	count int           // connections; 0: without end
+	table bool
 }
 
 func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
@@ -112,6 +138,7 @@ type connection struct {
 	began time.Time
 	shown bool
 	over  bool
+	seen  bool // by connections.only
 }
 
 // connections gathers events into connections, in the order of their beginning.
@@ -120,6 +147,9 @@ type connections struct {
 	order   []*connection
 	names   *inspector.NameTable
 	dropped int
+	// only is the source that has to have seen a connection for watch to show it;
+	// "" is any.
+	only string
 }
 
 func newConnections() *connections {
@@ -165,6 +195,7 @@ func (c *connections) enter(e inspector.Event) *connection {
 		c.byEnds[k] = n
 		c.order = append(c.order, n)
 	}
+	n.seen = n.seen || e.Source == c.only
 	merge(&n.flow, e.Flow)
 	if dst, ok := n.flow.Dst.Get(); ok && (n.flow.DNS.Empty() || e.Kind == inspector.Name) {
 		n.flow.DNS = c.names.Names(dst, e.At)
@@ -273,16 +304,20 @@ func end(a netip.AddrPort, port flow.Value[uint16]) string {
 // the latest a moment after it was seen, or when it ends.
 func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, show func(flow.Flow) error) error {
 	const patience = 2 * time.Second
+	// memory is after what time a connection is forgotten of whose end nobody told.
+	const memory = 10 * time.Minute
 	tick := time.NewTicker(patience / 4)
 	defer tick.Stop()
 	for {
 		select {
 		case e := <-events:
 			n := c.enter(e)
-			if n == nil || n.shown {
+			if n == nil || n.shown || c.only != "" && !n.seen {
 				continue
 			}
-			if e.Kind == inspector.Name || e.Kind == inspector.Close {
+			// Of one interface's connections the program, which is looked for each
+			// second, is worth a moment's patience.
+			if e.Kind == inspector.Name && (c.only == "" || !n.flow.Process.Unknown()) || e.Kind == inspector.Close {
 				n.shown = true
 				if err := show(n.flow); err != nil {
 					return err
@@ -295,14 +330,15 @@ func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, 
 				}
 			}
 			for _, n := range c.order {
-				if !n.shown && now.Sub(n.began) > patience {
+				n.over = n.over || c.only != "" && now.Sub(n.began) > memory
+				if !n.shown && (c.only == "" || n.seen) && now.Sub(n.began) > patience {
 					n.shown = true
 					if err := show(n.flow); err != nil {
 						return err
 					}
 				}
 			}
-			c.order = slices.DeleteFunc(c.order, func(n *connection) bool { return n.over && n.shown })
+			c.order = slices.DeleteFunc(c.order, func(n *connection) bool { return n.over && (n.shown || c.only != "") })
 		case <-ctx.Done():
 			return nil
 		}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
+
+	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
@@ -21,58 +24,90 @@ import (
 // dropped and counted.
 const liveEvents = 16384
 
-// inspectLive shows the connections of this network namespace until interrupted.
-func inspectLive(ctx context.Context, w io.Writer, table bool) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+// errEnough ends a watch that has shown as many connections as it should.
+var errEnough = errors.New("enough")
+
+// inspectLive shows the connections of this network namespace, or of one of its
+// interfaces, until interrupted or until there is enough.
+func inspectLive(cmd *cobra.Command, o watchOptions) error {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if o.time > 0 {
+		var end context.CancelFunc
+		ctx, end = context.WithTimeout(ctx, o.time)
+		defer end()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
 	events := make(chan inspector.Event, liveEvents)
-	dropped := 0
-	var mu sync.Mutex
+	var dropped atomic.Int64
 	emit := func(e inspector.Event) {
 		select {
 		case events <- e:
 		default:
-			mu.Lock()
-			dropped++
-			mu.Unlock()
+			dropped.Add(1)
 		}
+	}
+	capture := afpacket.New(afpacket.Options{Interface: o.iface})
+	c := newConnections()
+	if o.iface != "" {
+		c.only = capture.Name()
 	}
 	var sources sync.WaitGroup
 	failed := make(chan error, 3)
-	for _, s := range []inspector.Source{conntrack.New(conntrack.Options{}), sockdiag.New(sockdiag.Options{}), afpacket.New(afpacket.Options{})} {
+	for _, s := range []inspector.Source{conntrack.New(conntrack.Options{}), sockdiag.New(sockdiag.Options{}), capture} {
 		sources.Go(func() {
-			if err := s.Run(ctx, emit); err != nil {
+			err := s.Run(ctx, emit)
+			switch {
+			case err == nil:
+			case c.only != "" && s.Name() != c.only: // it only adds to what the capture shows
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: without %s: %v\n", s.Name(), err)
+			default:
 				failed <- fmt.Errorf("%s: %w", s.Name(), err)
 				cancel()
 			}
 		})
 	}
-	if table {
+	err := watchConnections(ctx, cmd, c, events, o)
+	cancel()
+	sources.Wait()
+	select {
+	case e := <-failed:
+		fmt.Fprintln(cmd.ErrOrStderr(), "error:", e)
+		if errors.Is(e, os.ErrPermission) {
+			fmt.Fprintln(cmd.ErrOrStderr(), "hint: a capture needs root, or CAP_NET_RAW; --live needs CAP_NET_ADMIN, too")
+		}
+		return cli.Errors
+	default:
+	}
+	if n := dropped.Load(); n > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: %d events were dropped: the output is too slow\n", n)
+	}
+	return err
+}
+
+// watchConnections writes a line for each connection.
+func watchConnections(ctx context.Context, cmd *cobra.Command, c *connections, events <-chan inspector.Event, o watchOptions) error {
+	w, left := cmd.OutOrStdout(), o.count
+	if o.table {
 		fmt.Fprintln(w, "PROTO SOURCE DESTINATION NAME FROM PROGRAM")
 	}
-	err := newConnections().watch(ctx, events, func(f flow.Flow) error {
+	err := c.watch(ctx, events, func(f flow.Flow) error {
 		line := append([]byte(row(f, " ")), '\n')
-		if !table {
+		if !o.table {
 			line = appendLine(nil, f)
 		}
 		if _, err := w.Write(line); err != nil {
 			return fmt.Errorf("write output: %w", err)
 		}
+		if left--; left == 0 {
+			return errEnough
+		}
 		return nil
 	})
-	cancel()
-	sources.Wait()
-	select {
-	case e := <-failed:
-		fmt.Fprintln(os.Stderr, "error:", e)
-		return cli.Errors
-	default:
-	}
-	if dropped > 0 {
-		fmt.Fprintf(os.Stderr, "warning: %d events were dropped: the output is too slow\n", dropped)
+	if errors.Is(err, errEnough) {
+		return nil
 	}
 	return err
 }

@@ -3,12 +3,12 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"io"
+
+	"github.com/spf13/cobra"
 )
 
 // inspectLive needs sources that only Linux has so far.
-func inspectLive(context.Context, io.Writer, bool) error {
-	return errors.New("inspect --live works on Linux only")
+func inspectLive(*cobra.Command, watchOptions) error {
+	return errors.New("inspect --live and --iface work on Linux only")
 }

@@ -152,8 +152,11 @@ func TestInspectRefuses(t *testing.T) {
 	}{
 		{[]string{"--pcap", "none.pcap"}, cli.Errors, "no such file"},
 		{[]string{"--pcap", "inspect_test.go"}, cli.Errors, "neither pcap, pcapng nor NDJSON"},
-		{nil, nil, "give either --pcap FILE or --live"},
-		{[]string{"--pcap", file, "--live"}, nil, "give either --pcap FILE or --live"},
+		{nil, nil, "give one of --pcap FILE, --live and --iface NAME"},
+		{[]string{"--pcap", file, "--live"}, nil, "give one of --pcap FILE, --live and --iface NAME"},
+		{[]string{"--live", "--iface", "lo"}, nil, "give one of"},
+		{[]string{"--pcap", file, "--count", "1"}, nil, "--for and --count belong to"},
+		{[]string{"--iface", "lo", "--for", "-1s"}, nil, "can't be negative"},
 		{[]string{"--pcap", file, "-o", "xml"}, nil, `unknown output "xml"`},
 	} {
 		_, errs, err := inspect(c.args...)

@@ -241,6 +241,11 @@ func writeStatus(w io.Writer, s *api.Status) {
 	for _, src := range s.Sources {
 		if src.Error == "" {
 			running = append(running, src.Name)
+			for _, f := range src.Facts {
+				if f.Error != "" {
+					failed = append(failed, fmt.Sprintf("%s without %s: %s", src.Name, f.Fact, f.Error))
+				}
+			}
 		} else {
 			failed = append(failed, fmt.Sprintf("%s not in use: %s", src.Name, src.Error))
 		}

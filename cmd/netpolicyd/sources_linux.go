@@ -8,6 +8,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
+	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/inspector/nflog"
 	"netpolicy.dev/netpolicy/inspector/nfqueue"
 	"netpolicy.dev/netpolicy/inspector/sockdiag"
@@ -16,9 +17,11 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-// sources are all that can tell of connections here, without BPF.
-func sources() []inspector.Source {
+// sources are all that can tell of connections here. Where there is no BPF the
+// others go on.
+func sources(programs *ebpf.Source) []inspector.Source {
 	return []inspector.Source{
+		programs,
 		conntrack.New(conntrack.Options{}),
 		sockdiag.New(sockdiag.Options{}),
 		afpacket.New(afpacket.Options{}),

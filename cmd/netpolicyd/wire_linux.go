@@ -20,6 +20,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/nft"
 	"netpolicy.dev/netpolicy/actions/tc"
 	"netpolicy.dev/netpolicy/actions/xtqueue"
+	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
@@ -33,7 +34,8 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	if err != nil {
 		return parts, nil, err
 	}
-	parts = daemon.Parts{Sources: sources(), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs}
+	bpf := ebpf.New(ebpf.Options{})
+	parts = daemon.Parts{Sources: sources(bpf), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs}
 	if observe {
 		parts.Host = reader{stateDir}
 		return parts, nil, nil
@@ -53,6 +55,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 	parts.Host, parts.Kernel, parts.Verifier, parts.Connections = reader{stateDir}, e, v, connected{ct, log}
 	parts.Drift = e
 	parts.Queue = serveQueue
+	parts.Refuser = bpf
 	parts.Previous = e.Previous()
 	return parts, func(ctx context.Context) error {
 		if err := errors.Join(v.Close(), e.Close(), ct.Close()); err != nil {

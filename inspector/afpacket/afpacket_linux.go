@@ -5,17 +5,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/socket"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/device"
 	"netpolicy.dev/netpolicy/inspector/packet"
 	"netpolicy.dev/netpolicy/inspector/sniff"
 )
@@ -32,8 +33,6 @@ const (
 	maxBusy = 4096
 	// shedLife is how long a connection stays in the filter; a busy one returns.
 	shedLife = time.Minute
-	// interfaceLife is how long the name of an interface is believed.
-	interfaceLife = 10 * time.Second
 )
 
 // Options says how to observe. The zero Options are the defaults.
@@ -42,6 +41,8 @@ type Options struct {
 	ReadBuffer int
 	// MaxFlows bounds the connections followed at a time; 0 means 8,192.
 	MaxFlows int
+	// Interface is the one to observe; "" means all.
+	Interface string
 }
 
 // Counters says what a source did. They may be read at any time; those of the
@@ -77,28 +78,37 @@ func (s *Source) Name() string { return "afpacket" }
 // Run implements inspector.Source. It needs CAP_NET_RAW, and CAP_NET_ADMIN for
 // the larger buffer.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
-	c, err := s.listen()
+	index := 0
+	if s.opt.Interface != "" {
+		ifi, err := net.InterfaceByName(s.opt.Interface)
+		if err != nil {
+			return fmt.Errorf("find interface %q: %w", s.opt.Interface, err)
+		}
+		index = ifi.Index
+	}
+	c, err := s.listen(index)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	links, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	links, err := device.Open()
 	if err != nil {
-		return fmt.Errorf("open route netlink: %w", err)
+		return err
 	}
 	defer links.Close()
 	r := &run{
 		source: s, conn: c, links: links,
 		sniffer: sniff.New(s.Name(), sniff.Options{MaxFlows: s.opt.MaxFlows}, emit),
-		names:   make(map[int]string), counts: make(map[shed]int),
+		counts:  make(map[shed]int),
 	}
 	defer r.publish()
 	return r.loop(ctx)
 }
 
 // listen opens the socket with its filter already in place: a packet socket
-// gets nothing before it is bound.
-func (s *Source) listen() (*socket.Conn, error) {
+// gets nothing before it is bound. It is bound to the interface with the index, 0
+// for all.
+func (s *Source) listen(index int) (*socket.Conn, error) {
 	c, err := socket.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, "afpacket", nil)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", err)
@@ -113,7 +123,7 @@ func (s *Source) listen() (*socket.Conn, error) {
 		}
 	}
 	if err == nil {
-		err = c.Bind(&unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)})
+		err = c.Bind(&unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index})
 	}
 	if err != nil {
 		_ = c.Close()
@@ -131,11 +141,8 @@ func htons(v uint16) uint16 {
 type run struct {
 	source  *Source
 	conn    *socket.Conn
-	links   *netlink.Handle
+	links   *device.Names
 	sniffer *sniff.Sniffer
-
-	names   map[int]string // of interfaces, by index
-	namesAt time.Time
 
 	counts map[shed]int // packets of settled connections in this round
 	out    []shed       // in the filter, oldest first
@@ -193,7 +200,7 @@ func (r *run) packet(b []byte, from unix.Sockaddr, at time.Time) {
 	}
 	iface := ""
 	if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
-		iface = r.name(ll.Ifindex, at)
+		iface = r.links.Of(ll.Ifindex, at)
 	}
 	r.sniffer.Packet(p, at, iface)
 	if p.Proto != flow.TCP {
@@ -269,27 +276,4 @@ func (r *run) publish() {
 	to.Unsolicited.Store(from.Unsolicited)
 	to.Evicted.Store(from.Evicted)
 	to.Overflow.Store(from.Overflow)
-}
-
-// name returns the interface that rules know a packet by: the bridge, bond or
-// VRF that the receiving interface belongs to, where it does.
-func (r *run) name(index int, now time.Time) string {
-	if now.Sub(r.namesAt) > interfaceLife {
-		clear(r.names)
-		r.namesAt = now
-	}
-	if n, ok := r.names[index]; ok {
-		return n
-	}
-	name := ""
-	const deepest = 4 // VLAN-aware bridges over bonds in a VRF
-	for at, level := index, 0; at != 0 && level < deepest; level++ {
-		link, err := r.links.LinkByIndex(at)
-		if err != nil {
-			break
-		}
-		name, at = link.Attrs().Name, link.Attrs().MasterIndex
-	}
-	r.names[index] = name
-	return name
 }

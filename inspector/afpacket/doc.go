@@ -1,6 +1,6 @@
 // Package afpacket reads DNS answers, ClientHellos and other beginnings of
 // connections off the wire (Linux), through one AF_PACKET socket on all
-// interfaces of the network namespace. It tells of names and protocols alone:
+// interfaces of the network namespace, or on one. It tells of names and protocols alone:
 // Answered and Name events.
 //
 // A filter in the kernel passes DNS, SYNs, what may be a client's first bytes, and

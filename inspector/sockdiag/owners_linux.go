@@ -3,50 +3,28 @@ package sockdiag
 import (
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 
-	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector/owner"
 )
 
 const (
 	// maxFiles bounds the open files looked at in one search for owners: some
 	// tens of milliseconds. A host with more shows fewer programs.
 	maxFiles = 200_000
-	// maxUsers bounds the user names remembered.
-	maxUsers = 1024
-	// maxComm is the kernel's TASK_COMM_LEN with room.
-	maxComm = 64
 )
 
 // owners finds the programs and users that sockets belong to.
 type owners struct {
 	proc     string
 	counters *Counters
-	users    map[uint32]flow.Value[string]
+	users    owner.Users
 }
 
 func newOwners(proc string, c *Counters) *owners {
-	return &owners{proc: proc, counters: c, users: make(map[uint32]flow.Value[string])}
-}
-
-// user returns the user's name, or the number where there is no name.
-func (o *owners) user(uid uint32) flow.Value[string] {
-	if v, ok := o.users[uid]; ok {
-		return v
-	}
-	id := strconv.FormatUint(uint64(uid), 10)
-	v := flow.Some(id)
-	if u, err := user.LookupId(id); err == nil && u.Username != "" {
-		v = flow.Some(u.Username)
-	}
-	if len(o.users) >= maxUsers {
-		clear(o.users)
-	}
-	o.users[uid] = v
-	return v
+	return &owners{proc: proc, counters: c}
 }
 
 // find searches /proc for the programs that hold the sockets, by inode. Those
@@ -77,7 +55,7 @@ func (o *owners) find(sockets map[uint32]*socket) {
 			}
 			inode, ok := socketInode(link)
 			if n := sockets[inode]; ok && n != nil && n.flow.Process.Unknown() {
-				n.flow.Process, n.flow.ProcessPath = program(dir)
+				n.flow.Process, n.flow.ProcessPath = owner.Program(dir), owner.Executable(dir)
 				left--
 			}
 		}
@@ -92,21 +70,6 @@ func socketInode(link string) (uint32, bool) {
 	}
 	n, err := strconv.ParseUint(strings.TrimSuffix(digits, "]"), 10, 32)
 	return uint32(n), err == nil
-}
-
-// program returns a process's name (comm) and executable.
-func program(dir string) (name, path flow.Value[string]) {
-	if comm, err := os.ReadFile(filepath.Join(dir, "comm")); err == nil {
-		s := strings.TrimSuffix(string(comm), "\n")
-		if len(s) > maxComm {
-			s = s[:maxComm]
-		}
-		name = flow.Some(s)
-	}
-	if exe, err := os.Readlink(filepath.Join(dir, "exe")); err == nil {
-		path = flow.Some(strings.TrimSuffix(exe, " (deleted)"))
-	}
-	return name, path
 }
 
 // String shows the counters for logs.

@@ -208,7 +208,7 @@ func (r *run) enter(s listed, listening map[uint16]bool) *socket {
 			return nil
 		}
 		n = &socket{key: k, inode: s.msg.INode, accepted: k.proto == flow.TCP && listening[k.local.Port()]}
-		n.describe(r.owners.user(s.msg.UID))
+		n.describe(r.owners.users.Name(s.msg.UID))
 		n.measure(s.info)
 		r.known[k] = n
 		r.order = append(r.order, n)

@@ -25,6 +25,7 @@ type fake struct {
 	result  ReloadResult
 	forced  ForceRequest
 	changed error
+	listed  FlowsRequest
 }
 
 func (f *fake) Change(_ context.Context, _ string, q ChangeRequest) (ChangeResult, error) {
@@ -32,6 +33,11 @@ func (f *fake) Change(_ context.Context, _ string, q ChangeRequest) (ChangeResul
 		return ChangeResult{}, f.changed
 	}
 	return ChangeResult{Result: Applied, N: len(q.Policy.Main)}, nil
+}
+
+func (f *fake) Flows(_ context.Context, q FlowsRequest) (Flows, error) {
+	f.listed = q
+	return Flows{Total: 1, Flows: []Flow{}}, nil
 }
 
 func (f *fake) History(context.Context, string, bool) ([]EntryText, error) {
@@ -75,7 +81,7 @@ func serve(t *testing.T, f *fake, ring *telemetry.Ring) *Client {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("socket: %v, %v", info, err)
 	}
-	s := &Server{Reader: f, Admin: f, Changes: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
+	s := &Server{Reader: f, Admin: f, Changes: f, Lister: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
@@ -265,6 +271,38 @@ func TestListenGroup(t *testing.T) {
 		}
 		if err := l.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestFlowsRequest checks that a request comes to the daemon as it was made, and
+// that one that asks too much is refused.
+func TestFlowsRequest(t *testing.T) {
+	f := &fake{}
+	c := serve(t, f, telemetry.NewRing(4))
+	for _, q := range []struct{ asked, want FlowsRequest }{
+		{FlowsRequest{}, FlowsRequest{Sort: ByBytes, Limit: defaultFlows}},
+		{FlowsRequest{Sort: ByRTT, Limit: 7, Offset: 3, Match: "a&b c"}, FlowsRequest{Sort: ByRTT, Limit: 7, Offset: 3, Match: "a&b c"}},
+	} {
+		got, err := c.Flows(t.Context(), q.asked)
+		if err != nil || got.Total != 1 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if diff := cmp.Diff(q.want, f.listed); diff != "" {
+			t.Error(diff)
+		}
+	}
+	for _, q := range []struct {
+		asked FlowsRequest
+		want  string
+	}{
+		{FlowsRequest{Sort: "name"}, `sort="name": want bytes, rate, rtt, age`},
+		{FlowsRequest{Limit: -1}, `limit="-1": want a number of flows`},
+		{FlowsRequest{Limit: MaxFlows + 1}, "limit=1001: at most 1000 flows a page"},
+		{FlowsRequest{Match: string(make([]byte, maxMatch+1))}, "match: want at most 256 bytes"},
+	} {
+		if _, err := c.Flows(t.Context(), q.asked); err == nil || err.Error() != q.want {
+			t.Errorf("%+v: %v, want %s", q.asked, err, q.want)
 		}
 	}
 }

@@ -70,6 +70,12 @@ func (c *Client) Uplinks(ctx context.Context) ([]Uplink, error) {
 	return u, c.call(ctx, http.MethodGet, "/v1/uplinks", nil, &u)
 }
 
+// Flows asks for a page of the connections that the daemon follows.
+func (c *Client) Flows(ctx context.Context, q FlowsRequest) (Flows, error) {
+	var f Flows
+	return f, c.call(ctx, http.MethodGet, "/v1/flows?"+q.query().Encode(), nil, &f)
+}
+
 // Plan asks for the host state that the daemon wants, as text.
 func (c *Client) Plan(ctx context.Context) (string, error) { return c.text(ctx, "/v1/plan") }
 

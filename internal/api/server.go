@@ -46,6 +46,12 @@ type Admin interface {
 	Clear(ctx context.Context, uplink string) error
 }
 
+// Lister lists the connections that are followed. Its method is called
+// concurrently and ends early when its context does.
+type Lister interface {
+	Flows(context.Context, FlowsRequest) (Flows, error)
+}
+
 // ErrBadRequest marks errors that are the caller's: the answer is 400.
 var ErrBadRequest = errors.New("bad request")
 
@@ -54,6 +60,7 @@ type Server struct {
 	Reader  Reader
 	Admin   Admin
 	Changes Changes
+	Lister  Lister
 	Records *telemetry.Ring
 	Metrics func(io.Writer)
 	Log     *slog.Logger
@@ -177,6 +184,7 @@ func (s *Server) Handler() http.Handler {
 			problem(w, http.StatusServiceUnavailable, fmt.Errorf("%d tails are open already", maxFollowers))
 		}
 	})
+	s.flows(mux)
 	s.changes(mux)
 	mux.HandleFunc("POST /v1/explain", s.explain)
 	mux.HandleFunc("POST /v1/reload", s.reload)

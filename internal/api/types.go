@@ -1,11 +1,12 @@
 // Package api is how people and programs speak with a running netpolicyd: HTTP
-// over a unix socket, and the Go client that `netpolicy status`, `tail`, `uplinks`,
-// `reload` and `state` use. It knows nothing of the daemon but two small
-// interfaces, Reader and Admin.
+// over a unix socket, and the Go client that `netpolicy status`, `tail`, `top`,
+// `uplinks`, `reload` and `state` use. It knows nothing of the daemon but small
+// interfaces: Reader, Lister, Admin, Changes.
 //
 //	GET    /v1/status              Status
 //	GET    /v1/uplinks             []Uplink
 //	GET    /v1/decisions?last=20&follow=1   NDJSON, one decision record a line
+//	GET    /v1/flows?sort=rate&limit=100&offset=0&match=zoom   Flows
 //	POST   /v1/explain             ExplainRequest -> the engine's explanation
 //	POST   /v1/reload              ReloadResult (422 when the new policy is rejected)
 //	PUT    /v1/state               ForceRequest
@@ -128,6 +129,15 @@ type Diagnostic struct {
 type Source struct {
 	Name  string `json:"name"`
 	Error string `json:"error,omitempty"` // why it is not in use; "" while it runs
+	// Facts are what it serves and what it can't, where that is not always the same.
+	Facts []Fact `json:"facts,omitempty"`
+}
+
+// Fact is one kind of fact of a source.
+type Fact struct {
+	Fact  string `json:"fact"`
+	Hook  string `json:"hook,omitempty"`  // where it comes from
+	Error string `json:"error,omitempty"` // why it is not served; "" when it is
 }
 
 // Uplink is one line as the machine sees it. Metrics are negative until measured.

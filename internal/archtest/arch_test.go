@@ -25,6 +25,9 @@ var parsers = []string{
 	"inspector/apps", "inspector/dns", "inspector/first", "inspector/httphost", "inspector/packet", "inspector/quic", "inspector/sniff", "inspector/tlshello",
 }
 
+// screens show what they are given: they read no terminal and ask nobody.
+var screens = []string{"internal/top"}
+
 // leaves are edges that live below a core folder.
 var leaves = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/host", "actions/conntrack", "actions/xtqueue"}
 
@@ -126,6 +129,9 @@ func violation(dir, name string) string {
 			return "a parser is pure: bytes come in, values go out"
 		}
 	}
+	if within(dir, screens) != "" && slices.Contains(forbidden, name) {
+		return "a screen is pure: whoever runs it reads keys and asks the daemon"
+	}
 	c := within(dir, core)
 	if c == "" || within(dir, leaves) != "" {
 		return ""
@@ -197,6 +203,8 @@ func TestViolation(t *testing.T) {
 		{"engine", module + "internal/daemon", true},
 		{"cmd/netpolicyd", module + "internal/daemon", false},
 		{"state", module + "rules", true},
+		{"internal/top", "os", true},
+		{"internal/top", module + "internal/api", false},
 	} {
 		if got := violation(c.dir, c.imp) != ""; got != c.bad {
 			t.Errorf("violation(%q, %q) = %v, want %v", c.dir, c.imp, got, c.bad)

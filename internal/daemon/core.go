@@ -53,6 +53,8 @@ type core struct {
 	machine state.Machine
 	names   *inspector.NameTable
 	flows   map[flowKey]*tracked
+	// roster are the same flows in no order, for lists that are made in portions.
+	roster []*tracked
 	// own are the addresses of this host, to tell its own probes from others' flows.
 	own map[netip.Addr]bool
 	// todo are the flows that are to be decided again for the reason why, and all
@@ -69,6 +71,7 @@ type core struct {
 	boot      string // this boot's id
 	journaled int    // bytes in the present journal
 	tape      *tape  // what --record keeps; nil: nothing
+	turns     uint64 // how often states and conditions changed
 
 	dirty map[netip.Addr]bool // addresses whose elements the kernel must be told
 	// early are names that came before their flow was seen, by another source.
@@ -126,6 +129,7 @@ type outputs struct {
 	flush       []flowKey
 	journal     []journalPart
 	taped       []journalPart
+	died        []int // uplinks
 	named       []netip.Addr // addresses whose names changed
 	drops       map[string]int
 }
@@ -182,7 +186,7 @@ func (c *core) event(e *inspector.Event, now time.Duration, wall time.Time) {
 				c.carried(t, e, wall)
 			}
 			if c.closes(e) {
-				delete(c.flows, k)
+				c.forget(k)
 			}
 		}
 	case inspector.Logged:
@@ -271,7 +275,8 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.Time) {
 	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, asked: e.Earlier}
 	c.nextID++
-	t.flow.ID = strconv.FormatUint(c.nextID, 10)
+	t.n = c.nextID
+	t.flow.ID = strconv.FormatUint(t.n, 10)
 	if n, ok := c.early[k]; ok {
 		learn(&t.flow, &n.flow)
 		delete(c.early, k)
@@ -284,7 +289,7 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	c.carried(t, e, wall)
 	c.marked(t, e.Mark)
 	if len(c.flows) < maxFlows {
-		c.flows[k] = t
+		c.follow(t)
 		if t.loose = unsure(e); t.loose {
 			c.loose[k] = now
 		}
@@ -316,7 +321,7 @@ func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time
 	c.enforce(t)
 	if c.interrupted(t) {
 		c.out.flush = append(c.out.flush, t.key)
-		delete(c.flows, t.key)
+		c.forget(t.key)
 		t.route = t.decision.Route
 	}
 	c.record(t, event, now, wall)
@@ -419,7 +424,7 @@ func (c *core) expire(now time.Duration) {
 		}
 		delete(c.loose, k)
 		if t := c.flows[k]; t != nil && t.loose {
-			delete(c.flows, k)
+			c.forget(k)
 		}
 	}
 	for k, n := range c.early {
@@ -457,7 +462,10 @@ func (c *core) apply(e state.Event, wall time.Time) {
 // allAgain has every flow decided anew, in an order that does not depend on
 // chance, in portions: the kernel hears of a failover before even the first of
 // many flows is looked at.
-func (c *core) allAgain(why string) { c.every, c.why = true, why }
+func (c *core) allAgain(why string) {
+	c.every, c.why = true, why
+	c.turns++
+}
 
 // waits reports whether flows wait to be decided again.
 func (c *core) waits() bool { return c.every || len(c.todo) > 0 }
@@ -477,7 +485,7 @@ func (c *core) work(n int, now time.Duration, wall time.Time) {
 		case t == nil: // gone meanwhile
 		case c.stranded(t, wall):
 			c.out.flush = append(c.out.flush, k)
-			delete(c.flows, k)
+			c.forget(k)
 		default:
 			c.again(t, c.why, now, wall)
 		}
@@ -532,6 +540,7 @@ func (c *core) lookForDead() (died bool) {
 			delete(c.deadLinks, i)
 		case s.State == state.Failover && !c.deadLinks[i]:
 			c.deadLinks[i], died = true, true
+			c.out.died = append(c.out.died, i)
 		}
 	}
 	return died
@@ -610,16 +619,9 @@ func (c *core) record(t *tracked, event string, now time.Duration, wall time.Tim
 	if c.observe {
 		ctx.Mode = "observe"
 	}
-	route := d.Route
-	if t.route >= 0 && route >= 0 && t.route != route && !d.Blocked() {
-		ctx.Pinned, ctx.PinnedRoute = true, p.Routes[t.route].Name
-		route = t.route
-	}
-	if route >= 0 {
-		if u := uplinkOf(p, route); u >= 0 {
-			ctx.Uplink = p.Uplinks[u].Name
-		}
-	}
+	ctx.Name, ctx.NameFrom = nameOf(&t.flow)
+	ctx.Uplink, ctx.PinnedRoute = whereTo(p, d, t.route)
+	ctx.Pinned = ctx.PinnedRoute != ""
 	c.out.records = append(c.out.records, telemetry.Record{Decision: decisionJSON(c.live.prog, t.flow.ID, d), Log: logs, Context: ctx})
 	c.out.counts = append(c.out.counts, count{ruleName(p, d), engine.ActionName(d.Kind), routeName(p, d.Route), event})
 }

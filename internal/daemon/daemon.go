@@ -92,18 +92,19 @@ type Daemon struct {
 	metrics *telemetry.Metrics
 	store   *store
 
-	events  chan inspector.Event
-	answers chan inspector.Event
-	rounds  chan taggedRound
-	calls   chan func(*loop)
-	commits chan *commit
-	reloads chan *reloadCall
-	drifted chan struct{}
-	drift   driftBook
-	changes chan *changeCall
-	asks    chan func(context.Context) // to be done where policies are made live
-	changed chan string                // the file changed; coalesced
-	nudge   chan string                // reasons to plan anew; coalesced
+	events   chan inspector.Event
+	answers  chan inspector.Event
+	rounds   chan taggedRound
+	calls    chan func(*loop)
+	commits  chan *commit
+	reloads  chan *reloadCall
+	drifted  chan struct{}
+	drift    driftBook
+	changes  chan *changeCall
+	asks     chan func(context.Context) // to be done where policies are made live
+	changed  chan string                // the file changed; coalesced
+	nudge    chan string                // reasons to plan anew; coalesced
+	refusals chan struct{}              // what is refused may be another; coalesced
 
 	tapes     chan []journalPart // parts of the recording
 	torn      atomic.Bool        // the recording has lost something
@@ -163,7 +164,7 @@ func New(opts Options, parts Parts) *Daemon {
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue),
-		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1),
+		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1), refusals: make(chan struct{}, 1),
 		drifted: make(chan struct{}, 1),
 	}
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
@@ -215,7 +216,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := &api.Server{Reader: d, Admin: d, Changes: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
 	run("reload", d.transactions)
@@ -225,6 +226,9 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	}
 	if !d.opts.Observe {
 		run("keep alive", d.keepAlive)
+		if d.parts.Refuser != nil {
+			run("refuse", d.refuse)
+		}
 		if d.parts.Drift != nil {
 			run("drift", d.watchDrift)
 		}
@@ -387,30 +391,7 @@ func (d *Daemon) notify(assignments string) {
 // observe runs one source, and again when it ends, with a growing pause. While
 // it does not run, status says why.
 func (d *Daemon) observe(ctx context.Context, s inspector.Source) {
-	told := ""
-	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		d.setSource(s.Name(), "")
-		err := s.Run(ctx, d.offer)
-		if ctx.Err() != nil {
-			return
-		}
-		why := "ended"
-		if err != nil {
-			why = err.Error()
-		}
-		d.setSource(s.Name(), why)
-		if why != told {
-			d.log.Warn("source not in use", "source", s.Name(), "error", why)
-			told = why
-		}
-		again := time.NewTimer(pause)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
-			return
-		}
-	}
+	d.keepRunning(ctx, s.Name(), "source not in use", func(ctx context.Context) error { return s.Run(ctx, d.offer) })
 }
 
 func (d *Daemon) setSource(name, why string) {

@@ -161,7 +161,6 @@ func tell(list []chan struct{}) {
 	}
 }
 
-
 // dnsGauges writes what the forwarder counts, while there is one.
 func (d *Daemon) dnsGauges(w io.Writer) {
 	r := d.forwarder.Load()
@@ -173,9 +172,19 @@ func (d *Daemon) dnsGauges(w io.Writer) {
 		result string
 		n      *atomic.Uint64
 	}{
-		{"cached", &c.Cached}, {"stale", &c.Stale}, {"coalesced", &c.Coalesced}, {"blocked", &c.Blocked}, {"failed", &c.Failed},
-		{"malformed", &c.Malformed}, {"refused", &c.Refused}, {"dropped", &c.Dropped}, {"looped", &c.Looped}, {"truncated", &c.Truncated},
-		{"late", &c.LateLearns}, {"upstream_error", &c.UpstreamErrors}, {"mismatched", &c.Mismatched},
+		{"cached", &c.Cached},
+		{"stale", &c.Stale},
+		{"coalesced", &c.Coalesced},
+		{"blocked", &c.Blocked},
+		{"failed", &c.Failed},
+		{"malformed", &c.Malformed},
+		{"refused", &c.Refused},
+		{"dropped", &c.Dropped},
+		{"looped", &c.Looped},
+		{"truncated", &c.Truncated},
+		{"late", &c.LateLearns},
+		{"upstream_error", &c.UpstreamErrors},
+		{"mismatched", &c.Mismatched},
 	} {
 		fmt.Fprintf(w, "netpolicy_dns_results_total{result=%q} %d\n", x.result, x.n.Load())
 	}

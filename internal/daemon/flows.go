@@ -52,6 +52,9 @@ type tracked struct {
 	carried uint64    // bytes that quotas have counted
 	began   time.Time // zero: before the daemon, nobody knows when
 	logRule string    // the rule under whose name the kernel logged it
+	n       uint64    // the flow's ID as a number
+	place   int       // in core.roster
+	traffic traffic
 }
 
 // learn adds what other knows to f: a known fact beats one known to be absent,

@@ -45,6 +45,12 @@ type ReadBack interface {
 	ReadBack(context.Context, *actions.Plan) error
 }
 
+// Refuser refuses connections of local programs as they are made. It is called from
+// one goroutine. An error says why they are not refused; the table blocks them then.
+type Refuser interface {
+	Enforce(*actions.Connect) error
+}
+
 // Connections changes live connections. Its methods are called from one goroutine.
 type Connections interface {
 	// SetMark changes the bits under mask of a connection's mark.
@@ -75,6 +81,9 @@ type Parts struct {
 	// Queue answers the kernel's questions of `enforce: consult` and `hello: hold`;
 	// nil: nobody does, the table decides, and hellos are watched.
 	Queue Queue
+	// Refuser refuses local programs what is certain to be blocked while they connect;
+	// nil: the table alone blocks.
+	Refuser Refuser
 	// NoRelay says that there is no relay, whatever the policy asks for.
 	NoRelay bool
 	// Now is the logical clock: a time since boot that counts sleep, so that it

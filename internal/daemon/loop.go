@@ -68,6 +68,7 @@ type loop struct {
 	held      holding
 	relayed   relaying
 	forwarded forwarding
+	refusing  refusing
 	toTell    []chan struct{} // closed when the kernel knows of the answers so far
 }
 
@@ -296,6 +297,8 @@ func (l *loop) settle() {
 		clock: now, wall: time.Now(), flows: len(l.core.flows), names: l.core.names.Len(),
 		decided: l.decided, broken: l.broken, quotas: l.core.quotas(time.Now()),
 	})
+	l.turnedRefusals()
+	l.leave(out.died)
 }
 
 // queue adds what the kernel must be told to what waits for it.

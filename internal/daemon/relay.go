@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -213,16 +214,53 @@ func throttleOf(t *rules.Throttle) relay.Throttle {
 type dials struct {
 	d    *Daemon
 	made [maxUplinks]struct{ all, failed atomic.Int64 }
+
+	mu   sync.Mutex
+	dead map[netip.Prefix]time.Time // networks where a dial failed, and when
 }
 
-// maxUplinks bounds the uplinks whose dials are counted.
-const maxUplinks = 64
+const (
+	// maxUplinks bounds the uplinks whose dials are counted.
+	maxUplinks = 64
+	// deadFor is how long a network where a dial failed says nothing more about the
+	// line: one dead server that many ask for is not a bad line.
+	deadFor = time.Minute
+	// maxDead bounds them; beyond, failures are not counted.
+	maxDead = 4096
+)
 
-func newDials(d *Daemon) *dials { return &dials{d: d} }
+func newDials(d *Daemon) *dials { return &dials{d: d, dead: map[netip.Prefix]time.Time{}} }
+
+// news reports whether a failure towards an address is the first in its network,
+// /24 or /48, for a while.
+func (x *dials) news(a netip.Addr) bool {
+	bits := 24
+	if a.Is6() {
+		bits = 48
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return true // a name, behind a SOCKS server
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	if now.Sub(x.dead[p]) < deadFor {
+		return false
+	}
+	if len(x.dead) >= maxDead {
+		maps.DeleteFunc(x.dead, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= deadFor })
+	}
+	if len(x.dead) >= maxDead {
+		return false
+	}
+	x.dead[p] = now
+	return true
+}
 
 // Dialled implements relay.Reporter.
 func (x *dials) Dialled(o *relay.Outcome) {
-	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && !o.Failure.BlamesUplink() {
+	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && (!o.Failure.BlamesUplink() || !x.news(o.Dst.Addr())) {
 		return
 	}
 	n := &x.made[o.Uplink]
@@ -237,7 +275,7 @@ func (x *dials) Opened(c *relay.Conn) { x.event(inspector.Open, c, inspector.Sta
 
 // Closed implements relay.Reporter.
 func (x *dials) Closed(c *relay.Conn, e *relay.End) {
-	if e.EarlyReset && c.Uplink >= 0 && c.Uplink < maxUplinks {
+	if e.EarlyReset && x.news(c.Dst.Addr()) && c.Uplink >= 0 && c.Uplink < maxUplinks {
 		x.made[c.Uplink].failed.Add(1)
 	}
 	x.event(inspector.Close, c, inspector.Stats{RTT: e.RTT, MinRTT: e.MinRTT, Retrans: uint64(e.Retransmits), BytesUp: c.Up, BytesDown: c.Down})
@@ -247,15 +285,20 @@ func (x *dials) event(kind inspector.Kind, c *relay.Conn, stats inspector.Stats)
 	if !c.Dst.IsValid() {
 		return
 	}
-	e := inspector.Event{Kind: kind, At: time.Now(), Source: relayName, Stats: stats}
-	f := &e.Flow
-	f.Proto, f.Src, f.Dst = flow.Some(c.Proto), flow.Some(c.Src.Addr()), flow.Some(c.Dst.Addr())
-	f.SrcPort, f.DstPort = flow.Some(c.Src.Port()), flow.Some(c.Dst.Port())
+	x.d.offer(inspector.Event{Kind: kind, At: time.Now(), Source: relayName, Stats: stats, Flow: relayedFlow(c)})
+}
+
+// relayedFlow is what the relay knows of a connection.
+func relayedFlow(c *relay.Conn) (f flow.Flow) {
+	f.Proto, f.Src, f.SrcPort, f.DstPort = flow.Some(c.Proto), flow.Some(c.Src.Addr()), flow.Some(c.Src.Port()), flow.Some(c.Dst.Port())
+	if c.Dst.Addr().IsValid() {
+		f.Dst = flow.Some(c.Dst.Addr())
+	}
 	if f.SNI = flow.Absent[string](); c.Name != "" {
 		f.SNI = flow.Name(c.Name)
 	}
 	f.HTTPHost = flow.Absent[string]()
-	x.d.offer(e)
+	return f
 }
 
 // report tells the machine each second.
@@ -281,6 +324,33 @@ func (x *dials) report(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// leave ends the relay's connections over uplinks that have died, if they would be
+// given another one now: their clients come again, and need not wait for it.
+func (l *loop) leave(died []int) {
+	r := l.d.relay.Load()
+	if len(died) == 0 || r == nil || l.relayed.stop == nil {
+		return
+	}
+	l.relayed.done.Go(func() {
+		n := 0
+		for _, c := range r.Conns() {
+			if slices.Contains(died, c.Uplink) && l.d.elsewhere(&c) && r.Kill(c.ID) {
+				n++
+			}
+		}
+		l.d.log.Info("connections of a dead uplink ended in the relay", "count", n)
+	})
+}
+
+// elsewhere reports whether a connection like this one would go over another
+// uplink now.
+func (d *Daemon) elsewhere(c *relay.Conn) bool {
+	f := relayedFlow(c)
+	var v relay.Verdict
+	(&decider{d: d}).Decide(&relay.Ask{Flow: &f, Sniffed: true, Resolved: true}, &v)
+	return v.Do == relay.Dial && v.Way.Uplink != c.Uplink
 }
 
 // relayGauges writes what the relay counts, while there is one.

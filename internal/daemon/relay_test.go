@@ -102,8 +102,12 @@ func TestRelayTells(t *testing.T) {
 	_, d := asks(t)
 	d.parts.Now = func() time.Duration { return time.Second }
 	x := newDials(d)
-	for _, f := range []relay.Failure{relay.None, relay.TimedOut, relay.Refused, relay.Local, relay.Unreachable} {
-		x.Dialled(&relay.Outcome{Uplink: 1, Failure: f})
+	for i, f := range []relay.Failure{relay.None, relay.TimedOut, relay.Refused, relay.Local, relay.Unreachable} {
+		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i), 9}), 443)
+		x.Dialled(&relay.Outcome{Uplink: 1, Failure: f, Dst: to})
+		if f == relay.TimedOut { // that many others ask for the dead server says nothing new
+			x.Dialled(&relay.Outcome{Uplink: 1, Failure: f, Dst: to})
+		}
 	}
 	x.Dialled(&relay.Outcome{Uplink: -1, Failure: relay.TimedOut})
 	x.Closed(&relay.Conn{Uplink: 1}, &relay.End{EarlyReset: true})

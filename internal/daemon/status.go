@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -33,6 +34,7 @@ func (d *Daemon) Status() api.Status {
 	out.Drops[helloName] = d.hellos.Missed.Load() + d.held.Full.Load()
 	d.mu.Lock()
 	out.Sources = append(out.Sources, d.sources...)
+	d.facts(out.Sources)
 	out.Error = d.lastErr
 	out.Confirm, out.Reverted = d.confirmStatus(), d.reverted
 	d.mu.Unlock()
@@ -214,4 +216,22 @@ func (l *loop) uplink(name string) (int, error) {
 		return 0, fmt.Errorf("uplink %q is not declared: %w", name, api.ErrBadRequest)
 	}
 	return i, nil
+}
+
+// facts fills in what sources say of themselves.
+func (d *Daemon) facts(list []api.Source) {
+	for _, s := range d.parts.Sources {
+		f, ok := s.(interface{ Features() []ebpf.Feature })
+		i := slices.IndexFunc(list, func(a api.Source) bool { return a.Name == s.Name() })
+		if !ok || i < 0 {
+			continue
+		}
+		for _, x := range f.Features() {
+			fact := api.Fact{Fact: x.Fact, Hook: x.Hook}
+			if x.Err != nil {
+				fact.Error = x.Err.Error()
+			}
+			list[i].Facts = append(list[i].Facts, fact)
+		}
+	}
 }

@@ -72,6 +72,7 @@ func guess(w *state.World, prog *engine.Program, b *base) {
 // carried takes what an event tells of a flow's size and age: it counts what the
 // flow has carried since it was last counted, and learns what rules read.
 func (c *core) carried(t *tracked, e *inspector.Event, wall time.Time) {
+	t.traffic.take(e, wall)
 	total := e.Stats.BytesUp + e.Stats.BytesDown
 	if total > 0 && c.live.prog.Reads(rules.FieldConnBytes) {
 		t.flow.ConnBytes = flow.Some(int64(total))

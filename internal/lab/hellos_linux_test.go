@@ -106,18 +106,18 @@ func TestRelayHellos(t *testing.T) {
 	const echo4, echo6 = "203.0.113.10:80", "[2001:db8:cafe::10]:80"
 	for _, c := range []struct {
 		name   string
-		config tls.Config
+		config *tls.Config
 		least  int // bytes
 		want   string
 	}{
-		{"Go, post-quantum", tls.Config{ServerName: "api.zoom.us"}, 1300, Wan1},
-		{"Go, X25519 alone", tls.Config{ServerName: "api.zoom.us", CurvePreferences: []tls.CurveID{tls.X25519}}, 100, Wan1},
-		{"Go, TLS 1.2", tls.Config{ServerName: "api.zoom.us", MaxVersion: tls.VersionTLS12}, 100, Wan1},
-		{"another name", tls.Config{ServerName: "www.other.example"}, 1300, Wan2},
-		{"ECH, outer name of the rule", tls.Config{ServerName: "inner.example", MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: echConfig(t, "api.zoom.us")}, 1300, Wan1},
-		{"ECH, inner name of the rule", tls.Config{ServerName: "api.zoom.us", MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: echConfig(t, "cover.example")}, 1300, Wan2},
+		{"Go, post-quantum", &tls.Config{ServerName: "api.zoom.us"}, 1300, Wan1},
+		{"Go, X25519 alone", &tls.Config{ServerName: "api.zoom.us", CurvePreferences: []tls.CurveID{tls.X25519}}, 100, Wan1},
+		{"Go, TLS 1.2", &tls.Config{ServerName: "api.zoom.us", MaxVersion: tls.VersionTLS12}, 100, Wan1},
+		{"another name", &tls.Config{ServerName: "www.other.example"}, 1300, Wan2},
+		{"ECH, outer name of the rule", &tls.Config{ServerName: "inner.example", MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: echConfig(t, "api.zoom.us")}, 1300, Wan1},
+		{"ECH, inner name of the rule", &tls.Config{ServerName: "api.zoom.us", MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: echConfig(t, "cover.example")}, 1300, Wan2},
 	} {
-		hello := clientHello(t, &c.config)
+		hello := clientHello(t, c.config)
 		if len(hello) < c.least {
 			t.Errorf("%s: a hello of %d bytes", c.name, len(hello))
 		}

@@ -3,9 +3,11 @@ package lab
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -175,5 +177,36 @@ func TestForwarderFirst(t *testing.T) {
 	}
 	if a, err := l.Client().resolveAt(ctx, lanGateway4, "ads.example.com", false); err == nil || !strings.Contains(err.Error(), "RCodeNameError") {
 		t.Errorf("a blocked name: %v, %v", a, err)
+	}
+}
+
+// TestRelayLeavesDeadUplink: when a line dies, what the relay has on it ends, and the
+// next connection takes the other one.
+func TestRelayLeavesDeadUplink(t *testing.T) {
+	l, policy := daemonLab(t)
+	ctx := t.Context()
+	if err := WriteFile(policy, testPolicy(", tproxy: [tcp/7]", "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(ctx, policy); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Client().Dial(ctx, "tcp", "203.0.113.30:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := exchange(conn, 1000, time.Now().Add(5*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Fault(ctx, Wan2, Fault{Down: true}); err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection over the dead line: %v\n%s", err, l.tail())
+	}
+	if left, err := leaves(l, "203.0.113.30:7"); err != nil || left != Wan1 {
+		t.Errorf("the next one left by %q, %v", left, err)
 	}
 }

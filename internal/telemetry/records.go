@@ -34,6 +34,11 @@ type Context struct {
 	// Policy is the first 12 hexadecimal digits of the policy's hash.
 	Policy string          `json:"policy"`
 	Flow   json.RawMessage `json:"flow"`
+	// Name is the best name known of the far end, and NameFrom the fact that it
+	// comes from: sni, http_host or dns. Of names out
+	// of DNS the first four are given, with commas.
+	Name     string `json:"name,omitempty"`
+	NameFrom string `json:"name_from,omitempty"`
 	// Uplink is the line that the given route leads over; "" where it has none.
 	Uplink string `json:"uplink,omitempty"`
 	// Pinned: the flow is established and stays on its former route, because moving it could break it.

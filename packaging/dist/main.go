@@ -134,7 +134,6 @@ func (r *release) build(arch string) ([]string, error) {
 // change the bytes is set here.
 func (r *release) compile(arch, dir string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-pgo=cmd/netpolicyd/default.pgo",
-		"-tags=nethttpomithttp2", // lists are fetched by HTTP/1.1; half a megabyte less
 		"-ldflags", "-s -w -buildid= -X netpolicy.dev/netpolicy/internal/cli.release=v"+r.version,
 		"-o", dir+"/", "./cmd/netpolicy", "./cmd/netpolicyd")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0",

@@ -1,0 +1,241 @@
+//go:build amd64 || arm64
+
+package ebpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/nstest"
+	"netpolicy.dev/netpolicy/internal/privilege"
+	"netpolicy.dev/netpolicy/internal/seccomp"
+)
+
+// childTask says, in the environment, what a re-executed test binary is to do.
+const childTask = "NETPOLICY_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if task := os.Getenv(childTask); task != "" {
+		if err := child(strings.Fields(task)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	nstest.Main(m)
+}
+
+// child does a task: "dial N NETWORK ADDRESS", "refused",
+// "confined CGROUP" or "as OBSERVER CGROUP".
+func child(task []string) error {
+	switch task[0] {
+	case "dial":
+		n, _ := strconv.Atoi(task[1])
+		for range n {
+			c, err := net.Dial(task[2], task[3])
+			if err != nil {
+				return err
+			}
+			_, port, _ := net.SplitHostPort(c.LocalAddr().String())
+			fmt.Println(port)
+			if task[2] == "udp" {
+				_, _ = c.Write([]byte("x"))
+			}
+			_ = c.Close()
+		}
+		return nil
+	case "refused":
+		if err := refuseBPF(); err != nil {
+			return err
+		}
+		return New(Options{}).Run(context.Background(), func(inspector.Event) {})
+	case "confined":
+		if err := confine(); err != nil {
+			return err
+		}
+		list, err := Detect(Options{Cgroup: task[1], Ifaces: []string{"lo"}})
+		for _, f := range list {
+			err = errors.Join(err, f.Err)
+		}
+		return err
+	case "as":
+		return observeAs(task[1], task[2])
+	default:
+		return errors.New("no such task")
+	}
+}
+
+// confine leaves this process what the service's unit and filter leave netpolicyd.
+func confine() error {
+	caps := privilege.Of(privilege.NetAdmin, privilege.NetRaw, privilege.BPF, privilege.Perfmon)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{}
+	for i := range data {
+		half := uint32(caps >> (32 * i))
+		data[i] = unix.CapUserData{Effective: half, Permitted: half}
+	}
+	runtime.LockOSThread() // whose the capabilities are
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return err
+	}
+	return seccomp.Install(seccomp.On)
+}
+
+// refuseBPF makes the kernel refuse this process the bpf call.
+func refuseBPF() error {
+	raw, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: 0, Size: 4}, // the call's number
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_BPF, SkipFalse: 1},
+		bpf.RetConstant{Val: 0x00050000 | uint32(unix.EPERM)}, // SECCOMP_RET_ERRNO
+		bpf.RetConstant{Val: 0x7fff0000},                      // SECCOMP_RET_ALLOW
+	})
+	if err != nil {
+		return err
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// run runs a task as a program of the given name, and returns what it printed.
+func runChild(t testing.TB, name, task string) (pid int, out string, err error) {
+	t.Helper()
+	cmd := command(t, name, task)
+	b, err := cmd.Output()
+	return cmd.ProcessState.Pid(), string(b), err
+}
+
+func command(t testing.TB, name, task string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), name)
+	if err := os.Symlink(exe, link); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(link)
+	cmd.Env = append(os.Environ(), childTask+"="+task)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// group makes a control group with this process in it, until the test ends.
+func group(t testing.TB) string {
+	t.Helper()
+	top, err := topCgroup("/proc")
+	if err != nil {
+		t.Skip(err)
+	}
+	dir, err := os.MkdirTemp(top, "netpolicy-test-")
+	if err != nil {
+		t.Skip("no control group can be made: ", err)
+	}
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := ""
+	for line := range strings.Lines(string(before)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			home = filepath.Join(top, strings.TrimSpace(path))
+		}
+	}
+	move := func(to string) error {
+		return os.WriteFile(filepath.Join(to, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644)
+	}
+	t.Cleanup(func() {
+		if err := move(home); err != nil {
+			t.Error(err)
+		}
+		// The last socket of the group may be gone a little later.
+		for range 100 {
+			if err = os.Remove(dir); err == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("the control group stays: %v", err)
+	})
+	if err := move(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// start runs a source until the test ends, and returns it when all is attached.
+func start(t testing.TB, opt Options, emit func(inspector.Event)) (s *Source, stop func()) {
+	t.Helper()
+	nstest.Need(t)
+	if opt.Cgroup == "" {
+		opt.Cgroup = group(t)
+	}
+	s = New(opt)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, emit) }()
+	for s.Features() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	served := func(f Feature) bool { return f.Err == nil }
+	if !slices.ContainsFunc(s.Features(), served) {
+		cancel()
+		t.Skip(<-done)
+	}
+	for _, f := range s.Features() {
+		if !served(f) {
+			t.Errorf("%s: %v", f.Fact, f.Err)
+		}
+	}
+	stopped := false
+	stop = func() {
+		cancel()
+		if !stopped {
+			stopped = true
+			if err := <-done; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		}
+	}
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// wait waits until ok is true.
+func wait(t testing.TB, ok func() bool) {
+	t.Helper()
+	for !ok() {
+		if t.Context().Err() != nil {
+			t.Fatal("the test ended before it came about")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

@@ -1,0 +1,158 @@
+//go:build amd64 || arm64
+
+package ebpf
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/afpacket"
+	"netpolicy.dev/netpolicy/inspector/nfqueue"
+	"netpolicy.dev/netpolicy/inspector/sockdiag"
+)
+
+// observers are what is compared: "" is nobody.
+var observers = []string{"", "ebpf", "afpacket", "sockdiag", "nfqueue"}
+
+// observeAs runs an observer, as a child.
+func observeAs(name, group string) error {
+	ctx, ignore := context.Background(), func(inspector.Event) {}
+	switch name {
+	case "ebpf":
+		s := New(Options{Cgroup: group})
+		go func() {
+			for s.Features() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			fmt.Println("running")
+		}()
+		return s.Run(ctx, ignore)
+	case "afpacket":
+		fmt.Println("running")
+		return afpacket.New(afpacket.Options{}).Run(ctx, ignore)
+	case "sockdiag":
+		fmt.Println("running")
+		return sockdiag.New(sockdiag.Options{}).Run(ctx, ignore)
+	default:
+		q, err := nfqueue.Open(nfqueue.Options{Queue: 78, FailOpen: true})
+		if err != nil {
+			return err
+		}
+		fmt.Println("running")
+		return q.Run(ctx, func(*nfqueue.Packet, *nfqueue.Verdict) {})
+	}
+}
+
+// TestOverhead compares connections a second, throughput and processor time
+// without an observer and with each, in turns. It judges nothing: the figures are
+// for docs/ebpf.md.
+func TestOverhead(t *testing.T) {
+	if os.Getenv("FULL") == "" {
+		t.Skip("takes half a minute: FULL=1")
+	}
+	here, peer := pair(t)
+	dir := group(t)
+	peer.Serve(t, "192.0.2.2:9000", func(c net.Conn) { _, _ = c.Write([]byte("x")) })
+	peer.Serve(t, "192.0.2.2:9001", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	const rounds = 5
+	figures := map[string][3][]float64{} // connections a second, MB a second, microseconds a connection
+	for range rounds {
+		for _, name := range observers {
+			if name == "nfqueue" {
+				here.Run(t, "", "iptables-legacy", "-A", "OUTPUT", "-o", "veth", "-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", "78")
+			}
+			conns, mb, cpu := underObserver(t, name, dir)
+			if name == "nfqueue" {
+				here.Run(t, "", "iptables-legacy", "-F", "OUTPUT")
+			}
+			f := figures[name]
+			f[0], f[1], f[2] = append(f[0], conns), append(f[1], mb), append(f[2], cpu)
+			figures[name] = f
+		}
+	}
+	median := func(list []float64) float64 {
+		slices.Sort(list)
+		return list[len(list)/2]
+	}
+	base := figures[""]
+	for _, name := range observers {
+		f := figures[name]
+		t.Logf("%-9s %6.0f connections/s (%.3f)  %6.0f MB/s (%.3f)  %5.2f us/connection of its process", name,
+			median(f[0]), median(f[0])/median(base[0]), median(f[1]), median(f[1])/median(base[1]), median(f[2]))
+	}
+}
+
+// underObserver measures for a second each.
+func underObserver(t *testing.T, name, dir string) (conns, mb, cpu float64) {
+	t.Helper()
+	spent := func() time.Duration { return 0 }
+	if name != "" {
+		cmd := command(t, "np-"+name, "as "+name+" "+dir)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		b := make([]byte, 200)
+		if n, _ := out.Read(b); !strings.HasPrefix(string(b[:n]), "running") {
+			t.Fatalf("%s: %s", name, b[:n])
+		}
+		spent = func() time.Duration { return cpuOf(t, cmd.Process.Pid) }
+	}
+	n, before, start := 0, spent(), time.Now()
+	for time.Since(start) < time.Second {
+		c, err := net.Dial("tcp", "192.0.2.2:9000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.(*net.TCPConn).SetLinger(0) // no TIME_WAIT: ports are few
+		_ = c.Close()
+		n++
+	}
+	conns = float64(n) / time.Since(start).Seconds()
+	cpu = float64((spent() - before).Microseconds()) / float64(n)
+	c, err := net.Dial("tcp", "192.0.2.2:9001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	chunk := bytes.Repeat([]byte{0}, 128<<10)
+	sent, start := 0, time.Now()
+	for time.Since(start) < time.Second {
+		k, err := c.Write(chunk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent += k
+	}
+	return conns, float64(sent) / 1e6 / time.Since(start).Seconds(), cpu
+}
+
+// cpuOf returns the processor time of a process, to ten milliseconds.
+func cpuOf(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}

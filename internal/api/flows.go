@@ -1,0 +1,157 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// MaxFlows bounds the flows of one page: about 1 KiB each.
+	MaxFlows = 1000
+	// defaultFlows is how many flows a page has where the caller does not say.
+	defaultFlows = 100
+	// maxMatch bounds the text that is looked for, in bytes: the longest name has 253.
+	maxMatch = 256
+	// maxLists bounds the lists under way at once: each looks at every flow.
+	maxLists = 4
+)
+
+// The orders of flows.
+const (
+	ByBytes = "bytes" // most bytes first
+	ByRate  = "rate"  // most bytes a second first
+	ByRTT   = "rtt"   // longest round trip first, those not measured last
+	ByAge   = "age"   // oldest first
+)
+
+// Orders are the orders of flows, the default first.
+var Orders = []string{ByBytes, ByRate, ByRTT, ByAge}
+
+// FlowsRequest asks for a page of flows. The zero FlowsRequest is the 100 that
+// have carried most.
+type FlowsRequest struct {
+	Sort   string // one of Orders; "" means ByBytes
+	Limit  int    // 0 means 100; at most MaxFlows
+	Offset int
+	// Match is a text that the name, the process, the rule, the route or an address
+	// of a flow must contain, in any case; "" matches every flow.
+	Match string
+}
+
+func (q FlowsRequest) query() url.Values {
+	v := url.Values{}
+	set := func(key, value string) {
+		if value != "" && value != "0" {
+			v.Set(key, value)
+		}
+	}
+	set("sort", q.Sort)
+	set("limit", strconv.Itoa(q.Limit))
+	set("offset", strconv.Itoa(q.Offset))
+	set("match", q.Match)
+	return v
+}
+
+// parseFlows reads what query wrote, and fills in the defaults.
+func parseFlows(v url.Values) (FlowsRequest, error) {
+	q := FlowsRequest{Sort: v.Get("sort"), Match: v.Get("match")}
+	if q.Sort == "" {
+		q.Sort = ByBytes
+	}
+	if !slices.Contains(Orders, q.Sort) {
+		return q, fmt.Errorf("sort=%q: want %s: %w", q.Sort, strings.Join(Orders, ", "), ErrBadRequest)
+	}
+	if len(q.Match) > maxMatch {
+		return q, fmt.Errorf("match: want at most %d bytes: %w", maxMatch, ErrBadRequest)
+	}
+	for _, n := range []struct {
+		key  string
+		into *int
+	}{{"limit", &q.Limit}, {"offset", &q.Offset}} {
+		text := v.Get(n.key)
+		if text == "" {
+			continue
+		}
+		i, err := strconv.Atoi(text)
+		if err != nil || i < 0 {
+			return q, fmt.Errorf("%s=%q: want a number of flows: %w", n.key, text, ErrBadRequest)
+		}
+		*n.into = i
+	}
+	if q.Limit == 0 {
+		q.Limit = defaultFlows
+	}
+	if q.Limit > MaxFlows {
+		return q, fmt.Errorf("limit=%d: at most %d flows a page: %w", q.Limit, MaxFlows, ErrBadRequest)
+	}
+	return q, nil
+}
+
+// Flows is a page of the connections that the daemon follows.
+type Flows struct {
+	Now     time.Time `json:"now"`
+	Total   int       `json:"total"`   // followed
+	Matched int       `json:"matched"` // of these, what matches the request
+	Flows   []Flow    `json:"flows"`
+}
+
+// Flow is one connection, with what was decided about it.
+type Flow struct {
+	Flow json.RawMessage `json:"flow"` // its facts
+	// Name is the best name known of the far end, and NameFrom the fact that it
+	// comes from: sni, http_host or dns. Of names out
+	// of DNS the first four are given, with commas.
+	Name     string `json:"name,omitempty"`
+	NameFrom string `json:"name_from,omitempty"`
+	// Decision is the engine's object: rule, action, route, why and more.
+	Decision json.RawMessage `json:"decision"`
+	// Uplink is the line that the flow leaves by; "" where there is none.
+	Uplink string `json:"uplink,omitempty"`
+	// Pinned: it stays on PinnedRoute, because moving it could break it.
+	Pinned      bool   `json:"pinned,omitempty"`
+	PinnedRoute string `json:"pinned_route,omitempty"`
+	Source      string `json:"source"` // who saw it first
+	// Age is how long it has been followed, in seconds; -1 when it began before the daemon.
+	Age float64 `json:"age_seconds"`
+	// RTTms is its smoothed round-trip time; -1 when that is not known.
+	RTTms       float64 `json:"rtt_ms"`
+	Retransmits uint64  `json:"retransmits"`
+	// BytesUp and BytesDown are what it has carried, UpRate and DownRate bytes a
+	// second between the last two readings. All are 0 where nothing counts them.
+	BytesUp   uint64 `json:"bytes_up"`
+	BytesDown uint64 `json:"bytes_down"`
+	UpRate    uint64 `json:"up_rate"`
+	DownRate  uint64 `json:"down_rate"`
+}
+
+// flows adds the route of Lister.
+func (s *Server) flows(mux *http.ServeMux) {
+	working := make(chan struct{}, maxLists)
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) {
+		q, err := parseFlows(r.URL.Query())
+		if err != nil {
+			problem(w, statusOf(err), err)
+			return
+		}
+		select {
+		case working <- struct{}{}:
+			defer func() { <-working }()
+		default:
+			problem(w, http.StatusServiceUnavailable, errors.New("other lists are being made; try again in a moment"))
+			return
+		}
+		list, err := s.Lister.Flows(r.Context(), q)
+		if err != nil {
+			problem(w, statusOf(err), err)
+			return
+		}
+		answer(w, http.StatusOK, list)
+	})
+}
