@@ -36,6 +36,8 @@ type builder struct {
 	winners []Elem
 	extra   []Chain // winners' chains
 	bare    bool    // the table has no rules: see alone
+	tcp     []Range // ports of flows whose hello is held
+	udp     []Range
 }
 
 // draft is a rule with the ways in which it can be true.
@@ -65,6 +67,7 @@ func PlanFor(prog *engine.Program, h Host, w *state.World, prev *Plan) (*Plan, [
 	xt := b.iptables()
 	b.consult(xt)
 	b.relay(xt)
+	b.hello(xt)
 	if !b.number(prev) {
 		return nil, b.diags
 	}

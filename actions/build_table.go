@@ -117,6 +117,7 @@ func (b *builder) chains() []Chain {
 	}
 	list = append(list, b.askChains()...)
 	list = append(list, b.relayChains()...)
+	list = append(list, b.helloChains()...)
 	list = append(list, p.newChain(), b.decideChain())
 	if b.hasLabels() {
 		list = append(list, p.applyChain())

@@ -43,44 +43,9 @@ type Consult struct {
 	Strict bool
 }
 
-// numbers returns the first queue's number, with the last's behind sep.
-func (c Consult) numbers(sep string) string {
-	if c.Queues > 1 {
-		return fmt.Sprintf("%d%s%d", c.First, sep, c.First+c.Queues-1)
-	}
-	return fmt.Sprint(c.First)
-}
-
 // Rule returns the one rule of AskChain, as iptables-save writes it.
 func (c Consult) Rule() string {
-	s := fmt.Sprintf("-A %s -m connmark --mark %#x/%#x -j NFQUEUE --queue-num %s", AskChain, c.Mark, c.Mask, c.numbers(":"))
-	if c.Queues > 1 {
-		s = fmt.Sprintf("-A %s -m connmark --mark %#x/%#x -j NFQUEUE --queue-balance %s", AskChain, c.Mark, c.Mask, c.numbers(":"))
-	}
-	if !c.Strict {
-		s += " --queue-bypass"
-	}
-	return s
-}
-
-// AskJumps are the rules that lead to AskChain, as iptables-save writes them.
-func AskJumps() []string {
-	return []string{"-A PREROUTING -j " + AskChain, "-A OUTPUT -j " + AskChain}
-}
-
-// String returns what the plan needs of iptables as commands; "" for nothing.
-func (c Consult) String() string {
-	if c.Via != LegacyQueue {
-		return ""
-	}
-	var s string
-	for _, cmd := range []string{"iptables-legacy", "ip6tables-legacy"} {
-		s += fmt.Sprintf("%s -t mangle -N %s\n%s -t mangle %s\n", cmd, AskChain, cmd, c.Rule())
-		for _, j := range AskJumps() {
-			s += fmt.Sprintf("%s -t mangle %s\n", cmd, j)
-		}
-	}
-	return s
+	return legacyRule(AskChain, fmt.Sprintf("connmark --mark %#x/%#x", c.Mark, c.Mask), c.First, c.Queues, c.Strict)
 }
 
 // consult plans how the daemon is asked, before numbers are given out: the
@@ -304,16 +269,7 @@ func (p *Plan) exempted() []Rule {
 	}
 	list := []Rule{{Do: []Stmt{{Kind: SetRank}}}, {Do: []Stmt{{Kind: SetCTMark, Mask: p.CTMask, Value: p.Consult.Mark}}}}
 	if p.Consult.Via == NFTQueue {
-		list = append(list, Rule{Do: []Stmt{{Kind: Queue, Target: p.Consult.statement()}}})
+		list = append(list, Rule{Do: []Stmt{{Kind: Queue, Target: queueStatement(p.Consult.First, p.Consult.Queues, p.Consult.Strict)}}})
 	}
 	return list
-}
-
-// statement is the queue statement of nft.
-func (c Consult) statement() string {
-	s := "queue num " + c.numbers("-")
-	if !c.Strict {
-		s += " bypass"
-	}
-	return s
 }

@@ -118,7 +118,7 @@ func TestConsultPlan(t *testing.T) {
 		if err := k.Apply(context.Background(), actions.Diff(s.from, s.to)); err != nil {
 			t.Fatal(err)
 		}
-		if got := k.Jump.Via == actions.LegacyQueue; got != s.jump {
+		if got := k.Jump.Consult.Via == actions.LegacyQueue; got != s.jump {
 			t.Errorf("jump to the queues: %v, want %v", got, s.jump)
 		}
 	}

@@ -26,7 +26,7 @@ const (
 	PutChanges
 	AddTC // also replaces what is the same with other parameters
 	DelTC
-	PutQueue // the jump of iptables to the queues, in place of what was there
+	PutQueue // the jumps of iptables to the queues, in place of what was there
 	DelQueue
 )
 
@@ -41,7 +41,7 @@ type Step struct {
 	Updates []Update
 	Changes *Changes // PutChanges
 	TC      TCObject
-	Consult Consult // PutQueue
+	Legacy  Legacy // PutQueue
 }
 
 // String returns the step as a command, for --dry-run and errors.
@@ -72,9 +72,9 @@ func (s Step) String() string {
 	case DelTC:
 		return "undo: " + s.TC.String()
 	case PutQueue:
-		return "iptables-legacy, ip6tables-legacy -t mangle " + s.Consult.Rule()
+		return "iptables-legacy, ip6tables-legacy -t mangle " + strings.Join(s.Legacy.Rules(), ", ")
 	case DelQueue:
-		return "iptables-legacy, ip6tables-legacy -t mangle -X " + AskChain
+		return "iptables-legacy, ip6tables-legacy -t mangle -X " + strings.Join(LegacyChains(), ", ")
 	default:
 		if s.Table != nil && s.Table.XT != nil {
 			return fmt.Sprintf("ipset %d element updates", len(s.Updates))
@@ -110,11 +110,12 @@ func Diff(old, new *Plan) []Step {
 	add, del := diffTC(o.TC, n.TC)
 	steps = append(steps, add...)
 	// A packet that is not marked yet, or not any more, passes the jump.
-	if n.Consult.Via == LegacyQueue && n.Consult != o.Consult {
-		steps = append(steps, Step{Kind: PutQueue, Consult: n.Consult})
+	before, after := o.Legacy(), n.Legacy()
+	if after != (Legacy{}) && after != before {
+		steps = append(steps, Step{Kind: PutQueue, Legacy: after})
 	}
 	steps = append(steps, diffTable(&o.Table, &n.Table)...)
-	if o.Consult.Via == LegacyQueue && n.Consult.Via != LegacyQueue {
+	if before != (Legacy{}) && after == (Legacy{}) {
 		steps = append(steps, Step{Kind: DelQueue})
 	}
 	steps = append(steps, del...)

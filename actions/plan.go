@@ -74,7 +74,7 @@ type Host struct {
 	// ip6tables-restore and ipset are there.
 	NoNFTables, XTables bool
 	// Queue is how packets can be handed to the daemon, and CPUs how many cores
-	// there are to answer; both matter for `enforce: consult` alone.
+	// there are to answer; both matter for `enforce: consult` and `hello: hold` alone.
 	Queue Via
 	CPUs  int
 }
@@ -196,6 +196,7 @@ type Plan struct {
 	IPRules    []IPRule
 	TC         []TCObject `json:",omitempty"` // in the order in which they are made
 	Consult    Consult
+	Hello      Hello `json:",omitzero"`
 	// Relay is how flows come to the daemon's relay; the zero Relay: not at all.
 	Relay Relay `json:",omitzero"`
 	Table Table
@@ -231,7 +232,7 @@ func (p *Plan) String() string {
 	for _, o := range p.TC {
 		fmt.Fprintln(&b, o)
 	}
-	b.WriteString(p.Consult.String())
+	b.WriteString(p.Legacy().String())
 	b.WriteString(p.Table.Text())
 	return b.String()
 }

@@ -70,6 +70,10 @@ func (c *checker) daemonItem(item *Item) {
 		if c.oneOf(w, key, "static", "consult") == "consult" {
 			to.Enforce = Consult
 		}
+	case "hello":
+		if c.oneOf(w, key, "watch", "hold") == "hold" {
+			to.Hello = Hold
+		}
 	case "dns_blocked":
 		to.DNS.ZeroAddress = c.oneOf(w, key, "nxdomain", "zero") == "zero"
 	case "dns_stale":

@@ -20,7 +20,7 @@ var (
 	throttleKey = []string{"down", "up", "burst", "per"}
 	daemonKeys  = []string{
 		"on_crash", "backend", "mark_mask", "ct_mask", "table_base", "rule_priority", "state_dir", "api", "masquerade",
-		"enforce", "relay", "tproxy", "tproxy_port",
+		"enforce", "hello", "relay", "tproxy", "tproxy_port",
 		"dns_listen", "dns_upstreams", "dns_blocked", "dns_stale", "dns_strip_ech",
 	}
 )

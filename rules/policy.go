@@ -431,6 +431,7 @@ type Daemon struct {
 	API          string // unix socket; default /run/netpolicy/netpolicyd.sock
 	Masquerade   []int  // uplinks
 	Enforce      Enforce
+	Hello        Hello
 	Relay        Relay
 	DNS          DNS
 }
@@ -472,6 +473,16 @@ type Enforce uint8
 const (
 	Static Enforce = iota
 	Consult
+)
+
+// Hello is what becomes of the packets of a forwarded flow that tell its name.
+type Hello uint8
+
+// Watch, the zero value: they pass, and the daemon reads along. Hold: they wait
+// until the daemon has decided.
+const (
+	Watch Hello = iota
+	Hold
 )
 
 // OnCrash is what happens to new flows when the daemon dies.

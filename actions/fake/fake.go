@@ -23,11 +23,13 @@ const maxDepth = 16
 type Kernel struct {
 	Rules  []actions.IPRule
 	Routes []actions.IPRoute
-	Table  *actions.Table  // nil: none
-	Jump   actions.Consult // iptables' jump to the queues, zero for none
+	Table  *actions.Table // nil: none
+	Jump   actions.Legacy // iptables' jumps to the queues, zero for none
 	// Answer, if set, is the daemon: it returns the answer code for a packet that it
 	// is asked about, and whether that goes on.
 	Answer func(*Packet) (code uint32, ok bool)
+	// Hello, if set, is the daemon that answers for packets that are held.
+	Hello func(*Packet) (code uint32)
 	// Listening says that the relay's sockets are there.
 	Listening bool
 
@@ -62,9 +64,9 @@ func (k *Kernel) Apply(ctx context.Context, steps []actions.Step) error {
 		case actions.DelTable:
 			k.Table, k.chains, k.sets = nil, nil, nil
 		case actions.PutQueue:
-			k.Jump = s.Consult
+			k.Jump = s.Legacy
 		case actions.DelQueue:
-			k.Jump = actions.Consult{}
+			k.Jump = actions.Legacy{}
 		default:
 			if err := k.Update(ctx, s.Updates); err != nil {
 				return err
@@ -221,6 +223,11 @@ func (k *Kernel) Send(p Packet) Result {
 	}
 	if r.Verdict == Accept {
 		r.Dev, r.Unreachable = k.route(&p)
+		if p.In != "" && !p.Local && k.chains["hello_fwd"] != nil {
+			dev, gone := r.Dev, r.Unreachable
+			out := k.hello(&p)
+			r = Result{Verdict: out.verdict, Mark: p.Mark, CTMark: p.CTMark, DSCP: p.DSCP, Rank: p.rank, Logs: p.logs, Dev: dev, Unreachable: gone, Err: out.err}
+		}
 	}
 	return r
 }
@@ -234,8 +241,8 @@ func (k *Kernel) ask(base string, p *Packet) outcome {
 	if out := k.run("ask_"+base, p); out.final && !p.asked {
 		return out
 	}
-	bypass := !k.Jump.Strict
-	if j := k.Jump; j.Via == actions.LegacyQueue {
+	bypass := !k.Jump.Consult.Strict
+	if j := k.Jump.Consult; j.Via == actions.LegacyQueue {
 		p.asked = p.CTMark&j.Mask == j.Mark
 	} else if s := k.queue; s != nil {
 		bypass = strings.Contains(s.Target, "bypass")
@@ -250,6 +257,28 @@ func (k *Kernel) ask(base string, p *Packet) outcome {
 		return outcome{final: true, verdict: Drop}
 	}
 	return outcome{}
+}
+
+// hello runs the hooks of a forwarded packet, and asks the daemon in between.
+func (k *Kernel) hello(p *Packet) outcome {
+	p.asked = false
+	if out := k.run("hello_fwd", p); out.final {
+		return out
+	}
+	bypass := !k.Jump.Hello.Strict
+	if j := k.Jump.Hello; j.Via == actions.LegacyQueue {
+		p.asked = p.Mark&j.Mark == j.Mark
+	} else if s := k.queue; s != nil {
+		bypass = strings.Contains(s.Target, "bypass")
+	}
+	switch {
+	case !p.asked:
+	case k.Hello != nil:
+		p.rank = k.Hello(p)
+	case !bypass:
+		return outcome{final: true, verdict: Drop}
+	}
+	return k.run("hello_end", p)
 }
 
 // outcome of a chain: final, or go on after the jump.

@@ -274,7 +274,7 @@ done`)
 	ctx := context.Background()
 	w := engine.OfflineWorld(lines(rules.Last), state.Normal)
 	points := 0
-	for _, pair := range [][2]*rules.Policy{{nil, asking(rules.Last)}, {asking(rules.Closed), lines(rules.Last)}} {
+	for _, pair := range [][2]*rules.Policy{{nil, asking(rules.Last)}, {asking(rules.Closed), lines(rules.Last)}, {asking(rules.Last), holdingLines(rules.Last)}} {
 		for at := 0; ; at++ {
 			dir := t.TempDir()
 			e := enforcer(t, dir)

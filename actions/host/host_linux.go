@@ -342,9 +342,11 @@ func (e *Enforcer) have(plan *actions.Plan) (*actions.Plan, error) {
 			h.Table.Shape = e.books.Plan.Table.Shape
 		}
 	}
-	if h.Consult, err = e.jump(plan); err != nil {
+	jumps, err := e.jumps(plan)
+	if err != nil {
 		return nil, err
 	}
+	h.Consult, h.Hello = jumps.Consult, jumps.Hello
 	rules, err := e.ip.Rules()
 	if err != nil {
 		return nil, err
@@ -386,13 +388,13 @@ func (e *Enforcer) refuseForeign(plan *actions.Plan) error {
 	if exists && e.books.Table == "" {
 		return fmt.Errorf("nft table inet %s is there and not in the ledger %s: not ours to replace", actions.TableName, e.dir)
 	}
-	if plan.Consult.Via == actions.LegacyQueue && e.books.Queue == "" {
-		s, err := xtqueue.Read(context.Background(), plan.Consult)
+	if want := plan.Legacy(); want != (actions.Legacy{}) && e.books.Queue == "" {
+		s, err := xtqueue.Read(context.Background(), want)
 		if err != nil {
 			return err
 		}
 		if s != xtqueue.Nothing {
-			return fmt.Errorf("iptables-legacy chain %s is there and not in the ledger %s: not ours to replace", actions.AskChain, e.dir)
+			return fmt.Errorf("iptables-legacy chain %s is there and not in the ledger %s: not ours to replace", strings.Join(actions.LegacyChains(), " or "), e.dir)
 		}
 	}
 	// In a table that the ledger lists what others have put since is theirs, and

@@ -34,7 +34,7 @@ type ledger struct {
 	Rules   []actions.IPRule   `json:"rules"`
 	Routes  []actions.IPRoute  `json:"routes"`
 	TC      []actions.TCObject `json:"tc,omitempty"`
-	// Queue is the chain of iptables-legacy that hands packets to the daemon; "" for none.
+	// Queue says that iptables-legacy hands packets to the daemon; "" for no.
 	Queue string `json:"queue,omitempty"`
 	// Pending is true while an Apply is under way: after a crash, which table
 	// the kernel has is not known.
@@ -53,7 +53,7 @@ func of(inForce *actions.Plan, plans ...*actions.Plan) ledger {
 		if p.Table.Name != "" && p.Table.XT == nil {
 			l.Table = p.Table.Name
 		}
-		if p.Consult.Via == actions.LegacyQueue {
+		if p.Legacy() != (actions.Legacy{}) {
 			l.Queue = actions.AskChain
 		}
 		l.Rules = union(l.Rules, p.IPRules)
@@ -117,7 +117,7 @@ func reduced(p *actions.Plan) *actions.Plan {
 	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
-		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Consult: p.Consult, TC: p.TC,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, Consult: p.Consult, Hello: p.Hello, TC: p.TC,
 		Table: actions.Table{Name: p.Table.Name, Shape: p.Table.Shape, XT: x},
 	}
 }

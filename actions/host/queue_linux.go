@@ -44,19 +44,20 @@ func since(major, minor int) bool {
 	return err == nil && (a > major || a == major && b >= minor)
 }
 
-// jump returns which of the jumps that the ledger or the plan lists stands in
-// iptables; one that is neither is given as another than the plan's.
-func (e *Enforcer) jump(plan *actions.Plan) (actions.Consult, error) {
-	if e.books.Queue == "" && plan.Consult.Via != actions.LegacyQueue {
-		return actions.Consult{}, nil
+// jumps returns which of the jumps that the ledger or the plan lists stand in
+// iptables; those that are not as the plan's are given as another's.
+func (e *Enforcer) jumps(plan *actions.Plan) (actions.Legacy, error) {
+	want := plan.Legacy()
+	if e.books.Queue == "" && want == (actions.Legacy{}) {
+		return want, nil
 	}
-	s, err := xtqueue.Read(context.Background(), plan.Consult)
+	s, err := xtqueue.Read(context.Background(), want)
 	switch {
 	case err != nil || s == xtqueue.Nothing:
-		return actions.Consult{}, err
-	case s == xtqueue.Ready && plan.Consult.Via == actions.LegacyQueue:
-		return plan.Consult, nil
+		return actions.Legacy{}, err
+	case s == xtqueue.Ready:
+		return want, nil
 	default:
-		return actions.Consult{Via: actions.LegacyQueue}, nil
+		return actions.Legacy{Consult: actions.Consult{Via: actions.LegacyQueue}}, nil
 	}
 }

@@ -135,9 +135,11 @@ func TestSameAsNFT(t *testing.T) {
 		}
 		d.policy.Daemon.OnCrash = rules.OnCrash(rapid.IntRange(0, 2).Draw(t, "on crash"))
 		d.policy.Daemon.Masquerade = rapid.SampledFrom([][]int{nil, {1}, {0, 2}}).Draw(t, "masquerade")
+		d.policy.Daemon.Hello = rules.Hello(rapid.IntRange(0, 1).Draw(t, "hello"))
 		return d
 	})
 	host := actions.Host{
+		Queue: actions.LegacyQueue,
 		Users: map[string]uint32{"alice": 1000, "bob": 1001, "alina": 1002},
 	}
 	kinds := map[string]int{}

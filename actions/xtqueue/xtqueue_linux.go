@@ -47,8 +47,8 @@ const (
 	Ready
 )
 
-// Read compares what is there with c. Where iptables-legacy is missing there is nothing.
-func Read(ctx context.Context, c actions.Consult) (State, error) {
+// Read compares what is there with l. Where iptables-legacy is missing there is nothing.
+func Read(ctx context.Context, l actions.Legacy) (State, error) {
 	if !Usable() {
 		return Nothing, nil
 	}
@@ -58,7 +58,7 @@ func Read(ctx context.Context, c actions.Consult) (State, error) {
 		if err != nil {
 			return Nothing, err
 		}
-		ready = ready && slices.Equal(lines, wanted(c))
+		ready = ready && slices.Equal(lines, wanted(l))
 		empty = empty && len(lines) == 0
 	}
 	switch {
@@ -71,9 +71,12 @@ func Read(ctx context.Context, c actions.Consult) (State, error) {
 	}
 }
 
-// wanted is what iptables-save says of a chain that is as it should be.
-func wanted(c actions.Consult) []string {
-	return append(append([]string{":" + actions.AskChain}, actions.AskJumps()...), c.Rule())
+// wanted is what iptables-save says of chains that are as they should be.
+func wanted(l actions.Legacy) (list []string) {
+	for _, c := range l.Chains() {
+		list = append(list, ":"+c)
+	}
+	return append(list, l.Rules()...)
 }
 
 // Apply carries out the steps that concern the jump; others are an error.
@@ -81,9 +84,11 @@ func Apply(ctx context.Context, s *actions.Step) error {
 	var err error
 	switch s.Kind {
 	case actions.PutQueue:
-		err = put(ctx, wanted(s.Consult)[1:])
+		err = put(ctx, s.Legacy)
 	case actions.DelQueue:
-		err = remove(ctx)
+		if Usable() {
+			err = put(ctx, actions.Legacy{})
+		}
 	default:
 		err = errors.New("not a step of packet queues")
 	}
@@ -93,49 +98,55 @@ func Apply(ctx context.Context, s *actions.Step) error {
 	return nil
 }
 
-func put(ctx context.Context, lines []string) error {
-	for _, name := range families() {
-		there, err := ours(ctx, name)
-		if err != nil {
-			return err
-		}
-		script := "*mangle\n:" + actions.AskChain + " - [0:0]\n" + undo(there) + strings.Join(lines, "\n") + "\nCOMMIT\n"
-		if err := restore(ctx, name, script); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func remove(ctx context.Context) error {
-	if !Usable() {
-		return nil
-	}
+// put brings it about that l, and nothing else of ours, is there.
+func put(ctx context.Context, l actions.Legacy) error {
 	var errs []error
 	for _, name := range families() {
 		there, err := ours(ctx, name)
-		if err == nil && len(there) > 0 {
-			// Naming the chain empties it.
-			err = restore(ctx, name, "*mangle\n:"+actions.AskChain+" - [0:0]\n"+undo(there)+"-X "+actions.AskChain+"\nCOMMIT\n")
+		if err == nil && len(there)+len(l.Chains()) > 0 {
+			err = restore(ctx, name, script(there, l))
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
+// script leads from there to l. Naming a chain makes it, or empties it.
+func script(there []string, l actions.Legacy) string {
+	var b strings.Builder
+	var gone []string
+	b.WriteString("*mangle\n")
+	for _, c := range actions.LegacyChains() {
+		wanted := slices.Contains(l.Chains(), c)
+		if wanted || slices.Contains(there, ":"+c) {
+			b.WriteString(":" + c + " - [0:0]\n")
+		}
+		if !wanted && slices.Contains(there, ":"+c) {
+			gone = append(gone, "-X "+c)
+		}
+	}
+	b.WriteString(undo(there))
+	for _, line := range slices.Concat(l.Rules(), gone, []string{"COMMIT"}) {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
 // undo deletes the jumps that are there.
 func undo(lines []string) string {
 	var b strings.Builder
 	for _, l := range lines {
-		if rest, ok := strings.CutPrefix(l, "-A "); ok && !strings.HasPrefix(rest, actions.AskChain+" ") {
+		if rest, ok := strings.CutPrefix(l, "-A "); ok && !ourChain(strings.Fields(rest)[0]) {
 			b.WriteString("-D " + rest + "\n")
 		}
 	}
 	return b.String()
 }
 
-// ours returns the lines of iptables-save about our chain: its declaration
-// without its counters, and the rules in it and to it.
+func ourChain(name string) bool { return slices.Contains(actions.LegacyChains(), name) }
+
+// ours returns the lines of iptables-save about our chains: their declarations
+// without their counters, and the rules in them and to them.
 func ours(ctx context.Context, name string) ([]string, error) {
 	out, err := run(exec.CommandContext(ctx, name+"-save", "-t", "mangle"))
 	if err != nil {
@@ -147,9 +158,9 @@ func ours(ctx context.Context, name string) ([]string, error) {
 		words := strings.Fields(l)
 		switch {
 		case len(words) < 2:
-		case words[0] == ":"+actions.AskChain:
+		case ourChain(strings.TrimPrefix(words[0], ":")):
 			list = append(list, words[0])
-		case words[1] == actions.AskChain, slices.Contains(words, actions.AskChain) && slices.Contains(words, "-j"):
+		case ourChain(words[1]), slices.ContainsFunc(words, ourChain) && slices.Contains(words, "-j"):
 			list = append(list, l)
 		}
 	}

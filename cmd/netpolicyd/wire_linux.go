@@ -124,9 +124,9 @@ func (v verifier) Verify(ctx context.Context, p *actions.Plan) error {
 	if err := v.table(ctx, p); err != nil {
 		return err
 	}
-	if p.Consult.Via == actions.LegacyQueue {
-		if s, err := xtqueue.Read(ctx, p.Consult); err != nil || s != xtqueue.Ready {
-			return errors.Join(err, fmt.Errorf("gone: iptables-legacy %s", p.Consult.Rule()))
+	if want := p.Legacy(); want != (actions.Legacy{}) {
+		if s, err := xtqueue.Read(ctx, want); err != nil || s != xtqueue.Ready {
+			return errors.Join(err, fmt.Errorf("gone: iptables-legacy %s", strings.Join(want.Rules(), ", ")))
 		}
 	}
 	rules, err := v.ip.Rules()

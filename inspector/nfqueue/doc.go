@@ -10,6 +10,10 @@
 //		}
 //	})
 //
+// A packet may also be held (Verdict.Hold) and answered later, with another packet
+// (Verdict.Before) or by the clock (Options.Tick); how many are held is for the
+// caller to bound.
+//
 // What is bounded: the packets that wait (QueueLength, and the socket's buffer),
 // the bytes of each (Options.Copy), the verdicts of one message (batch). What
 // does not fit goes on without a verdict, or is dropped, as Options.FailOpen
@@ -19,6 +23,7 @@ package nfqueue
 import (
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector/packet"
@@ -31,6 +36,8 @@ const (
 	// QueueLength bounds the packets of a queue that wait for a verdict. The
 	// buffer holds fewer, so that its overflow, which is counted, comes first.
 	QueueLength = 16384
+	// TickEvery is how exact the time of held packets is.
+	TickEvery = 10 * time.Millisecond
 	// readBuffer holds some eight thousand announcements of about 1 KiB each, with
 	// their overhead: the new flows of a twentieth of a second.
 	readBuffer = 8 << 20
@@ -47,6 +54,9 @@ type Options struct {
 	NetNS int
 	// ReadBuffer is the socket's buffer in bytes; 0 means 8 MiB.
 	ReadBuffer int
+	// Tick, if set, is called after packets were judged, and as long as it says more
+	// at least every TickEvery: it returns verdicts of packets that were held.
+	Tick func() (list []Answer, more bool)
 	// Counters, if set, count for several queues together.
 	Counters *Counters
 }
@@ -80,6 +90,19 @@ type Verdict struct {
 	Drop bool
 	// Priority, if not 0, is the packet's new priority (meta priority, SO_PRIORITY).
 	// Kernel 5.18; before, it stays as it was.
+	Priority uint32
+	// Hold gives no verdict now: the packet waits for its Answer. Those whose queue
+	// is closed meanwhile are dropped.
+	Hold bool
+	// Before are answers for packets that were held, given before this verdict.
+	Before []Answer
+}
+
+// Answer is the verdict of a packet that was held.
+type Answer struct {
+	ID   uint32
+	Drop bool
+	// Priority as in Verdict.
 	Priority uint32
 }
 

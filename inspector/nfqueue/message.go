@@ -77,7 +77,7 @@ func parse(b []byte, p *Packet) bool {
 func align(n int) int { return (n + 3) &^ 3 }
 
 // appendVerdict appends the whole netlink message that gives a packet's verdict.
-func appendVerdict(b []byte, queue uint16, id uint32, v *Verdict) []byte {
+func appendVerdict(b []byte, queue uint16, v Answer) []byte {
 	start := len(b)
 	b = appendHeader(b, msgVerdict, queue)
 	b = appendAttr(b, attrVerdict, 8)
@@ -86,7 +86,7 @@ func appendVerdict(b []byte, queue uint16, id uint32, v *Verdict) []byte {
 		answer = verdictDrop
 	}
 	b = binary.BigEndian.AppendUint32(b, answer)
-	b = binary.BigEndian.AppendUint32(b, id)
+	b = binary.BigEndian.AppendUint32(b, v.ID)
 	if !v.Drop && v.Priority != 0 {
 		b = appendAttr(b, attrPriority, 4)
 		b = binary.BigEndian.AppendUint32(b, v.Priority)

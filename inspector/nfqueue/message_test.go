@@ -77,14 +77,14 @@ func TestDescribe(t *testing.T) {
 func TestVerdict(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		v    Verdict
+		v    Answer
 		want []byte // behind struct nlmsghdr, on a little-endian machine
 	}{
-		{"accept", Verdict{}, []byte("\x00\x00\x2d\xb4\x0c\x00\x02\x00\x00\x00\x00\x01\x00\x00\x00\x09")},
-		{"drop, whatever else", Verdict{Drop: true, Priority: 1}, []byte("\x00\x00\x2d\xb4\x0c\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x09")},
-		{"priority", Verdict{Priority: 0x01020304}, []byte("\x00\x00\x2d\xb4\x0c\x00\x02\x00\x00\x00\x00\x01\x00\x00\x00\x09\x08\x00\x15\x00\x01\x02\x03\x04")},
+		{"accept", Answer{ID: 9}, []byte("\x00\x00\x2d\xb4\x0c\x00\x02\x00\x00\x00\x00\x01\x00\x00\x00\x09")},
+		{"drop, whatever else", Answer{ID: 9, Drop: true, Priority: 1}, []byte("\x00\x00\x2d\xb4\x0c\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x09")},
+		{"priority", Answer{ID: 9, Priority: 0x01020304}, []byte("\x00\x00\x2d\xb4\x0c\x00\x02\x00\x00\x00\x00\x01\x00\x00\x00\x09\x08\x00\x15\x00\x01\x02\x03\x04")},
 	} {
-		got := appendVerdict([]byte("before"), 0x2db4, 9, &c.v)[len("before"):]
+		got := appendVerdict([]byte("before"), 0x2db4, c.v)[len("before"):]
 		if int(binary.NativeEndian.Uint32(got)) != len(got) || binary.NativeEndian.Uint16(got[4:]) != msgVerdict {
 			t.Errorf("%s: header %x", c.name, got[:headerSize])
 		}

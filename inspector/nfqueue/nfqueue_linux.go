@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 
@@ -32,6 +33,7 @@ type Queue struct {
 	packet Packet
 	last   uint32 // the id of the last packet: ids have no gaps, unless packets were missed
 	err    error
+	ticks  bool // the read has a deadline
 }
 
 // Open binds the queue in the network namespace of the calling thread, or in
@@ -122,9 +124,13 @@ func (q *Queue) Run(ctx context.Context, answer func(*Packet, *Verdict)) error {
 	defer stop()
 	read := func(fd uintptr) bool { return q.read(int(fd), answer) }
 	write := func(fd uintptr) bool { return q.write(int(fd)) }
-	for ctx.Err() == nil {
+	for ctx.Err() == nil { // looked at after tick, which may have moved the deadline of stop
 		q.out = q.out[:0]
 		err := raw.Read(read)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil
+		}
+		q.tick()
 		if err == nil && len(q.out) > 0 {
 			err = raw.Write(write)
 		}
@@ -175,8 +181,36 @@ func (q *Queue) take(b []byte, answer func(*Packet, *Verdict)) {
 		q.Counters.Packets.Add(1)
 		var v Verdict
 		answer(&q.packet, &v)
-		q.out = appendVerdict(q.out, q.opt.Queue, q.packet.ID, &v)
+		q.give(v.Before)
+		if !v.Hold {
+			q.out = appendVerdict(q.out, q.opt.Queue, Answer{q.packet.ID, v.Drop, v.Priority})
+		}
 	}
+}
+
+// give gathers the verdicts of packets that were held.
+func (q *Queue) give(list []Answer) {
+	for _, a := range list {
+		q.out = appendVerdict(q.out, q.opt.Queue, a)
+	}
+}
+
+// tick asks for the verdicts whose time has come. While there will be more, waiting
+// for packets ends after TickEvery.
+func (q *Queue) tick() {
+	if q.opt.Tick == nil {
+		return
+	}
+	list, more := q.opt.Tick()
+	q.give(list)
+	until := time.Time{}
+	if more {
+		until = time.Now().Add(TickEvery)
+	}
+	if more || q.ticks {
+		_ = q.conn.SetReadDeadline(until)
+	}
+	q.ticks = more
 }
 
 // refused reads struct nlmsgerr: the errno, negative, and the header of what it is about.

@@ -163,3 +163,69 @@ func TestMissed(t *testing.T) {
 		t.Errorf("%d missed, want %d; full %d times", n, arrived, q.Counters.Full.Load())
 	}
 }
+
+// TestHold: packets wait until another brings their verdict, or the clock does.
+func TestHold(t *testing.T) {
+	queueing(t)
+	var held []uint32 // Run's goroutine alone
+	var due time.Time
+	q, err := Open(Options{Queue: testQueue, Tick: func() (list []Answer, more bool) {
+		if len(held) == 0 || time.Now().Before(due) {
+			return nil, len(held) > 0
+		}
+		for _, id := range held {
+			list = append(list, Answer{ID: id})
+		}
+		held = nil
+		return list, false
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wait = 100 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- q.Run(ctx, func(p *Packet, v *Verdict) {
+			if p.Payload[28] == 'h' {
+				v.Hold, due = true, time.Now().Add(wait)
+				held = append(held, p.ID)
+				return
+			}
+			for i, id := range held {
+				v.Before = append(v.Before, Answer{ID: id, Drop: i == 0})
+			}
+			held = nil
+		})
+	}()
+	server, client := pair(t, 7000)
+	send := func(what string) (sent time.Time) {
+		sent = time.Now()
+		if _, err := client.Write([]byte(what)); err != nil {
+			t.Fatal(err)
+		}
+		return sent
+	}
+	expect := func(want string) {
+		t.Helper()
+		buf := make([]byte, 10)
+		_ = server.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if n, _, err := server.ReadFrom(buf); err != nil || string(buf[:n]) != want {
+			t.Fatalf("%q, %v, want %q", buf[:n], err, want)
+		}
+	}
+	send("h1")
+	send("h2")
+	send("x")
+	expect("h2") // h1 was dropped
+	expect("x")
+	sent := send("h3")
+	expect("h3")
+	if d := time.Since(sent); d < wait {
+		t.Errorf("held for %v, want %v", d, wait)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -110,11 +111,11 @@ func TestConsult(t *testing.T) {
 		{"dropped", 2, -1, 25, nfqueue.Verdict{Drop: true}},
 	} {
 		p := nfqueue.Packet{In: c.in, UID: uint32(c.uid), HasUID: c.uid >= 0, Payload: datagram("10.0.0.9", "203.0.113.7", 5000+uint16(i), c.port)}
-		if got := k.ask(p); got != c.want {
+		if got := k.ask(p); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
 	}
-	if got := k.ask(nfqueue.Packet{In: 2, Payload: []byte("no packet")}); got != (nfqueue.Verdict{}) {
+	if got := k.ask(nfqueue.Packet{In: 2, Payload: []byte("no packet")}); !reflect.DeepEqual(got, nfqueue.Verdict{}) {
 		t.Errorf("not readable: %+v, want nothing", got)
 	}
 	r.sync()
@@ -138,7 +139,7 @@ func TestConsultNames(t *testing.T) {
 	r.send(inspector.Event{Kind: inspector.Answered, Answer: inspector.Answer{
 		Name: "us01.zoom.us", Addrs: []netip.Addr{netip.MustParseAddr("203.0.113.50")}, TTL: time.Minute,
 	}})
-	if got := k.ask(p); got == before {
+	if got := k.ask(p); reflect.DeepEqual(got, before) {
 		t.Errorf("the name does not count: %+v", got)
 	}
 	now := time.Now()
@@ -168,7 +169,7 @@ func TestConsultReload(t *testing.T) {
 		r.sync()
 	}
 	reload(strings.Replace(askPolicy, "default: {route: direct}", "default: {route: fast}", 1))
-	if got := k.ask(p); got == first {
+	if got := k.ask(p); reflect.DeepEqual(got, first) {
 		t.Errorf("the new default does not count: %+v", got)
 	}
 	reload(strings.Replace(askPolicy, "enforce: consult", "enforce: static", 1))

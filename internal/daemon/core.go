@@ -114,6 +114,8 @@ type marks interface {
 	MarkOf(d *engine.Decision) (value, mask uint32)
 	// AnswerCode returns the answer of this decision when the kernel asks.
 	AnswerCode(d *engine.Decision) (code uint32, drop bool)
+	// HelloCode returns the answer of this decision for a packet that is held.
+	HelloCode(d *engine.Decision) uint32
 	// IsBlocked reports whether the mark stands for a blocked flow.
 	IsBlocked(mark uint32) bool
 }

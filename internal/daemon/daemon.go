@@ -35,6 +35,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/nfqueue"
+	"netpolicy.dev/netpolicy/inspector/sniff"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
@@ -110,7 +111,9 @@ type Daemon struct {
 	relay     atomic.Pointer[relay.Relay]       // nil while there is none
 	forwarder atomic.Pointer[resolver.Resolver] // likewise
 	hints     hints
-	questions nfqueue.Counters // of all queues
+	questions nfqueue.Counters // of all queues of `consult`
+	hellos    nfqueue.Counters // of those of `hello: hold`
+	held      sniff.HoldCounters
 	started   time.Time
 	beat      atomic.Int64 // the loop's last sign of life, on the logical clock
 
@@ -457,7 +460,7 @@ func exported(p *actions.Plan) *actions.Plan {
 	}
 	return &actions.Plan{
 		PolicyHash: p.PolicyHash, MarkMask: p.MarkMask, CTMask: p.CTMask, IDs: p.IDs,
-		IPRoutes: p.IPRoutes, IPRules: p.IPRules, TC: p.TC, Consult: p.Consult, Table: p.Table,
+		IPRoutes: p.IPRoutes, IPRules: p.IPRules, TC: p.TC, Consult: p.Consult, Hello: p.Hello, Table: p.Table,
 	}
 }
 
@@ -487,6 +490,8 @@ func (d *Daemon) writeGauges(w io.Writer) {
 	d.relayGauges(w)
 	d.dnsGauges(w)
 	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())
+	fmt.Fprintf(w, "netpolicy_hello_packets_total %d\nnetpolicy_hello_missed_total %d\nnetpolicy_hello_late_total %d\n",
+		d.hellos.Packets.Load(), d.hellos.Missed.Load()+d.held.Full.Load(), d.held.Late.Load())
 	fmt.Fprintf(w, "netpolicy_flows %d\nnetpolicy_dns_addresses %d\nnetpolicy_enforced %d\n", s.flows, s.names, toInt(s.broken == "" && !d.opts.Observe))
 }
 

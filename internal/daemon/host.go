@@ -78,8 +78,8 @@ type Parts struct {
 	// packet marks lead over them; nil where nothing is enforced. emit blocks
 	// while the loop is busy. nil measures nothing.
 	Probe func(ctx context.Context, p *rules.Policy, plan *actions.Plan, now func() time.Duration, emit func(state.Round)) error
-	// Queue answers the kernel's questions of `enforce: consult`; nil: nobody does,
-	// and the table decides.
+	// Queue answers the kernel's questions of `enforce: consult` and `hello: hold`;
+	// nil: nobody does, the table decides, and hellos are watched.
 	Queue Queue
 	// Refuser refuses local programs what is certain to be blocked while they connect;
 	// nil: the table alone blocks.
@@ -104,7 +104,7 @@ type Parts struct {
 
 // planMarks reads conntrack marks by a plan.
 type planMarks struct {
-	plan   *actions.Plan // for AnswerCode alone
+	plan   *actions.Plan // for AnswerCode and HelloCode alone
 	mask   uint32
 	routes map[uint32]int // masked mark -> concrete route
 	marks  map[int]uint32
@@ -150,6 +150,9 @@ func (m planMarks) AnswerCode(d *engine.Decision) (code uint32, drop bool) {
 	return m.plan.AnswerCode(d)
 }
 
+// HelloCode returns the answer of this decision for a packet that is held.
+func (m planMarks) HelloCode(d *engine.Decision) uint32 { return m.plan.HelloCode(d) }
+
 // IsBlocked reports whether the mark is one of a blocked flow.
 func (m planMarks) IsBlocked(mark uint32) bool {
 	v := mark & m.mask
@@ -162,4 +165,5 @@ type noMarks struct{}
 func (noMarks) RouteOf(uint32) int                                   { return -1 }
 func (noMarks) MarkOf(*engine.Decision) (uint32, uint32)             { return 0, 0 }
 func (noMarks) AnswerCode(*engine.Decision) (code uint32, drop bool) { return 0, false }
+func (noMarks) HelloCode(*engine.Decision) uint32                    { return 0 }
 func (noMarks) IsBlocked(uint32) bool                                { return false }

@@ -65,6 +65,7 @@ type loop struct {
 	probing   chan struct{} // closed when the probes of this generation have ended
 	trial     *trial        // counts what probes get on behalf of a change; nil for none
 	asked     asked
+	held      holding
 	relayed   relaying
 	forwarded forwarding
 	refused   refusals
@@ -160,6 +161,7 @@ func (l *loop) run(ctx context.Context) error {
 	go func() { l.saver(); ended <- struct{}{} }()
 	defer func() {
 		l.hush()
+		l.unhold()
 		l.unrelay()
 		l.unforward()
 		l.stopProbes()
@@ -171,6 +173,7 @@ func (l *loop) run(ctx context.Context) error {
 	}()
 	l.startProbes(ctx)
 	l.consult(ctx)
+	l.hold(ctx)
 	l.relay(ctx)
 	l.forward(ctx)
 	tick := time.NewTicker(tickEvery)
@@ -465,6 +468,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			}
 			l.settle()
 			l.consult(ctx)
+			l.hold(ctx)
 			l.relay(ctx)
 			l.forward(ctx)
 		} else {

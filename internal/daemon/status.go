@@ -31,6 +31,7 @@ func (d *Daemon) Status() api.Status {
 		out.Drops[q] = d.metrics.Drops(q)
 	}
 	out.Drops[consultName] = d.questions.Missed.Load()
+	out.Drops[helloName] = d.hellos.Missed.Load() + d.held.Full.Load()
 	d.mu.Lock()
 	out.Sources = append(out.Sources, d.sources...)
 	d.facts(out.Sources)

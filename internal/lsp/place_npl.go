@@ -166,6 +166,8 @@ func (p *place) statement(block, s []token, set bool) {
 			p.offers(inBackend)
 		case textAt(s, 0) == "enforce" && len(s) == 1:
 			p.offers(inEnforce)
+		case textAt(s, 0) == "hello" && len(s) == 1:
+			p.offers(inHello)
 		case textAt(s, 0) == "masquerade":
 			p.named(uplinkKind)
 		}

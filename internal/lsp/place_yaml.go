@@ -253,6 +253,8 @@ func (p *place) yaml(path []string, isKey bool, value string) {
 			p.offers(inBackend)
 		case len(rest) == 1 && rest[0] == "enforce":
 			p.offers(inEnforce)
+		case len(rest) == 1 && rest[0] == "hello":
+			p.offers(inHello)
 		}
 	default:
 		p.declYAML(path[0], rest, isKey, value)

@@ -61,6 +61,7 @@ const (
 	inOnCrash    category = "answer to a crash"
 	inBackend    category = "backend"
 	inEnforce    category = "way to enforce"
+	inHello      category = "treatment of first bytes"
 	inOnUnknown  category = "answer to missing facts"
 	inBlock      category = "way to block"
 	inBool       category = "boolean"
@@ -398,6 +399,7 @@ var texts = map[category][]word{
 		{"on_crash", "New flows when the daemon dies: `last` keeps the rules, `open` lets them pass, `closed` drops them."},
 		{"backend", "What of the kernel holds the policy: `auto`, `nftables`, `iptables`."},
 		{"enforce", "Who decides first packets: `static`, the kernel's table, or `consult`, the daemon itself."},
+		{"hello", "The packets of forwarded flows that tell a name: `watch` reads along, `hold` lets them wait for the decision."},
 		{"mark_mask", "The bits of packet marks that the daemon may use."},
 		{"ct_mask", "The bits of conntrack marks that the daemon may use."},
 		{"table_base", "The number of the first routing table."},
@@ -414,6 +416,7 @@ var texts = map[category][]word{
 	inBackend:    {{"auto", "nftables where the kernel has it, else iptables."}, {"nftables", "One table of nftables."}, {"iptables", "Chains of iptables and ip6tables, and ipsets."}},
 	inOnCrash:    {{"last", "The last rules stay."}, {"open", "Everything passes undecided."}, {"closed", "New flows are dropped."}},
 	inEnforce:    {{"static", "The kernel's table decides first packets."}, {"consult", "The daemon decides each first packet."}},
+	inHello:      {{"watch", "They pass while the daemon reads along."}, {"hold", "They wait until the daemon has decided."}},
 	inOnUnknown:  {{"wait", "Holds the flow until the fact is known, 300 ms at most."}, {"provisional", "Decides without the rule, and again when the fact arrives."}, {"skip", "Takes the rule as false."}},
 	inBlock:      {{"drop", "In silence."}, {"reject", "With a TCP RST or ICMP unreachable."}},
 	inBool:       {{"true", "Yes."}, {"false", "No."}},

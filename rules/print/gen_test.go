@@ -363,7 +363,7 @@ func (g *gen) health() {
 func (g *gen) daemon() {
 	g.word("daemon")
 	g.block(g.some([]func(){
-		g.say("on_crash", g.pick("last", "open")), g.say("backend", g.pick("auto", "iptables")), g.say("enforce", g.pick("static", "consult")), g.say("mark_mask 0x70000000"), g.say("table_base 20000"), g.say("state_dir", g.pick(`"/var/lib/x"`, "/x")),
+		g.say("on_crash", g.pick("last", "open")), g.say("backend", g.pick("auto", "iptables")), g.say("enforce", g.pick("static", "consult")), g.say("hello", g.pick("watch", "hold")), g.say("mark_mask 0x70000000"), g.say("table_base 20000"), g.say("state_dir", g.pick(`"/var/lib/x"`, "/x")),
 		func() { g.word("masquerade " + g.list(g.name)) },
 		func() { g.word("relay " + g.pick("127.0.0.1:1080", `"[::1]:1080", 127.0.0.1:1080`)) },
 		func() { g.word("tproxy " + g.pick("tcp/443", "tcp/80, udp/443", "tcp/8000-8100")) },

@@ -36,7 +36,7 @@ groups:
   best2: fallback(second)
 health: {degrade_after: 7, threshold: {rtt: 200 / 100}}
 throttles: {slow: {down: 2mbit, up: 0.5mbit, burst: 64KiB, per: host}}
-daemon: {on_crash: closed, mark_mask: 0xf0, masquerade: wan1, enforce: consult}
+daemon: {on_crash: closed, mark_mask: 0xf0, masquerade: wan1, enforce: consult, hello: hold}
 default: {fallback: [best, direct]}
 rules:
   - name: a
@@ -207,7 +207,7 @@ func TestPolicy(t *testing.T) {
 	if th := p.Throttles[0]; th.Down != 2_000_000 || th.Up != 500_000 || th.Burst != 65536 || th.Per != "host" {
 		t.Errorf("throttle: %+v", th)
 	}
-	if p.Daemon.OnCrash != rules.Closed || p.Daemon.MarkMask != 0xf0 || !slices.Equal(p.Daemon.Masquerade, []int{0}) || p.Daemon.Enforce != rules.Consult {
+	if p.Daemon.OnCrash != rules.Closed || p.Daemon.MarkMask != 0xf0 || !slices.Equal(p.Daemon.Masquerade, []int{0}) || p.Daemon.Enforce != rules.Consult || p.Daemon.Hello != rules.Hold {
 		t.Errorf("daemon: %+v", p.Daemon)
 	}
 	names := ""
