@@ -1,0 +1,46 @@
+package link
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"netpolicy.dev/netpolicy/diag"
+)
+
+// Finding is something to know about a link: why it is refused, what is dropped or
+// migrated, what was left out and assumed. It never repeats a secret: of the link's
+// values it names only those out of short lists, such as a transport's.
+type Finding struct {
+	Severity diag.Severity // Error refuses the link
+	// Link names the link: its scheme, and host and port once they are known.
+	Link string
+	// Key is the key that it is about, in the spelling of the URL form, or host,
+	// port, user, name; "" is the link as a whole.
+	Key string
+	// Offset is the byte of the text given to Parse where the key's value begins;
+	// in payloads of base64 the group of four that holds it. Entries of files that
+	// aren't links have their line in sub.Entry, and 0 here.
+	Offset  int
+	Message string
+	Help    string // how to mend it; "" if there is nothing to say
+}
+
+// String returns the finding on one line.
+func (f Finding) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", f.Severity, f.Link)
+	if f.Key != "" {
+		fmt.Fprintf(&b, ", key %s", diag.Quote(f.Key))
+	}
+	fmt.Fprintf(&b, " at byte %d: %s", f.Offset, f.Message)
+	if f.Help != "" {
+		fmt.Fprintf(&b, " (%s)", f.Help)
+	}
+	return b.String()
+}
+
+// Refused reports whether a finding is an error, that is, there is no profile.
+func Refused(findings []Finding) bool {
+	return slices.ContainsFunc(findings, func(f Finding) bool { return f.Severity == diag.Error })
+}
