@@ -91,6 +91,9 @@ func (b *builder) profile(form Form) (Profile, bool) {
 		ok = b.wireguard(&p)
 	}
 	p.Unknown = b.rest()
+	if form == VMessJSON { // objects have no order
+		slices.SortStableFunc(p.Unknown, func(x, y Param) int { return strings.Compare(x.Key, y.Key) })
+	}
 	return p, ok
 }
 

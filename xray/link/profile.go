@@ -23,8 +23,8 @@ type Profile struct {
 	Security Security
 	// FinalMask is the key fm: Xray's streamSettings.finalmask.
 	FinalMask Object
-	// Unknown are the keys that nothing above stands for, in the link's order:
-	// keys of other clients, keys that mean nothing with this transport, and keys
+	// Unknown are the keys that nothing above stands for, in the link's order, of
+	// JSON ordered by key: keys of other clients, keys that mean nothing with this transport, and keys
 	// with values that can't be read.
 	Unknown []Param
 }
@@ -147,9 +147,9 @@ type WireGuard struct {
 	PresharedKey Secret // "" is none
 	Addresses    []netip.Prefix
 	AllowedIPs   []netip.Prefix // nil is everything
-	Reserved     []byte   // three bytes, or nil
-	MTU          uint16   // 0 is the core's default
-	KeepAlive    uint16   // seconds; 0 is never
+	Reserved     []byte         // three bytes, or nil
+	MTU          uint16         // 0 is the core's default
+	KeepAlive    uint16         // seconds; 0 is never
 }
 
 func (VLESS) proxy()       {}

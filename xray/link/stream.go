@@ -32,7 +32,7 @@ func (b *builder) streamAliases() {
 	b.translate("tls", "security", yes)
 	b.translate("obfs", "type", map[string]string{"websocket": "ws", "none": "tcp"})
 	b.translate("ws", "type", map[string]string{"1": "ws", "true": "ws", "": "ws"})
-	if b.f.Get("type") == "ws" {
+	if networks[b.f.Get("type")] == "ws" {
 		b.alias("wspath", "path")
 		if v := b.f.Get("obfsParam"); !strings.HasPrefix(v, "{") {
 			b.alias("obfsParam", "host")

@@ -122,8 +122,12 @@ func (r *reader) vmessJSON(plain string) (Fields, Form, bool) {
 			f.Params = append(f.Params, Field{Param: Param{Key: key, Value: Secret(m.value), JSON: !m.isString()}, At: at})
 		}
 	}
-	if network == "" && value("net") == "" {
-		f.Params = append(f.Params, field("type", "tcp", r.t.origin(r.parts.bodyAt)))
+	here := r.t.origin(r.parts.bodyAt)
+	if value("net") == "" { // what is always written is as if it had been
+		f.Params = append(f.Params, field("type", "tcp", here))
+	}
+	if !f.Has("security") {
+		f.Params = append(f.Params, field("security", "none", here))
 	}
 	if v := value("v"); (v == "" || v == "1") && !f.Has("path") {
 		for i, p := range f.Params { // version 1 had both in one
@@ -169,7 +173,9 @@ func formatVMessJSON(f Fields) string {
 	write("add", quoteJSON(f.Host))
 	write("port", quoteJSON(f.Port))
 	write("id", quoteJSON(f.User.Reveal()))
-	write("aid", quoteJSON(cmpOr(f.Get("alterId"), "0")))
+	if !f.Has("alterId") {
+		write("aid", `"0"`)
+	}
 	write("net", quoteJSON(network))
 	if s := f.Get("security"); s == "none" || s == "" {
 		write("tls", `""`)
@@ -303,11 +309,9 @@ func (r *reader) quantumult(plain string) (Fields, Form, bool) {
 		f.Params = append(f.Params, field(key, value, here))
 	}
 	f.rename("obfs", "type", map[string]string{"ws": "ws"})
-	if f.Get("type") == "ws" {
-		f.rename("obfs-path", "path", nil)
-		if h := f.Get("obfs-header"); strings.HasPrefix(h, "Host: ") && !strings.Contains(h, "[Rr][Nn]") {
-			f.rename("obfs-header", "host", map[string]string{h: strings.TrimPrefix(h, "Host: ")})
-		}
+	f.rename("obfs-path", "path", nil)
+	if h := f.Get("obfs-header"); strings.HasPrefix(h, "Host: ") && !strings.Contains(h, "[Rr][Nn]") {
+		f.rename("obfs-header", "host", map[string]string{h: strings.TrimPrefix(h, "Host: ")})
 	}
 	f.rename("over-tls", "security", map[string]string{"true": "tls", "false": "none"})
 	f.rename("tls-host", "sni", nil)
@@ -317,11 +321,9 @@ func (r *reader) quantumult(plain string) (Fields, Form, bool) {
 
 func formatQuantumult(f Fields) string {
 	cipher := cmpOr(f.pop("encryption"), "auto")
-	if f.Get("type") == "ws" {
-		f.rename("path", "obfs-path", nil)
-		if h := f.Get("host"); h != "" && !strings.Contains(h, "[Rr][Nn]") {
-			f.rename("host", "obfs-header", map[string]string{h: "Host: " + h})
-		}
+	f.rename("path", "obfs-path", nil)
+	if h := f.Get("host"); h != "" && !strings.Contains(h, "[Rr][Nn]") {
+		f.rename("host", "obfs-header", map[string]string{h: "Host: " + h})
 	}
 	f.rename("type", "obfs", map[string]string{"ws": "ws"})
 	f.rename("security", "over-tls", map[string]string{"tls": "true", "none": "false"})
