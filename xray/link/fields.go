@@ -116,18 +116,29 @@ func (b *builder) oneOf(key string, allowed ...string) string {
 
 // alias renames a key, unless what it stands for is there as well.
 func (b *builder) alias(from, to string) {
-	if i := b.find(from); i >= 0 && b.find(to) < 0 {
+	if i := b.find(from); i >= 0 && b.free(to) {
 		b.f.Params[i].Key = to
 	}
+}
+
+// free reports whether no field says something of the key. One that is empty is
+// taken, so that another can stand for it.
+func (b *builder) free(key string) bool {
+	i := b.find(key)
+	if i >= 0 && b.f.Params[i].Value == "" {
+		b.taken[i] = true
+		return true
+	}
+	return i < 0
 }
 
 // translate replaces a field by another whose value stands in table.
 func (b *builder) translate(from, to string, table map[string]string) {
 	i := b.find(from)
-	if i < 0 || b.find(to) >= 0 {
+	if i < 0 {
 		return
 	}
-	if v, ok := table[b.f.Params[i].Value.Reveal()]; ok {
+	if v, ok := table[b.f.Params[i].Value.Reveal()]; ok && b.free(to) {
 		b.f.Params[i].Key, b.f.Params[i].Value, b.f.Params[i].JSON = to, Secret(v), false
 	}
 }

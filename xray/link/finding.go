@@ -19,9 +19,11 @@ type Finding struct {
 	// port, user, name; "" is the link as a whole.
 	Key string
 	// Offset is the byte of the text given to Parse where the key's value begins;
-	// in payloads of base64 the group of four that holds it. Entries of files that
-	// aren't links have their line in sub.Entry, and 0 here.
-	Offset  int
+	// in payloads of base64 the group of four that holds it. Of files it counts from
+	// the beginning of the line; entries that are no links have no offset.
+	Offset int
+	// Line is the 1-based line of a file; 0 for a link alone.
+	Line    int
 	Message string
 	Help    string // how to mend it; "" if there is nothing to say
 }
@@ -33,7 +35,13 @@ func (f Finding) String() string {
 	if f.Key != "" {
 		fmt.Fprintf(&b, ", key %s", diag.Quote(f.Key))
 	}
-	fmt.Fprintf(&b, " at byte %d: %s", f.Offset, f.Message)
+	if f.Line > 0 {
+		fmt.Fprintf(&b, " on line %d", f.Line)
+	}
+	if f.Line == 0 || f.Offset > 0 {
+		fmt.Fprintf(&b, " at byte %d", f.Offset)
+	}
+	b.WriteString(": " + f.Message)
 	if f.Help != "" {
 		fmt.Fprintf(&b, " (%s)", f.Help)
 	}

@@ -34,7 +34,10 @@ func (b *builder) streamAliases() {
 	b.translate("ws", "type", map[string]string{"1": "ws", "true": "ws", "": "ws"})
 	if networks[b.f.Get("type")] == "ws" {
 		b.alias("wspath", "path")
-		if v := b.f.Get("obfsParam"); !strings.HasPrefix(v, "{") {
+		v := b.f.Get("obfsParam")
+		if list, ok := members(v); ok && len(list) == 1 && strings.EqualFold(list[0].key, "host") && !strings.HasPrefix(list[0].value, "{") {
+			b.translate("obfsParam", "host", map[string]string{v: list[0].value}) // headers as JSON
+		} else if !strings.HasPrefix(v, "{") {
 			b.alias("obfsParam", "host")
 		}
 	}

@@ -181,7 +181,12 @@ func (f *Fields) pop(key string) string {
 // rename gives a field another key and value, unless that key is there.
 func (f *Fields) rename(from, to string, values map[string]string) {
 	i := slices.IndexFunc(f.Params, func(p Field) bool { return p.Key == from })
-	if i < 0 || f.Has(to) {
+	if i < 0 || f.Get(to) != "" {
+		return
+	}
+	if f.Has(to) { // empty
+		f.pop(to)
+		f.rename(from, to, values)
 		return
 	}
 	if values == nil {

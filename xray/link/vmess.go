@@ -213,7 +213,7 @@ func (r *reader) shadowrocket() (Fields, Form, bool) {
 
 func formatShadowrocket(f Fields) string {
 	cipher := cmpOr(f.pop("encryption"), map[string]string{"vless": "none", "vmess": "auto"}[f.Scheme])
-	if f.Get("type") == "ws" {
+	if f.Get("type") == "ws" && !strings.HasPrefix(f.Get("host"), "{") {
 		f.rename("host", "obfsParam", nil)
 	}
 	f.rename("type", "obfs", map[string]string{"ws": "websocket"})
