@@ -90,11 +90,14 @@ func (b *builder) profile(form Form) (Profile, bool) {
 	default:
 		ok = b.wireguard(&p)
 	}
+	if !ok {
+		return p, false
+	}
 	p.Unknown = b.rest()
 	if form == VMessJSON { // objects have no order
 		slices.SortStableFunc(p.Unknown, func(x, y Param) int { return strings.Compare(x.Key, y.Key) })
 	}
-	return p, ok
+	return p, true
 }
 
 // host checks the host. Messages don't repeat it: in a link that was cut wrong it

@@ -143,13 +143,15 @@ func (b *builder) translate(from, to string, table map[string]string) {
 	}
 }
 
+const repeated = "the key is repeated; its first value holds"
+
 // dropRepeated takes all but the first of fields with the same key.
 func (b *builder) dropRepeated() {
 	seen := make(map[string]bool, len(b.f.Params))
 	for i, p := range b.f.Params {
 		if seen[p.Key] {
 			b.taken[i] = true
-			b.report(diag.Warning, p.Key, p.At, "the key is repeated; its first value holds", "")
+			b.report(diag.Warning, p.Key, p.At, repeated, "")
 		}
 		seen[p.Key] = true
 	}

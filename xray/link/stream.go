@@ -185,10 +185,10 @@ func (b *builder) kcp() KCP {
 	}
 	k.Seed = Secret(b.str("seed"))
 	if k.Seed != "" {
-		b.at(diag.Warning, "seed", "Xray has replaced the seed; it is migrated to a mask in finalmask", "")
+		b.at(diag.Warning, "seed", "Xray has replaced the seed by a mask in finalmask", "")
 	}
 	if k.Header != "" && k.Header != "none" {
-		b.at(diag.Warning, "headerType", "Xray has replaced the headers of mKCP; it is migrated to a mask in finalmask", "")
+		b.at(diag.Warning, "headerType", "Xray has replaced the headers of mKCP by masks in finalmask", "")
 	}
 	return k
 }

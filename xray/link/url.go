@@ -167,6 +167,20 @@ func formatLegacySS(f Fields) string {
 	return b.String()
 }
 
+// dropRepeated keeps the first of fields with the same key. Forms that rename keys
+// need it before; for all others Build does it.
+func (r *reader) dropRepeated(f *Fields) {
+	seen := make(map[string]bool, len(f.Params))
+	f.Params = slices.DeleteFunc(f.Params, func(p Field) bool {
+		if seen[p.Key] {
+			r.findings = append(r.findings, Finding{Severity: diag.Warning, Key: p.Key, Offset: p.At, Message: repeated})
+			return true
+		}
+		seen[p.Key] = true
+		return false
+	})
+}
+
 // pop removes a field and returns its value.
 func (f *Fields) pop(key string) string {
 	i := slices.IndexFunc(f.Params, func(p Field) bool { return p.Key == key })

@@ -102,7 +102,7 @@ func (r *reader) vmessJSON(plain string) (Fields, Form, bool) {
 		case "port":
 			f.Port, f.PortAt = cmpOr(f.Port, strings.TrimSpace(m.value)), at
 		case "id":
-			f.User, f.UserAt = cmpOr(f.User, Secret(strings.TrimSpace(m.value))), at
+			f.User, f.UserAt = cmpOr(f.User, Secret(m.value)), at
 		case "tls":
 			security := m.value
 			switch strings.ToLower(security) {
@@ -206,6 +206,7 @@ func (r *reader) shadowrocket() (Fields, Form, bool) {
 	if cipher != "" && cipher != "auto" && (cipher != "none" || f.Scheme == "vmess") {
 		f.first(field("encryption", cipher, here))
 	}
+	r.dropRepeated(&f)
 	f.rename("network", "type", nil)
 	f.rename("wsHost", "host", nil)
 	return f, Shadowrocket, true
@@ -235,6 +236,7 @@ func (r *reader) kitsunebi() (Fields, Form, bool) {
 	if len(r.parts.path) > 1 {
 		f.first(field("path", unescape(r.parts.path), r.t.origin(r.parts.portAt+len(r.parts.port))))
 	}
+	r.dropRepeated(&f)
 	f.rename("network", "type", nil)
 	f.rename("ws.host", "host", nil)
 	return f, Kitsunebi, true
@@ -258,6 +260,7 @@ func formatKitsunebi(f Fields) string {
 func (r *reader) std(m []string) (Fields, Form, bool) {
 	f := r.url()
 	f.User = Secret(m[3])
+	r.dropRepeated(&f)
 	f.rename("tlsServerName", "sni", nil)
 	head := []Field{field("type", m[1], f.UserAt)}
 	if m[2] != "" {
@@ -308,6 +311,7 @@ func (r *reader) quantumult(plain string) (Fields, Form, bool) {
 		}
 		f.Params = append(f.Params, field(key, value, here))
 	}
+	r.dropRepeated(&f)
 	f.rename("obfs", "type", map[string]string{"ws": "ws"})
 	f.rename("obfs-path", "path", nil)
 	if h := f.Get("obfs-header"); strings.HasPrefix(h, "Host: ") && !strings.Contains(h, "[Rr][Nn]") {

@@ -185,7 +185,7 @@ func parseLinks(data []byte) (list []Entry) {
 		if isLink(line) {
 			e.Profile, e.Findings = link.Parse(line)
 		} else {
-			e.Findings = []link.Finding{{Severity: diag.Error, Link: "line", Message: "this line is no link"}}
+			e.Findings = []link.Finding{{Severity: diag.Error, Link: "text", Message: "this line is no link"}}
 		}
 		for i := range e.Findings {
 			e.Findings[i].Line = n

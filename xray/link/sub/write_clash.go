@@ -224,7 +224,6 @@ func (w *writer) clashWireGuard(x link.WireGuard) {
 	}
 }
 
-
 // numbers is a list of numbers for what commas divide.
 func numbers(s string) *node {
 	n := list()
