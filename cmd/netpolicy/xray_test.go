@@ -47,3 +47,37 @@ func TestXrayQRLimit(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestXrayDoc runs the session in docs/xray.md: `cat` shows a file that the next
+// commands read.
+func TestXrayDoc(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/xray.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	_, session, _ := strings.Cut(string(doc), "```\n$ ")
+	session, _, _ = strings.Cut(session, "```")
+	ran := 0
+	for step := range strings.SplitSeq(session, "\n$ ") {
+		command, want, _ := strings.Cut(strings.TrimSuffix(step, "\n"), "\n")
+		args := strings.Fields(command)
+		if args[0] == "cat" {
+			if err := os.WriteFile(args[1], []byte(want+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		var out bytes.Buffer
+		root := newRoot()
+		root.SetOut(&out)
+		root.SetArgs(args[1:])
+		if err := root.Execute(); err != nil || strings.TrimSuffix(out.String(), "\n") != want {
+			t.Errorf("%s: %v\n%s\nthe page has\n%s", command, err, out.String(), want)
+		}
+		ran++
+	}
+	if ran != 1 {
+		t.Errorf("%d commands", ran)
+	}
+}

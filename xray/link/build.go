@@ -366,10 +366,19 @@ func (b *builder) hysteria2(p *Profile, list string) (ok bool) {
 
 func (b *builder) wireguard(p *Profile) bool {
 	for _, a := range [...][2]string{
-		{"publicKey", "publickey"}, {"peer_public_key", "publickey"}, {"privateKey", "privatekey"}, {"pk", "privatekey"},
-		{"presharedKey", "presharedkey"}, {"pre_shared_key", "presharedkey"}, {"psk", "presharedkey"},
-		{"local_address", "address"}, {"ip", "address"}, {"allowedIPs", "allowedips"}, {"allowed_ips", "allowedips"},
-		{"persistentKeepalive", "keepalive"}, {"persistent_keepalive", "keepalive"},
+		{"publicKey", "publickey"},
+		{"peer_public_key", "publickey"},
+		{"privateKey", "privatekey"},
+		{"pk", "privatekey"},
+		{"presharedKey", "presharedkey"},
+		{"pre_shared_key", "presharedkey"},
+		{"psk", "presharedkey"},
+		{"local_address", "address"},
+		{"ip", "address"},
+		{"allowedIPs", "allowedips"},
+		{"allowed_ips", "allowedips"},
+		{"persistentKeepalive", "keepalive"},
+		{"persistent_keepalive", "keepalive"},
 	} {
 		b.alias(a[0], a[1])
 	}

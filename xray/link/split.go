@@ -122,10 +122,11 @@ func splitHost(s string) (host, port string) {
 		}
 		return s, ""
 	}
-	if i := strings.LastIndexByte(s, ':'); i >= 0 {
-		return s[:i], s[i+1:]
+	host, port, _ = strings.Cut(s, ":")
+	if strings.Contains(port, ":") { // IPv6 without brackets: nobody knows where it ends
+		return s + ":", ""
 	}
-	return s, ""
+	return host, port
 }
 
 // hostPort joins what splitHost cuts.

@@ -66,7 +66,7 @@ func (b *builder) transport() (Transport, bool) {
 	}
 	network, ok := networks[v]
 	if !ok {
-		b.report(diag.Error, "type", at, "there is no transport "+diag.Quote(v),
+		b.report(diag.Error, "type", at, "there is no such transport",
 			"the transports are tcp, ws, grpc, httpupgrade, xhttp and kcp")
 		return nil, false
 	}

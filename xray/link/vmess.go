@@ -26,7 +26,7 @@ func (r *reader) vmess() (Fields, Form, bool) {
 		return r.vmessJSON(plain)
 	case strings.Contains(plain, " = vmess,"):
 		return r.quantumult(plain)
-	default:
+	case strings.Contains(plain, "@"):
 		return r.shadowrocket()
 	}
 	return r.fail("", r.parts.bodyAt, "none of the forms of vmess links",
@@ -129,20 +129,26 @@ func (r *reader) vmessJSON(plain string) (Fields, Form, bool) {
 	if !f.Has("security") {
 		f.Params = append(f.Params, field("security", "none", here))
 	}
-	if v := value("v"); (v == "" || v == "1") && !f.Has("path") {
-		for i, p := range f.Params { // version 1 had both in one
-			if host, path, found := strings.Cut(p.Value.Reveal(), ";"); found && p.Key == "host" {
-				f.Params[i].Value = Secret(host)
-				f.Params = append(f.Params, field("path", path, p.At))
-				break
-			}
-		}
+	if v := value("v"); v == "" || v == "1" {
+		f.splitVersion1()
 	}
 	f.Params = append(f.Params, extra...)
 	if name := unescapeName(r.parts.name); strings.TrimSpace(name) != "" {
 		f.Name = name
 	}
 	return f, VMessJSON, true
+}
+
+// splitVersion1 parts host and path, which the first version of the JSON had in one.
+func (f *Fields) splitVersion1() {
+	for i, p := range f.Params {
+		host, path, found := strings.Cut(p.Value.Reveal(), ";")
+		if found && p.Key == "host" && !f.Has("path") {
+			f.Params[i].Value = Secret(host)
+			f.Params = append(f.Params, field("path", path, p.At))
+			return
+		}
+	}
 }
 
 // cmpOr is cmp.Or for two strings: the first that is not empty.

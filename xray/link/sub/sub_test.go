@@ -245,35 +245,3 @@ func TestUnique(t *testing.T) {
 		t.Errorf("%s\n%v", out, err)
 	}
 }
-
-// FuzzParse: whatever is read can be written in every format.
-func FuzzParse(f *testing.F) {
-	for format := Links; format <= WGQuick; format++ {
-		if text := files[format]; text != "" {
-			f.Add([]byte(text))
-		}
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := Parse(data)
-		if err != nil {
-			return
-		}
-		profiles := s.Profiles()
-		for _, format := range []Format{Links, SIP008, Clash, SingBox} {
-			out, losses := Write(format, profiles)
-			left := 0
-			for _, l := range losses {
-				if l.Left {
-					left++
-				}
-			}
-			if len(profiles) == left {
-				continue
-			}
-			again, err := Parse(out)
-			if err != nil || len(again.Profiles()) != len(profiles)-left {
-				t.Fatalf("%s: %d profiles, %d left out: %v\n%s", format, len(profiles), left, err, out)
-			}
-		}
-	})
-}
