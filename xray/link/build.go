@@ -63,7 +63,10 @@ func (b *builder) profile(form Form) (Profile, bool) {
 	if p.Port, list, ok = b.port(proto.name, proto.port); !ok {
 		return p, false
 	}
-	b.label = proto.name + " link to " + hostPort(p.Host, strconv.Itoa(int(p.Port)))
+	if b.f.User != "" || proto.name == "socks" || proto.name == "http" || proto.name == "https" {
+		// Without a user, what looks like a host can be the beginning of a password.
+		b.label = proto.name + " link to " + hostPort(p.Host, strconv.Itoa(int(p.Port)))
+	}
 	b.dropRepeated()
 	p.Name = strings.TrimSpace(strings.ToValidUTF8(b.f.Name, "\ufffd"))
 	if remark := b.str("remarks"); p.Name == "" { // the fragment is more than this key

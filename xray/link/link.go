@@ -131,6 +131,10 @@ func (p Profile) Link() string {
 		if _, ok := p.Security.(TLS); ok {
 			scheme = "https"
 		}
+	case Socks:
+		if strings.HasPrefix(p.Source.Scheme, "socks4") {
+			scheme = p.Source.Scheme
+		}
 	case Trojan:
 		if p.Source.Scheme == "trojan-go" {
 			scheme = p.Source.Scheme

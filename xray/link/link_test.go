@@ -116,7 +116,7 @@ func TestSecrets(t *testing.T) {
 		}
 		p, findings := Parse(s)
 		for _, f := range findings {
-			if strings.Contains(f.Message+f.Help, marker) {
+			if strings.Contains(f.Link+f.Message+f.Help, marker) {
 				t.Fatalf("%s\nfinding %s", s, f)
 			}
 		}

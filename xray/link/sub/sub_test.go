@@ -173,6 +173,7 @@ var shapes = []struct {
 	{"trojan://pass@h.example:443?security=none#A", []Format{SIP008, Clash}, nil},
 	{"trojan-go://pass@h.example:443?type=ws&encryption=ss%3Bx#A", []Format{SIP008, Clash, SingBox}, nil},
 	{"socks5://u:p@h.example:1080#A", []Format{SIP008}, nil},
+	{"socks4://u@h.example:1080#A", []Format{SIP008, Clash, SingBox}, nil},
 	{"https://u:p@h.example:443?sni=s#A", []Format{SIP008}, nil},
 	{"hysteria2://au%3Ath@h.example:443?obfs=salamander&obfs-password=x&mport=5000-6000&up=100%20mbps&insecure=1&sni=s&pinSHA256=ab#A", []Format{SIP008}, map[Format]string{SingBox: "pinSHA256"}},
 	{"wireguard://k@h.example:51820?publickey=p&presharedkey=q&address=10.0.0.2%2F32%2C2001%3Adb8%3A%3A2%2F128&reserved=1%2C2%2C3&mtu=1280&keepalive=25#A", []Format{SIP008}, nil},

@@ -191,6 +191,15 @@ func (w *writer) finish() bool {
 	return w.why != ""
 }
 
+// socks4 reports whether the profile is of the old SOCKS, which others don't have.
+func (w *writer) socks4() bool {
+	if !strings.HasPrefix(w.f.Scheme, "socks4") {
+		return false
+	}
+	w.why = "the format has no SOCKS 4"
+	return true
+}
+
 // links writes one link a line.
 func (w *writer) links(b *strings.Builder) {
 	if w.p.Source.Form < link.SIP008 {

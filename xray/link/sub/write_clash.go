@@ -39,6 +39,9 @@ func (w *writer) clash() {
 		w.o.put("password", text(x.Password.Reveal()))
 		w.clashPlugin(x.Plugin)
 	case link.Socks:
+		if w.socks4() {
+			return
+		}
 		server("socks5")
 		w.put("username", x.User)
 		w.put("password", x.Password.Reveal())

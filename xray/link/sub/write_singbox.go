@@ -45,6 +45,9 @@ func (w *writer) singbox() {
 			w.put("plugin_opts", x.Plugin.FormatOptions())
 		}
 	case link.Socks:
+		if w.socks4() {
+			return
+		}
 		server("socks")
 		w.put("username", x.User)
 		w.put("password", x.Password.Reveal())
