@@ -35,6 +35,9 @@ var protocols = map[string]struct {
 func Build(f Fields, form Form) (Profile, []Finding) {
 	f.Params = slices.Clone(f.Params)
 	b := &builder{f: f, taken: make([]bool, len(f.Params)), label: f.Scheme + " link"}
+	for _, p := range f.Params {
+		b.spelled = append(b.spelled, p.Key)
+	}
 	p, ok := b.profile(form)
 	if !ok {
 		return Profile{}, b.findings

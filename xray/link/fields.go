@@ -54,12 +54,16 @@ func (f *Fields) Add(key, value string) {
 type builder struct {
 	f        Fields
 	taken    []bool
+	spelled  []string // the keys before aliases were renamed
 	findings []Finding
 	label    string
 }
 
-// report adds a finding.
+// report adds a finding on a key, which it names as the link spells it.
 func (b *builder) report(s diag.Severity, key string, at int, message, help string) {
+	if i := slices.IndexFunc(b.f.Params, func(p Field) bool { return p.Key == key }); i >= 0 {
+		key = b.spelled[i]
+	}
 	b.findings = append(b.findings, Finding{Severity: s, Link: b.label, Key: key, Offset: at, Message: message, Help: help})
 }
 
@@ -165,7 +169,7 @@ func (b *builder) rest() (unknown []Param) {
 		}
 		unknown = append(unknown, p.Param)
 		switch {
-		case slices.ContainsFunc(b.findings, func(f Finding) bool { return f.Key == p.Key && f.Severity > diag.Hint }):
+		case slices.ContainsFunc(b.findings, func(f Finding) bool { return f.Key == b.spelled[i] && f.Severity > diag.Hint }):
 		case slices.Contains(standard, p.Key):
 			b.report(diag.Hint, p.Key, p.At, "the key means nothing with this protocol, transport and security; it is kept", "")
 		default:

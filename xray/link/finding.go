@@ -15,8 +15,8 @@ type Finding struct {
 	Severity diag.Severity // Error refuses the link
 	// Link names the link: its scheme, and host and port once they are known.
 	Link string
-	// Key is the key that it is about, in the spelling of the URL form, or host,
-	// port, user, name; "" is the link as a whole.
+	// Key is the key that it is about, as the link spells it, in forms that are no
+	// URLs as a URL would; or host, port, user. "" is the link as a whole.
 	Key string
 	// Offset is the byte of the text given to Parse where the key's value begins;
 	// in payloads of base64 the group of four that holds it. Of files it counts from
