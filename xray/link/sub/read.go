@@ -262,33 +262,25 @@ func xrayEntry(n *node) (link.Fields, link.Form, bool) {
 	}
 	scheme := xrayProtocols[n.str("protocol")]
 	settings := n.get("settings")
-	user, where := settings, settings
-	done := []string{"protocol", "tag", "settings.address", "settings.port", "settings.vnext", "settings.servers", "streamSettings.grpcSettings.multiMode"}
-	if next := append(slices.Clone(settings.get("vnext").items()), settings.get("servers").items()...); len(next) > 0 {
-		user, where = next[0], next[0]
-		if users := next[0].get("users").items(); len(users) > 0 {
-			user = users[0]
-		}
-		if len(next) > 1 || len(next[0].get("users").items()) > 1 {
-			// what is not read stays to be seen
-			done = slices.DeleteFunc(done, func(s string) bool { return s == "settings.vnext" || s == "settings.servers" })
-		}
+	if scheme == "hysteria2" && settings.str("version") == "1" {
+		scheme = "hysteria"
 	}
-	if where == nil {
-		where = &node{kind: '{', line: n.line}
+	done := []string{"protocol", "tag", "settings.users", "streamSettings.grpcSettings.multiMode"}
+	for _, key := range []string{
+		"address", "port", "id", "password", "method", "security", "encryption", "user", "pass", "flow", "secretKey", "version", "alterId",
+	} {
+		done = append(done, "settings."+key)
 	}
-	f := head(where, scheme, "address", "port", "")
+	server, user, single := xrayServer(settings)
+	if single {
+		done = append(done, "settings.vnext", "settings.servers") // of several, what is not read stays to be seen
+	}
+	f := head(server, scheme, "address", "port", "")
 	f.Name = n.str("tag")
-	for _, key := range []string{"id", "password", "method", "security", "encryption", "user", "pass", "flow", "secretKey", "peers", "version", "level", "email", "alterId", "uot"} {
-		if key != "level" && key != "email" && key != "uot" {
-			done = append(done, "settings."+key)
-		}
-	}
 	switch scheme {
 	case "vless", "vmess":
 		f.User = link.Secret(user.str("id"))
 		f.Add("encryption", user.str(map[string]string{"vless": "encryption", "vmess": "security"}[scheme]))
-		f.Add("flow", user.str("flow"))
 		f.Add("alterId", strings.TrimPrefix(user.str("alterId"), "0"))
 	case "ss":
 		f.User, f.Pass = link.Secret(user.str("method")), link.Secret(user.str("password"))
@@ -299,15 +291,43 @@ func xrayEntry(n *node) (link.Fields, link.Form, bool) {
 		done = append(done, "streamSettings.network", "streamSettings.security", "streamSettings.hysteriaSettings.auth", "streamSettings.hysteriaSettings.version")
 	case "wireguard":
 		f = xrayWireGuard(n, settings)
+		if len(settings.get("peers").items()) < 2 {
+			done = append(done, "settings.peers")
+		}
 		done = slices.DeleteFunc(done, func(s string) bool { return s == "settings.address" })
 	default:
 		f.User = link.Secret(user.str("password"))
 	}
+	f.Add("flow", user.str("flow"))
 	if multi := n.get("streamSettings").get("grpcSettings").str("multiMode"); multi == "true" {
 		f.Add("mode", "multi")
 	}
 	read(&f, n.leaves("", []string{"streamSettings.finalmask", "streamSettings.xhttpSettings.extra"}), done, xrayPairs)
+	if server != settings && server.line > 0 {
+		read(&f, server.leaves("settings.", nil), done)
+	}
+	if user != server && user != nil {
+		read(&f, user.leaves("settings.", nil), done)
+	}
 	return f, link.XrayJSON, true
+}
+
+// xrayServer returns where the server stands and where its user does: in the
+// settings themselves, or in older lists of which the first counts.
+func xrayServer(settings *node) (server, user *node, single bool) {
+	if settings == nil {
+		empty := &node{kind: '{'}
+		return empty, empty, true
+	}
+	all := append(slices.Clone(settings.get("vnext").items()), settings.get("servers").items()...)
+	if len(all) == 0 {
+		return settings, settings, true
+	}
+	users := all[0].get("users").items()
+	if len(users) == 0 {
+		return all[0], all[0], len(all) == 1
+	}
+	return all[0], users[0], len(all) == 1 && len(users) == 1
 }
 
 func xrayWireGuard(n, settings *node) link.Fields {

@@ -37,7 +37,7 @@ proxy-groups: []
   {"type": "shadowsocks", "tag": "bad", "server": "c.example", "server_port": 0, "method": "aes-256-gcm", "password": "secret"},
   {"type": "hysteria2", "tag": "B", "server": "b.example", "server_ports": ["5000:6000"], "password": "secret", "obfs": {"type": "salamander", "password": "secret"}}]}`,
 	XrayJSON: `{"remarks": "x", "outbounds": [
-  {"protocol": "vless", "tag": "A", "settings": {"vnext": [{"address": "a.example", "port": 443, "users": [{"id": "` + id + `", "encryption": "none", "flow": "xtls-rprx-vision"}]}]},
+  {"protocol": "vless", "tag": "A", "settings": {"vnext": [{"address": "a.example", "port": 443, "users": [{"id": "` + id + `", "encryption": "none", "flow": "xtls-rprx-vision", "email": "x"}]}]},
    "streamSettings": {"network": "xhttp", "security": "reality", "realitySettings": {"serverName": "s.example", "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "shortId": ""},
      "xhttpSettings": {"path": "/p", "extra": {"xmux": {"n": 1}}}, "finalmask": {"udp": []}}},
   {"protocol": "trojan", "tag": "bad", "settings": {"address": "c.example", "port": 443}},
@@ -103,6 +103,9 @@ func TestFields(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := s.Profiles()[c.entry]
+		if c.format == XrayJSON && c.entry == 0 && (len(got.Unknown) != 1 || got.Unknown[0].Key != "settings.email") {
+			t.Errorf("unknown keys: %v", got.Unknown)
+		}
 		if _, ok := got.Proxy.(link.VMess); ok {
 			got.Source, got.Name, got.Unknown = link.Source{}, "", nil
 			if got.Format() != c.want {
