@@ -48,9 +48,10 @@ report $s 4 "$idle; $soak; $table ($(part 'shorter'))"
 # 5. Faults.
 : >"$out"
 gotest ./inspector/ebpf '^Test(Refused|Overrun|Fallback)$'; s=$?
-gotest ./internal/lab '^TestConsultKill9$' -timeout 0 || s=1
+gotest ./internal/lab '^Test(ConsultKill9|Hold)$' -timeout 0 || s=1
+gotest ./actions/host '^TestHello' -timeout 0 || s=1
 gotest ./resolver '^Test(Hostile|Malformed).*' || s=1
 gotest ./relay '^Test(Full|Failures)$' || s=1
-report $s 5 "without BPF the daemon goes on with netlink; a full ring is counted; queues without the daemon let packets pass as on_crash says; DNS: $(figure '[0-9]+ malformed counted of [0-9]+ sent')"
+report $s 5 "without BPF the daemon goes on with netlink; a full ring is counted; queues without the daemon let packets pass as on_crash says; held hellos of blocked names never pass; DNS: $(figure '[0-9]+ malformed counted of [0-9]+ sent')"
 
 exit $bad
