@@ -112,6 +112,10 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 		return
 	}
 	f := *a.Flow
+	if inside(&f, s.host) {
+		v.Do = relay.Reject
+		return
+	}
 	x.describe(&f, time.Now())
 	world := s.live.world
 	if len(a.Failed) > 0 {
@@ -139,6 +143,17 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 	if f.Dst.Unknown() && !a.Resolved && v.Way.Server == (netip.AddrPort{}) {
 		v.Do = relay.Resolve
 	}
+}
+
+// inside reports whether somebody else asks for what only this host itself may
+// reach: its loopback, its links' own addresses, and what it listens on.
+func inside(f *flow.Flow, h *actions.Host) bool {
+	dst, known := f.Dst.Get()
+	if src, _ := f.Src.Get(); !known || src.Unmap().IsLoopback() {
+		return false
+	}
+	dst = dst.Unmap().WithZone("")
+	return dst.IsLoopback() || dst.IsUnspecified() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || h != nil && ownAddrs(h)[dst]
 }
 
 // firstFacts are those that a connection's first bytes tell.

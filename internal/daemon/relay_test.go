@@ -39,7 +39,7 @@ func asks(t *testing.T) (ask func(text string, change func(*relay.Ask)) relay.Ve
 	t.Helper()
 	c, plan := newTestCore(t, relayPolicy)
 	d = New(Options{}, Parts{})
-	d.snap.Store(&snapshot{live: c.live, plan: exported(plan)})
+	d.snap.Store(&snapshot{live: c.live, plan: exported(plan), host: &testHost})
 	return func(text string, change func(*relay.Ask)) (v relay.Verdict) {
 		t.Helper()
 		f, err := flow.ParseText(text)
@@ -83,6 +83,16 @@ func TestRelayDecides(t *testing.T) {
 		v := ask(c.flow, c.change)
 		if v.Do != c.do || v.Do == relay.Dial && (v.Way.Route != c.route || v.Way.Uplink != c.uplink || v.Way.Mark != c.mark) || v.Sniff {
 			t.Errorf("%s: %+v", c.name, v)
+		}
+	}
+	for flow, want := range map[string]relay.Action{
+		"tcp 10.0.0.5:5000 > 127.0.0.1:443":  relay.Reject,
+		"tcp 10.0.0.5:5000 > 169.254.1.1:80": relay.Reject,
+		"tcp 10.0.0.5:5000 > 10.0.0.1:443":   relay.Reject, // the gateway's own
+		"tcp 127.0.0.1:5000 > 127.0.0.1:443": relay.Dial,
+	} {
+		if v := ask(flow+" sni=null http_host=null", sniffed); v.Do != want {
+			t.Errorf("%s: %+v", flow, v)
 		}
 	}
 	if v := ask("tcp 10.0.0.5:5000 > 203.0.113.9:443 sni=null http_host=null", sniffed); v.Way.Server.String() != "127.0.0.1:1090" || !v.Way.SendName {
