@@ -39,6 +39,10 @@ func (b *builder) relay(iptables bool) {
 		b.lacks(diag.Warning, diag.Span{}, "use daemon.backend: nftables", "daemon.tproxy: not with iptables: no forwarded flow goes through the relay")
 		return
 	}
+	if b.plan.prog.Reads(rules.FieldIfaceIn) || b.plan.prog.Reads(rules.FieldSrcMAC) || b.plan.prog.Reads(rules.FieldDSCP) || b.plan.prog.Reads(rules.FieldMark) {
+		b.lacks(diag.Warning, diag.Span{}, "match the sources by src_ip", "daemon.tproxy: not with rules on iface_in, src_mac, dscp or mark: the relay does not see those, and blocks by them would not hold")
+		return
+	}
 	p := b.plan
 	p.Relay = Relay{Mark: place(p.wayMost(), p.MarkMask), CTMark: place(p.lastRoute(), p.CTMask), Port: want.Port}
 	if p.Relay.Port == 0 {
@@ -51,7 +55,7 @@ func (b *builder) relay(iptables bool) {
 			any = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
 		table := b.cfg.TableBase + n - 1
-		p.IPRules = append(p.IPRules, IPRule{Family: f, Priority: b.cfg.RulePriority + int(n) - 1, Mark: p.Relay.Mark, Mask: p.MarkMask, Table: table})
+		p.IPRules = append(p.IPRules, IPRule{Family: f, Priority: max(1, b.cfg.RulePriority-1), Mark: p.Relay.Mark, Mask: p.MarkMask, Table: table})
 		p.IPRoutes = append(p.IPRoutes, IPRoute{Family: f, Table: table, Dst: any, Dev: "lo", Local: true})
 	}
 }

@@ -199,9 +199,11 @@ func (s *search) opened(x *index) {
 		return
 	}
 	s.names(x)
+	s.drain() // what waits was found by another question
 	was := s.restsOnly
 	s.restsOnly = true
 	s.node(x.open)
+	s.drain()
 	s.restsOnly = was
 }
 

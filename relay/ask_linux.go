@@ -68,9 +68,31 @@ func (q *question) resolve(ctx context.Context) error {
 	d := dialer{q.r, &q.verdict.Way}
 	addrs, err := d.resolve(ctx, q.target.name)
 	if err == nil {
-		q.addrs, q.flow.Dst = addrs, flow.Some(addrs[0])
+		q.addrs = q.allowed(addrs)
+		q.flow.Dst = flow.Some(q.addrs[0])
 	}
 	return err
+}
+
+// allowed returns the addresses that may be dialled, all by the way of the first: a
+// rule may be about some addresses of a name and not about others. When none may
+// be, it is the first, whose verdict is then the name's.
+func (q *question) allowed(addrs []netip.Addr) (list []netip.Addr) {
+	route := ""
+	for _, a := range addrs {
+		q.flow.Dst = flow.Some(a)
+		ask := q.ask
+		ask.Resolved = true
+		var v Verdict
+		q.r.cfg.Decider.Decide(&ask, &v)
+		if v.Do == Dial && (len(list) == 0 || v.Way.Route == route) {
+			list, route = append(list, a), v.Way.Route
+		}
+	}
+	if len(list) == 0 {
+		return addrs[:1]
+	}
+	return list
 }
 
 // dial decides and has try dial by the verdict; when that fails, by the next one.

@@ -31,6 +31,7 @@ type Relay struct {
 	table    *table
 	shaper   shaper
 	gate     chan struct{} // Limits.Handshakes
+	callers  callers
 	serving  sync.WaitGroup
 	counts   counts
 	own      map[uint16]bool // the ports of TCP and UDP listeners
@@ -251,6 +252,12 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 		c, err := in.tcp.AcceptTCP()
 		if err == nil {
 			pause = time.Millisecond
+			client := clientOf(c)
+			if !r.callers.take(client, max(1, r.limits.Handshakes/callerPart)) {
+				r.counts.full.Add(1)
+				refuse(c)
+				continue
+			}
 			select {
 			case r.gate <- struct{}{}:
 			case <-ctx.Done():
@@ -258,7 +265,7 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 				return nil
 			}
 			r.serving.Go(func() {
-				defer func() { <-r.gate }()
+				defer func() { r.callers.give(client); <-r.gate }()
 				r.serve(ctx, in, c)
 			})
 			continue

@@ -75,7 +75,7 @@ func (r *Relay) handshake(ctx context.Context, in *inbound, c *net.TCPConn, e *e
 		a.turnDown(err)
 		return false
 	}
-	if err = a.begin(to); err != nil {
+	if err = a.begin(ctx, to); err != nil {
 		refuse(to)
 		refuse(c)
 		return false
@@ -221,7 +221,7 @@ func (a *attempt) tell(err error) error {
 }
 
 // begin tells the client, and gives the far end what is there already.
-func (a *attempt) begin(to *net.TCPConn) error {
+func (a *attempt) begin(ctx context.Context, to *net.TCPConn) error {
 	if err := a.tell(nil); err != nil {
 		return err
 	}
@@ -238,21 +238,39 @@ func (a *attempt) begin(to *net.TCPConn) error {
 	// The far end may answer, and close, before it has read all: that answer is
 	// still the client's to see.
 	_ = a.c.SetReadDeadline(time.Now().Add(a.r.limits.Request))
-	_ = a.req.body(&progress{to, a.c, a.r.limits.Request})
-	return nil
+	_ = a.req.body(&progress{ctx, to, a.c, a.r.limits.Request})
+	return ctx.Err()
 }
 
 // progress is a writer whose source and target must not rest for longer than limit.
 type progress struct {
+	ctx      context.Context // of the connection: it is written by what reads it
 	to, from *net.TCPConn
 	limit    time.Duration
 }
 
+// Write ends with the connection, too: whoever ended it has set the deadlines before.
 func (p *progress) Write(b []byte) (int, error) {
+	stop := context.AfterFunc(p.ctx, func() {
+		past := time.Unix(1, 0)
+		_ = p.to.SetDeadline(past)
+		_ = p.from.SetReadDeadline(past)
+	})
 	until := time.Now().Add(p.limit)
 	_ = p.to.SetDeadline(until)
-	n, err := p.to.Write(b)
 	_ = p.from.SetReadDeadline(until)
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := p.to.Write(b)
+	if !stop() {
+		return n, p.ctx.Err()
+	}
+	_ = p.from.SetReadDeadline(time.Now().Add(p.limit))
+	if p.ctx.Err() != nil { // between the two
+		_ = p.from.SetReadDeadline(time.Unix(1, 0))
+		return n, p.ctx.Err()
+	}
 	return n, err
 }
 

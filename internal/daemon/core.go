@@ -345,7 +345,7 @@ func (c *core) interrupted(t *tracked) bool {
 // policy, or a fact came late), or lets one go again.
 func (c *core) enforce(t *tracked) {
 	blocked := t.decision.Blocked()
-	if blocked == t.blocked || c.observe {
+	if blocked == t.blocked || c.observe || c.proxied(t) {
 		return
 	}
 	if len(c.out.setMarks) >= maxMarks {
@@ -356,6 +356,14 @@ func (c *core) enforce(t *tracked) {
 	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask})
 	c.marked(t, t.mark&^mask|value)
 	t.blocked = blocked
+}
+
+// proxied reports whether the flow may be one that the relay or the forwarder has
+// made for a client: what it is for has been decided, and the line's answers must
+// come through. The table decides what programs of this host open.
+func (c *core) proxied(t *tracked) bool {
+	d := &c.live.policy.Daemon
+	return c.own[t.key.src.Addr()] && (d.Relay.Used() || len(d.DNS.Listen) > 0)
 }
 
 func (c *core) decide(t *tracked, wall time.Time) {

@@ -100,7 +100,9 @@ func (d *Daemon) chooseUpstream(name string, _ uint16, client netip.Addr) (c res
 	s.live.prog.DecideInto(&decision, &f, s.live.world)
 	switch {
 	case decision.Blocked():
-		c.Blocked = decision.Rule >= 0 && byName(&p.Rules[decision.Rule])
+		// Blocked for good, or a group without a usable member: the question must not
+		// leave where its traffic may not.
+		c.Blocked = decision.Final || decision.Kind != rules.ActBlock || decision.Rule >= 0 && byName(&p.Rules[decision.Rule])
 	case decision.Route >= 0:
 		if u := uplinkOf(p, decision.Route); u >= 0 {
 			if mark, ok := s.plan.UplinkMark(p.Uplinks[u].Name); ok {

@@ -28,7 +28,7 @@ rules:
 `
 
 // TestChooseUpstream: a question goes where the connection that follows would, and
-// only a rule about names keeps a name from being resolved.
+// nowhere when that is blocked for good.
 func TestChooseUpstream(t *testing.T) {
 	c, plan := newTestCore(t, dnsPolicy)
 	d := New(Options{}, Parts{})
@@ -46,8 +46,8 @@ func TestChooseUpstream(t *testing.T) {
 		{"us01.zoom.us", "10.0.0.5", false, mark("wan2"), []int{1}},
 		{"www.corp.example", "10.0.0.5", false, mark("wan1"), []int{0}},
 		{"bad.example", "10.0.0.5", true, plan.Bypass(), []int{1}},
-		{"other.example", "10.0.0.5", false, plan.Bypass(), []int{1}}, // blocked by the default, which is not about the name
-		{"other.example", "10.0.9.5", false, plan.Bypass(), []int{1}},
+		{"other.example", "10.0.0.5", true, plan.Bypass(), []int{1}}, // by the default, whatever its address is
+		{"other.example", "10.0.9.5", true, plan.Bypass(), []int{1}},
 	} {
 		got := d.chooseUpstream(x.name, 1, netip.MustParseAddr(x.client))
 		if got.Blocked != x.blocked || got.Route.Mark != x.mark || !slices.Equal(got.Upstreams, x.upstreams) {

@@ -461,7 +461,6 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			probes := !sameProbes(l.core.live.policy, c.c.policy) || l.plan.MarkMask != c.c.plan.MarkMask ||
 				!maps.Equal(l.plan.IDs.Marks, c.c.plan.IDs.Marks)
 			l.swap(c.c)
-			l.refused = l.refusing()
 			if probes {
 				l.stopProbes()
 				l.startProbes(ctx)
@@ -470,6 +469,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			l.consult(ctx)
 			l.hold(ctx)
 			l.relay(ctx)
+			l.recheck()
 			l.forward(ctx)
 		} else {
 			// The former plan is back as it was made, without what came since.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,7 +61,7 @@ func (l *loop) unrelay() {
 // relayConfig is what the policy in force asks of the relay, and the same as text.
 func (l *loop) relayConfig() (relay.Config, string) {
 	r := &l.core.live.policy.Daemon.Relay
-	if l.d.opts.Observe || l.d.parts.NoRelay || !r.Used() {
+	if l.d.opts.Observe || l.d.parts.NoRelay || !r.Used() || blind(l.core.live.prog) {
 		return relay.Config{}, ""
 	}
 	var cfg relay.Config
@@ -78,7 +79,14 @@ func (l *loop) relayConfig() (relay.Config, string) {
 		}
 	}
 	cfg.Mark = l.plan.Bypass()
+	cfg.Resolver = marked{cfg.Mark}
+	fmt.Fprintf(&text, "mark %#x", cfg.Mark)
 	return cfg, text.String()
+}
+
+// blind reports whether rules ask for what the relay does not see of its clients.
+func blind(p *engine.Program) bool {
+	return p.Reads(rules.FieldIfaceIn) || p.Reads(rules.FieldSrcMAC) || p.Reads(rules.FieldDSCP) || p.Reads(rules.FieldMark)
 }
 
 // runRelay serves until ctx ends, and again when that ends, with a growing pause;
@@ -133,8 +141,8 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 		v.Do = relay.Drop
 		return
 	}
-	if !x.way(&v.Way, s, d.Route) {
-		v.Do = relay.Reject
+	if src, _ := f.Src.Get(); !x.way(&v.Way, s, d.Route) || v.Way.Server.Addr() == src && src.IsValid() {
+		v.Do = relay.Reject // no way, or the SOCKS server's own connections, which would come back to it
 		return
 	}
 	if t, ok := d.Mods.Throttle.Get(); ok {
@@ -232,6 +240,7 @@ type dials struct {
 
 	mu   sync.Mutex
 	dead map[netip.Prefix]time.Time // networks where a dial failed, and when
+	good map[netip.Prefix]time.Time // where one stood
 }
 
 const (
@@ -244,23 +253,52 @@ const (
 	maxDead = 4096
 )
 
-func newDials(d *Daemon) *dials { return &dials{d: d, dead: map[netip.Prefix]time.Time{}} }
+// goodFor is how long a network counts as one that can be reached. Failures towards
+// others say nothing: anybody behind the gateway could scan what is not there.
+const goodFor = 10 * time.Minute
 
-// news reports whether a failure towards an address is the first in its network,
-// /24 or /48, for a while.
-func (x *dials) news(a netip.Addr) bool {
+func newDials(d *Daemon) *dials {
+	return &dials{d: d, dead: map[netip.Prefix]time.Time{}, good: map[netip.Prefix]time.Time{}}
+}
+
+// network is what an address is counted with: /24 or /48.
+func network(a netip.Addr) (netip.Prefix, bool) {
 	bits := 24
 	if a.Is6() {
 		bits = 48
 	}
 	p, err := a.Prefix(bits)
-	if err != nil {
-		return true // a name, behind a SOCKS server
+	return p, err == nil
+}
+
+// stood notes that a dial towards an address has stood.
+func (x *dials) stood(a netip.Addr) {
+	p, ok := network(a)
+	if !ok {
+		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := time.Now()
-	if now.Sub(x.dead[p]) < deadFor {
+	if len(x.good) >= maxDead {
+		maps.DeleteFunc(x.good, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= goodFor })
+	}
+	if _, known := x.good[p]; known || len(x.good) < maxDead {
+		x.good[p] = now
+	}
+}
+
+// news reports whether a failure towards an address says something of the line: it is
+// the first in its network for a while, and something there was reached lately.
+func (x *dials) news(a netip.Addr) bool {
+	p, ok := network(a)
+	if !ok {
+		return false // a name, behind a SOCKS server
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	if now.Sub(x.dead[p]) < deadFor || now.Sub(x.good[p]) >= goodFor {
 		return false
 	}
 	if len(x.dead) >= maxDead {
@@ -277,6 +315,9 @@ func (x *dials) news(a netip.Addr) bool {
 func (x *dials) Dialled(o *relay.Outcome) {
 	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && (!o.Failure.BlamesUplink() || !x.news(o.Dst.Addr())) {
 		return
+	}
+	if o.Failure == relay.None {
+		x.stood(o.Dst.Addr())
 	}
 	n := &x.made[o.Uplink]
 	n.all.Add(1)
@@ -359,6 +400,24 @@ func (l *loop) leave(died []int) {
 	})
 }
 
+// recheck ends the relay's connections that the policy blocks now.
+func (l *loop) recheck() {
+	r := l.d.relay.Load()
+	if r == nil || l.relayed.stop == nil {
+		return
+	}
+	l.relayed.done.Go(func() {
+		for _, c := range r.Conns() {
+			f := relayedFlow(&c)
+			var v relay.Verdict
+			(&decider{d: l.d}).Decide(&relay.Ask{Flow: &f, Sniffed: true, Resolved: true}, &v)
+			if v.Do == relay.Drop || v.Do == relay.Reject {
+				r.Kill(c.ID)
+			}
+		}
+	})
+}
+
 // elsewhere reports whether a connection like this one would go over another
 // uplink now.
 func (d *Daemon) elsewhere(c *relay.Conn) bool {
@@ -379,4 +438,19 @@ func (d *Daemon) relayGauges(w io.Writer) {
 	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "full", s.Full)
 	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "loop", s.Self)
 	fmt.Fprintf(w, "netpolicy_relay_datagrams_dropped_total %d\n", s.Dropped)
+}
+
+// marked resolves names for the relay by this host's resolvers, with the mark of
+// the way that the connection will take.
+type marked struct{ bypass uint32 }
+
+// Resolve implements relay.Resolver.
+func (m marked) Resolve(ctx context.Context, name string, way *relay.Way) ([]netip.Addr, error) {
+	mark := way.Mark
+	if mark == 0 {
+		mark = m.bypass
+	}
+	d := net.Dialer{Control: markSockets(mark)}
+	r := net.Resolver{PreferGo: true, Dial: d.DialContext}
+	return r.LookupNetIP(ctx, "ip", name)
 }

@@ -114,13 +114,17 @@ func TestRelayTells(t *testing.T) {
 	x := newDials(d)
 	for i, f := range []relay.Failure{relay.None, relay.TimedOut, relay.Refused, relay.Local, relay.Unreachable} {
 		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i), 9}), 443)
+		x.stood(to.Addr())
+		x.Dialled(&relay.Outcome{Uplink: 1, Failure: relay.TimedOut, Dst: netip.MustParseAddrPort("198.18.0.1:443")}) // never reached: a scan, perhaps
 		x.Dialled(&relay.Outcome{Uplink: 1, Failure: f, Dst: to})
 		if f == relay.TimedOut { // that many others ask for the dead server says nothing new
 			x.Dialled(&relay.Outcome{Uplink: 1, Failure: f, Dst: to})
 		}
 	}
 	x.Dialled(&relay.Outcome{Uplink: -1, Failure: relay.TimedOut})
-	x.Closed(&relay.Conn{Uplink: 1}, &relay.End{EarlyReset: true})
+	x.stood(netip.MustParseAddr("203.0.113.9"))
+	x.Closed(&relay.Conn{Uplink: 1, Dst: netip.MustParseAddrPort("203.0.113.9:443")}, &relay.End{EarlyReset: true})
+	<-d.events
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); x.report(ctx) }()

@@ -210,3 +210,30 @@ func TestRelayLeavesDeadUplink(t *testing.T) {
 		t.Errorf("the next one left by %q, %v", left, err)
 	}
 }
+
+// TestRelayUnderBlock: a policy that lets nothing out but what it names, and so not
+// the gateway itself, lets through what it relays and resolves for others.
+func TestRelayUnderBlock(t *testing.T) {
+	l, policy := daemonLab(t)
+	ctx := t.Context()
+	text := string(testPolicy(fmt.Sprintf(`, tproxy: [tcp/7], dns_listen: ["%s:53"], dns_upstreams: ["main udp://%s"]`, lanGateway4, Resolver4),
+		"  - {name: lan, priority: 1, match: {src_ip: [10.77.0.0/24, \"2001:db8:77::/64\"]}, action: {route: wan1}}\n"))
+	text = strings.Replace(text, "default: {route: ha}", "default: {block: true}", 1)
+	if err := WriteFile(policy, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(ctx, policy); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "names are resolved", func() bool {
+		_, err := l.Client().resolveAt(ctx, lanGateway4, "echo.example.net", false)
+		return err == nil
+	})
+	for range 3 { // what conntrack tells of the first must not block the next
+		for _, addr := range []string{"203.0.113.30:7", "[2001:db8:cafe::30]:7"} {
+			if left, err := leaves(l, addr); err != nil || left != Wan1 {
+				t.Errorf("%s left by %q, %v\n%s", addr, left, err, l.tail())
+			}
+		}
+	}
+}
