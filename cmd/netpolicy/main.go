@@ -23,7 +23,7 @@ func newRoot() *cobra.Command {
 		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newReplayCmd(), newInspectCmd(), newLabCmd(),
 		newListsCmd(), newFmtCmd(), newConvertCmd(), newHashCmd(), newInitCmd(), newExplainCodeCmd(), newImportCmd(), newLSPCmd(), newDoctorCmd(),
 		newStatusCmd(), newUplinksCmd(), newTailCmd(), newTopCmd(), newReloadCmd(), newStateCmd(), cli.NewVersionCmd("netpolicy"),
-		newApplyCmd(), newConfirmCmd(), newRollbackCmd(), newHistoryCmd(), newPlanCmd(),
+		newApplyCmd(), newConfirmCmd(), newRollbackCmd(), newHistoryCmd(), newPlanCmd(), newXrayCmd(),
 	)
 	return root
 }

@@ -17,7 +17,7 @@ const module = "netpolicy.dev/netpolicy/"
 
 // core are the packages that stay pure: bytes come in, values go out. A folder
 // stands for itself and everything below it.
-var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions"}
+var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions", "xray/link"}
 
 // parsers are the pure part of inspector: as pure as the core, and open to other
 // edges, such as a relay that reads the same first bytes.
@@ -40,6 +40,7 @@ var coreLibraries = []struct{ library, user string }{
 	{"go.yaml.in/yaml/v4", "rules/yaml"},
 	{"go.yaml.in/yaml/v4", "rules/lists"},
 	{"go.yaml.in/yaml/v4", "rules/foreign"},
+	{"go.yaml.in/yaml/v4", "xray/link/sub"},
 	{"golang.org/x/net/idna", "flow"},
 	{"github.com/gaissmai/bart", "engine"},
 }
@@ -54,6 +55,8 @@ var below = map[string][]string{
 	"analysis": {"flow", "diag", "state", "rules", "engine"},
 	"actions":  {"flow", "diag", "state", "rules", "engine", "actions"},
 	"sim":      {"flow", "diag", "state", "rules", "engine"},
+	// Links know nothing of policies.
+	"xray/link": {"flow", "diag"},
 }
 
 // edges never import each other. actions/host is not among them: it puts
@@ -205,6 +208,11 @@ func TestViolation(t *testing.T) {
 		{"state", module + "rules", true},
 		{"internal/top", "os", true},
 		{"internal/top", module + "internal/api", false},
+		{"xray/link", module + "diag", false},
+		{"xray/link", module + "rules", true},
+		{"xray/link", "net", true},
+		{"xray/link/sub", "go.yaml.in/yaml/v4", false},
+		{"xray/link", "go.yaml.in/yaml/v4", true},
 	} {
 		if got := violation(c.dir, c.imp) != ""; got != c.bad {
 			t.Errorf("violation(%q, %q) = %v, want %v", c.dir, c.imp, got, c.bad)
