@@ -217,3 +217,46 @@ func (c *checker) marks(file object) {
 		return
 	}
 }
+
+// IsConfig reports whether a text is a configuration of Xray, or means to be one:
+// an object with inbounds or outbounds that have protocols, or with routing.
+func IsConfig(data []byte) bool {
+	file := readFile(data)
+	if _, ok := get(file, "routing"); ok {
+		return true
+	}
+	for _, key := range []string{"inbounds", "outbounds"} {
+		for _, e := range list(file, key) {
+			o, _ := e.(object)
+			if text(o, "protocol") != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// HasTun reports whether a configuration makes a network device. Xray makes it
+// even for `run -test`.
+func HasTun(data []byte) bool {
+	for _, e := range list(readFile(data), "inbounds") {
+		in, _ := e.(object)
+		if strings.EqualFold(text(in, "protocol"), "tun") {
+			return true
+		}
+	}
+	return false
+}
+
+// readFile returns the object that the text is; nil if it is none within the bounds.
+func readFile(data []byte) object {
+	if len(data) > maxConfig || depth(data) > maxDepth {
+		return nil
+	}
+	tree, err := decode(data)
+	if err != nil {
+		return nil
+	}
+	file, _ := tree.(object)
+	return file
+}
