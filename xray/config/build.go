@@ -11,9 +11,16 @@ import (
 	"netpolicy.dev/netpolicy/xray/link"
 )
 
-// services are what the API offers: what it takes to add and remove outbounds, to
-// steer balancers, and to read figures.
-var services = []string{"HandlerService", "RoutingService", "StatsService", "LoggerService", "ObservatoryService"}
+// services returns what the API offers: what it takes to add and remove outbounds,
+// to steer balancers, and to read figures. Without an observatory Xray does not
+// start with its service.
+func (o Options) services() []string {
+	s := []string{"HandlerService", "RoutingService", "StatsService", "LoggerService"}
+	if o.Observatory.URL != "" {
+		s = append(s, "ObservatoryService")
+	}
+	return s
+}
 
 // Tags of our own.
 const (
@@ -52,7 +59,7 @@ func Build(v Version, profiles []link.Profile, o Options) ([]byte, []Finding) {
 		"policy":    object{"system": object{"statsInboundUplink": true, "statsInboundDownlink": true, "statsOutboundUplink": true, "statsOutboundDownlink": true}},
 	}
 	if o.API.IsValid() {
-		file["api"] = object{"tag": tagAPI, "listen": o.API.String(), "services": services}
+		file["api"] = object{"tag": tagAPI, "listen": o.API.String(), "services": o.services()}
 	}
 	if len(o.DNS) > 0 {
 		file["dns"] = f.dns()

@@ -95,8 +95,12 @@ func TestBuildFull(t *testing.T) {
 	if !bytes.Equal(data, again) {
 		t.Error("not the same bytes again")
 	}
-	if out, ok := xraytest.Test(t.Context(), xraytest.Binary(t), data); !ok {
-		t.Error(out)
+	o.Observatory, o.DNS = Observatory{}, nil
+	less, _ := Build(V26_3, profiles, o)
+	for _, data := range [][]byte{data, less} {
+		if out, ok := xraytest.Test(t.Context(), xraytest.Binary(t), data); !ok {
+			t.Error(out)
+		}
 	}
 }
 

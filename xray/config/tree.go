@@ -104,3 +104,43 @@ func item(path, key string, i int) string {
 	}
 	return path + "[" + strconv.Itoa(i) + "]"
 }
+
+// secretKeys are the keys of configurations whose values nobody else may see.
+var secretKeys = []string{
+	"id", "password", "pass", "auth", "secretkey", "presharedkey", "shortid", "shortids", "privatekey", "seed", "value", "encryption", "decryption",
+	"mldsa65seed", "echserverkeys", "key",
+}
+
+// shortestSecret is the shortest text that Secrets returns: what is shorter stands
+// in too many words, so that taking it out hides the words and not the secret.
+const shortestSecret = 4
+
+// Secrets returns the passwords, keys and ids in a configuration, each once, so
+// that they can be taken out of what Xray prints.
+func Secrets(data []byte) []string {
+	seen := map[string]bool{}
+	var walk func(v any, secret bool)
+	walk = func(v any, secret bool) {
+		switch x := v.(type) {
+		case string:
+			if secret && len(x) >= shortestSecret && x != "none" && x != "auto" && x != "noauth" && x != "password" {
+				seen[x] = true
+			}
+		case []any:
+			for _, e := range x {
+				walk(e, secret)
+			}
+		case object:
+			for key, e := range x {
+				walk(e, slices.Contains(secretKeys, strings.ToLower(key)))
+			}
+		}
+	}
+	walk(map[string]any(readFile(data)), false)
+	out := make([]string, 0, len(seen))
+	for s := range seen {
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -145,6 +145,11 @@ func (c *checker) listeners(file object) {
 	if listen := text(child(file, "api"), "listen"); listen != "" && !loopback(listen) {
 		c.report(diag.Error, "api.listen", "the API asks nobody for a password and is reachable from outside", "listen on 127.0.0.1")
 	}
+	_, observatory := get(file, "observatory")
+	_, burst := get(file, "burstObservatory")
+	if i := slices.IndexFunc(texts(child(file, "api"), "services"), func(s string) bool { return strings.EqualFold(s, "ObservatoryService") }); i >= 0 && !observatory && !burst {
+		c.report(diag.Error, item("api", "services", i), "without an observatory Xray does not start with this service", "leave it out, or add an observatory")
+	}
 	if listen := text(child(file, "metrics"), "listen"); listen != "" && !loopback(listen) {
 		c.report(diag.Warning, "metrics.listen", "the figures can be read from outside", "listen on 127.0.0.1")
 	}

@@ -141,6 +141,7 @@ var loud = []struct{ name, config, path string }{
 	{"tag twice", `{"outbounds":[{"protocol":"freedom","tag":"a"},{"protocol":"freedom","tag":"a"}]}`, "outbounds[1].tag"},
 	{"no range", `{"outbounds":[{"protocol":"freedom","streamSettings":{"network":"xhttp","xhttpSettings":{"extra":{"scMaxEachPostBytes":"1 - 2"}}}}]}`, "outbounds[0].streamSettings.xhttpSettings.extra.scMaxEachPostBytes"},
 	{"no number", `{"outbounds":[{"protocol":"freedom","streamSettings":{"network":"xhttp","xhttpSettings":{"xmux":{"hKeepAlivePeriod":"1"}}}}]}`, "outbounds[0].streamSettings.xhttpSettings.xmux.hKeepAlivePeriod"},
+	{"a service of nothing", `{"api":{"tag":"api","services":["ObservatoryService"]},"outbounds":[{"protocol":"freedom"}]}`, "api.services[0]"},
 	{"hop interval", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"udpHop":{"ports":"1-2","interval":"4"}}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.udpHop.interval"},
 }
 
