@@ -25,11 +25,16 @@ func Binary(t testing.TB) string {
 	}
 	dir := filepath.Join(cache, "netpolicy-test", "xray", Version)
 	path := filepath.Join(dir, "xray")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Skip("no cache directory for Xray: ", err)
+	}
+	building, err := lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Skip("no cache directory for Xray: ", err)
+	}
+	defer building.Close()
+	if _, err := os.Stat(path); err == nil {
+		return path
 	}
 	// Built beside and moved, so that nobody runs half of it.
 	bin, err := os.MkdirTemp(dir, "build")

@@ -170,6 +170,17 @@ func FuzzCheck(f *testing.F) {
 	for line := range strings.Lines(fullLinks) {
 		f.Add(line)
 	}
+	for _, s := range []string{
+		"vless://u@[2001:db8::1]:443?security=reality&pbk=AAAA+/==&sid=ab&type=xhttp&extra=%7B%22a%22%3A1%7D&fm=%7B%7D",
+		"vmess://u@h:1?type=kcp&headerType=srtp&seed=Secr3t&alterId=4&encryption=zero",
+		"trojan://Secr3t@h?ws=1&wspath=/ws&allowInsecure=1&flow=x",
+		"trojan-go://p@h/?type=ws&encryption=ss%3Baes-256-gcm%3ASecr3t&plugin=x",
+		"socks://dXNlcjpwYXNz@h:1", "https://u:Secr3t@h:1#n",
+		"wg://Secr3t@h?publickey=p&address=10.0.0.2,[2001:db8::2]/128&reserved=1,2,3&mtu=1280",
+		"vless://u@h:1?type=xhttp&fm=%7B%22udp%22%3A1%2C%22quicParams%22%3A%7B%22maxIdleTimeout%22%3A%22s%22%7D%7D",
+	} {
+		f.Add(s)
+	}
 	f.Add("hy2://Secr3t@h.example:443,5000-6000/?obfs=salamander&obfs-password=Secr3t&fm=%7B%22udp%22%3A%5B1%5D%7D&up=1")
 	f.Add("vless://Secr3t@h.example:1?type=xhttp&extra=%7B%22downloadSettings%22%3A%7B%22tlsSettings%22%3A%7B%22allowInsecure%22%3A1%7D%7D%7D")
 	f.Add("ss://2022-blake3-aes-128-gcm:Secr3t@h.example:1?plugin=v2ray-plugin%3Bmux%3D0%3Btls")

@@ -3,8 +3,12 @@ package process
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -296,5 +300,45 @@ func TestUser(t *testing.T) {
 	}
 	if !strings.Contains(string(status), "Uid:\t65534\t65534") || !strings.Contains(string(status), "CapEff:\t0000000000001400") {
 		t.Error(string(status))
+	}
+}
+
+// TestTraffic: bytes go through what is built of a link, to a server and back.
+func TestTraffic(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "through the proxy") }))
+	defer web.Close()
+	port := freePort(t)
+	server := supervise(t, Options{Binary: o.Binary, Dir: t.TempDir(), API: freePort(t)})
+	err := server.Apply(t.Context(), fmt.Appendf(nil, `{
+		"api": {"tag": "api", "listen": %q, "services": ["StatsService"]}, "stats": {},
+		"inbounds": [{"listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
+		"outbounds": [{"protocol": "freedom"}]}`, server.o.API, port.Port(), secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, findings := link.Parse(fmt.Sprintf("ss://aes-256-gcm:%s@%s#Home", secret, port))
+	in := freePort(t)
+	data, more := config.Build(config.V26_3, []link.Profile{p}, config.Options{
+		API: o.API, Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
+	})
+	if data == nil {
+		t.Fatal(findings, more)
+	}
+	client := supervise(t, o)
+	if err := client.Apply(t.Context(), data); err != nil {
+		t.Fatal(err)
+	}
+	proxy := &url.URL{Scheme: "socks5", Host: in.String()}
+	get := http.Client{Transport: &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return proxy, nil }, DisableKeepAlives: true}}
+	resp, err := get.Get(web.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || string(body) != "through the proxy" {
+		t.Errorf("%q, %v", body, err)
 	}
 }
