@@ -205,9 +205,12 @@ func testWithCore(ctx context.Context, binary string, data []byte) error {
 		return nil
 	}
 	// Xray prints the cause in its last line, with the value that it does not like.
-	// The values of secrets that it could dislike have been refused before.
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if last := oneLine(lines[len(lines)-1]); last != "" {
+	last := oneLine(lines[len(lines)-1])
+	for _, secret := range config.Secrets(data) {
+		last = strings.ReplaceAll(last, secret, "***")
+	}
+	if last != "" {
 		return fmt.Errorf("run the test of Xray: %w: %s", err, last)
 	}
 	return fmt.Errorf("run the test of Xray: %w", err)

@@ -36,8 +36,8 @@ const (
 // to run. It holds secrets: keep it out of logs, and of files that others read.
 func Build(v Version, profiles []link.Profile, o Options) ([]byte, []Finding) {
 	f := filer{checker: checker{v: v}, o: o, tags: make([]string, len(profiles))}
-	if len(profiles) > maxProfiles || len(o.Inbounds) > maxInbounds || len(o.Groups) > maxGroups {
-		f.report(diag.Error, "", fmt.Sprintf("more than %d profiles, %d inbounds or %d groups", maxProfiles, maxInbounds, maxGroups), "")
+	if len(profiles) > maxProfiles || len(o.Inbounds) > maxInbounds || len(o.Groups) > maxGroups || len(o.DNS) > maxServers {
+		f.report(diag.Error, "", fmt.Sprintf("more than %d profiles, %d inbounds, %d groups or %d DNS servers", maxProfiles, maxInbounds, maxGroups, maxServers), "")
 		return nil, f.findings
 	}
 	if !f.options() {

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
@@ -191,14 +192,80 @@ func (c *checker) masks(path string, m object) {
 			c.report(severity, at(item(path, part.key, i), "type"), "Xray "+c.v.String()+" is not known to have this mask", help)
 		}
 	}
-	hop := child(child(m, "quicParams"), "udpHop")
-	for part := range strings.SplitSeq(text(hop, "interval"), "-") {
-		if part != "" && (strings.Trim(part, "0123456789") != "" || len(strings.TrimLeft(part, "0")) == 1 && part[len(part)-1] < '5' || strings.Trim(part, "0") == "") {
-			c.report(diag.Error, at(path, "quicParams.udpHop.interval"), "not a number of seconds of at least 5, or a range of them", "")
-			break
+	if quic := child(m, "quicParams"); quic != nil {
+		c.quic(at(path, "quicParams"), quic)
+	}
+}
+
+// quicBounds are what the core takes of numbers, beside 0 and none.
+var quicBounds = []struct {
+	key      string
+	min, max int64
+}{
+	{"initStreamReceiveWindow", 16384, 1 << 62},
+	{"maxStreamReceiveWindow", 16384, 1 << 62},
+	{"initConnectionReceiveWindow", 16384, 1 << 62},
+	{"maxConnectionReceiveWindow", 16384, 1 << 62},
+	{"maxIdleTimeout", 4, 120},
+	{"keepAlivePeriod", 2, 60},
+	{"maxIncomingStreams", 8, 1 << 62},
+}
+
+func (c *checker) quic(path string, q object) {
+	if s := strings.ToLower(text(q, "congestion")); !slices.Contains([]string{"", "brutal", "reno", "bbr", "force-brutal"}, s) {
+		c.report(diag.Error, at(path, "congestion"), "there is no such control of congestion", "it is reno, bbr, brutal or force-brutal")
+	}
+	for _, key := range []string{"brutalUp", "brutalDown"} {
+		if v, ok := get(q, key); ok && !isRate(v) {
+			c.report(diag.Error, at(path, key), "not a rate of at least 65536 bytes a second", "write it as in 100 mbps")
 		}
 	}
-	if n, ok := integer(hop, "interval"); ok && text(hop, "interval") == "" && n < 5 && n != 0 {
-		c.report(diag.Error, at(path, "quicParams.udpHop.interval"), "shorter than 5 seconds", "")
+	for _, b := range quicBounds {
+		if n, ok := integer(q, b.key); ok && n != 0 && (n < b.min || n > b.max) {
+			help := "at least " + strconv.FormatInt(b.min, 10)
+			if b.max < 1<<62 {
+				help = "from " + strconv.FormatInt(b.min, 10) + " to " + strconv.FormatInt(b.max, 10)
+			}
+			c.report(diag.Error, at(path, b.key), "the core does not take this number", help)
+		}
 	}
+	interval := text(child(q, "udpHop"), "interval")
+	if n, ok := integer(child(q, "udpHop"), "interval"); ok {
+		interval = strconv.FormatInt(n, 10)
+	}
+	for part := range strings.SplitSeq(interval, "-") {
+		if n, err := strconv.ParseUint(part, 10, 31); interval != "" && err == nil && n > 0 && n < 5 {
+			c.report(diag.Error, at(path, "udpHop.interval"), "shorter than 5 seconds", "")
+			return
+		}
+	}
+}
+
+// isRate reports whether v is a rate that the core takes, such as "100 mbps": bits
+// a second with a unit, of at least 65536 bytes.
+func isRate(v any) bool {
+	s, ok := v.(string)
+	if !ok {
+		return false
+	}
+	s = strings.ToLower(strings.TrimSpace(s))
+	end := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
+	if end < 0 {
+		end = len(s)
+	}
+	if s == "" {
+		return true
+	}
+	unit := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSpace(s[end:]), "ps"), "b")
+	power, ok := map[string]int{"": 0, "k": 1, "m": 2, "g": 3, "t": 4}[unit] // of 1024, in Xray
+	whole, fraction, _ := strings.Cut(s[:end], ".")
+	// In thousandths, whole: three digits behind the point are enough for a rate.
+	n, err := strconv.ParseUint(whole+(fraction + "000")[:3], 10, 40)
+	if !ok || err != nil || strings.Contains(fraction, ".") {
+		return false
+	}
+	for ; power > 0 && n < 1<<40; power-- {
+		n *= 1024
+	}
+	return n == 0 || n/1000/8 >= 65536
 }

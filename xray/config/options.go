@@ -13,6 +13,8 @@ const (
 	// maxInbounds and maxGroups bound what a policy's routes become.
 	maxInbounds = 256
 	maxGroups   = 256
+	// maxServers bounds the DNS servers; a resolver that asks more is none.
+	maxServers = 16
 )
 
 // Options is what a configuration needs beside the profiles. The zero value gives

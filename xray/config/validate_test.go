@@ -141,6 +141,12 @@ var loud = []struct{ name, config, path string }{
 	{"tag twice", `{"outbounds":[{"protocol":"freedom","tag":"a"},{"protocol":"freedom","tag":"a"}]}`, "outbounds[1].tag"},
 	{"no range", `{"outbounds":[{"protocol":"freedom","streamSettings":{"network":"xhttp","xhttpSettings":{"extra":{"scMaxEachPostBytes":"1 - 2"}}}}]}`, "outbounds[0].streamSettings.xhttpSettings.extra.scMaxEachPostBytes"},
 	{"no number", `{"outbounds":[{"protocol":"freedom","streamSettings":{"network":"xhttp","xhttpSettings":{"xmux":{"hKeepAlivePeriod":"1"}}}}]}`, "outbounds[0].streamSettings.xhttpSettings.xmux.hKeepAlivePeriod"},
+	{"no rate", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"brutalUp":"fast"}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.brutalUp"},
+	{"a small rate", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"brutalDown":"0.4 mbps"}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.brutalDown"},
+	{"a rate of another unit", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"brutalDown":"5 parsec"}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.brutalDown"},
+	{"congestion", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"congestion":"cubic"}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.congestion"},
+	{"idle", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"maxIdleTimeout":121}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.maxIdleTimeout"},
+	{"hop interval as a number", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"udpHop":{"ports":"1-2","interval":4}}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.udpHop.interval"},
 	{"a service of nothing", `{"api":{"tag":"api","services":["ObservatoryService"]},"outbounds":[{"protocol":"freedom"}]}`, "api.services[0]"},
 	{"hop interval", `{"outbounds":[{"protocol":"freedom","streamSettings":{"finalmask":{"quicParams":{"udpHop":{"ports":"1-2","interval":"4"}}}}}]}`, "outbounds[0].streamSettings.finalmask.quicParams.udpHop.interval"},
 }
@@ -171,6 +177,17 @@ func TestLoudCore(t *testing.T) {
 				t.Error("Xray takes it:", out)
 			}
 		})
+	}
+}
+
+func TestRate(t *testing.T) {
+	for s, want := range map[string]bool{
+		"100 mbps": true, "100mbps": true, "100M": true, "": true, "0": true, "0.6 mbps": true, "524288": true, "1 tbps": true, "99999 gbps": true,
+		"524287": false, "0.5 mbps": true, "0.499 mbps": false, "x": false, "1 x": false, "1..2 m": false, "-1 m": false,
+	} {
+		if isRate(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
 	}
 }
 
