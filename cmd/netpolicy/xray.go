@@ -21,9 +21,9 @@ const maxSubscription = 16<<20 + 1
 func newXrayCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xray",
-		Short: "Read, write and convert share links and subscriptions",
+		Short: "Read, write and convert share links and subscriptions, and configure Xray",
 	}
-	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd())
+	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd())
 	return cmd
 }
 
@@ -34,24 +34,45 @@ func readProfiles(arg string, stdin io.Reader) (sub.Subscription, error) {
 		p, findings := link.Parse(arg)
 		return sub.Subscription{Format: sub.Links, Entries: []sub.Entry{{Profile: p, Findings: findings}}}, nil
 	}
-	r, name := stdin, "standard input"
+	data, err := readInput(arg, stdin)
+	if err != nil {
+		return sub.Subscription{}, err
+	}
+	return parseProfiles(arg, data)
+}
+
+// parseProfiles reads what readInput has read.
+func parseProfiles(arg string, data []byte) (sub.Subscription, error) {
+	s, err := sub.Parse(data)
+	if err != nil {
+		return s, fmt.Errorf("read the profiles of %s: %w", inputName(arg), err)
+	}
+	return s, nil
+}
+
+// readInput reads a file, or standard input for "-".
+func readInput(arg string, stdin io.Reader) ([]byte, error) {
+	r := stdin
 	if arg != "-" {
 		f, err := os.Open(arg)
 		if err != nil {
-			return sub.Subscription{}, fmt.Errorf("read the profiles: %w", err)
+			return nil, fmt.Errorf("read the profiles: %w", err)
 		}
 		defer f.Close()
-		r, name = f, arg
+		r = f
 	}
 	data, err := io.ReadAll(io.LimitReader(r, maxSubscription))
 	if err != nil {
-		return sub.Subscription{}, fmt.Errorf("read the profiles of %s: %w", name, err)
+		return nil, fmt.Errorf("read the profiles of %s: %w", inputName(arg), err)
 	}
-	s, err := sub.Parse(data)
-	if err != nil {
-		return s, fmt.Errorf("read the profiles of %s: %w", name, err)
+	return data, nil
+}
+
+func inputName(arg string) string {
+	if arg == "-" {
+		return "standard input"
 	}
-	return s, nil
+	return arg
 }
 
 // writeFindings writes each finding on a line; hints only where all are wanted.
