@@ -41,8 +41,8 @@ gotest ./relay '^Test(IdleConns|Soak|Transfer)$' -timeout 0; s=$?
 idle=$(figure '[0-9]+ idle connections: .*') soak=$(figure '[0-9]+ connections in .*')
 # shellcheck disable=SC2046 # words
 if (cd bench/peers && go build -o relaybench ./relay && ./relaybench $([ -n "$full" ] || echo -rounds 1 -for 1s)) >>"$out" 2>&1; then :; else s=1; fi
-table=$(grep -E '^\| (netpolicy|sing-box|splice)' "$out" | tr -s ' ' | tr '\n' ' ')
-has '^\| sing-box' || s=1
+table=$(grep -E '^ +(system|netpolicy|sing-box|splice) ' "$out" | tr -s ' ' | tr '\n' ';')
+has '^ +sing-box ' || s=1
 report $s 4 "$idle; $soak; $table ($(part 'shorter'))"
 
 # 5. Faults.
