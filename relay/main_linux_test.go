@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +19,19 @@ import (
 	"netpolicy.dev/netpolicy/internal/nstest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+// TestMain lets the test's own program be the far ends of TestIdleConns.
+func TestMain(m *testing.M) {
+	server, number, ok := strings.Cut(os.Getenv(endsVar), " ")
+	if !ok {
+		nstest.Main(m)
+		return
+	}
+	count, _ := strconv.Atoi(number)
+	if err := helpEnds(netip.MustParseAddrPort(server), count); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 // full is for heavier runs than those of every day.
 var full = os.Getenv("FULL") != ""

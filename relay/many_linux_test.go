@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,28 +22,23 @@ import (
 // endsVar tells the test binary that it is a helper: "SERVER COUNT".
 const endsVar = "RELAY_TEST_ENDS"
 
-// TestHelperEnds is not a test: it is both ends of TestIdleConns, in a process of
-// its own because of the descriptor limit. It makes connections through the relay
-// to itself, says so, and tries each when it is told to.
-func TestHelperEnds(t *testing.T) {
-	server, number, ok := strings.Cut(os.Getenv(endsVar), " ")
-	if !ok {
-		t.Skip("a helper of TestIdleConns")
-	}
-	count, _ := strconv.Atoi(number)
+// helpEnds is both ends of TestIdleConns, in a process of its own because of the
+// descriptor limit. It makes connections through the relay to itself, says so, and
+// tries each when it is told to.
+func helpEnds(server netip.AddrPort, count int) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	var far, near []net.Conn
 	for range count {
-		c, err := socksTo(netip.MustParseAddrPort(server), targetOf(l.Addr().(*net.TCPAddr).AddrPort()))
+		c, err := socksTo(server, targetOf(l.Addr().(*net.TCPAddr).AddrPort()))
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		other, err := l.Accept()
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		near, far = append(near, c), append(far, other)
 	}
@@ -55,11 +49,12 @@ func TestHelperEnds(t *testing.T) {
 		var b [1]byte
 		_, _ = near[i].Write([]byte{7})
 		if _, err := io.ReadFull(far[i], b[:]); err != nil || b[0] != 7 {
-			t.Fatalf("connection %d: %v", i, err)
+			return fmt.Errorf("connection %d: %w", i, err)
 		}
 	}
 	fmt.Println("tried")
 	_, _ = in.ReadString('\n')
+	return nil
 }
 
 // ends is the helper process.
@@ -73,7 +68,7 @@ func startEnds(t *testing.T, server netip.AddrPort, count int) *ends {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run=^TestHelperEnds$")
+	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", endsVar, server, count))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
