@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/rules"
 )
 
@@ -28,6 +29,12 @@ func (r Relay) Loopback() [2]netip.AddrPort {
 	}
 }
 
+// RelaySees reports whether the relay can decide by a program: of its clients it
+// does not see what some rules ask for.
+func RelaySees(p *engine.Program) bool {
+	return !slices.ContainsFunc([]rules.Field{rules.FieldIfaceIn, rules.FieldSrcMAC, rules.FieldDSCP, rules.FieldMark}, p.Reads)
+}
+
 // relay plans how flows come to the relay, before numbers are given out: the
 // highest number of a route that is free, and of a way out, are its own.
 func (b *builder) relay(iptables bool) {
@@ -39,7 +46,7 @@ func (b *builder) relay(iptables bool) {
 		b.lacks(diag.Warning, diag.Span{}, "use daemon.backend: nftables", "daemon.tproxy: not with iptables: no forwarded flow goes through the relay")
 		return
 	}
-	if b.plan.prog.Reads(rules.FieldIfaceIn) || b.plan.prog.Reads(rules.FieldSrcMAC) || b.plan.prog.Reads(rules.FieldDSCP) || b.plan.prog.Reads(rules.FieldMark) {
+	if !RelaySees(b.plan.prog) {
 		b.lacks(diag.Warning, diag.Span{}, "match the sources by src_ip", "daemon.tproxy: not with rules on iface_in, src_mac, dscp or mark: the relay does not see those, and blocks by them would not hold")
 		return
 	}

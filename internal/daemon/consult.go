@@ -56,52 +56,20 @@ func (h *hints) sweep(t *inspector.NameTable, now time.Time) {
 	})
 }
 
-// asked says that the daemon answers queues.
-type asked struct {
-	consult actions.Consult
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-}
-
 // consult makes the daemon answer the queues that the plan in force asks it by,
 // and no others. It is the loop's to call.
 func (l *loop) consult(ctx context.Context) {
 	want := l.plan.Consult
-	if l.d.opts.Observe || l.d.parts.Queue == nil {
-		want = actions.Consult{}
-	}
-	if want == l.asked.consult {
+	if l.d.opts.Observe || l.d.parts.Queue == nil || want.Via == actions.NoQueue {
+		l.stop(&l.asked)
 		return
 	}
-	l.hush()
-	l.asked.consult = want
-	if want.Via == actions.NoQueue {
-		l.d.clearSource(consultName)
-		return
-	}
-	l.allHints()
-	ctx, l.asked.stop = context.WithCancel(ctx)
-	for i := range want.Queues {
-		opt := nfqueue.Options{Queue: want.First + i, FailOpen: !want.Strict, Counters: &l.d.questions}
-		l.asked.done.Go(func() { l.d.answerQueue(ctx, opt) })
-	}
-}
-
-// allHints gives those who do not own the name table all that it holds.
-func (l *loop) allHints() {
-	now := time.Now()
-	for _, a := range l.core.names.Addrs(now, func(string) bool { return true }) {
-		l.d.hints.learn(l.core.names, []netip.Addr{a.Addr}, now)
-	}
-}
-
-// hush stops answering and waits until nobody does.
-func (l *loop) hush() {
-	if l.asked.stop != nil {
-		l.asked.stop()
-		l.asked.done.Wait()
-	}
-	l.asked.stop, l.asked.consult = nil, actions.Consult{}
+	l.become(ctx, &l.asked, want, func(ctx context.Context) {
+		for i := range want.Queues {
+			opt := nfqueue.Options{Queue: want.First + i, FailOpen: !want.Strict, Counters: &l.d.questions}
+			l.asked.done.Go(func() { l.d.answerQueue(ctx, opt) })
+		}
+	})
 }
 
 // answerQueue serves one queue; while it can't, the kernel's table decides.
@@ -110,35 +78,6 @@ func (d *Daemon) answerQueue(ctx context.Context, opt nfqueue.Options) {
 	d.keepRunning(ctx, consultName, "first packets are decided by the kernel's table", func(ctx context.Context) error {
 		return d.parts.Queue(ctx, opt, a.answer)
 	})
-}
-
-// keepRunning runs what the policy asks for until ctx ends, and again when it ends
-// before, with a growing pause. Status says why, and the log, once, what that means.
-func (d *Daemon) keepRunning(ctx context.Context, name, meanwhile string, run func(context.Context) error) {
-	told := ""
-	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		d.setSource(name, "")
-		err := run(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		why := "ended"
-		if err != nil {
-			why = err.Error()
-		}
-		d.setSource(name, why)
-		if why != told {
-			d.log.Warn(meanwhile, "source", name, "error", why)
-			told = why
-		}
-		again := time.NewTimer(pause)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
-			return
-		}
-	}
 }
 
 // clearSource takes a source out of the status.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"reflect"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,53 +18,29 @@ import (
 // forwarderName is the DNS forwarder as a source, in status and metrics.
 const forwarderName = "dns"
 
-// forwarding says that the DNS forwarder runs, and what the policy asked of it.
-type forwarding struct {
-	dns  rules.DNS
-	stop context.CancelFunc
-	done sync.WaitGroup
-}
-
 // forward runs the DNS forwarder that the policy in force asks for, and no other.
 // It is the loop's to call.
 func (l *loop) forward(ctx context.Context) {
-	want := l.core.live.policy.Daemon.DNS
-	if l.d.opts.Observe || l.d.parts.NoRelay {
-		want = rules.DNS{}
-	}
-	if reflect.DeepEqual(want, l.forwarded.dns) {
+	dns := &l.core.live.policy.Daemon.DNS
+	if len(dns.Listen) == 0 || l.d.opts.Observe {
+		l.stop(&l.forwarded)
 		return
 	}
-	l.unforward()
-	if l.forwarded.dns = want; len(want.Listen) == 0 {
-		l.d.clearSource(forwarderName)
-		return
-	}
-	ctx, l.forwarded.stop = context.WithCancel(ctx)
-	l.forwarded.done.Go(func() { l.d.runForwarder(ctx, want) })
-}
-
-// unforward stops the forwarder.
-func (l *loop) unforward() {
-	if l.forwarded.stop != nil {
-		l.forwarded.stop()
-		l.forwarded.done.Wait()
-	}
-	l.forwarded.stop, l.forwarded.dns = nil, rules.DNS{}
-}
-
-// runForwarder serves until ctx ends, and again when that ends, with a growing pause.
-func (d *Daemon) runForwarder(ctx context.Context, dns rules.DNS) {
-	cfg := resolver.Config{
-		Listen: dns.Listen, Stale: dns.Stale, StripECH: dns.StripECH,
-		Choose: d.chooseUpstream, Learn: d.learnAnswer,
-	}
+	cfg := resolver.Config{Listen: dns.Listen, Stale: dns.Stale, StripECH: dns.StripECH}
 	if dns.ZeroAddress {
 		cfg.Blocked = resolver.ZeroAddress
 	}
-	for _, u := range dns.Upstreams {
+	for _, u := range dns.Upstreams { // whom each is for, chooseUpstream asks the policy
 		cfg.Upstreams = append(cfg.Upstreams, resolver.Upstream{Name: u.Name, URL: u.URL, Bootstrap: u.At})
 	}
+	l.become(ctx, &l.forwarded, cfg, func(ctx context.Context) {
+		l.forwarded.done.Go(func() { l.d.runForwarder(ctx, cfg) })
+	})
+}
+
+// runForwarder serves until ctx ends, and again when that ends, with a growing pause.
+func (d *Daemon) runForwarder(ctx context.Context, cfg resolver.Config) {
+	cfg.Choose, cfg.Learn = d.chooseUpstream, d.learnAnswer
 	d.keepRunning(ctx, forwarderName, "names are not resolved here", func(ctx context.Context) error {
 		r, err := resolver.New(cfg)
 		if err != nil {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"math"
-	"sync"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
@@ -26,49 +25,23 @@ const (
 	dropHeld = math.MaxUint32
 )
 
-// holding says that the daemon answers for held packets.
-type holding struct {
-	hello actions.Hello
-	stop  context.CancelFunc
-	done  sync.WaitGroup
-}
-
 // hold makes the daemon answer for the packets that the plan in force holds, and for
-// no others. It is the loop's to call.
+// no others. It is the loop's to call. Packets that wait when it stops are lost, and
+// sent again.
 func (l *loop) hold(ctx context.Context) {
 	want := l.plan.Hello
-	if l.d.opts.Observe || l.d.parts.Queue == nil {
-		want = actions.Hello{}
-	}
-	if want != l.held.hello {
-		l.unhold()
-		l.held.hello = want
-		if want.Via != actions.NoQueue {
-			l.allHints()
-			ctx, l.held.stop = context.WithCancel(ctx)
+	if !l.d.opts.Observe && l.d.parts.Queue != nil && want.Via != actions.NoQueue {
+		l.become(ctx, &l.held, want, func(ctx context.Context) {
 			for i := range want.Queues {
 				l.held.done.Go(func() { l.d.hear(ctx, want, want.First+i) })
 			}
-			return
-		}
-	}
-	if want.Via != actions.NoQueue {
+		})
 		return
 	}
-	l.d.clearSource(helloName)
+	l.stop(&l.held)
 	if l.core.live.policy.Daemon.Hello == rules.Hold && !l.d.opts.Observe && l.host.Queue == actions.NoQueue {
 		l.d.setSource(helloName, "no NFQUEUE on this host: hellos are watched, not held")
 	}
-}
-
-// unhold stops answering and waits until nobody does. Packets that wait are lost,
-// and sent again.
-func (l *loop) unhold() {
-	if l.held.stop != nil {
-		l.held.stop()
-		l.held.done.Wait()
-	}
-	l.held.stop, l.held.hello = nil, actions.Hello{}
 }
 
 // hear serves one queue; while it can't, hellos pass and are watched.

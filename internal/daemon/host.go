@@ -84,8 +84,6 @@ type Parts struct {
 	// Refuser refuses local programs what is certain to be blocked while they connect;
 	// nil: the table alone blocks.
 	Refuser Refuser
-	// NoRelay says that there is no relay, whatever the policy asks for.
-	NoRelay bool
 	// Now is the logical clock: a time since boot that counts sleep, so that it
 	// goes on over a restart of the daemon.
 	Now func() time.Duration

@@ -38,21 +38,18 @@ type loop struct {
 	alive    bool // a keep-alive is due
 	ticks    int  // keep-alives so far
 
-	saves     chan save
-	unsaved   save
-	saveDue   time.Time
-	decided   uint64
-	gen       int // generation of probes
-	stopProb  context.CancelFunc
-	probing   chan struct{} // closed when the probes of this generation have ended
-	trial     *trial        // counts what probes get on behalf of a change; nil for none
-	asked     asked
-	held      holding
-	relayed   relaying
-	forwarded forwarding
-	refused   refusals
-	unrefused string          // why the last refusal could not be; the worker owns it
-	toTell    []chan struct{} // closed when the kernel knows of the answers so far
+	saves                           chan save
+	unsaved                         save
+	saveDue                         time.Time
+	decided                         uint64
+	gen                             int // generation of probes
+	stopProb                        context.CancelFunc
+	probing                         chan struct{} // closed when the probes of this generation have ended
+	trial                           *trial        // counts what probes get on behalf of a change; nil for none
+	asked, held, relayed, forwarded service
+	refused                         refusals
+	unrefused                       string          // why the last refusal could not be; the worker owns it
+	toTell                          []chan struct{} // closed when the kernel knows of the answers so far
 }
 
 // save is what goes to the state directory; state nil leaves the state file.
@@ -73,6 +70,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 	l := &loop{
 		d: d, plan: c.plan, host: c.host, text: c.text,
 		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1),
+		asked: service{name: consultName}, held: service{name: helloName}, relayed: service{name: relayName}, forwarded: service{name: forwarderName},
 	}
 	w := c.world
 	l.made = w
@@ -101,10 +99,9 @@ func (l *loop) run(ctx context.Context) error {
 	go func() { l.worker(work); ended <- struct{}{} }()
 	go func() { l.saver(); ended <- struct{}{} }()
 	defer func() {
-		l.hush()
-		l.unhold()
-		l.unrelay()
-		l.unforward()
+		for _, s := range l.services() {
+			s.halt()
+		}
 		l.stopProbes()
 		stop()
 		close(l.jobs)
@@ -221,7 +218,7 @@ func (l *loop) settle() {
 		l.d.metrics.Decision(n.rule, n.action, n.route, n.event)
 		l.decided++
 	}
-	if l.asked.stop != nil || l.relayed.stop != nil {
+	if slices.ContainsFunc(l.services(), (*service).runs) {
 		l.d.hints.learn(l.core.names, out.named, time.Now())
 	}
 	for queue, n := range out.drops {

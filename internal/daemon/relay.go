@@ -25,68 +25,37 @@ import (
 // relayName is the source of what goes through the relay, in records, status and metrics.
 const relayName = "relay"
 
-// relaying says that the relay runs, and how it was asked for.
-type relaying struct {
-	listen string // the configuration as text; "" for none
-	stop   context.CancelFunc
-	done   sync.WaitGroup
-}
-
-// relay runs the relay that the policy and the plan in force ask for, and no
-// other. It is the loop's to call.
+// relay runs the relay that the policy and the plan in force ask for, and no other;
+// connections through one that stops end. It is the loop's to call.
 func (l *loop) relay(ctx context.Context) {
-	cfg, want := l.relayConfig()
-	if want == l.relayed.listen {
+	cfg := l.relayConfig()
+	if len(cfg.Inbounds) == 0 || l.d.opts.Observe {
+		l.stop(&l.relayed)
 		return
 	}
-	l.unrelay()
-	if l.relayed.listen = want; want == "" {
-		l.d.clearSource(relayName)
+	if !actions.RelaySees(l.core.live.prog) {
+		l.stop(&l.relayed)
+		l.d.setSource(relayName, "not with rules on iface_in, src_mac, dscp or mark, which the relay does not see")
 		return
 	}
-	l.allHints()
-	ctx, l.relayed.stop = context.WithCancel(ctx)
-	l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg) })
+	l.become(ctx, &l.relayed, cfg, func(ctx context.Context) {
+		l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg) })
+	})
 }
 
-// unrelay stops the relay, and with it the connections that go through it.
-func (l *loop) unrelay() {
-	if l.relayed.stop != nil {
-		l.relayed.stop()
-		l.relayed.done.Wait()
-	}
-	l.relayed.stop, l.relayed.listen = nil, ""
-}
-
-// relayConfig is what the policy in force asks of the relay, and the same as text.
-func (l *loop) relayConfig() (relay.Config, string) {
-	r := &l.core.live.policy.Daemon.Relay
-	if l.d.opts.Observe || l.d.parts.NoRelay || !r.Used() || blind(l.core.live.prog) {
-		return relay.Config{}, ""
-	}
-	var cfg relay.Config
-	var text strings.Builder
-	add := func(kind relay.Kind, at netip.AddrPort) {
-		cfg.Inbounds = append(cfg.Inbounds, relay.Inbound{Kind: kind, Listen: at})
-		text.WriteString(kind.String() + " " + at.String() + "\n")
-	}
-	for _, at := range r.Listen {
-		add(relay.Mixed, at)
+// relayConfig is what the policy in force asks of the relay.
+func (l *loop) relayConfig() (cfg relay.Config) {
+	for _, at := range l.core.live.policy.Daemon.Relay.Listen {
+		cfg.Inbounds = append(cfg.Inbounds, relay.Inbound{Kind: relay.Mixed, Listen: at})
 	}
 	if p := l.plan.Relay; p != (actions.Relay{}) {
 		for _, at := range p.Loopback() {
-			add(relay.TProxy, at)
+			cfg.Inbounds = append(cfg.Inbounds, relay.Inbound{Kind: relay.TProxy, Listen: at})
 		}
 	}
 	cfg.Mark = l.plan.Bypass()
 	cfg.Resolver = marked{cfg.Mark}
-	fmt.Fprintf(&text, "mark %#x", cfg.Mark)
-	return cfg, text.String()
-}
-
-// blind reports whether rules ask for what the relay does not see of its clients.
-func blind(p *engine.Program) bool {
-	return p.Reads(rules.FieldIfaceIn) || p.Reads(rules.FieldSrcMAC) || p.Reads(rules.FieldDSCP) || p.Reads(rules.FieldMark)
+	return cfg
 }
 
 // runRelay serves until ctx ends, and again when that ends, with a growing pause;
@@ -386,7 +355,7 @@ func (x *dials) report(ctx context.Context) {
 // given another one now: their clients come again, and need not wait for it.
 func (l *loop) leave(died []int) {
 	r := l.d.relay.Load()
-	if len(died) == 0 || r == nil || l.relayed.stop == nil {
+	if len(died) == 0 || r == nil || !l.relayed.runs() {
 		return
 	}
 	l.relayed.done.Go(func() {
@@ -403,7 +372,7 @@ func (l *loop) leave(died []int) {
 // recheck ends the relay's connections that the policy blocks now.
 func (l *loop) recheck() {
 	r := l.d.relay.Load()
-	if r == nil || l.relayed.stop == nil {
+	if r == nil || !l.relayed.runs() {
 		return
 	}
 	l.relayed.done.Go(func() {
