@@ -4,19 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
-	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -143,16 +140,10 @@ func (x *decider) describe(f *flow.Flow, now time.Time) {
 		f.DNS = x.d.hints.names(dst, now)
 	}
 	absent := flow.Absent[string]()
-	for _, v := range []*flow.Value[string]{&f.Process, &f.ProcessPath, &f.Cgroup, &f.User, &f.Group, &f.IfaceIn} {
+	for _, v := range []*flow.Value[string]{&f.Process, &f.ProcessPath, &f.Cgroup, &f.User, &f.Group} {
 		if v.Unknown() {
 			*v = absent
 		}
-	}
-	if f.Mark.Unknown() {
-		f.Mark = flow.Some(uint32(0))
-	}
-	if f.DSCP.Unknown() {
-		f.DSCP = flow.Some(uint8(0))
 	}
 }
 
@@ -201,118 +192,6 @@ func throttleOf(t *rules.Throttle) relay.Throttle {
 	return relay.Throttle{Name: t.Name, Up: t.Up / 8, Down: t.Down / 8, Burst: t.Burst, Per: per} // a policy counts bits
 }
 
-// dials gathers how the relay's dials end, by uplink, for the health machine, and
-// tells of its connections as a source does.
-type dials struct {
-	d    *Daemon
-	made [maxUplinks]struct{ all, failed atomic.Int64 }
-
-	mu   sync.Mutex
-	dead map[netip.Prefix]time.Time // networks where a dial failed, and when
-	good map[netip.Prefix]time.Time // where one stood
-}
-
-const (
-	// maxUplinks bounds the uplinks whose dials are counted.
-	maxUplinks = 64
-	// deadFor is how long a network where a dial failed says nothing more about the
-	// line: one dead server that many ask for is not a bad line.
-	deadFor = time.Minute
-	// maxDead bounds them; beyond, failures are not counted.
-	maxDead = 4096
-)
-
-// goodFor is how long a network counts as one that can be reached. Failures towards
-// others say nothing: anybody behind the gateway could scan what is not there.
-const goodFor = 10 * time.Minute
-
-func newDials(d *Daemon) *dials {
-	return &dials{d: d, dead: map[netip.Prefix]time.Time{}, good: map[netip.Prefix]time.Time{}}
-}
-
-// network is what an address is counted with: /24 or /48.
-func network(a netip.Addr) (netip.Prefix, bool) {
-	bits := 24
-	if a.Is6() {
-		bits = 48
-	}
-	p, err := a.Prefix(bits)
-	return p, err == nil
-}
-
-// stood notes that a dial towards an address has stood.
-func (x *dials) stood(a netip.Addr) {
-	p, ok := network(a)
-	if !ok {
-		return
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	now := time.Now()
-	if len(x.good) >= maxDead {
-		maps.DeleteFunc(x.good, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= goodFor })
-	}
-	if _, known := x.good[p]; known || len(x.good) < maxDead {
-		x.good[p] = now
-	}
-}
-
-// news reports whether a failure towards an address says something of the line: it is
-// the first in its network for a while, and something there was reached lately.
-func (x *dials) news(a netip.Addr) bool {
-	p, ok := network(a)
-	if !ok {
-		return false // a name, behind a SOCKS server
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	now := time.Now()
-	if now.Sub(x.dead[p]) < deadFor || now.Sub(x.good[p]) >= goodFor {
-		return false
-	}
-	if len(x.dead) >= maxDead {
-		maps.DeleteFunc(x.dead, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= deadFor })
-	}
-	if len(x.dead) >= maxDead {
-		return false
-	}
-	x.dead[p] = now
-	return true
-}
-
-// Dialled implements relay.Reporter.
-func (x *dials) Dialled(o *relay.Outcome) {
-	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && (!o.Failure.BlamesUplink() || !x.news(o.Dst.Addr())) {
-		return
-	}
-	if o.Failure == relay.None {
-		x.stood(o.Dst.Addr())
-	}
-	n := &x.made[o.Uplink]
-	n.all.Add(1)
-	if o.Failure != relay.None {
-		n.failed.Add(1)
-	}
-}
-
-// Opened implements relay.Reporter.
-func (x *dials) Opened(c *relay.Conn) { x.event(inspector.Open, c, inspector.Stats{}) }
-
-// Closed implements relay.Reporter.
-func (x *dials) Closed(c *relay.Conn, e *relay.End) {
-	if e.EarlyReset && x.news(c.Dst.Addr()) && c.Uplink >= 0 && c.Uplink < maxUplinks {
-		x.made[c.Uplink].failed.Add(1)
-	}
-	x.event(inspector.Close, c, inspector.Stats{RTT: e.RTT, MinRTT: e.MinRTT, Retrans: uint64(e.Retransmits), BytesUp: c.Up, BytesDown: c.Down})
-}
-
-func (x *dials) event(kind inspector.Kind, c *relay.Conn, stats inspector.Stats) {
-	if !c.Dst.IsValid() {
-		return
-	}
-	x.d.offer(inspector.Event{Kind: kind, At: time.Now(), Source: relayName, Stats: stats, Flow: relayedFlow(c)})
-}
-
 // relayedFlow is what the relay knows of a connection.
 func relayedFlow(c *relay.Conn) (f flow.Flow) {
 	f.Proto, f.Src, f.SrcPort, f.DstPort = flow.Some(c.Proto), flow.Some(c.Src.Addr()), flow.Some(c.Src.Port()), flow.Some(c.Dst.Port())
@@ -326,30 +205,6 @@ func relayedFlow(c *relay.Conn) (f flow.Flow) {
 	return f
 }
 
-// report tells the machine each second.
-func (x *dials) report(ctx context.Context) {
-	tick := time.NewTicker(tickEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case at := <-tick.C:
-			for i := range x.made {
-				all, failed := int(x.made[i].all.Swap(0)), int(x.made[i].failed.Swap(0))
-				if all+failed == 0 {
-					continue
-				}
-				r := state.Round{Uplink: i, At: x.d.parts.Now(), Dials: max(all, failed), Failures: failed}
-				select {
-				case x.d.rounds <- taggedRound{passive, r, at}:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}
-	}
-}
 
 // leave ends the relay's connections over uplinks that have died, if they would be
 // given another one now: their clients come again, and need not wait for it.

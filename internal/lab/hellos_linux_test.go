@@ -11,7 +11,6 @@ import (
 	"net"
 	"os/exec"
 	"testing"
-	"time"
 )
 
 // clientHello returns what a client's first flight is, as crypto/tls writes it.
@@ -57,39 +56,17 @@ func echConfig(t *testing.T, public string) []byte {
 }
 
 // leavesBytes sends first bytes to an echo server and returns the uplink by which they went.
-func leavesBytes(t *testing.T, l *Lab, addr string, first []byte) (left string) {
+func leavesBytes(t *testing.T, l *Lab, addr string, first []byte) string {
 	t.Helper()
-	l.quiet.measure(func() {
-		before, err := l.Counters()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		conn, err := l.Client().Dial(ctx, "tcp", addr)
-		if err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
+	return leftBy(t, l, "tcp", addr, func(_ context.Context, conn net.Conn) (net.Conn, error) {
 		for part := range bytes.Lines(first) { // in pieces, as lines may cut it
 			if _, err := conn.Write(part); err != nil {
-				t.Fatalf("%s: %v", addr, err)
+				return nil, err
 			}
 		}
-		if _, err := io.ReadFull(conn, make([]byte, len(first))); err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		if err := exchange(conn, payload, time.Now().Add(5*time.Second)); err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		after, err := l.Counters()
-		if err != nil {
-			t.Fatal(err)
-		}
-		left = after.Since(before).LeftBy(payload)
+		_, err := io.ReadFull(conn, make([]byte, len(first)))
+		return conn, err
 	})
-	return left
 }
 
 // TestRelayHellos: hellos of real clients, post-quantum ones of more than a segment

@@ -15,10 +15,10 @@ import (
 	"netpolicy.dev/netpolicy/inspector/quic/quictest"
 )
 
-// leavesTLS makes a TLS session with a name, and returns the uplink by which it went.
-func leavesTLS(t *testing.T, l *Lab, addr, sni string) string {
+// leftBy returns the uplink by which what send sends over a new connection has left,
+// and then a payload: all of it, or "".
+func leftBy(t *testing.T, l *Lab, network, addr string, send func(ctx context.Context, conn net.Conn) (net.Conn, error)) (left string) {
 	t.Helper()
-	var left string
 	l.quiet.measure(func() {
 		before, err := l.Counters()
 		if err != nil {
@@ -26,25 +26,35 @@ func leavesTLS(t *testing.T, l *Lab, addr, sni string) string {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		raw, err := l.Client().Dial(ctx, "tcp", addr)
+		conn, err := l.Client().Dial(ctx, network, addr)
 		if err != nil {
 			t.Fatalf("%s: %v", addr, err)
 		}
-		defer raw.Close()
-		var conn net.Conn
-		if conn, err = l.Client().TLS(ctx, raw, sni); err != nil {
-			t.Fatalf("%s: %v", addr, err)
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		over, err := send(ctx, conn)
+		if err == nil {
+			err = exchange(over, payload, time.Now().Add(5*time.Second))
 		}
-		if err := exchange(conn, payload, time.Now().Add(5*time.Second)); err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		after, err := l.Counters()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v\n%s", addr, err, l.tail())
 		}
-		left = after.Since(before).LeftBy(payload)
+		// The relay sends datagrams on by itself: what was sent may not be through yet.
+		for end := time.Now().Add(5 * time.Second); left == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			after, err := l.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = after.Since(before).LeftBy(payload)
+		}
 	})
 	return left
+}
+
+// leavesTLS makes a TLS session with a name, and returns the uplink by which it went.
+func leavesTLS(t *testing.T, l *Lab, addr, sni string) string {
+	t.Helper()
+	return leftBy(t, l, "tcp", addr, func(ctx context.Context, conn net.Conn) (net.Conn, error) { return l.Client().TLS(ctx, conn, sni) })
 }
 
 // tlsAt are servers that speak TLS, of both families.
@@ -106,43 +116,21 @@ func leavesQUIC(t *testing.T, l *Lab, addr, name string) string {
 	if len(hello) < 1200 {
 		t.Fatalf("a hello of %d bytes is no post-quantum one", len(hello))
 	}
-	var left string
-	l.quiet.measure(func() {
-		before, err := l.Counters()
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, err := l.Client().Dial(t.Context(), "udp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
+	return leftBy(t, l, "udp", addr, func(_ context.Context, conn net.Conn) (net.Conn, error) {
 		id := []byte{1, 2, 3, 4, 5, 6, 7, 8}
 		for i, part := range [][]byte{hello[:1000], hello[1000:]} {
-			frames := append(quictest.Crypto(i*1000, part), make([]byte, 1100-len(part))...)
+			frames := append(quictest.Crypto(i*1000, part), make([]byte, 1250-len(part))...)
 			if _, err := conn.Write(quictest.V1.Initial(id, id, byte(i), frames)); err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
 		}
 		for range 2 { // the far end echoes
 			if _, err := conn.Read(make([]byte, 2000)); err != nil {
-				t.Fatalf("%s: %v", addr, err)
+				return nil, err
 			}
 		}
-		if err := exchange(conn, payload, time.Now().Add(5*time.Second)); err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		// The relay sends on by itself: what the client has sent may not be through yet.
-		for end := time.Now().Add(5 * time.Second); left == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			after, err := l.Counters()
-			if err != nil {
-				t.Fatal(err)
-			}
-			left = after.Since(before).LeftBy(payload)
-		}
+		return conn, nil
 	})
-	return left
 }
 
 // TestForwarderFirst: with the gateway's own DNS forwarder the first connection to a
