@@ -129,14 +129,13 @@ func within(list []rules.PortRange, n uint16) bool {
 	return false
 }
 
+// FirstFacts are what a client's first bytes tell.
+const FirstFacts = engine.FieldSet(1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost | 1<<rules.FieldApp | 1<<rules.FieldALPN)
+
 // readsFirst reports whether the expression reads what a client says first.
 func readsFirst(e *rules.Expr) bool {
 	if e.Op == rules.OpPred {
-		switch e.Pred.Field {
-		case rules.FieldSNI, rules.FieldDomain, rules.FieldHTTPHost, rules.FieldApp, rules.FieldALPN:
-			return true
-		}
-		return false
+		return FirstFacts.Has(e.Pred.Field)
 	}
 	for i := range e.Kids {
 		if readsFirst(&e.Kids[i]) {

@@ -97,11 +97,7 @@ func (b *builder) relayed() []Rule {
 		if len(x.ports) == 0 {
 			continue
 		}
-		var nums []Range
-		for _, r := range x.ports {
-			nums = append(nums, Range{uint32(r.Lo), uint32(r.Hi)})
-		}
-		ifs := slices.Concat(fresh, []Match{{Key: KeyL4Proto, Nums: num(x.proto)}, {Key: KeyDstPort, Nums: nums}}, from)
+		ifs := slices.Concat(fresh, []Match{{Key: KeyL4Proto, Nums: num(x.proto)}, {Key: KeyDstPort, Nums: numbersOf(x.ports)}}, from)
 		list = append(list, Rule{If: ifs, Do: []Stmt{
 			{Kind: SetCTMark, Mask: p.CTMask, Value: p.Relay.CTMark}, {Kind: Goto, Target: "relay"},
 		}})

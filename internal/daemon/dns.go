@@ -74,9 +74,9 @@ func (d *Daemon) chooseUpstream(name string, _ uint16, client netip.Addr) (c res
 	s.live.prog.DecideInto(&decision, &f, s.live.world)
 	switch {
 	case decision.Blocked():
-		// Blocked for good, or a group without a usable member: the question must not
-		// leave where its traffic may not.
-		c.Blocked = decision.Final || decision.Kind != rules.ActBlock || decision.Rule >= 0 && byName(&p.Rules[decision.Rule])
+		// For good, or because a group has no usable member: the question must not
+		// leave where its traffic may not. Else the address has still to be known.
+		c.Blocked = decision.Final || decision.Kind != rules.ActBlock
 	case decision.Route >= 0:
 		if u := uplinkOf(p, decision.Route); u >= 0 {
 			if mark, ok := s.plan.UplinkMark(p.Uplinks[u].Name); ok {
@@ -87,24 +87,6 @@ func (d *Daemon) chooseUpstream(name string, _ uint16, client netip.Addr) (c res
 		}
 	}
 	return c
-}
-
-// byName reports whether a rule asks for names: one that does not may block the
-// connection, but says nothing about the name.
-func byName(r *rules.Rule) bool {
-	var asks func(*rules.Expr) bool
-	asks = func(e *rules.Expr) bool {
-		if e.Op == rules.OpPred {
-			return e.Pred.Field == rules.FieldSNI || e.Pred.Field == rules.FieldDomain || e.Pred.Field == rules.FieldHTTPHost
-		}
-		for i := range e.Kids {
-			if asks(&e.Kids[i]) {
-				return true
-			}
-		}
-		return false
-	}
-	return asks(&r.Match)
 }
 
 // learnAnswer enters an answer, and returns when the kernel knows of it.

@@ -120,7 +120,7 @@ func (a *hearer) judge(f *flow.Flow, x first.Facts, final bool) (answer uint32, 
 	x.Fill(&e.Flow, final)
 	d := &a.decision
 	s.live.prog.DecideInto(d, &e.Flow, s.live.world)
-	if !final && d.Pending&firstFacts != 0 {
+	if !final && d.Pending&actions.FirstFacts != 0 {
 		return 0, false
 	}
 	if d.Blocked() {

@@ -98,7 +98,7 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 	var d engine.Decision
 	s.live.prog.DecideInto(&d, &f, world)
 	p := s.live.policy
-	v.Sniff = !a.Sniffed && d.Pending&firstFacts != 0
+	v.Sniff = !a.Sniffed && d.Pending&actions.FirstFacts != 0
 	switch {
 	case d.Blocked() && d.Reject:
 		v.Do = relay.Reject
@@ -129,9 +129,6 @@ func inside(f *flow.Flow, h *actions.Host) bool {
 	dst = dst.Unmap().WithZone("")
 	return dst.IsLoopback() || dst.IsUnspecified() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || h != nil && ownAddrs(h)[dst]
 }
-
-// firstFacts are those that a connection's first bytes tell.
-const firstFacts = engine.FieldSet(1<<rules.FieldSNI | 1<<rules.FieldDomain | 1<<rules.FieldHTTPHost | 1<<rules.FieldApp | 1<<rules.FieldALPN)
 
 // describe completes what is known of a relayed connection: what nobody will learn
 // of it is absent.
@@ -204,7 +201,6 @@ func relayedFlow(c *relay.Conn) (f flow.Flow) {
 	f.HTTPHost = flow.Absent[string]()
 	return f
 }
-
 
 // leave ends the relay's connections over uplinks that have died, if they would be
 // given another one now: their clients come again, and need not wait for it.
