@@ -210,7 +210,7 @@ func ownPrefixes(h *Host) []netip.Prefix {
 			a := p.Addr().Unmap().WithZone("")
 			list = append(list, netip.PrefixFrom(a, a.BitLen()))
 			if a.Is4() && p.Bits() < 31 {
-				last := lastOf(netip.PrefixFrom(a, p.Bits()))
+				last := engine.LastAddr(netip.PrefixFrom(a, p.Bits()))
 				list = append(list, netip.PrefixFrom(last, 32))
 			}
 		}
@@ -262,22 +262,12 @@ func free(prefixes []netip.Prefix) (netip.Addr, bool) {
 			break
 		}
 		if p.Contains(a) {
-			if a = lastOf(p).Next(); !a.IsValid() {
+			if a = engine.LastAddr(p).Next(); !a.IsValid() {
 				return a, false // nothing is left up to the last address there is
 			}
 		}
 	}
 	return a, outer.Contains(a)
-}
-
-// lastOf returns the last address of a prefix.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < 8*len(b); i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }
 
 func comparePrefixes(a, b netip.Prefix) int {

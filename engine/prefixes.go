@@ -47,8 +47,8 @@ func toAddr4(a netip.Addr) uint32 {
 	return binary.BigEndian.Uint32(b[:])
 }
 
-// lastOf returns the last address of a prefix.
-func lastOf(p netip.Prefix) netip.Addr {
+// LastAddr returns the last address of a prefix.
+func LastAddr(p netip.Prefix) netip.Addr {
 	if p.Addr().Is4() {
 		b := p.Addr().As4()
 		for i := p.Bits(); i < 32; i++ {
@@ -117,7 +117,7 @@ func newPrefixIndex(list []netip.Prefix, refs []ref, b *builder) *prefixIndex {
 		at := uint32(len(x.entries))
 		x.entries = append(x.entries, e)
 		put(p.Addr(), at)
-		open = append(open, around{at, lastOf(p)})
+		open = append(open, around{at, LastAddr(p)})
 	}
 	closeBefore(netip.Addr{})
 	var v4 []bound[uint32]

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/engine"
 )
 
 // datatype is one of nft's types of values. The kernel keeps the id for nft to
@@ -112,15 +113,6 @@ type entry struct{ lo, hi operand }
 
 func single(o operand) entry { return entry{o, o} }
 
-// lastOf is a prefix's last address.
-func lastOf(p netip.Prefix) operand {
-	o := addr(p.Addr())
-	for i := p.Bits(); i < p.Addr().BitLen(); i++ {
-		o[i/8] |= 0x80 >> (i % 8)
-	}
-	return o
-}
-
 // entries are what the match compares with; intervals as sets hold them when
 // ranges is true.
 func (k key) entries(m *actions.Match, ranges bool) ([]entry, error) {
@@ -129,7 +121,7 @@ func (k key) entries(m *actions.Match, ranges bool) ([]entry, error) {
 		list = append(list, entry{k.number(r.Lo<<k.shift, ranges), k.number(r.Hi<<k.shift, ranges)})
 	}
 	for _, p := range m.Prefixes {
-		list = append(list, entry{addr(p.Masked().Addr()), lastOf(p.Masked())})
+		list = append(list, entry{addr(p.Masked().Addr()), addr(engine.LastAddr(p))})
 	}
 	for _, t := range m.Texts {
 		o, err := k.text(t)
@@ -216,7 +208,7 @@ func typeOf(s *actions.Set) (setType, error) {
 // entry reads an element's key as nft's text spells it.
 func (t *setType) entry(text string) (entry, error) {
 	if p, err := netip.ParsePrefix(text); err == nil && t.ranges && p.Addr().BitLen() == 8*t.key.size {
-		return entry{addr(p.Masked().Addr()), lastOf(p.Masked())}, nil
+		return entry{addr(p.Masked().Addr()), addr(engine.LastAddr(p))}, nil
 	}
 	if lo, hi, ok := strings.Cut(text, "-"); ok && t.ranges && t.key.id != ifnameType.id {
 		a, err := t.operand(lo)
