@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"net"
 	"net/netip"
 	"sync"
 )
@@ -36,12 +35,4 @@ func (c *callers) give(client netip.Addr) {
 	if c.each[client]--; c.each[client] <= 0 {
 		delete(c.each, client)
 	}
-}
-
-func clientOf(c *net.TCPConn) netip.Addr {
-	a, _ := c.RemoteAddr().(*net.TCPAddr)
-	if a == nil {
-		return netip.Addr{}
-	}
-	return a.AddrPort().Addr().Unmap()
 }

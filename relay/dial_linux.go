@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -48,7 +47,7 @@ type dialer struct {
 // of t's name, if they have been resolved already.
 func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *Outcome) (*net.TCPConn, error) {
 	if d.way.Server.IsValid() {
-		o.Dst = addressOf(t)
+		o.Dst = t.addrPort()
 		c, _, err := d.server(ctx, commandConnect, t, o)
 		return c, err
 	}
@@ -69,14 +68,6 @@ func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *O
 		o.Dst = unmap(to.AddrPort())
 	}
 	return c, nil
-}
-
-// addressOf is the address of a target that is one.
-func addressOf(t target) netip.AddrPort {
-	if t.name != "" {
-		return netip.AddrPort{}
-	}
-	return t.addrPort()
 }
 
 func (d *dialer) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
@@ -276,7 +267,6 @@ var errServer = errors.New("ask the SOCKS server")
 
 // failureOf says what an error means for the line.
 func failureOf(err error) Failure {
-	var timeout net.Error
 	var said serverError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
@@ -288,8 +278,7 @@ func failureOf(err error) Failure {
 	case errors.Is(err, errLocal), errors.Is(err, errSelf), errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EMFILE),
 		errors.Is(err, unix.ENFILE), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOBUFS):
 		return Local
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.ETIMEDOUT),
-		errors.As(err, &timeout) && timeout.Timeout():
+	case isTimeout(err): // ETIMEDOUT is one, too
 		return TimedOut
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		return Refused

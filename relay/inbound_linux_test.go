@@ -125,7 +125,8 @@ func TestHTTP(t *testing.T) {
 			v.Do = Drop
 		}
 	}, nil)
-	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: server.String()})}
+	// The client sends a password that nobody asked for: it is not for the far end.
+	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: server.String(), User: url.UserPassword("ada", "secret")})}
 	transport.TLSClientConfig = secure.Client().Transport.(*http.Transport).TLSClientConfig
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport}

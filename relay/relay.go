@@ -117,7 +117,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Decider says what becomes of connections. The daemon's snapshot is one.
+// Decider says what becomes of connections. The daemon's asks its newest snapshot.
 type Decider interface {
 	// Decide answers an ask. It is called from many goroutines, among them those
 	// that move payload: it must not block. It must keep neither argument. v is
@@ -228,7 +228,7 @@ type Outcome struct {
 	ID     uint64 // the connection's
 	Route  string
 	Uplink int
-	Dst    netip.AddrPort // where to; the zero Addr where a SOCKS server was given a name
+	Dst    netip.AddrPort // where to; the zero Addr, with the port, where a SOCKS server was given a name
 	// Took is from the first packet to the last answer, SOCKS handshake included.
 	Took time.Duration
 	// RTT is the kernel's measurement of the TCP handshake; 0 where there was none.
@@ -296,14 +296,13 @@ var whyNames = [...]string{"finished", "client reset", "server reset", "idle", "
 // String returns the reason in lower case.
 func (w Why) String() string { return whyNames[w] }
 
-// End is how a connection ended. RTT, Retransmits and Segments are the
+// End is how a connection ended. RTT, MinRTT and Retransmits are the
 // kernel's of the side to the far end, and zero for UDP.
 type End struct {
 	Why         Why
-	RTT, RTTVar time.Duration // smoothed
+	RTT         time.Duration // smoothed
 	MinRTT      time.Duration
 	Retransmits uint32 // segments sent again
-	Segments    uint32 // data segments sent
 	// EarlyReset tells that the far end broke off before it had sent a byte: for
 	// the state machine that is a failed dial.
 	EarlyReset bool

@@ -53,7 +53,8 @@ type counts struct {
 type Stats struct {
 	Conns int // connections and UDP sessions now
 	Limit int // how many there may be
-	// Full counts connections and datagrams refused because of that limit.
+	// Full counts connections and datagrams refused because of that limit, or because
+	// their client has too many handshakes under way.
 	Full uint64
 	// Self counts connections to the relay itself that were refused.
 	Self uint64
@@ -252,8 +253,9 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 		c, err := in.tcp.AcceptTCP()
 		if err == nil {
 			pause = time.Millisecond
-			client := clientOf(c)
-			if !r.callers.take(client, max(1, r.limits.Handshakes/callerPart)) {
+			remote, _ := c.RemoteAddr().(*net.TCPAddr)
+			src := unmap(remote.AddrPort())
+			if !r.callers.take(src.Addr(), max(1, r.limits.Handshakes/callerPart)) {
 				r.counts.full.Add(1)
 				refuse(c)
 				continue
@@ -265,8 +267,8 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 				return nil
 			}
 			r.serving.Go(func() {
-				defer func() { r.callers.give(client); <-r.gate }()
-				r.serve(ctx, in, c)
+				defer func() { r.callers.give(src.Addr()); <-r.gate }()
+				r.serve(ctx, in, c, src)
 			})
 			continue
 		}

@@ -32,13 +32,12 @@ type request struct {
 var errBlocked = errors.New("not allowed by policy")
 
 // serve takes one connection from accept to the loop, which has it from then on.
-func (r *Relay) serve(ctx context.Context, in *inbound, c *net.TCPConn) {
+func (r *Relay) serve(ctx context.Context, in *inbound, c *net.TCPConn, src netip.AddrPort) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	src, _ := c.RemoteAddr().(*net.TCPAddr)
-	e := r.table.add(in.Kind, false, unmap(src.AddrPort()), r.clock(), cancel)
+	e := r.table.add(in.Kind, false, src, r.clock(), cancel)
 	if e == nil {
 		r.counts.full.Add(1)
 		refuse(c)

@@ -430,7 +430,6 @@ func tcpInfo(fd int, e *End) {
 		return
 	}
 	e.RTT = time.Duration(info.Rtt) * time.Microsecond
-	e.RTTVar = time.Duration(info.Rttvar) * time.Microsecond
 	e.MinRTT = time.Duration(info.Min_rtt) * time.Microsecond
-	e.Retransmits, e.Segments = info.Total_retrans, info.Data_segs_out
+	e.Retransmits = info.Total_retrans
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 )
@@ -251,6 +252,37 @@ func TestFull(t *testing.T) {
 	if s := r.Stats(); s.Full == 0 || s.Conns != 2 || s.Limit != 2 {
 		t.Errorf("stats: %+v", s)
 	}
+}
+
+// One client that says nothing holds its part of the handshakes, and no more.
+func TestOneClient(t *testing.T) {
+	at := serveTCP(t, "127.0.0.1:0", echo)
+	r, server := mixed(t, direct, func(c *Config) { c.Limits.Handshakes = callerPart })
+	silent := func() error { // until the relay ends it
+		c, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, net.TCPAddrFromAddrPort(server))
+		if err != nil {
+			return err // the reset may be there first
+		}
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+		return err
+	}
+	var first sync.WaitGroup
+	first.Go(func() { _ = silent() })
+	eventually(t, "the first is there", func() bool { return len(r.Conns()) == 1 })
+	if err := silent(); !wasReset(err) {
+		t.Errorf("the second of the client: %v", err)
+	}
+	if err := say(mustSOCKS(t, server, at), "hello"); err != nil {
+		t.Error("another client:", err)
+	}
+	if s := r.Stats(); s.Full != 1 {
+		t.Errorf("stats: %+v", s)
+	}
+	for _, c := range r.Conns() {
+		r.Kill(c.ID)
+	}
+	first.Wait()
 }
 
 func TestRetry(t *testing.T) {

@@ -25,12 +25,12 @@ const (
 // two uplinks.
 type network struct {
 	client, servers *nstest.NS
-	needs           Needs
+	needs           needs
 }
 
 // newNetwork makes it, with everything from the client, and what local programs
 // send to the servers, going through the relay.
-func newNetwork(t *testing.T, xtables bool) *network {
+func newNetwork(t *testing.T) *network {
 	nstest.Need(t)
 	n := &network{client: nstest.New(t), servers: nstest.New(t)}
 	here := nstest.Here(t)
@@ -42,9 +42,9 @@ func newNetwork(t *testing.T, xtables bool) *network {
 			here.Run(t, "", "ip", "link", "del", dev)
 		}
 	})
-	n.needs = Needs{
-		Mark: markRelay, Mask: markMask, Table: 203, Priority: 100,
-		IPv4: netip.MustParseAddrPort("127.0.0.1:7893"), IPv6: netip.MustParseAddrPort("[::1]:7893"),
+	n.needs = needs{
+		mark: markRelay, mask: markMask, table: 203, priority: 100,
+		ipv4: netip.MustParseAddrPort("127.0.0.1:7893"), ipv6: netip.MustParseAddrPort("[::1]:7893"),
 	}
 	n.client.Run(t, "", "sh", "-ec", `ip route add default via 10.1.0.1; ip -6 route add default via 2001:db8:1::1`)
 	n.servers.Run(t, "", "sh", "-ec", `ip addr add 203.0.113.10/32 dev lo; ip addr add 2001:db8:f::10/128 dev lo`)
@@ -54,16 +54,12 @@ ip %[1]s route add default via %[2]s table 201
 ip %[1]s route add default via %[3]s table 202
 ip %[1]s route add default via %[2]s
 `
-	script := fmt.Sprintf(ways, "-4", "192.0.2.2", "198.51.100.2") + fmt.Sprintf(ways, "-6", "2001:db8:a::2", "2001:db8:b::2") + n.needs.IP()
+	script := fmt.Sprintf(ways, "-4", "192.0.2.2", "198.51.100.2") + fmt.Sprintf(ways, "-6", "2001:db8:a::2", "2001:db8:b::2") + n.needs.ip()
 	here.Run(t, script, "sh", "-e")
 	undo := `for f in -4 -6; do for p in 10 11 100; do ip $f rule del priority $p; done
 for t in 201 202 203; do ip $f route flush table $t; done; done`
 	t.Cleanup(func() { here.Run(t, undo, "sh") })
-	if xtables {
-		n.xtables(t, here)
-	} else {
-		n.nft(t, here)
-	}
+	n.nft(t, here)
 	return n
 }
 
@@ -74,17 +70,9 @@ func (n *network) nft(t *testing.T, here *nstest.NS) {
 		meta mark & `+fmt.Sprint(markMask)+` == 0 ip daddr 203.0.113.0/24 meta mark set `+fmt.Sprint(markRelay)+`
 		meta mark & `+fmt.Sprint(markMask)+` == 0 ip6 daddr 2001:db8:f::/64 meta mark set `+fmt.Sprint(markRelay)+`
 	}
-	chain relay { type filter hook prerouting priority mangle + 1; `+strings.ReplaceAll(n.needs.NFT(), "\n", "; ")+` }
+	chain relay { type filter hook prerouting priority mangle + 1; `+n.needs.nft()+` }
 }`, "nft", "-f", "-")
 	t.Cleanup(func() { here.Run(t, "", "nft", "delete", "table", "inet", "relaytest") })
-}
-
-func (n *network) xtables(t *testing.T, here *nstest.NS) {
-	v4, v6 := n.needs.IPTables("relay")
-	for name, rules := range map[string]string{"iptables-legacy-restore": v4, "ip6tables-legacy-restore": v6} {
-		here.Run(t, "*mangle\n:relay - [0:0]\n-A PREROUTING -i lan0 -j MARK --set-xmark "+fmt.Sprintf("%#x/%#x", markRelay, markMask)+"\n-A PREROUTING -j relay\n"+rules+"COMMIT\n", name)
-		t.Cleanup(func() { here.Run(t, "*mangle\nCOMMIT\n", name) })
-	}
 }
 
 // decide sends b.example over wan1, resets reject.example, and all else over wan0.
@@ -104,23 +92,15 @@ func (n *network) decide(a *Ask, v *Verdict) {
 
 func (n *network) start(t *testing.T, h *heard) *Relay {
 	return start(t, Config{
-		Inbounds: []Inbound{{Kind: TProxy, Listen: n.needs.IPv4}, {Kind: TProxy, Listen: n.needs.IPv6}},
+		Inbounds: []Inbound{{Kind: TProxy, Listen: n.needs.ipv4}, {Kind: TProxy, Listen: n.needs.ipv6}},
 		Decider:  deciderFunc(n.decide), Reporter: h, Mark: bypass, Limits: Limits{Sniff: 100 * time.Millisecond},
 	})
 }
 
 func TestTProxyTCP(t *testing.T) {
-	n := newNetwork(t, false)
+	n := newNetwork(t)
 	n.start(t, &heard{})
 	n.tcp(t)
-}
-
-func TestTProxyIPTables(t *testing.T) {
-	n := newNetwork(t, true)
-	r := n.start(t, &heard{})
-	n.tcp(t)
-	n.udp(t, r, "203.0.113.10")
-	n.udp(t, r, "2001:db8:f::10")
 }
 
 // tcp connects from the client, IPv4 and IPv6.
@@ -185,7 +165,7 @@ func (n *network) tcp(t *testing.T) {
 // TestNoLoop: what local programs send goes through the relay, and what the relay
 // sends does not come back to it.
 func TestNoLoop(t *testing.T) {
-	n := newNetwork(t, false)
+	n := newNetwork(t)
 	var h heard
 	r := n.start(t, &h)
 	for _, addr := range []string{"203.0.113.10", "2001:db8:f::10"} {
@@ -209,7 +189,7 @@ func TestNoLoop(t *testing.T) {
 		t.Errorf("%d dials, want 2", len(h.dials()))
 	}
 	// And straight to the listener's own address.
-	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(n.needs.IPv4))
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(n.needs.ipv4))
 	if err == nil {
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
@@ -223,7 +203,7 @@ func TestNoLoop(t *testing.T) {
 }
 
 func TestTProxyUDP(t *testing.T) {
-	n := newNetwork(t, false)
+	n := newNetwork(t)
 	r := n.start(t, &heard{})
 	n.udp(t, r, "203.0.113.10")
 	n.udp(t, r, "2001:db8:f::10")

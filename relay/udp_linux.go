@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,25 +57,24 @@ type replySocket struct {
 
 // session is one client's datagrams to one destination, and back.
 type session struct {
-	f         *front
-	e         *entry
-	key       sessionKey
-	opening   *opening // until it has a way
-	fd        int      // connected to the far end or to the SOCKS server, -1 while there is none
-	control   int      // the connection to the SOCKS server, -1 without
-	replies   *replySocket
-	name      unix.RawSockaddrInet6 // the client's
-	nameLen   uint32
-	outHead   []byte // before each datagram to a SOCKS server
-	backHead  []byte // before each datagram to a SOCKS client
-	up, down  *bucket
-	moved     int64
-	idle      int64
-	told      bool // Reporter.Opened was called
-	blocked   bool
-	queued    bool
-	closed    bool
-	viaServer bool
+	f        *front
+	e        *entry
+	key      sessionKey
+	opening  *opening // until it has a way
+	fd       int      // connected to the far end or to the SOCKS server, -1 while there is none
+	control  int      // the connection to the SOCKS server, -1 without
+	replies  *replySocket
+	name     unix.RawSockaddrInet6 // the client's
+	nameLen  uint32
+	outHead  []byte // before each datagram to a SOCKS server, nil without one
+	backHead []byte // before each datagram to a SOCKS client
+	up, down *bucket
+	moved    int64
+	idle     int64
+	told     bool // Reporter.Opened was called
+	blocked  bool
+	queued   bool
+	closed   bool
 }
 
 // opening is what a session has besides until its way is known.
@@ -377,7 +377,7 @@ func (s *session) open(l *loop, w *wayOut, err error) {
 		s.blocked, s.moved, s.idle = true, l.now, int64(blockedFor)
 		return
 	}
-	s.fd, s.control, s.outHead, s.viaServer = w.fd, w.control, w.head, w.head != nil
+	s.fd, s.control, s.outHead = w.fd, w.control, w.head
 	if err := s.ready(l, w); err != nil {
 		s.end(l, Stopped)
 		return
@@ -480,7 +480,7 @@ func (s *session) answer(l *loop) {
 		want := 0
 		for i := range n {
 			payload, ok := d.payload(i)
-			if ok && s.viaServer {
+			if ok && s.outHead != nil {
 				var err error
 				_, payload, err = cutDatagram(payload)
 				ok = err == nil
@@ -510,7 +510,7 @@ func (s *session) answer(l *loop) {
 
 // count adds to a counter of bytes. Where not all went the bytes are not known
 // one by one: their mean is taken.
-func (s *session) count(l *loop, counter interface{ Add(uint64) uint64 }, want, sent, bytes int) {
+func (s *session) count(l *loop, counter *atomic.Uint64, want, sent, bytes int) {
 	if sent < want {
 		l.r.counts.dropped.Add(uint64(want - sent))
 		bytes = bytes / want * sent

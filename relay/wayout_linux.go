@@ -28,7 +28,7 @@ func (d *dialer) datagrams(ctx context.Context, t target, addrs []netip.Addr, o 
 	to := t.addrPort()
 	switch {
 	case d.way.Server.IsValid():
-		o.Dst = addressOf(t)
+		o.Dst = t.addrPort()
 		c, relay, err := d.server(ctx, commandAssociate, target{addr: netip.IPv4Unspecified()}, o)
 		if err != nil {
 			return w, err
@@ -41,7 +41,7 @@ func (d *dialer) datagrams(ctx context.Context, t target, addrs []netip.Addr, o 
 		if to = relay; !to.Addr().IsValid() || to.Addr().IsUnspecified() {
 			to = netip.AddrPortFrom(d.way.Server.Addr(), relay.Port())
 		}
-		w.head, w.from = appendDatagramHead(nil, t), addressOf(t)
+		w.head, w.from = appendDatagramHead(nil, t), t.addrPort()
 	case t.name != "":
 		if addrs == nil {
 			var err error

@@ -15,7 +15,7 @@ type flight struct {
 	done chan struct{}
 	// Set before done is closed.
 	entry *entry // nil: no answer
-	err   error  // set together with an entry: see errPoor
+	err   error  // why there is none, or errPoor: a stale answer is better, if there is one
 }
 
 // first reads a message and answers at once what needs no upstream and no

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -23,8 +24,5 @@ func (r Route) control(_, _ string, raw syscall.RawConn) error {
 			}
 		}
 	})
-	if e != nil {
-		return e
-	}
-	return err
+	return errors.Join(e, err)
 }

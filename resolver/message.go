@@ -33,9 +33,11 @@ const (
 	rcodeBadVers  = 16
 
 	// Extended errors (RFC 8914).
-	edeNone          = -1
-	edeBlocked       = 15
-	edeNoReachable   = 22
+	edeNone        = -1
+	edeBlocked     = 15
+	edeNoReachable = 22
+
+	// Header flags (RFC 1035, 4.1.1; RFC 4035, 3), and sizes.
 	flagsResponse    = 1 << 15
 	flagsTruncated   = 1 << 9
 	flagsRecursion   = 1 << 8
@@ -60,14 +62,12 @@ const (
 
 // query is a client's question. It keeps the bytes it was read from.
 type query struct {
-	id         uint16
-	flags      uint16
-	wire       []byte // name, type and class, as sent
-	qtype      uint16
-	class      uint16
-	edns, do   bool
-	payload    int // what the client takes over UDP
-	plainNames string
+	id       uint16
+	flags    uint16
+	wire     []byte // name, type and class, as sent
+	qtype    uint16
+	edns, do bool
+	payload  int // what the client takes over UDP
 }
 
 // verdict says what becomes of a message before anyone looks at its name.
@@ -111,8 +111,9 @@ func readQuery(b []byte) (q query, v verdict) {
 		return q, malformed
 	}
 	q.wire = b[headerLen : off+4]
-	q.qtype, q.class = binary.BigEndian.Uint16(b[off:]), binary.BigEndian.Uint16(b[off+2:])
-	if q.qtype >= firstQType && q.qtype <= lastQType || q.qtype == typeOPT || q.qtype == 0 || q.class != classIN {
+	class := binary.BigEndian.Uint16(b[off+2:])
+	q.qtype = binary.BigEndian.Uint16(b[off:])
+	if q.qtype >= firstQType && q.qtype <= lastQType || q.qtype == typeOPT || q.qtype == 0 || class != classIN {
 		return q, refused
 	}
 	if b[6]|b[7]|b[8]|b[9] != 0 {
@@ -149,9 +150,6 @@ func (q *query) readAdditional(b []byte, off int) verdict {
 
 // name returns the name as Choose wants it.
 func (q *query) name() string {
-	if q.plainNames != "" {
-		return q.plainNames
-	}
 	var s strings.Builder
 	labels := q.wire[:len(q.wire)-4]
 	s.Grow(len(labels))
@@ -169,8 +167,7 @@ func (q *query) name() string {
 		}
 		labels = labels[1+n:]
 	}
-	q.plainNames = s.String()
-	return q.plainNames
+	return s.String()
 }
 
 // forward makes the question for an upstream. It says nothing of the client but

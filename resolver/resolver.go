@@ -221,12 +221,6 @@ func (r *Resolver) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	socks, err := r.listen(ctx)
-	defer func() {
-		cancel()
-		for _, s := range socks {
-			s.close()
-		}
-	}()
 	if err != nil {
 		return err
 	}

@@ -44,13 +44,16 @@ func (s *sock) close() {
 	_ = s.tcp.Close()
 }
 
-// listen binds all addresses. What it returns must be closed, error or not.
+// listen binds all addresses, or none.
 func (r *Resolver) listen(ctx context.Context) ([]*sock, error) {
 	var socks []*sock
 	for _, a := range r.cfg.Listen {
 		s, err := bind(ctx, a)
 		if err != nil {
-			return socks, fmt.Errorf("serve dns on %v: %w", a, err)
+			for _, s := range socks {
+				s.close()
+			}
+			return nil, fmt.Errorf("serve dns on %v: %w", a, err)
 		}
 		socks = append(socks, s)
 	}

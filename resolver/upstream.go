@@ -173,13 +173,10 @@ func (u *udpUpstream) close() { u.tcp.close() }
 
 func (u *udpUpstream) exchange(ctx context.Context, query []byte, r Route) ([]byte, error) {
 	reply, err := u.overUDP(ctx, query, r)
-	if err != nil || reply == nil || isTruncated(reply) {
-		if err != nil {
-			return nil, err
-		}
+	if err == nil && (reply == nil || isTruncated(reply)) {
 		return u.tcp.exchange(ctx, query, r)
 	}
-	return reply, nil
+	return reply, err
 }
 
 // overUDP returns nil without an error if the reply must be got over TCP.
