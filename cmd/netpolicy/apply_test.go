@@ -171,7 +171,7 @@ func TestChangeCommands(t *testing.T) {
 		{"history show 8 --file b.npl", applied, nil, 1, `no file "b.npl"`},
 		{"history show 9", applied, nil, 1, `error: the history has no policy "9"`},
 		{"plan " + file, applied, nil, 0, "# the plan\n"},
-		{"plan -o xml", applied, nil, 2, "want text or json"},
+		{"plan -o xml", applied, nil, 2, "the outputs are text and json"},
 	} {
 		b.result, b.err, b.plan = c.result, c.err, api.PlanAnswer{Output: "# the plan\n", Diagnostics: []api.Diagnostic{}}
 		code, out := command(append(strings.Fields(c.args), "--socket", socket)...)

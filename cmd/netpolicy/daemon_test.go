@@ -200,7 +200,8 @@ func TestDaemonCommands(t *testing.T) {
 	}{
 		{"status", 0, "state    DEGRADED"},
 		{"status -o json", 0, `"state": "DEGRADED"`},
-		{"status -o xml", 2, "want text or json"},
+		{"status -o xml", 2, "the outputs are text and json"},
+		{"top -o xml", 2, "the outputs are text and json"},
 		{"uplinks", 0, "wan4  eth4   RECOVERY"},
 		{"uplinks -o json", 0, `"name": "wan4"`},
 		{"tail --follow=false -o json", 0, `{"id":"7"}`},

@@ -58,8 +58,8 @@ It exits with 1 when there is an error, and with --strict 3 when there is a warn
 			if o.json {
 				o.output = "json"
 			}
-			if o.output != "text" && o.output != "json" {
-				return fmt.Errorf("-o %s: the outputs are text and json", o.output)
+			if err := checkOutput(o.output); err != nil {
+				return err
 			}
 			return o.run(cmd)
 		},

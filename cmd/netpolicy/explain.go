@@ -36,8 +36,8 @@ with it the policy's state, into another one.`,
   netpolicy explain --config policy.yaml --flow 'udp ? > [2001:db8::1]:443 dns=a.example' --state FAILOVER -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %s: the outputs are text and json", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			s, ok := state.Parse(in)
 			if !ok {

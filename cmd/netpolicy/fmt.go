@@ -69,7 +69,7 @@ its usual form.`,
 				switch {
 				case write && name != policyfile.Stdin:
 					if !same {
-						if err := replaceFile(name, out); err != nil {
+						if err := replaceFile(name, out, 0o644); err != nil {
 							return cli.Fail(cmd, err)
 						}
 					}
@@ -121,7 +121,7 @@ What it writes is the same policy, or it writes nothing. "-" reads standard inpu
 				return cli.Fail(cmd, err)
 			}
 			if output != "" {
-				if err := replaceFile(output, out); err != nil {
+				if err := replaceFile(output, out, 0o644); err != nil {
 					return cli.Fail(cmd, err)
 				}
 				return nil
@@ -170,13 +170,16 @@ func converted(name string, src []byte, syntax string) ([]byte, error) {
 }
 
 // replaceFile writes a file in one step: a crash leaves the former one or the new
-// one. The file keeps its mode; where it is a link, what it leads to is replaced.
-func replaceFile(path string, data []byte) (err error) {
-	mode := os.FileMode(0o644)
+// one. The file keeps its mode, a new one gets mode; where it is a link, what it leads
+// to is replaced. What is no file, such as /dev/null, is written to.
+func replaceFile(path string, data []byte, mode os.FileMode) (err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
 	if info, err := os.Stat(path); err == nil {
+		if !info.Mode().IsRegular() {
+			return os.WriteFile(path, data, mode)
+		}
 		mode = info.Mode().Perm()
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -43,7 +42,7 @@ be read; what was dropped does not change the exit code.`,
 }
 
 func importFile(cmd *cobra.Command, from, name, output, report string) error {
-	src, err := readImport(name, cmd.InOrStdin())
+	src, err := readInput(name, cmd.InOrStdin(), foreign.MaxInput, "the configuration")
 	if err != nil {
 		return cli.Fail(cmd, err)
 	}
@@ -54,7 +53,7 @@ func importFile(cmd *cobra.Command, from, name, output, report string) error {
 	if output == "" {
 		_, err = cmd.OutOrStdout().Write(r.NPL)
 	} else {
-		err = replaceFile(output, r.NPL)
+		err = replaceFile(output, r.NPL, 0o644)
 	}
 	if err != nil {
 		return cli.Fail(cmd, fmt.Errorf("write the policy: %w", err))
@@ -63,25 +62,6 @@ func importFile(cmd *cobra.Command, from, name, output, report string) error {
 		return cli.Fail(cmd, fmt.Errorf("write the report: %w", err))
 	}
 	return nil
-}
-
-// readImport reads a file, or standard input for "-"; one byte more than is
-// allowed is enough for its error.
-func readImport(name string, stdin io.Reader) ([]byte, error) {
-	r := stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, fmt.Errorf("read the configuration: %w", err)
-		}
-		defer f.Close()
-		r = f
-	}
-	src, err := io.ReadAll(io.LimitReader(r, foreign.MaxInput+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration %s: %w", name, err)
-	}
-	return src, nil
 }
 
 // writeReport writes one line for each construct and a sum, or one JSON array.

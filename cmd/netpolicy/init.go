@@ -54,7 +54,7 @@ networks that are directly connected, and rules to begin with. It only reads.`,
 			if _, err := os.Lstat(output); err == nil && !force {
 				return cli.Fail(cmd, fmt.Errorf("%s exists; --force replaces it", output))
 			}
-			if err := replaceFile(output, text); err != nil {
+			if err := replaceFile(output, text, 0o644); err != nil {
 				return cli.Fail(cmd, err)
 			}
 			return nil

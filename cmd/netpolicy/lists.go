@@ -103,8 +103,8 @@ It exits with 1 when nothing in the file can be used. It uses no network.`,
   netpolicy lists show --format dlc domain-list-community/data/netflix`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %s: the outputs are text and json", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			if f.format == "" {
 				if f.format = guessFormat(args[0]); f.format == "" {

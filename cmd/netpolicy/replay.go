@@ -42,8 +42,8 @@ and the flows are listed that the two do not treat alike.`,
   netpolicy replay --config new.yaml --against /etc/netpolicy/policy.yaml --fail-on-change recordings`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if r.output != "text" && r.output != "json" {
-				return fmt.Errorf("-o %q: want text or json", r.output)
+			if err := checkOutput(r.output); err != nil {
+				return err
 			}
 			if r.changes && r.against == "" {
 				return errors.New("--fail-on-change needs --against FILE")

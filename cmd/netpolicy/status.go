@@ -33,12 +33,20 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
+// checkOutput refuses what -o can't be where it is text or json.
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("-o %s: the outputs are text and json", output)
+	}
+	return nil
+}
+
 // ask returns a RunE that runs f with the daemon's client, under a context that
 // ends at Ctrl-C. An error of f is the daemon's, unless it is a cli.Exit.
 func (f *daemonFlags) ask(do func(ctx context.Context, c *api.Client, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
-		if f.output != "text" && f.output != "json" {
-			return fmt.Errorf("-o %q: want text or json", f.output)
+		if err := checkOutput(f.output); err != nil {
+			return err
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()

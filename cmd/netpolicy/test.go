@@ -37,8 +37,8 @@ It exits with 0 when everything holds and 1 when something does not.`,
 		Example: "  netpolicy test zoom.sim\n  netpolicy test -v outage.sim",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %s: the outputs are text and json", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			return testScenarios(cmd.OutOrStdout(), cmd.InOrStdin(), args, output == "json", verbose)
 		},

@@ -51,6 +51,9 @@ Bytes of forwarded connections are those of conntrack: net.netfilter.nf_conntrac
   netpolicy top -o json | jq '.flows.flows[].name'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(f.output); err != nil { // before what needs a terminal
+				return err
+			}
 			switch {
 			case !slices.Contains(api.Orders, order):
 				return fmt.Errorf("--sort %q: want %s", order, strings.Join(api.Orders, ", "))

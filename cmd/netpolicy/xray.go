@@ -15,9 +15,6 @@ import (
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
 
-// maxSubscription is one byte more than sub.Parse takes, so that it can say so.
-const maxSubscription = 16<<20 + 1
-
 func newXrayCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xray",
@@ -34,7 +31,7 @@ func readProfiles(arg string, stdin io.Reader) (sub.Subscription, error) {
 		p, findings := link.Parse(arg)
 		return sub.Subscription{Format: sub.Links, Entries: []sub.Entry{{Profile: p, Findings: findings}}}, nil
 	}
-	data, err := readInput(arg, stdin)
+	data, err := readInput(arg, stdin, sub.MaxBytes, "the profiles")
 	if err != nil {
 		return sub.Subscription{}, err
 	}
@@ -50,20 +47,21 @@ func parseProfiles(arg string, data []byte) (sub.Subscription, error) {
 	return s, nil
 }
 
-// readInput reads a file, or standard input for "-".
-func readInput(arg string, stdin io.Reader) ([]byte, error) {
+// readInput reads a file, or standard input for "-"; one byte more than most is
+// enough for the error about it. what names it in errors.
+func readInput(arg string, stdin io.Reader, most int64, what string) ([]byte, error) {
 	r := stdin
 	if arg != "-" {
 		f, err := os.Open(arg)
 		if err != nil {
-			return nil, fmt.Errorf("read the profiles: %w", err)
+			return nil, fmt.Errorf("read %s: %w", what, err)
 		}
 		defer f.Close()
 		r = f
 	}
-	data, err := io.ReadAll(io.LimitReader(r, maxSubscription))
+	data, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the profiles of %s: %w", inputName(arg), err)
+		return nil, fmt.Errorf("read %s of %s: %w", what, inputName(arg), err)
 	}
 	return data, nil
 }
@@ -107,8 +105,8 @@ standard input. It exits with 1 when no profile can be used.`,
   netpolicy xray parse -o json subscription.txt`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("-o %s: the outputs are text and json", output)
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			s, err := readProfiles(args[0], cmd.InOrStdin())
 			if err != nil {
@@ -273,7 +271,7 @@ it exits with 1 when no profile can be used.`,
 func newXrayConvertCmd() *cobra.Command {
 	var to, output string
 	cmd := &cobra.Command{
-		Use:   "convert --to link|base64|clash|singbox|sip008 FILE",
+		Use:   "convert --to link|base64|clash|singbox|sip008 LINK|FILE|-",
 		Short: "Turn a subscription into another format",
 		Long: `Convert reads what parse reads and writes all profiles that can be used: as links,
 base64 of them, proxies of Clash and mihomo, outbounds of sing-box, or SIP008. To
@@ -307,7 +305,7 @@ with 1 when nothing is written.`,
 			if output == "" {
 				_, err = cmd.OutOrStdout().Write(out)
 			} else {
-				err = os.WriteFile(output, out, 0o600) // it holds secrets
+				err = replaceFile(output, out, 0o600) // it holds secrets
 			}
 			if err != nil {
 				return cli.Fail(cmd, fmt.Errorf("write the profiles: %w", err))

@@ -172,7 +172,7 @@ func testInput(v config.Version, o config.Options, arg string, cmd *cobra.Comman
 		s, err = readProfiles(arg, cmd.InOrStdin())
 	} else {
 		var data []byte
-		if data, err = readInput(arg, cmd.InOrStdin()); err != nil {
+		if data, err = readInput(arg, cmd.InOrStdin(), sub.MaxBytes, "the profiles"); err != nil {
 			return nil, nil, err
 		}
 		if config.IsConfig(data) {

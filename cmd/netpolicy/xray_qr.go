@@ -4,14 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	qr "github.com/piglig/go-qr"
 	"github.com/spf13/cobra"
 
+	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/xray/link"
+	"netpolicy.dev/netpolicy/xray/link/sub"
 )
 
 const (
@@ -35,9 +36,9 @@ standard input.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			text := args[0]
 			if text == "-" {
-				data, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 1<<17))
+				data, err := readInput(text, cmd.InOrStdin(), sub.MaxBytes, "the link")
 				if err != nil {
-					return cli.Fail(cmd, fmt.Errorf("read the link: %w", err))
+					return cli.Fail(cmd, err)
 				}
 				text = string(data)
 			}
@@ -59,11 +60,9 @@ standard input.`,
 // encodeQR makes the code of a link that can be used.
 func encodeQR(text string) (*qr.QrCode, error) {
 	_, findings := link.Parse(text)
-	if link.Refused(findings) {
-		for _, f := range findings {
-			if link.Refused([]link.Finding{f}) {
-				return nil, errors.New(oneLine(f.String()))
-			}
+	for _, f := range findings {
+		if f.Severity == diag.Error {
+			return nil, errors.New(strings.TrimPrefix(oneLine(f.String()), "error: ")) // the caller says that
 		}
 	}
 	if len(text) > longestQR {
@@ -81,7 +80,7 @@ func writeQR(w io.Writer, code *qr.QrCode, png, svg string) error {
 	if png != "" {
 		data, err := code.ToPNGBytes(config)
 		if err == nil {
-			err = os.WriteFile(png, data, 0o600)
+			err = replaceFile(png, data, 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write the PNG: %w", err)
@@ -90,7 +89,7 @@ func writeQR(w io.Writer, code *qr.QrCode, png, svg string) error {
 	if svg != "" {
 		data, err := code.ToSVGBytes(config)
 		if err == nil {
-			err = os.WriteFile(svg, data, 0o600)
+			err = replaceFile(svg, data, 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write the SVG: %w", err)

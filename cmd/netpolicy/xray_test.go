@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	qr "github.com/piglig/go-qr"
+
+	"netpolicy.dev/netpolicy/internal/xraytest"
 )
 
 // TestXrayQR: what is encoded can be read out of the picture.
@@ -44,6 +46,22 @@ func TestXrayQRLimit(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := encodeQR(head + strings.Repeat("a", longestQR-len(head)+1)); err == nil || !strings.Contains(err.Error(), "subscription") {
+		t.Error(err)
+	}
+}
+
+// TestXrayCore: what the real Xray refuses is told in its words, without secrets.
+func TestXrayCore(t *testing.T) {
+	binary := xraytest.Binary(t)
+	const config = `{"outbounds": [
+		{"protocol": "vless", "settings": {"address": "192.0.2.1", "port": 443, "id": "secret-longer", "encryption": "none", "flow": ""}},
+		{"protocol": "socks", "settings": {"address": "192.0.2.1", "port": 1080, "user": "u", "pass": "secret"}}
+	]}`
+	if err := testWithCore(t.Context(), binary, []byte(config)); err != nil {
+		t.Error(err)
+	}
+	err := testWithCore(t.Context(), binary, []byte(strings.Replace(config, `"flow": ""`, `"flow": "secret-longer"`, 1)))
+	if err == nil || !strings.Contains(err.Error(), "***") || strings.Contains(err.Error(), "longer") {
 		t.Error(err)
 	}
 }

@@ -78,7 +78,6 @@ type Model struct {
 	chosen int // row
 	first  int // row that stands first on the screen
 	why    []string
-	whyID  string // the flow that why is about; "" for none
 }
 
 // New returns a model that knows nothing yet, by rate.
@@ -179,9 +178,8 @@ func (m Model) Chosen() (facts json.RawMessage, ok bool) {
 // Explained takes the answer about the flow that was chosen: the engine's
 // explanation, or why there is none.
 func (m Model) Explained(facts, explanation json.RawMessage, err error) Model {
-	var f struct{ ID, Proto, Src, Dst string }
+	var f struct{ Proto, Src, Dst string }
 	_ = json.Unmarshal(facts, &f)
-	m.whyID = f.ID
 	m.why = []string{strings.TrimSpace(f.Proto + " " + f.Src + " > " + f.Dst)}
 	if err != nil {
 		m.why = append(m.why, "error: "+err.Error())
@@ -235,7 +233,7 @@ func (m Model) Key(key string) (Model, Wish) {
 			m.match = ""
 			return m, Refresh
 		}
-		m.why, m.whyID = nil, ""
+		m.why = nil
 	case "s":
 		m.order = (m.order + 1) % len(api.Orders)
 		m.chosen, m.first = 0, 0

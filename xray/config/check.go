@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
@@ -183,7 +184,7 @@ func (c *checker) shadowsocks(path, method, password string) {
 		for _, key := range keys {
 			raw, err := base64.StdEncoding.DecodeString(key)
 			if err != nil {
-				c.report(diag.Error, at(path, "password"), "the key is not standard base64, which this method wants", "`openssl rand -base64 "+map[int]string{16: "16", 32: "32"}[size]+"` makes one")
+				c.report(diag.Error, at(path, "password"), "the key is not standard base64, which this method wants", "`openssl rand -base64 "+strconv.Itoa(size)+"` makes one")
 			} else if len(raw) != size {
 				c.report(diag.Error, at(path, "password"), "the key has another length than this method's", "")
 			}

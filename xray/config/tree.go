@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -116,7 +117,8 @@ var secretKeys = []string{
 const shortestSecret = 4
 
 // Secrets returns the passwords, keys and ids in a configuration, each once, so
-// that they can be taken out of what Xray prints.
+// that they can be taken out of what Xray prints: the longest first, so that none
+// remains in part where another is its beginning.
 func Secrets(data []byte) []string {
 	seen := map[string]bool{}
 	var walk func(v any, secret bool)
@@ -141,6 +143,6 @@ func Secrets(data []byte) []string {
 	for s := range seen {
 		out = append(out, s)
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	return out
 }

@@ -208,3 +208,12 @@ func FuzzValidate(f *testing.F) {
 		}
 	})
 }
+
+// TestSecretsOrder: a secret that another one begins with comes after it, so that
+// replacing one by one leaves nothing of either.
+func TestSecretsOrder(t *testing.T) {
+	got := Secrets([]byte(`{"outbounds": [{"settings": {"id": "secret", "password": "secret-longer", "address": "h.example"}}]}`))
+	if diff := cmp.Diff([]string{"secret-longer", "secret"}, got); diff != "" {
+		t.Error(diff)
+	}
+}

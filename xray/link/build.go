@@ -231,13 +231,11 @@ func (b *builder) vmess(p *Profile) (ok bool) {
 	case text == "":
 	case err != nil:
 		b.keep("alterId", "not a number, so 0 holds", "")
+		n = 0
 	case n > 0:
 		b.at(diag.Warning, "alterId", "Xray has removed this authentication and connects as with 0", "the server must take AEAD")
 	}
 	v.AlterID = uint16(n)
-	if err != nil {
-		v.AlterID = 0
-	}
 	p.Proxy = v
 	p.Transport, p.Security, ok = b.stream(false, nil)
 	return ok

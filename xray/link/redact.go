@@ -60,9 +60,7 @@ func (p Profile) Redacted() Profile {
 	p.FinalMask = hideObject(p.FinalMask)
 	p.Unknown = slices.Clone(p.Unknown)
 	for i, u := range p.Unknown {
-		if p.Unknown[i].Value = hide(u.Value); u.JSON {
-			p.Unknown[i].JSON = false
-		}
+		p.Unknown[i] = Param{Key: u.Key, Value: hide(u.Value)}
 	}
 	return p
 }

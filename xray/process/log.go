@@ -29,13 +29,11 @@ type journal struct {
 	size    int64
 }
 
-// hide sets what is replaced by *** from now on.
+// hide sets what is replaced by *** from now on, in the order of config.Secrets:
+// the longest first.
 func (j *journal) hide(secrets []string) {
-	// The longest first, so that none remains in part.
-	list := slices.Clone(secrets)
-	slices.SortFunc(list, func(a, b string) int { return len(b) - len(a) })
-	pairs := make([]string, 0, 2*len(list))
-	for _, s := range list {
+	pairs := make([]string, 0, 2*len(secrets))
+	for _, s := range secrets {
 		pairs = append(pairs, s, "***")
 	}
 	j.mu.Lock()

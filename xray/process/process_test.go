@@ -29,7 +29,7 @@ func TestJournal(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	j := journal{path: path}
 	defer j.close()
-	j.hide([]string{"secret", "secret-longer"})
+	j.hide([]string{"secret-longer", "secret"})
 	for i := range keptLines + 5 {
 		fmt.Fprintf(&j, "line %d\n", i)
 	}

@@ -22,24 +22,17 @@ func lineOf(n *node, key string) int {
 	return n.line
 }
 
-// prepend puts a field before the others, which makes it the one that holds.
-func prepend(f *link.Fields, key, value string, at int) {
-	if value != "" {
-		f.Params = append([]link.Field{{Param: link.Param{Key: key, Value: link.Secret(value)}, At: at}}, f.Params...)
-	}
-}
-
 func sip008Entry(n *node) (link.Fields, link.Form, bool) {
 	f := head(n, "ss", "server", "server_port", "remarks")
 	f.User, f.Pass = link.Secret(n.str("method")), link.Secret(n.str("password"))
 	done := []string{"server", "server_port", "remarks", "method", "password", "plugin", "plugin_opts"}
-	read(&f, n.leaves("", nil), done)
 	if name := n.str("plugin"); name != "" {
 		if opts := n.str("plugin_opts"); opts != "" {
 			name += ";" + opts
 		}
-		prepend(&f, "plugin", name, lineOf(n, "plugin"))
+		f.Params = []link.Field{{Param: link.Param{Key: "plugin", Value: link.Secret(name)}, At: lineOf(n, "plugin")}}
 	}
+	read(&f, n.leaves("", nil), done)
 	return f, link.SIP008, true
 }
 

@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// maxBytes bounds a file; the largest public lists have 4 MiB.
-	maxBytes = 16 << 20
+	// MaxBytes bounds a file; the largest public lists have 4 MiB.
+	MaxBytes = 16 << 20
 	// maxEntries bounds the profiles of a file, those that are wrong included.
 	maxEntries = 20_000
 )
@@ -93,7 +93,7 @@ var (
 // Parse reads a file. It is an error if nothing of it can be told, or if it is
 // over a bound.
 func Parse(data []byte) (Subscription, error) {
-	if len(data) > maxBytes {
+	if len(data) > MaxBytes {
 		return Subscription{}, errSize
 	}
 	s, err := parse(data, true)

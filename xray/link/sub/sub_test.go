@@ -139,7 +139,7 @@ func TestBounds(t *testing.T) {
 	if _, err := Parse([]byte(strings.Repeat("trojan://a@b:1\n", maxEntries+2))); err != errEntries {
 		t.Errorf("too many links: %v", err)
 	}
-	if _, err := Parse(make([]byte, maxBytes+1)); err != errSize {
+	if _, err := Parse(make([]byte, MaxBytes+1)); err != errSize {
 		t.Errorf("too large: %v", err)
 	}
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x,x]\n"

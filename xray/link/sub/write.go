@@ -145,6 +145,13 @@ func (w *writer) take(key string) string {
 	return v
 }
 
+// takeIf removes a key that has this value, which says no more than its absence.
+func (w *writer) takeIf(key, value string) {
+	if w.f.Get(key) == value {
+		w.take(key)
+	}
+}
+
 // put writes a text that is not empty.
 func (w *writer) put(path, value string) {
 	if value != "" {
@@ -215,9 +222,7 @@ func (w *writer) plainStream() {
 	if w.f.Get("type") == "tcp" && w.f.Get("headerType") != "http" {
 		w.take("type")
 	}
-	if w.f.Get("security") == "none" {
-		w.take("security")
-	}
+	w.takeIf("security", "none")
 }
 
 func (w *writer) sip008() {

@@ -29,9 +29,7 @@ func (w *writer) clash() {
 	case link.Trojan:
 		server("trojan")
 		w.put("password", x.Password.Reveal())
-		if w.f.Get("encryption") == "none" {
-			w.take("encryption")
-		}
+		w.takeIf("encryption", "none")
 		streams = true
 	case link.Shadowsocks:
 		server("ss")
@@ -92,9 +90,7 @@ func (w *writer) hysteria2Keys() {
 			w.f.Params[i].Key = "allowInsecure"
 		}
 	}
-	if w.f.Get("obfs") == "none" {
-		w.take("obfs")
-	}
+	w.takeIf("obfs", "none")
 }
 
 func (w *writer) clashSecurity() {
@@ -157,9 +153,7 @@ func (w *writer) clashTransport() {
 		network = "ws"
 	case "grpc":
 		w.put("network", "grpc")
-		if w.f.Get("mode") == "gun" {
-			w.take("mode")
-		}
+		w.takeIf("mode", "gun")
 	case "xhttp":
 		w.put("network", "xhttp")
 	case "http", "h2":

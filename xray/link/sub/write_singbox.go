@@ -19,9 +19,7 @@ func (w *writer) singbox() {
 	case link.VLESS:
 		server("vless")
 		w.put("uuid", x.ID.Reveal())
-		if w.f.Get("encryption") == "none" {
-			w.take("encryption")
-		}
+		w.takeIf("encryption", "none")
 		streams = true
 	case link.VMess:
 		server("vmess")
@@ -31,9 +29,7 @@ func (w *writer) singbox() {
 	case link.Trojan:
 		server("trojan")
 		w.put("password", x.Password.Reveal())
-		if w.f.Get("encryption") == "none" {
-			w.take("encryption")
-		}
+		w.takeIf("encryption", "none")
 		streams = true
 	case link.Shadowsocks:
 		server("shadowsocks")
@@ -123,9 +119,7 @@ func (w *writer) singboxTransport() {
 		}
 	case "grpc":
 		w.put("transport.type", network)
-		if w.f.Get("mode") == "gun" {
-			w.take("mode")
-		}
+		w.takeIf("mode", "gun")
 	case "http", "h2":
 		w.put("transport.type", "http")
 		if hosts := w.take("host"); hosts != "" {
