@@ -77,10 +77,8 @@ func newReplayed(p *rules.Policy) *replayed {
 	return &replayed{policy: p, player: sim.NewReplayer(p), rules: map[string]int{}, moves: []string{}}
 }
 
-// line runs one line and returns the decision in it, if any.
-func (r *replayed) line(text []byte) (*sim.Decided, error) {
-	list, err := r.player.Line(text)
-	var decided *sim.Decided
+// note takes account of what happened, and returns the flow's decision in it, if any.
+func (r *replayed) note(list []sim.Entry) (decided *sim.Decided) {
 	for _, e := range list {
 		if e.Decided != nil {
 			decided = e.Decided
@@ -93,7 +91,7 @@ func (r *replayed) line(text []byte) (*sim.Decided, error) {
 			r.moves = append(r.moves, fmt.Sprintf("%s %s", e.At, sim.Describe(r.policy, e)))
 		}
 	}
-	return decided, err
+	return decided
 }
 
 // replayJSON is the answer of `replay -o json`.
@@ -159,16 +157,21 @@ func (r *replaying) file(stderr io.Writer, name string, now, before *replayed, o
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 64<<10), flow.MaxRecord+1024)
 	for number := 1; lines.Scan(); number++ {
-		is, err := now.line(lines.Bytes())
-		var was *sim.Decided
+		then, err := now.player.Line(lines.Bytes())
+		var once []sim.Entry
 		if before != nil && err == nil {
-			was, err = before.line(lines.Bytes())
+			once, err = before.player.Line(lines.Bytes())
 		}
 		if err != nil {
 			if out.Bad++; out.Bad <= maxWarnings {
 				fmt.Fprintf(stderr, "warning: %s:%d: %v\n", name, number, err)
 			}
 			continue
+		}
+		is := now.note(then)
+		var was *sim.Decided
+		if before != nil {
+			was = before.note(once)
 		}
 		if is == nil {
 			continue
