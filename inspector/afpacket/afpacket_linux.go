@@ -54,7 +54,8 @@ type Counters struct {
 	Answers     atomic.Uint64
 	Unsolicited atomic.Uint64 // answers that nobody asked for
 	Evicted     atomic.Uint64 // connections forgotten for want of room
-	Overflow    atomic.Uint64 // connections given up for want of room
+	Overflow    atomic.Uint64 // connections given up for want of buffer
+	Lost        atomic.Uint64 // pieces of hellos beyond what is kept of one connection
 	Shed        atomic.Uint64 // connections put into the filter
 }
 
@@ -276,4 +277,5 @@ func (r *run) publish() {
 	to.Unsolicited.Store(from.Unsolicited)
 	to.Evicted.Store(from.Evicted)
 	to.Overflow.Store(from.Overflow)
+	to.Lost.Store(from.Lost)
 }

@@ -93,16 +93,7 @@ func answer(question []byte) []byte {
 // serveDNS answers over UDP and TCP inside ns.
 func serveDNS(t *testing.T, ns *nstest.NS, addr string) {
 	t.Helper()
-	var pc net.PacketConn
-	var l net.Listener
-	var err, err2 error
-	ns.Do(t, func() {
-		pc, err = net.ListenPacket("udp", addr)
-		l, err2 = net.Listen("tcp", addr)
-	})
-	if err != nil || err2 != nil {
-		t.Fatal(err, err2)
-	}
+	pc, l := ns.ListenPacket(t, "udp", addr), ns.Listen(t, addr)
 	done := make(chan struct{}, 2)
 	t.Cleanup(func() { _, _ = pc.Close(), l.Close(); <-done; <-done })
 	go func() {

@@ -115,18 +115,18 @@ func (a *assembler) firstUDP() {
 	a.jump(bpf.JumpEqual, 0x01000000, "pass", "") // WireGuard's initiation
 	a.jump(bpf.JumpEqual, 0x64313a61, "pass", "") // "d1:a", a question of BitTorrent's DHT
 	masked(0xffffff00, 0x16feff00, 0x16fefd00)    // a handshake of DTLS
-	word(4)                                       //
+	word(4)
 	a.jump(bpf.JumpEqual, 0x2112a442, "pass", "") // STUN
-	word(0)                                       //
-	masked(0xfffc0000, 0x41000000)                // uTP's SYN, with few extensions
-	masked(0xc0000000)                            //
+	word(0)
+	masked(0xfffc0000, 0x41000000) // uTP's SYN, with few extensions
+	masked(0xc0000000)
 	a.jump(bpf.JumpEqual, 0xc0000000, "", "drop") // a long header of QUIC
 	word(1)                                       // its version
-	a.jump(bpf.JumpEqual, 1, "pass", "")          //
+	a.jump(bpf.JumpEqual, 1, "pass", "")
 	a.jump(bpf.JumpEqual, 0x6b3343cf, "pass", "") // version 2
 	masked(0xffffff00, 0xff000000, 0xfaceb000)    // drafts, Facebook's
 	masked(0xffff0000, 0x51300000, 0x54300000)    // "Q0", "T0": Google's
-	a.add(bpf.RetConstant{Val: 0})                //
+	a.add(bpf.RetConstant{Val: 0})
 }
 
 // shed drops the given connections: both ports, and the last four bytes of both

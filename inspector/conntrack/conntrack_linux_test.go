@@ -244,12 +244,7 @@ func TestLostEvents(t *testing.T) {
 		})
 	}()
 	const flows = 2000
-	var pc net.PacketConn
-	var err error
-	client.Do(t, func() { pc, err = net.ListenPacket("udp4", ":0") })
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc := client.ListenPacket(t, "udp4", ":0")
 	defer func() { _ = pc.Close() }()
 	for i := 0; i < flows; i++ {
 		if _, err := pc.WriteTo([]byte("x"), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 77), Port: 10000 + i}); err != nil {

@@ -95,7 +95,7 @@ func (r *run) copied(b []byte) {
 		return
 	}
 	now := time.Now()
-	iface := r.links.name(h.Ifindex, now)
+	iface := r.links.Of(int(h.Ifindex), now) // "" where it is 0: on the way out
 	if h.First != 0 {
 		// The kernel followed the handshake itself, and copied none of it.
 		syn := p

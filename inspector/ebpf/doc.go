@@ -1,4 +1,4 @@
-// Package ebpf observes connections from inside the kernel (Linux 5.11 and
+// Package ebpf observes connections from inside the kernel (Linux 5.14 and
 // later), and refuses those of local programs that the policy blocks while they
 // connect. It loses no short connection, and knows the program behind each.
 //
@@ -29,8 +29,7 @@ const (
 	maxFlows = 65536
 	// maxPerSocket bounds the flows of one UDP socket that are open at a time.
 	maxPerSocket = 64
-	// ringSize holds some 36,000 events, those of a second of the busiest host
-	// measured, or 4,000 ClientHellos.
+	// ringSize holds some 55,000 events, or 4,000 ClientHellos with their key shares.
 	ringSize = 8 << 20
 )
 
@@ -66,7 +65,7 @@ type Counters struct {
 	Copies  atomic.Uint64 // packets copied for the sake of names
 	Names   atomic.Uint64
 	Answers atomic.Uint64
-	Full    atomic.Uint64 // connections not known for want of room, in all tables
+	Full    atomic.Uint64 // connections beyond MaxFlows: told, but without samples
 
 	// Lost are events that the ring had no room for; LostCopies are packets. What
 	// was lost of connections is made up for with the next sample, except for those

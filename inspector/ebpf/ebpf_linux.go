@@ -68,7 +68,7 @@ type run struct {
 	flows    map[uint64]*conn
 	programs *programs
 	sniffer  *sniff.Sniffer
-	links    links
+	links    *device.Names
 	lost     uint64 // as of the last sample
 	// swept are told to have ended, because they were not in the list of all; that
 	// they ended may still stand in the ring. At most MaxFlows: more make it empty.
@@ -91,14 +91,14 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 		return err
 	}
 	defer l.Close()
-	names, err := device.Open()
+	links, err := device.Open()
 	if err != nil {
 		return err
 	}
-	defer names.Close()
+	defer links.Close()
 	r := &run{
 		source: s, emit: emit, loaded: l, flows: make(map[uint64]*conn), swept: make(map[uint64]bool),
-		programs: newPrograms(s.opt.Proc, l.top), links: links{names},
+		programs: newPrograms(s.opt.Proc, l.top), links: links,
 	}
 	r.sniffer = sniff.New(s.Name(), sniff.Options{}, emit)
 	if err := s.begin(l, list); err != nil {

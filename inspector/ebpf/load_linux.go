@@ -18,7 +18,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,9 +111,6 @@ func load(opt *Options) (*loaded, []Feature, error) {
 
 // prepare makes the maps. What it returns is to be closed also after an error.
 func prepare(opt *Options) (l *loaded, err error) {
-	// Before 5.11 the memory of maps counts against a limit; what this can't
-	// change shows when they are made.
-	_ = rlimit.RemoveMemlock()
 	l = &loaded{types: btf.NewCache(), tried: make(map[string]error)}
 	if l.spec, err = loadObserve(); err != nil {
 		return l, fmt.Errorf("read the programs: %w", err)

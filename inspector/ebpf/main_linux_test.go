@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/inspector/owner"
 	"netpolicy.dev/netpolicy/internal/nstest"
 	"netpolicy.dev/netpolicy/internal/privilege"
 	"netpolicy.dev/netpolicy/internal/seccomp"
@@ -124,7 +125,7 @@ func refuseBPF() error {
 	return nil
 }
 
-// run runs a task as a program of the given name, and returns what it printed.
+// runChild runs a task as a program of the given name, and returns what it printed.
 func runChild(t testing.TB, name, task string) (pid int, out string, err error) {
 	t.Helper()
 	cmd := command(t, name, task)
@@ -159,16 +160,8 @@ func group(t testing.TB) string {
 	if err != nil {
 		t.Skip("no control group can be made: ", err)
 	}
-	before, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		t.Fatal(err)
-	}
-	home := ""
-	for line := range strings.Lines(string(before)) {
-		if path, ok := strings.CutPrefix(line, "0::"); ok {
-			home = filepath.Join(top, strings.TrimSpace(path))
-		}
-	}
+	before, _ := owner.Cgroup("/proc/self").Get()
+	home := filepath.Join(top, before)
 	move := func(to string) error {
 		return os.WriteFile(filepath.Join(to, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644)
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
-	"netpolicy.dev/netpolicy/inspector/device"
 	"netpolicy.dev/netpolicy/inspector/owner"
 )
 
@@ -115,14 +114,4 @@ func inode(path string) uint64 {
 		return 0
 	}
 	return st.Sys().(*syscall.Stat_t).Ino
-}
-
-// links names the interfaces where packets came in.
-type links struct{ names *device.Names }
-
-func (l links) name(index uint32, now time.Time) string {
-	if index == 0 || l.names == nil {
-		return ""
-	}
-	return l.names.Of(int(index), now)
 }

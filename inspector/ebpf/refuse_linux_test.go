@@ -127,11 +127,7 @@ func TestAnswersPass(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = server.Close() }()
-	var client net.PacketConn
-	peer.Do(t, func() { client, err = net.ListenPacket("udp4", "192.0.2.2:9001") })
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := peer.ListenPacket(t, "udp4", "192.0.2.2:9001")
 	defer func() { _ = client.Close() }()
 	if _, err := server.WriteTo([]byte("x"), client.LocalAddr()); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("a first packet: %v", err)

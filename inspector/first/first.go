@@ -75,9 +75,6 @@ type Facts struct {
 	// ECH is true when the ClientHello has the extension encrypted_client_hello
 	// (or its forerunner): another name may lie inside. GREASE looks the same.
 	ECH bool
-	// Version is the highest TLS version offered (0x0304 is TLS 1.3); 0 for
-	// what is not TLS.
-	Version uint16
 }
 
 // Fill sets f's facts. With final, what was not found is set to absent;
@@ -143,14 +140,12 @@ func untilFull(x Facts, full bool) (Facts, State) {
 
 // ofHello takes the facts of a whole ClientHello.
 func ofHello(h tlshello.Hello, app string) Facts {
-	return Facts{App: app, SNI: string(h.ServerName), ALPN: flow.JoinALPN(h.Protocols()), ECH: h.ECH, Version: h.Version}
+	return Facts{App: app, SNI: string(h.ServerName), ALPN: flow.JoinALPN(h.Protocols()), ECH: h.ECH}
 }
 
-// ofPart takes those of a hello that goes on: what stands there already. The
-// version may still grow.
+// ofPart takes those of a hello that goes on: what stands there already.
 func ofPart(h tlshello.Hello, app string) Facts {
 	x := ofHello(h, app)
-	x.Version = 0
 	if x == (Facts{App: app}) {
 		return Facts{} // a few bytes: it need not become a hello
 	}

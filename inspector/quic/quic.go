@@ -40,7 +40,7 @@ const (
 // Client puts together what a client says in the Initial packets of one flow.
 // The zero Client is ready; it is for one goroutine.
 type Client struct {
-	version uint32
+	version uint32 // of the packets that were read; 0 for none
 	keys    []keys // of the first connection ID, and of that after a Retry
 	google  bool
 	message assembler
@@ -58,9 +58,6 @@ func (c *Client) Message() []byte { return c.message.prefix() }
 
 // Google reports whether Message is a CHLO of Google's own handshake.
 func (c *Client) Google() bool { return c.google }
-
-// Version returns the version of the packets that were read; 0 for none.
-func (c *Client) Version() uint32 { return c.version }
 
 // Lost counts the pieces that a bound made it lose.
 func (c *Client) Lost() int { return c.lost }

@@ -191,8 +191,8 @@ func (s *Sniffer) doubtful(x first.Facts) bool {
 func (s *Sniffer) tcp(p packet.Packet, at time.Time, iface string) {
 	k, fromA := keyOf(p)
 	c := s.conns[k]
-	syn, first := p.Flags&packet.SYN != 0, p.Flags&(packet.SYN|packet.ACK) == packet.SYN
-	if c != nil && first && c.renewedBy(p, fromA) {
+	syn, begins := p.Flags&packet.SYN != 0, p.Flags&(packet.SYN|packet.ACK) == packet.SYN
+	if c != nil && begins && c.renewedBy(p, fromA) {
 		s.close(c, at)
 		c = nil
 	}
@@ -202,7 +202,7 @@ func (s *Sniffer) tcp(p packet.Packet, at time.Time, iface string) {
 		}
 		c = s.open(k, at, iface)
 		c.clientIsA = fromA
-		if !first && (syn || looksLikeServer(p)) {
+		if !begins && (syn || looksLikeServer(p)) {
 			c.clientIsA = !fromA
 		}
 		c.oriented = syn
@@ -251,10 +251,10 @@ func (s *Sniffer) worthOpening(p packet.Packet, at time.Time) bool {
 // handshake measures the time from SYN to the client's first ACK: the whole
 // round trip as seen from any point between the two.
 func (s *Sniffer) handshake(c *conn, p packet.Packet, fromClient bool, at time.Time) {
-	switch first := p.Flags&(packet.SYN|packet.ACK) == packet.SYN; {
-	case first && c.synAt.IsZero():
+	switch begins := p.Flags&(packet.SYN|packet.ACK) == packet.SYN; {
+	case begins && c.synAt.IsZero():
 		c.synAt = at
-	case first:
+	case begins:
 		c.measured = true // sent again: no telling which one was answered
 	case !fromClient:
 		c.stats.Replied = true

@@ -283,9 +283,8 @@ func up(name string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// Serve accepts TCP connections on addr inside the namespace, one at a time,
-// hands each to handle and closes it, until the test ends.
-func (ns *NS) Serve(t testing.TB, addr string, handle func(net.Conn)) {
+// Listen waits for TCP connections on addr inside the namespace. The caller closes it.
+func (ns *NS) Listen(t testing.TB, addr string) net.Listener {
 	t.Helper()
 	var l net.Listener
 	var err error
@@ -293,6 +292,27 @@ func (ns *NS) Serve(t testing.TB, addr string, handle func(net.Conn)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+// ListenPacket opens a socket on addr inside the namespace; network is "udp",
+// "udp4" or "udp6". The caller closes it.
+func (ns *NS) ListenPacket(t testing.TB, network, addr string) net.PacketConn {
+	t.Helper()
+	var c net.PacketConn
+	var err error
+	ns.Do(t, func() { c, err = net.ListenPacket(network, addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Serve accepts TCP connections on addr inside the namespace, one at a time,
+// hands each to handle and closes it, until the test ends.
+func (ns *NS) Serve(t testing.TB, addr string, handle func(net.Conn)) {
+	t.Helper()
+	l := ns.Listen(t, addr)
 	done := make(chan struct{})
 	t.Cleanup(func() { _ = l.Close(); <-done })
 	go func() {

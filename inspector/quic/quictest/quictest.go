@@ -49,11 +49,11 @@ func (v Version) Initial(keyed, dcid []byte, number byte, frames []byte) []byte 
 	b = append(append(b, byte(len(dcid))), dcid...)
 	b = append(b, 0, 0)                                                   // no source ID, no token
 	b = binary.BigEndian.AppendUint16(b, 0x4000|uint16(1+len(frames)+16)) // Length
-	at := len(b)                                                          //
-	b = append(b, number)                                                 // of one byte
-	b = seal.Seal(b, nonce, frames, b)                                    //
-	var m [16]byte                                                        //
-	mask.Encrypt(m[:], b[at+4:at+20])                                     //
+	at := len(b)
+	b = append(b, number) // of one byte
+	b = seal.Seal(b, nonce, frames, b)
+	var m [16]byte
+	mask.Encrypt(m[:], b[at+4:at+20])
 	b[0] ^= m[0] & 0x0f
 	b[at] ^= m[1]
 	return b
