@@ -120,3 +120,9 @@ type Source interface {
 	// goroutine at a time.
 	Run(ctx context.Context, emit func(Event)) error
 }
+
+// Counted is a Source that says what its bounds, or the kernel's, have made it
+// lose since it was made, by why. It is safe for concurrent use.
+type Counted interface {
+	Losses() map[string]uint64
+}

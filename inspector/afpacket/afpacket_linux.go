@@ -76,6 +76,17 @@ func New(opt Options) *Source {
 // Name implements inspector.Source.
 func (s *Source) Name() string { return "afpacket" }
 
+// Losses implements inspector.Counted.
+func (s *Source) Losses() map[string]uint64 {
+	return map[string]uint64{
+		"kernel": s.Counters.Dropped.Load(),
+		"evicted": s.Counters.Evicted.Load(),
+		"buffer": s.Counters.Overflow.Load(),
+		"pieces": s.Counters.Lost.Load(),
+		"unsolicited": s.Counters.Unsolicited.Load(),
+	}
+}
+
 // Run implements inspector.Source. It needs CAP_NET_RAW, and CAP_NET_ADMIN for
 // the larger buffer.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {

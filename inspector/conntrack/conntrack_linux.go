@@ -81,6 +81,15 @@ func New(opt Options) *Source {
 // Name implements inspector.Source.
 func (s *Source) Name() string { return "conntrack" }
 
+// Losses implements inspector.Counted.
+func (s *Source) Losses() map[string]uint64 {
+	return map[string]uint64{
+		"resyncs": s.Counters.Resyncs.Load(),
+		"room": s.Counters.Full.Load(),
+		"bad": s.Counters.Bad.Load(),
+	}
+}
+
 // Run implements inspector.Source. It needs CAP_NET_ADMIN.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 	events, err := s.subscribe()

@@ -82,6 +82,15 @@ type conn struct {
 	round bool  // seen when all were read
 }
 
+// Losses implements inspector.Counted.
+func (s *Source) Losses() map[string]uint64 {
+	return map[string]uint64{
+		"ring": s.Counters.Lost.Load(),
+		"copies": s.Counters.LostCopies.Load(),
+		"room": s.Counters.Full.Load(),
+	}
+}
+
 // Run implements inspector.Source. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN;
 // an error that wraps ErrUnsupported says that nothing can be observed so here.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {

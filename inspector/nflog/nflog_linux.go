@@ -78,6 +78,14 @@ func New(opt Options) *Source { return &Source{opt: opt} }
 // Name implements inspector.Source.
 func (s *Source) Name() string { return "nflog" }
 
+// Losses implements inspector.Counted.
+func (s *Source) Losses() map[string]uint64 {
+	return map[string]uint64{
+		"kernel": s.Counters.Lost.Load(),
+		"bad": s.Counters.Bad.Load(),
+	}
+}
+
 // Run implements inspector.Source. It needs CAP_NET_ADMIN, and the kernel's
 // nfnetlink_log (2.6.14).
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {

@@ -60,6 +60,14 @@ func New(opt Options) *Source {
 // Name implements inspector.Source.
 func (s *Source) Name() string { return "sockdiag" }
 
+// Losses implements inspector.Counted.
+func (s *Source) Losses() map[string]uint64 {
+	return map[string]uint64{
+		"partial": s.Counters.Partial.Load(),
+		"room": s.Counters.Full.Load(),
+	}
+}
+
 // Run implements inspector.Source. Without root, other users' programs stay unknown.
 func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 	h, err := netlink.NewHandle(unix.NETLINK_INET_DIAG)

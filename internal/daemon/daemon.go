@@ -487,6 +487,7 @@ func (d *Daemon) writeGauges(w io.Writer) {
 			fmt.Fprintf(w, "netpolicy_uplink_error_ratio{uplink=%q} %g\n", u.Name, float64(u.ErrorRate)/1e6)
 		}
 	}
+	d.sourceGauges(w)
 	d.relayGauges(w)
 	d.dnsGauges(w)
 	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())

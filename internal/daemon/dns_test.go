@@ -100,8 +100,10 @@ func TestForwarderRuns(t *testing.T) {
 	}
 	var figures strings.Builder
 	r.metrics.WritePrometheus(&figures)
-	if !strings.Contains(figures.String(), "netpolicy_dns_queries_total 0") {
-		t.Error("no figures of the forwarder")
+	for _, want := range []string{"netpolicy_dns_queries_total 0\n", `netpolicy_source_lost_total{source="mock",why="room"} 7`} {
+		if !strings.Contains(figures.String(), want) {
+			t.Errorf("the metrics lack %q", want)
+		}
 	}
 	r.write(zoomPolicy)
 	if _, err := r.Reload(t.Context()); err != nil {

@@ -137,6 +137,9 @@ func (h *fakeHost) Forget(_ context.Context, list []Connection) error {
 type fakeSource struct{ events chan inspector.Event }
 
 func (s fakeSource) Name() string { return "mock" }
+
+func (s fakeSource) Losses() map[string]uint64 { return map[string]uint64{"room": 7, "kernel": 0} }
+
 func (s fakeSource) Run(ctx context.Context, emit func(inspector.Event)) error {
 	for {
 		select {

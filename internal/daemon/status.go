@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"time"
 
+	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/state"
@@ -232,6 +235,20 @@ func (d *Daemon) facts(list []api.Source) {
 				fact.Error = x.Err.Error()
 			}
 			list[i].Facts = append(list[i].Facts, fact)
+		}
+	}
+}
+
+// sourceGauges writes what sources have lost.
+func (d *Daemon) sourceGauges(w io.Writer) {
+	for _, s := range d.parts.Sources {
+		c, ok := s.(inspector.Counted)
+		if !ok {
+			continue
+		}
+		lost := c.Losses()
+		for _, why := range slices.Sorted(maps.Keys(lost)) {
+			fmt.Fprintf(w, "netpolicy_source_lost_total{source=%q,why=%q} %d\n", s.Name(), why, lost[why])
 		}
 	}
 }
