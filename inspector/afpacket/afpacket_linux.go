@@ -79,10 +79,10 @@ func (s *Source) Name() string { return "afpacket" }
 // Losses implements inspector.Counted.
 func (s *Source) Losses() map[string]uint64 {
 	return map[string]uint64{
-		"kernel": s.Counters.Dropped.Load(),
-		"evicted": s.Counters.Evicted.Load(),
-		"buffer": s.Counters.Overflow.Load(),
-		"pieces": s.Counters.Lost.Load(),
+		"kernel":      s.Counters.Dropped.Load(),
+		"evicted":     s.Counters.Evicted.Load(),
+		"buffer":      s.Counters.Overflow.Load(),
+		"pieces":      s.Counters.Lost.Load(),
 		"unsolicited": s.Counters.Unsolicited.Load(),
 	}
 }

@@ -85,8 +85,8 @@ func (s *Source) Name() string { return "conntrack" }
 func (s *Source) Losses() map[string]uint64 {
 	return map[string]uint64{
 		"resyncs": s.Counters.Resyncs.Load(),
-		"room": s.Counters.Full.Load(),
-		"bad": s.Counters.Bad.Load(),
+		"room":    s.Counters.Full.Load(),
+		"bad":     s.Counters.Bad.Load(),
 	}
 }
 

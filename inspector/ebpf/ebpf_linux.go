@@ -85,9 +85,9 @@ type conn struct {
 // Losses implements inspector.Counted.
 func (s *Source) Losses() map[string]uint64 {
 	return map[string]uint64{
-		"ring": s.Counters.Lost.Load(),
+		"ring":   s.Counters.Lost.Load(),
 		"copies": s.Counters.LostCopies.Load(),
-		"room": s.Counters.Full.Load(),
+		"room":   s.Counters.Full.Load(),
 	}
 }
 

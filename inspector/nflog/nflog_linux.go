@@ -82,7 +82,7 @@ func (s *Source) Name() string { return "nflog" }
 func (s *Source) Losses() map[string]uint64 {
 	return map[string]uint64{
 		"kernel": s.Counters.Lost.Load(),
-		"bad": s.Counters.Bad.Load(),
+		"bad":    s.Counters.Bad.Load(),
 	}
 }
 

@@ -64,7 +64,7 @@ func (s *Source) Name() string { return "sockdiag" }
 func (s *Source) Losses() map[string]uint64 {
 	return map[string]uint64{
 		"partial": s.Counters.Partial.Load(),
-		"room": s.Counters.Full.Load(),
+		"room":    s.Counters.Full.Load(),
 	}
 }
 
