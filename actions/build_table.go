@@ -286,6 +286,12 @@ func (b *builder) checkRoute(r *rules.Route) {
 	case r.Kind == rules.RouteMark && r.Mark&b.plan.MarkMask != 0:
 		b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
 			"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, b.plan.MarkMask)
+	case r.Kind == rules.RouteOther && isSOCKS(r) && b.policy.Daemon.Relay.Used():
+		b.lacks(diag.Hint, r.Span, "", "route %s via %s: flows that do not go through the relay are rejected, so that nothing leaves in the clear", r.Name, r.Other)
+		if len(b.policy.Daemon.Relay.Listen) > 0 && len(b.policy.Daemon.DNS.Upstreams) == 0 && b.plan.prog.Reads(rules.FieldDstIP) {
+			b.lacks(diag.Hint, r.Span, "give daemon.dns_listen and dns_upstreams", "route %s: where a rule on dst_ip comes first, names that clients ask the relay for are looked up "+
+				"through the SOCKS server at this host's resolvers, and refused where those are in private networks", r.Name)
+		}
 	case r.Kind == rules.RouteOther:
 		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
 	}

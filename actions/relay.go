@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
@@ -28,6 +29,9 @@ func (r Relay) Loopback() [2]netip.AddrPort {
 		netip.AddrPortFrom(netip.IPv6Loopback(), r.Port),
 	}
 }
+
+// isSOCKS reports whether the relay can take a route that is a tunnel.
+func isSOCKS(r *rules.Route) bool { return strings.HasPrefix(r.Other, "socks ") }
 
 // RelaySees reports whether the relay can decide by a program: of its clients it
 // does not see what some rules ask for.
@@ -141,6 +145,8 @@ func (p *Plan) RouteMark(policy *rules.Policy, route int) (uint32, bool) {
 		return 0, true
 	case rules.RouteMark:
 		return r.Mark, true
+	case rules.RouteOther: // that is the tunnel's own
+		return 0, false
 	default:
 		n, ok := p.IDs.Marks[wayOut(policy, r)]
 		return place(n, p.MarkMask), ok

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -65,7 +66,7 @@ func (q *question) resolve(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
 	defer cancel()
-	d := dialer{q.r, &q.verdict.Way}
+	d := dialer{q.r, q.e.src.Addr(), &q.verdict.Way}
 	addrs, err := d.resolve(ctx, q.target.Name)
 	if err == nil {
 		q.addrs = q.allowed(addrs)
@@ -99,10 +100,17 @@ func (q *question) allowed(addrs []netip.Addr) (list []netip.Addr) {
 func (q *question) dial(ctx context.Context, sniff func(context.Context) error, try func(context.Context, *dialer, target, *Outcome) error) error {
 	var failed error
 	for range maxTries {
-		if err := q.decide(ctx, sniff); err != nil {
+		v := &q.verdict
+		switch err := q.decide(ctx, sniff); {
+		case err == nil:
+		case errors.Is(err, errNoName) && v.Way.Server.IsValid() && !slices.Contains(q.ask.Failed, v.Way.Route):
+			// It may be the server that is dead: another member of the group has its own.
+			failed = err
+			q.ask.Failed, q.ask.Resolved = append(q.ask.Failed, v.Way.Route), false
+			continue
+		default:
 			return err
 		}
-		v := &q.verdict
 		switch {
 		case v.Do != Dial && failed == nil:
 			return errBlocked
@@ -123,7 +131,7 @@ func (q *question) try(ctx context.Context, dial func(context.Context, *dialer, 
 	o := Outcome{ID: q.e.id, Route: w.Route, Uplink: w.Uplink}
 	start := time.Now()
 	limited, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
-	err := dial(limited, &dialer{q.r, w}, q.wanted(w), &o)
+	err := dial(limited, &dialer{q.r, q.e.src.Addr(), w}, q.wanted(w), &o)
 	cancel()
 	o.Took = time.Since(start)
 	if err != nil {

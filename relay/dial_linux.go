@@ -40,19 +40,18 @@ var (
 	errLocal  = errors.New("this host can't make the socket")
 )
 
-// dialer dials for one way.
+// dialer dials for one client by one way.
 type dialer struct {
-	r   *Relay
-	way *Way
+	r      *Relay
+	client netip.Addr
+	way    *Way
 }
 
 // connect opens a TCP connection to t, or to the server before it. addrs are those
 // of t's name, if they have been resolved already.
 func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *Outcome) (*net.TCPConn, error) {
 	if d.way.Server.IsValid() {
-		o.Dst = t.AddrPort()
-		c, _, err := d.server(ctx, socks.Connect, t, o)
-		return c, err
+		return d.through(ctx, d.told(t, addrs), o)
 	}
 	if t.Name == "" {
 		addrs = []netip.Addr{t.Addr}
@@ -73,8 +72,34 @@ func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *O
 	return c, nil
 }
 
+// told is what a server is asked for, in order: the name; or the addresses that the
+// decision was about, where it hung on them.
+func (d *dialer) told(t target, addrs []netip.Addr) []target {
+	if t.Name == "" || len(addrs) == 0 || d.way.SendName {
+		return []target{t}
+	}
+	list := make([]target, len(addrs))
+	for i, a := range addrs {
+		list[i] = target{Addr: a, Port: t.Port}
+	}
+	return list
+}
+
+// through asks the way's server for each of list until it has one.
+func (d *dialer) through(ctx context.Context, list []target, o *Outcome) (c *net.TCPConn, err error) {
+	for _, t := range list {
+		o.Dst = t.AddrPort()
+		c, _, err = d.server(ctx, socks.Connect, t, o)
+		var said socks.ServerError
+		if !errors.As(err, &said) { // the server has not looked for it: nor would it for the next
+			break
+		}
+	}
+	return c, err
+}
+
 func (d *dialer) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
-	list, err := d.r.resolver.Resolve(ctx, name, d.way)
+	list, err := d.r.resolver.Resolve(ctx, d.client, name, d.way)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoName, err)
 	}
@@ -249,16 +274,9 @@ func (d *dialer) server(ctx context.Context, command byte, t target, o *Outcome)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	bound, err := socks.Ask(c, d.way.User, d.way.Password, command, t)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
+	bound, err := socks.Handshake(ctx, c, d.way.User, d.way.Password, command, t)
 	if err != nil {
 		_ = c.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
 		return nil, netip.AddrPort{}, fmt.Errorf("%w: %w", errServer, err)
 	}
 	return c, bound.AddrPort(), nil
@@ -293,7 +311,10 @@ func failureOf(err error) Failure {
 // systemResolver asks as every program on this host does.
 type systemResolver struct{}
 
-func (systemResolver) Resolve(ctx context.Context, name string, _ *Way) ([]netip.Addr, error) {
+func (systemResolver) Resolve(ctx context.Context, _ netip.Addr, name string, way *Way) ([]netip.Addr, error) {
+	if way.Server.IsValid() {
+		return nil, errors.New("the system's resolver can't be asked through a SOCKS server")
+	}
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 }
 

@@ -78,7 +78,7 @@ func TestFailures(t *testing.T) {
 		{"through a server that refuses", Way{Server: refused}, netip.MustParseAddrPort("192.0.2.9:80"), Refused},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), r.limits.Dial)
-		d := dialer{r, &c.way}
+		d := dialer{r, netip.Addr{}, &c.way}
 		conn, err := d.connect(ctx, socks.TargetOf(c.to), nil, &Outcome{})
 		if err == nil {
 			_ = conn.Close()

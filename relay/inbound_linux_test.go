@@ -226,6 +226,6 @@ func TestCurl(t *testing.T) {
 	}
 }
 
-func (n names) Resolve(_ context.Context, name string, _ *Way) ([]netip.Addr, error) {
+func (n names) Resolve(_ context.Context, _ netip.Addr, name string, _ *Way) ([]netip.Addr, error) {
 	return n[name], nil
 }

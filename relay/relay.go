@@ -62,7 +62,8 @@ type Config struct {
 	Decider  Decider
 	// Reporter hears what becomes of connections; nil: nobody does.
 	Reporter Reporter
-	// Resolver finds the addresses of names that clients ask for; nil: the system's.
+	// Resolver finds the addresses of names that clients ask for; nil: the system's,
+	// which refuses to where the way has a Server.
 	Resolver Resolver
 	// Mark is the SO_MARK of outbound sockets whose way has none: the bypass mark.
 	// 0 marks nothing, which is right only without TProxy.
@@ -178,10 +179,12 @@ type Way struct {
 	// Src4 and Src6 are the sockets' source addresses; the zero Addr leaves it to the kernel.
 	Src4, Src6 netip.Addr
 	// Server is a SOCKS5 server to go through; the zero AddrPort is none. User and
-	// Password are for it. Names are left to the server to resolve.
+	// Password are for it. Names that were not resolved for the decision are left to it.
 	Server         netip.AddrPort
 	User, Password string
-	// SendName gives the server the sniffed name in place of the address.
+	// SendName gives the server the name, asked for or sniffed, also where an address
+	// is known. It must not be set where the decision hangs on the address: the server
+	// may find another one.
 	SendName bool
 }
 
@@ -206,10 +209,11 @@ const (
 	PerConn            // each flow has its own
 )
 
-// Resolver finds the addresses of a name. way is how the connection will be
-// dialled; its Server is not set.
+// Resolver finds the addresses of a name that a client asks for. way is how the
+// connection will be dialled, and the question must leave by it: where it has a
+// Server, through that.
 type Resolver interface {
-	Resolve(ctx context.Context, name string, way *Way) ([]netip.Addr, error)
+	Resolve(ctx context.Context, client netip.Addr, name string, way *Way) ([]netip.Addr, error)
 }
 
 // Reporter hears what becomes of connections, from many goroutines. It must not

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"errors"
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -136,5 +138,88 @@ func TestBlockedDatagrams(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	if n := len(asked); n != 2 { // before and after the session has left the loop
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// resolverFunc is a Resolver.
+type resolverFunc func(name string, way *Way) ([]netip.Addr, error)
+
+func (f resolverFunc) Resolve(_ context.Context, _ netip.Addr, name string, way *Way) ([]netip.Addr, error) {
+	return f(name, way)
+}
+
+// TestAddressThroughServer: where a decision waits for the address of a name, the name
+// is resolved by the way through the server, and the server is asked for the address
+// that was allowed; it gets no chance to find another one.
+func TestAddressThroughServer(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	atUDP := echoUDP(t, pc)
+	at := serveTCP(t, "127.0.0.1:0", echo)
+	var far heard
+	_, second := mixed(t, direct, func(c *Config) { c.Reporter = &far })
+	dead := closedPort(t)
+	blocked := netip.MustParseAddr("192.0.2.66")
+	_, server := mixed(t, func(a *Ask, v *Verdict) {
+		v.Way = Way{Route: "tunnel", Server: second}
+		if len(a.Failed) == 0 {
+			v.Way = Way{Route: "dead", Server: dead}
+		}
+		dst, known := a.Flow.Dst.Get()
+		switch {
+		case !known && !a.Resolved:
+			v.Do = Resolve
+		case dst == blocked:
+			v.Do = Reject
+		}
+	}, func(c *Config) {
+		c.Resolver = resolverFunc(func(name string, way *Way) ([]netip.Addr, error) {
+			switch {
+			case way.Server == dead:
+				return nil, errors.New("the server is dead")
+			case way.Server != second:
+				t.Errorf("%s is looked up by %+v", name, way)
+			case name == "bad.example":
+				return []netip.Addr{blocked}, nil
+			case name == "some.example": // one is blocked, one refuses, one serves
+				return []netip.Addr{blocked, netip.MustParseAddr("127.0.0.9"), at.Addr()}, nil
+			}
+			return []netip.Addr{at.Addr()}, nil
+		})
+	})
+	for _, name := range []string{"good.example", "some.example"} {
+		c, err := socksTo(server, target{Name: name, Port: at.Port()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := say(c, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	var said socks.ServerError
+	if _, err := socksTo(server, target{Name: "bad.example", Port: at.Port()}); !errors.As(err, &said) {
+		t.Errorf("a name with a blocked address: %v", err)
+	}
+	_, udp := associateWith(t, server)
+	if _, err := udp.Write(append(socks.AppendHead(nil, target{Name: "good.example", Port: atUDP.Port()}), "x"...)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	_ = udp.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := udp.Read(buf); err != nil {
+		t.Fatal(err)
+	}
+	far.mu.Lock()
+	defer far.mu.Unlock()
+	if len(far.opened) != 3 {
+		t.Errorf("the server made %d connections: %+v", len(far.opened), far.opened)
+	}
+	for _, c := range far.opened {
+		if c.Name != "" || c.Dst.Addr() != at.Addr() {
+			t.Errorf("the server was asked for %+v", c)
+		}
 	}
 }

@@ -30,6 +30,7 @@ func (d *dialer) datagrams(ctx context.Context, t target, addrs []netip.Addr, o 
 	to := t.AddrPort()
 	switch {
 	case d.way.Server.IsValid():
+		t = d.told(t, addrs)[0]
 		o.Dst = t.AddrPort()
 		c, relay, err := d.server(ctx, socks.Associate, target{Addr: netip.IPv4Unspecified()}, o)
 		if err != nil {

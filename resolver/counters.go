@@ -13,6 +13,7 @@ type Counters struct {
 	Stale          atomic.Uint64 // answered from the cache beyond its time
 	Coalesced      atomic.Uint64 // waited for an equal question on its way
 	Blocked        atomic.Uint64 // answered as blocked
+	NoWay          atomic.Uint64 // answered SERVFAIL: the name's traffic has no way out
 	Failed         atomic.Uint64 // answered SERVFAIL: no upstream replied
 	Malformed      atomic.Uint64 // not a sound query: FORMERR, or no answer at all
 	Refused        atomic.Uint64 // ANY, zone transfers, other classes and opcodes

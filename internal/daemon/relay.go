@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -15,7 +16,9 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 	"netpolicy.dev/netpolicy/relay"
+	"netpolicy.dev/netpolicy/resolver"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -52,7 +55,6 @@ func (l *loop) relayConfig() (cfg relay.Config) {
 		}
 	}
 	cfg.Mark = l.plan.Bypass()
-	cfg.Resolver = marked{cfg.Mark}
 	return cfg
 }
 
@@ -60,7 +62,7 @@ func (l *loop) relayConfig() (cfg relay.Config) {
 // meanwhile the kernel's table decides. Status says why.
 func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config) {
 	health := newDials(d)
-	cfg.Decider, cfg.Reporter = &decider{d: d}, health
+	cfg.Decider, cfg.Reporter, cfg.Resolver = &decider{d: d}, health, &lookups{d, cfg.Mark}
 	var reports sync.WaitGroup
 	reports.Go(func() { health.report(ctx) })
 	defer reports.Wait()
@@ -115,9 +117,37 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 	if t, ok := d.Mods.Throttle.Get(); ok {
 		v.Throttle = throttleOf(&p.Throttles[t])
 	}
-	if f.Dst.Unknown() && !a.Resolved && v.Way.Server == (netip.AddrPort{}) {
+	hangs := v.Way.Server.IsValid() && hangsOnAddress(s, &f, world)
+	if v.Way.Server.IsValid() {
+		v.Way.SendName = !hangs || !a.Resolved && namedByDNS(&f)
+	}
+	if f.Dst.Unknown() && !a.Resolved && (hangs || !v.Way.Server.IsValid()) {
 		v.Do = relay.Resolve
 	}
+}
+
+// hangsOnAddress reports whether another address would be another decision. A SOCKS
+// server that is given the name finds the address itself, and may find that one.
+func hangsOnAddress(s *snapshot, f *flow.Flow, w *state.World) bool {
+	any := *f
+	any.Dst = flow.Value[netip.Addr]{}
+	d := s.live.prog.Decide(&any, w)
+	return d.Pending.Has(rules.FieldDstIP)
+}
+
+// namedByDNS reports whether DNS answers gave the flow's address the name that its
+// first bytes say.
+func namedByDNS(f *flow.Flow) bool {
+	for _, v := range []flow.Value[string]{f.SNI, f.HTTPHost} {
+		if name, ok := v.Get(); ok {
+			for n := range f.DNS.All() {
+				if n == name {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // inside reports whether somebody else asks for what only this host itself may
@@ -174,9 +204,11 @@ func (x *decider) way(to *relay.Way, s *snapshot, route int) bool {
 		if err != nil {
 			return false
 		}
-		to.Server, to.SendName = at, true
+		to.Server = at
 		if to.Uplink >= 0 {
-			to.Mark, _ = s.plan.UplinkMark(p.Uplinks[to.Uplink].Name)
+			var ok bool
+			to.Mark, ok = s.plan.UplinkMark(p.Uplinks[to.Uplink].Name)
+			return ok
 		}
 		return true
 	}
@@ -261,17 +293,53 @@ func (d *Daemon) relayGauges(w io.Writer) {
 	fmt.Fprintf(w, "netpolicy_relay_datagrams_dropped_total %d\n", s.Dropped)
 }
 
-// marked resolves names for the relay by this host's resolvers, with the mark of
-// the way that the connection will take.
-type marked struct{ bypass uint32 }
+// lookups resolves names for the relay: by the policy's own forwarder while there is
+// one, else by this host's resolvers. Either way the question leaves as the connection
+// will, by its mark or through its server.
+type lookups struct {
+	d      *Daemon
+	bypass uint32
+}
 
 // Resolve implements relay.Resolver.
-func (m marked) Resolve(ctx context.Context, name string, way *relay.Way) ([]netip.Addr, error) {
-	mark := way.Mark
-	if mark == 0 {
-		mark = m.bypass
+func (x *lookups) Resolve(ctx context.Context, client netip.Addr, name string, way *relay.Way) ([]netip.Addr, error) {
+	name, err := flow.CanonicalName(name)
+	if err != nil {
+		return nil, err
 	}
-	d := net.Dialer{Control: sockmark.Control(mark, "")}
-	r := net.Resolver{PreferGo: true, Dial: d.DialContext}
+	route := resolver.Route{Mark: cmp.Or(way.Mark, x.bypass), Server: way.Server}
+	if r, s := x.d.forwarder.Load(), x.d.snap.Load(); r != nil && s != nil {
+		upstreams := s.live.policy.Daemon.DNS.UpstreamsFor(name)
+		return r.Lookup(ctx, client, name, resolver.Choice{Upstreams: upstreams, Route: route})
+	}
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialResolver(ctx, network, address, &route)
+	}}
 	return r.LookupNetIP(ctx, "ip", name)
+}
+
+// dialResolver connects to one of this host's resolvers. One in a private network is
+// another one, or nobody, behind a SOCKS server; or the server, which may be this
+// host, asks it, and the question leaves by another line.
+func dialResolver(ctx context.Context, network, address string, route *resolver.Route) (net.Conn, error) {
+	d := net.Dialer{Control: sockmark.Control(route.Mark, "")}
+	if !route.Server.IsValid() {
+		return d.DialContext(ctx, network, address)
+	}
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if a := at.Addr().Unmap(); a.IsPrivate() || !a.IsGlobalUnicast() {
+		return nil, fmt.Errorf("the host's resolver %v can't be asked through the SOCKS server %v: it is in a private network", a, route.Server)
+	}
+	c, err := d.DialContext(ctx, "tcp", route.Server.String())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := socks.Handshake(ctx, c, "", "", socks.Connect, socks.TargetOf(at)); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("ask the SOCKS server %v for %v: %w", route.Server, at, err)
+	}
+	return c, nil
 }

@@ -131,7 +131,7 @@ var catalogue = []Entry{
 	},
 	{
 		"kernel-tproxy", AreaKernel, Info, "Connections can't be handed to a local relay without changing their addresses.",
-		"Routes over xray and socks, which would need it, are not enforced yet.", upgrade,
+		"Relays (daemon.tproxy) need it.", upgrade,
 	},
 	{
 		"kernel-flowtable", AreaKernel, Info, "Established connections can't take the fast path.",
@@ -459,7 +459,7 @@ var catalogue = []Entry{
 	},
 	{
 		"route-not-enforced", AreaPolicy, Warning,
-		"Routes over xray and socks are not enforced yet.",
+		"Routes over xray, and over socks without a relay, are not enforced.",
 		"Their flows are rejected, so that nothing leaves in the clear (NP502).",
 		"Use `via dev` of a TUN device, or `via mark`, until they are.",
 	},

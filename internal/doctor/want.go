@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/bits"
 	"net/netip"
+	"strings"
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/rules"
@@ -84,6 +85,9 @@ func WantOf(p *rules.Policy) Want {
 			w.TableOf = append(w.TableOf, RouteTo{Name: r.Name, Table: r.Table})
 			ways++
 		case rules.RouteOther:
+			if strings.HasPrefix(r.Other, "socks ") && p.Daemon.Relay.Used() {
+				continue // the relay has it
+			}
 			w.Others = append(w.Others, RouteTo{Name: r.Name, Other: r.Other})
 		}
 	}

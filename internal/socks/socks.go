@@ -4,12 +4,15 @@ package socks
 
 import (
 	"bytes"
+	"context"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"time"
 )
 
 // Version begins what a SOCKS5 client says.
@@ -318,4 +321,15 @@ func Ask(c io.ReadWriter, user, password string, command byte, t Target) (Target
 		return Target{}, ServerError{buf[1]}
 	}
 	return bound, nil
+}
+
+// Handshake asks a SOCKS server behind c as Ask does, and gives up when ctx ends;
+// then c is of no use any more.
+func Handshake(ctx context.Context, c net.Conn, user, password string, command byte, t Target) (Target, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	bound, err := Ask(c, user, password, command, t)
+	if !stop() && err == nil || ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return bound, err
 }
