@@ -162,8 +162,7 @@ func (b *builder) hooks() []Chain {
 	}
 	pre.Rules = append(pre.Rules, first)
 	out := Chain{Name: "out", Hook: p.hook("route", "output")}
-	// Sockets that chose their way by SO_MARK: our own, and the probes of each uplink.
-	out.Rules = append(out.Rules, lo(KeyOifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret}, Rule{If: reply, Do: ret})
+	out.Rules = append(append(append(out.Rules, lo(KeyOifname)), b.chosen()...), Rule{If: reply, Do: ret})
 	out.Rules = append(out.Rules, decided...)
 	out.Rules = append(out.Rules, first)
 	return []Chain{pre, out, {Name: "replies", Rules: []Rule{
@@ -271,8 +270,8 @@ func (b *builder) routeChains(route int) []Chain {
 	case rules.RouteMark:
 		set(p.MarkMask|r.Mark, r.Mark)
 	case rules.RouteOther:
-		// What can't be tunnelled yet must not leave in the clear.
-		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
+		// What can't be tunnelled must not leave in the clear.
+		every.Rules = append(b.fromProxies(Stmt{Kind: SetMark, Mask: p.MarkMask, Value: p.tunnelMark(b.policy, r)}, Stmt{Kind: Return}), Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
 	default:
 		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
 	}

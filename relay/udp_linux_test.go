@@ -1,8 +1,8 @@
 package relay
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"

@@ -199,3 +199,59 @@ func TestTunnelNames(t *testing.T) {
 		t.Error("the tunnel is not on wan1 alone")
 	}
 }
+
+// TestTunnelOnLAN: a SOCKS server behind the gateway is no loop: what it sends goes
+// through the relay no second time, and leaves by the tunnel's uplink.
+func TestTunnelOnLAN(t *testing.T) {
+	l, policy := daemonLab(t)
+	const at = "10.77.0.9"
+	if err := l.client.address("eth0", at+"/24"); err != nil {
+		t.Fatal(err)
+	}
+	server := serveTunnel(t, l.client, at+":1080")
+	text := strings.Replace(string(testPolicy(", tproxy: [tcp/7]", "")), "default: {route: ha}", "routes: {tunnel: {via: \"socks "+at+":1080 on wan1\"}}\ndefault: {route: tunnel}", 1)
+	if err := WriteFile(policy, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 3; n++ {
+		if left, err := leaves(l, "203.0.113.30:7"); err != nil || left != Wan1 {
+			t.Errorf("left by %q, %v\n%s", left, err, l.tail())
+		}
+		if asked := server.targets(); len(asked) != n || asked[n-1] != "203.0.113.30:7" {
+			t.Errorf("after %d connections the server was asked for %v", n, asked)
+		}
+	}
+}
+
+// TestRelayByMark: what the relay sends by a route that is a mark of the host's own is
+// not decided again, as a flow of the gateway's.
+func TestRelayByMark(t *testing.T) {
+	l, policy := daemonLab(t)
+	ctx := t.Context()
+	for _, c := range []string{
+		"ip rule add priority 100 fwmark 0x100 lookup 77", "ip route add default via 192.0.2.1 table 77",
+		"ip -6 rule add priority 100 fwmark 0x100 lookup 77", "ip -6 route add default via 2001:db8:1::1 table 77",
+	} {
+		if _, err := l.gw.run(ctx, "", strings.Fields(c)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := string(testPolicy(", tproxy: [tcp/7]", "  - {name: lan, priority: 1, match: {src_ip: [10.77.0.0/24, \"2001:db8:77::/64\"]}, action: {route: vpn}}\n"))
+	text = strings.Replace(text, "default: {route: ha}", "routes: {vpn: {via: mark 0x100}}\ndefault: {block: true}", 1)
+	if err := WriteFile(policy, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(ctx, policy); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what conntrack tells of the first must not block the next
+		for _, addr := range []string{"203.0.113.30:7", "[2001:db8:cafe::30]:7"} {
+			if left, err := leaves(l, addr); err != nil || left != Wan1 {
+				t.Errorf("%s left by %q, %v\n%s", addr, left, err, l.tail())
+			}
+		}
+	}
+}
