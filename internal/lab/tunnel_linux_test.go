@@ -119,30 +119,31 @@ func proxied(t *testing.T, l *Lab, server string, to socks.Target) (net.Conn, er
 	return c, err
 }
 
-// count has the gateway count what leaves it, by uplink and port.
-func count(t *testing.T, l *Lab, ports ...int) (left func(uplink string, port int) bool) {
+// count has the gateway count what leaves it from now on; what is "udp 53", or "tcp 53".
+func count(t *testing.T, l *Lab, what ...string) (left func(uplink, what string) bool) {
 	t.Helper()
 	var rules strings.Builder
-	for _, port := range ports {
+	for _, w := range what {
 		for _, u := range []string{Wan1, Wan2} {
-			fmt.Fprintf(&rules, "oifname %s meta l4proto { tcp, udp } th dport %d counter comment \"%s %d\"\n", u, port, u, port)
+			proto, port, _ := strings.Cut(w, " ")
+			fmt.Fprintf(&rules, "oifname %s %s dport %s counter comment \"%s %s\"\n", u, proto, port, u, w)
 		}
 	}
-	table := "table inet watch { chain out { type filter hook postrouting priority 300; policy accept;\n" + rules.String() + "}\n}\n"
-	if _, err := l.gw.run(t.Context(), table, "nft", "-f", "-"); err != nil {
+	const head = "table inet watch\ndelete table inet watch\ntable inet watch { chain out { type filter hook postrouting priority 300; policy accept;\n"
+	if _, err := l.gw.run(t.Context(), head+rules.String()+"}\n}\n", "nft", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
-	return func(uplink string, port int) bool {
+	return func(uplink, what string) bool {
 		text, err := l.gw.run(t.Context(), "", "nft", "list", "table", "inet", "watch")
 		if err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(text) {
-			if strings.Contains(line, fmt.Sprintf("%q", fmt.Sprint(uplink, " ", port))) {
+			if strings.Contains(line, fmt.Sprintf("%q", uplink+" "+what)) {
 				return !strings.Contains(line, "counter packets 0 ")
 			}
 		}
-		t.Fatalf("no counter of %s, port %d:\n%s", uplink, port, text)
+		t.Fatalf("no counter of %s by %s:\n%s", what, uplink, text)
 		return false
 	}
 }
@@ -164,7 +165,7 @@ func TestTunnelNames(t *testing.T) {
 	if err := l.StartDaemon(ctx, policy); err != nil {
 		t.Fatal(err)
 	}
-	left := count(t, l, 53, 1080)
+	left := count(t, l, "udp 53", "tcp 53", "tcp 1080")
 	eventually(t, "names are resolved", func() bool {
 		a, err := l.Client().resolveAt(ctx, lanGateway4, "echo.example.net", false)
 		return err == nil && a.String() == "198.51.100.41"
@@ -191,11 +192,11 @@ func TestTunnelNames(t *testing.T) {
 		}
 	}
 	for _, u := range []string{Wan1, Wan2} {
-		if left(u, 53) {
+		if left(u, "udp 53") || left(u, "tcp 53") {
 			t.Errorf("questions left by %s\n%s", u, l.tail())
 		}
 	}
-	if !left(Wan1, 1080) || left(Wan2, 1080) {
+	if !left(Wan1, "tcp 1080") || left(Wan2, "tcp 1080") {
 		t.Error("the tunnel is not on wan1 alone")
 	}
 }
