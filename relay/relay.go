@@ -92,6 +92,10 @@ type Limits struct {
 	HalfClosed time.Duration
 	// UDPIdle ends UDP sessions. Default 2 min (RFC 4787, REQ-5); those to port 53 end after 10 s.
 	UDPIdle time.Duration
+	// Sessions is how many UDP sessions one client has at an inbound; then the one that
+	// has been unused for longest ends for the next. Default 1024: a quarter of the
+	// destinations that are answered for at once.
+	Sessions int
 	// Drain is how long connections may go on when Run ends. Default: not at all.
 	Drain time.Duration
 }
@@ -108,6 +112,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Handshakes <= 0 {
 		l.Handshakes = 1024
+	}
+	if l.Sessions <= 0 {
+		l.Sessions = 1024
 	}
 	or(&l.Sniff, 300*time.Millisecond)
 	or(&l.Request, 10*time.Second)
@@ -293,9 +300,10 @@ const (
 	Idled                  // nothing moved for too long
 	Killed                 // Relay.Kill
 	Stopped                // Run ended
+	Displaced              // a newer session took its place
 )
 
-var whyNames = [...]string{"finished", "client reset", "server reset", "idle", "killed", "stopped"}
+var whyNames = [...]string{"finished", "client reset", "server reset", "idle", "killed", "stopped", "displaced"}
 
 // String returns the reason in lower case.
 func (w Why) String() string { return whyNames[w] }

@@ -41,7 +41,9 @@ type Relay struct {
 	callers  admit.Gate    // handshakes of each client
 	serving  sync.WaitGroup
 	counts   counts
-	own      map[uint16]bool // the ports of TCP and UDP listeners
+	// maxReplies is maxReplySockets, less in tests.
+	maxReplies int
+	own        map[uint16]bool // the ports of TCP and UDP listeners
 }
 
 // inbound is an open Inbound.
@@ -53,7 +55,7 @@ type inbound struct {
 
 // counts are for Stats.
 type counts struct {
-	full, self, dropped atomic.Uint64
+	full, self, dropped, displaced atomic.Uint64
 }
 
 // Stats are counters since New, and what is there now.
@@ -68,6 +70,8 @@ type Stats struct {
 	// Dropped counts datagrams that were dropped while a decision was made or
 	// because the way out was full.
 	Dropped uint64
+	// Displaced counts UDP sessions that ended for a newer one.
+	Displaced uint64
 }
 
 // New opens the inbounds, so that clients wait in the backlog until Run runs.
@@ -81,7 +85,7 @@ func New(cfg Config) (*Relay, error) {
 			return nil, errors.New("a tproxy inbound needs a mark for the relay's own sockets: else they come back to it")
 		}
 	}
-	r := &Relay{cfg: cfg, limits: cfg.Limits.withDefaults(), resolver: cfg.Resolver, epoch: time.Now(), own: map[uint16]bool{}}
+	r := &Relay{cfg: cfg, limits: cfg.Limits.withDefaults(), resolver: cfg.Resolver, epoch: time.Now(), maxReplies: maxReplySockets, own: map[uint16]bool{}}
 	if r.resolver == nil {
 		r.resolver = systemResolver{}
 	}
@@ -303,7 +307,7 @@ func (r *Relay) Kill(id uint64) bool { return r.table.kill(id) }
 func (r *Relay) Stats() Stats {
 	return Stats{
 		Conns: r.table.len(), Limit: r.limits.Conns, Full: r.counts.full.Load(),
-		Self: r.counts.self.Load(), Dropped: r.counts.dropped.Load(),
+		Self: r.counts.self.Load(), Dropped: r.counts.dropped.Load(), Displaced: r.counts.displaced.Load(),
 	}
 }
 

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"net"
@@ -28,8 +29,11 @@ const (
 	// another question.
 	blockedFor = 5 * time.Second
 	// maxReplySockets bounds the sockets that answer in the name of destinations;
-	// sessions with one destination share one.
+	// sessions with one destination share one. Beyond it the client that has most
+	// sessions loses the one unused for longest.
 	maxReplySockets = 4096
+	// maxDisplaced bounds the sessions that end for one more.
+	maxDisplaced = 16
 )
 
 // front is a UDP socket where clients come in: a TProxy inbound, or a SOCKS
@@ -41,6 +45,7 @@ type front struct {
 	e        *entry // an association's
 	client   netip.Addr
 	sessions map[sessionKey]*session
+	clients  map[netip.Addr]*list.List       // of their sessions, the one unused for longest first
 	replies  map[netip.AddrPort]*replySocket // TProxy
 	queued   bool
 	closed   bool
@@ -62,9 +67,10 @@ type session struct {
 	f        *front
 	e        *entry
 	key      sessionKey
-	opening  *opening // until it has a way
-	fd       int      // connected to the far end or to the SOCKS server, -1 while there is none
-	control  int      // the connection to the SOCKS server, -1 without
+	place    *list.Element // among its client's
+	opening  *opening      // until it has a way
+	fd       int           // connected to the far end or to the SOCKS server, -1 while there is none
+	control  int           // the connection to the SOCKS server, -1 without
 	replies  *replySocket
 	name     unix.RawSockaddrInet6 // the client's
 	nameLen  uint32
@@ -92,7 +98,7 @@ type opening struct {
 
 // openTProxy takes over the UDP socket of an inbound.
 func (l *loop) openTProxy(in *inbound) {
-	f := &front{kind: TProxy, fd: in.udp, control: -1, sessions: map[sessionKey]*session{}, replies: map[netip.AddrPort]*replySocket{}}
+	f := &front{kind: TProxy, fd: in.udp, control: -1, sessions: map[sessionKey]*session{}, clients: map[netip.Addr]*list.List{}, replies: map[netip.AddrPort]*replySocket{}}
 	in.udp = -1
 	if err := l.watch(f.fd, f); err != nil {
 		f.end(l, Stopped)
@@ -132,7 +138,7 @@ func (r *Relay) associate(c *net.TCPConn, e *entry) error {
 		return err
 	}
 	_ = c.Close()
-	f := &front{kind: SOCKS, fd: fd, control: control, e: e, client: e.src.Addr(), sessions: map[sessionKey]*session{}}
+	f := &front{kind: SOCKS, fd: fd, control: control, e: e, client: e.src.Addr(), sessions: map[sessionKey]*session{}, clients: map[netip.Addr]*list.List{}}
 	l := r.pick()
 	killed := e.stage(func() { l.post(func(l *loop) { f.end(l, Killed) }) })
 	ok := l.post(func(l *loop) {
@@ -215,6 +221,10 @@ func (f *front) serve(l *loop) {
 			}
 			s := f.sessions[key]
 			if s == nil {
+				if last != nil { // it may be what ends for the new one
+					last.flush(l)
+					last = nil
+				}
 				if s = f.begin(l, key); s == nil {
 					continue
 				}
@@ -266,6 +276,9 @@ func (f *front) begin(l *loop, key sessionKey) *session {
 	if key.dst.Port == 53 {
 		s.idle = min(s.idle, int64(dnsIdle))
 	}
+	if mine := f.clients[key.src.Addr()]; mine != nil && mine.Len() >= r.limits.Sessions {
+		f.displace(l, mine)
+	}
 	s.e = r.table.add(f.kind, true, key.src, l.now, func() { l.post(func(l *loop) { s.end(l, Killed) }) })
 	if s.e == nil {
 		r.counts.full.Add(1)
@@ -276,7 +289,7 @@ func (f *front) begin(l *loop, key sessionKey) *session {
 	ctx, cancel := context.WithCancel(context.Background()) // canceled by end
 	s.opening = &opening{question: question{r: r, e: s.e, target: key.dst}, ctx: ctx, cancel: cancel}
 	s.opening.describe(flow.UDP, key.src)
-	f.sessions[key] = s
+	f.keep(s)
 	var v Verdict
 	r.cfg.Decider.Decide(&s.opening.ask, &v)
 	if v.Sniff {
@@ -288,12 +301,56 @@ func (f *front) begin(l *loop, key sessionKey) *session {
 	return s
 }
 
+// keep enters a session.
+func (f *front) keep(s *session) {
+	f.sessions[s.key] = s
+	client := s.key.src.Addr()
+	mine := f.clients[client]
+	if mine == nil {
+		mine = list.New()
+		f.clients[client] = mine
+	}
+	s.place = mine.PushBack(s)
+}
+
+// drop takes it out again.
+func (f *front) drop(s *session) {
+	delete(f.sessions, s.key)
+	client := s.key.src.Addr()
+	if mine := f.clients[client]; mine.Remove(s.place) != nil && mine.Len() == 0 {
+		delete(f.clients, client)
+	}
+}
+
+// displace ends the session of a client that has been unused for longest: its own
+// next one takes the place, or another client's.
+func (f *front) displace(l *loop, mine *list.List) {
+	l.r.counts.displaced.Add(1)
+	mine.Front().Value.(*session).end(l, Displaced)
+}
+
+// busiest are the sessions of the client that has most. There must be some.
+func (f *front) busiest() (most *list.List) {
+	for _, mine := range f.clients {
+		if most == nil || mine.Len() > most.Len() {
+			most = mine
+		}
+	}
+	return most
+}
+
+// touch notes that the session is used.
+func (s *session) touch(l *loop) {
+	s.moved = l.now
+	s.f.clients[s.key.src.Addr()].MoveToBack(s.place)
+}
+
 // take takes one datagram of the client's. An open session gathers it: flush sends.
 func (s *session) take(l *loop, payload []byte) {
 	if s.blocked || s.closed {
 		return
 	}
-	s.moved = l.now
+	s.touch(l)
 	if o := s.opening; o != nil {
 		s.wait(l, payload)
 		if o.until > 0 && o.sniff.Write(payload) != first.More {
@@ -402,7 +459,7 @@ func (s *session) open(l *loop, w *wayOut, err error) {
 func (s *session) ready(l *loop, w *wayOut) error {
 	if s.f.kind == TProxy {
 		var err error
-		if s.replies, err = s.f.replySocket(l, s.key.dst.AddrPort()); err != nil {
+		if s.replies, err = s.f.replySocket(l, s); err != nil {
 			return err
 		}
 	} else {
@@ -423,15 +480,22 @@ func (s *session) ready(l *loop, w *wayOut) error {
 
 var errReplies = errors.New("too many destinations at once")
 
-// replySocket returns a socket that sends in the name of dst. It takes nothing:
-// TPROXY looks at connected sockets only before it gives datagrams to the inbound.
-func (f *front) replySocket(l *loop, dst netip.AddrPort) (*replySocket, error) {
+// replySocket returns a socket that sends in the name of the session's destination. It
+// takes nothing: TPROXY looks at connected sockets only before it gives datagrams to the
+// inbound.
+func (f *front) replySocket(l *loop, of *session) (*replySocket, error) {
+	dst := of.key.dst.AddrPort()
 	if s := f.replies[dst]; s != nil {
 		s.users++
 		return s, nil
 	}
-	if len(f.replies) >= maxReplySockets {
-		return nil, errReplies
+	// Sessions of others may keep a socket that one of them has let go.
+	for tries := 0; len(f.replies) >= l.r.maxReplies; tries++ {
+		most := f.busiest()
+		if most.Front() == of.place || tries == maxDisplaced {
+			return nil, errReplies
+		}
+		f.displace(l, most)
 	}
 	fd, err := socketFor(dst.Addr())
 	if err != nil {
@@ -478,7 +542,7 @@ func (s *session) answer(l *loop) {
 		if err != nil {
 			return
 		}
-		s.moved = l.now
+		s.touch(l)
 		want := 0
 		for i := range n {
 			payload, ok := d.payload(i)
@@ -537,7 +601,7 @@ func (s *session) end(l *loop, why Why) {
 		return
 	}
 	s.closed = true
-	delete(s.f.sessions, s.key)
+	s.f.drop(s)
 	if s.opening != nil {
 		s.opening.cancel()
 	}

@@ -290,6 +290,7 @@ func (d *Daemon) relayGauges(w io.Writer) {
 	fmt.Fprintf(w, "netpolicy_relay_connections %d\nnetpolicy_relay_connections_limit %d\n", s.Conns, s.Limit)
 	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "full", s.Full)
 	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "loop", s.Self)
+	fmt.Fprintf(w, "netpolicy_relay_sessions_displaced_total %d\n", s.Displaced)
 	fmt.Fprintf(w, "netpolicy_relay_datagrams_dropped_total %d\n", s.Dropped)
 }
 
