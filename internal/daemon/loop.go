@@ -10,6 +10,7 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -47,6 +48,7 @@ type loop struct {
 	probing                         chan struct{} // closed when the probes of this generation have ended
 	trial                           *trial        // counts what probes get on behalf of a change; nil for none
 	asked, held, relayed, forwarded service
+	inbounds                        chan []relay.Inbound // to the relay that runs
 	refused                         refusals
 	unrefused                       string          // why the last refusal could not be; the worker owns it
 	toTell                          []chan struct{} // closed when the kernel knows of the answers so far

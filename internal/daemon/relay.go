@@ -39,9 +39,18 @@ func (l *loop) relay(ctx context.Context) {
 		l.d.setSource(relayName, "not with rules on iface_in, src_mac, dscp or mark, which the relay does not see")
 		return
 	}
+	inbounds := cfg.Inbounds
+	cfg.Inbounds = nil // those that change are opened and closed in the relay that runs
 	l.become(ctx, &l.relayed, cfg, func(ctx context.Context) {
-		l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg) })
+		changes := make(chan []relay.Inbound, 1)
+		l.inbounds = changes
+		l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg, changes) })
 	})
+	select { // the newest counts
+	case <-l.inbounds:
+	default:
+	}
+	l.inbounds <- inbounds
 }
 
 // relayConfig is what the policy in force asks of the relay.
@@ -60,12 +69,13 @@ func (l *loop) relayConfig() (cfg relay.Config) {
 
 // runRelay serves until ctx ends, and again when that ends, with a growing pause;
 // meanwhile the kernel's table decides. Status says why.
-func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config) {
+func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config, inbounds <-chan []relay.Inbound) {
 	health := newDials(d)
 	cfg.Decider, cfg.Reporter, cfg.Resolver = &decider{d: d}, health, &lookups{d, cfg.Mark}
 	var reports sync.WaitGroup
 	reports.Go(func() { health.report(ctx) })
 	defer reports.Wait()
+	var list []relay.Inbound
 	d.keepRunning(ctx, relayName, "nothing goes through the relay", func(ctx context.Context) error {
 		r, err := relay.New(cfg)
 		if err != nil {
@@ -73,8 +83,43 @@ func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config) {
 		}
 		d.relay.Store(r)
 		defer d.relay.Store(nil)
-		return r.Run(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		list, err = d.reopen(r, list, inbounds, ended)
+		return err
 	})
+}
+
+// reopen gives a running relay the inbounds that are asked for, first those of list,
+// until it ends, and returns the last and why it has ended. What can't be opened is tried
+// again, with a growing pause, while everything else goes on; status and log say why.
+func (d *Daemon) reopen(r *relay.Relay, list []relay.Inbound, changes <-chan []relay.Inbound, ended <-chan error) ([]relay.Inbound, error) {
+	pause, told := time.Second, ""
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return list, err
+		case list = <-changes:
+			pause = time.Second
+		case <-again.C:
+		}
+		again.Stop()
+		err := r.Reopen(list)
+		if err == nil {
+			d.setSource(relayName, "")
+			told = ""
+			continue
+		}
+		d.setSource(relayName, err.Error())
+		if told != err.Error() {
+			d.log.Warn("an inbound of the relay is not open", "error", err)
+			told = err.Error()
+		}
+		again.Reset(pause)
+		pause = min(2*pause, time.Minute)
+	}
 }
 
 // decider decides what goes through the relay, by the newest snapshot. It waits

@@ -2,13 +2,17 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/socks"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/resolver"
@@ -251,5 +255,115 @@ func TestRelayTells(t *testing.T) {
 	}
 	if end.Kind != inspector.Close || end.Stats.RTT != time.Millisecond || end.Stats.BytesUp != 5 {
 		t.Errorf("%+v", end)
+	}
+}
+
+// TestRelayReopens: a reload that names other listeners changes them alone: what came in
+// by the others, or by one that has gone, goes on.
+func TestRelayReopens(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mark sockets")
+	}
+	free := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		return l.Addr().String()
+	}
+	one, two := free(), free()
+	policy := func(listen string) string {
+		return "version: 1\nroutes: {direct: {via: main}}\ndefault: {route: direct}\ndaemon: {relay: [\"" + listen + "\"], mark_mask: 0x70000000}\n"
+	}
+	far, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	go func() {
+		for {
+			c, err := far.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+		}
+	}()
+	to, _ := far.Addr().(*net.TCPAddr)
+	r := start(t, policy(one), nil)
+	through := func(server string) (c net.Conn) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			c, err := net.Dial("tcp", server)
+			if err == nil {
+				t.Cleanup(func() { c.Close() })
+				_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+				if _, err = socks.Ask(c, "", "", socks.Connect, socks.TargetOf(to.AddrPort())); err == nil {
+					return c
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatalf("through %s: %v", server, err)
+			}
+		}
+	}
+	say := func(c net.Conn) error {
+		if _, err := c.Write([]byte("hello")); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, make([]byte, 5))
+		return err
+	}
+	old := through(one)
+	if err := say(old); err != nil {
+		t.Fatal(err)
+	}
+	was := r.relay.Load()
+	r.write(policy(two))
+	if got, err := r.Reload(t.Context()); err != nil || got.Result != api.Applied {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if err := say(through(two)); err != nil {
+		t.Error(err)
+	}
+	if err := say(old); err != nil {
+		t.Errorf("the connection by the listener that has gone: %v", err)
+	}
+	if c, err := net.Dial("tcp", one); err == nil {
+		_ = c.Close()
+		t.Error("the listener that has gone takes connections")
+	}
+	if r.relay.Load() != was {
+		t.Error("it is another relay")
+	}
+	// One that can't be opened is told, and tried again.
+	busy, err := net.Listen("tcp", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(strings.Replace(policy(two), `["`, `["`+one+`", "`, 1))
+	if _, err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	why := func() string {
+		for _, s := range r.Status().Sources {
+			if s.Name == relayName {
+				return s.Error
+			}
+		}
+		return "no such source"
+	}
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(why(), one); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("status says %q", why())
+		}
+	}
+	_ = busy.Close()
+	if err := say(through(one)); err != nil {
+		t.Error(err)
+	}
+	if err := say(old); err != nil {
+		t.Error(err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -229,17 +230,7 @@ func fold(t *actions.Table, u actions.Update) {
 	}
 }
 
-func sameDaemon(a, b *rules.Daemon) bool {
-	x, y := *a, *b
-	x.Masquerade, y.Masquerade = nil, nil
-	return equalDaemon(x, y) && slices.Equal(a.Masquerade, b.Masquerade)
-}
-
-// equalDaemon compares what is left of a daemon section without its lists.
-func equalDaemon(a, b rules.Daemon) bool {
-	return a.OnCrash == b.OnCrash && a.Backend == b.Backend && a.MarkMask == b.MarkMask && a.CTMask == b.CTMask && a.TableBase == b.TableBase &&
-		a.RulePriority == b.RulePriority && a.StateDir == b.StateDir && a.API == b.API && a.Enforce == b.Enforce
-}
+func sameDaemon(a, b *rules.Daemon) bool { return reflect.DeepEqual(a, b) }
 
 // apiDiagnostics returns diagnostics as the API spells them; at most maxReported
 // when errorsOnly is set, and then errors alone.
