@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"netpolicy.dev/netpolicy/internal/durable"
 )
 
 // The files of the state directory.
@@ -130,30 +132,8 @@ func (s *store) appendJournal(lines []byte, fresh bool) error {
 	return nil
 }
 
-// replaceFile writes b to a new file of mode 0600, syncs it, renames it over
-// path, and syncs the directory.
-func replaceFile(path string, b []byte) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+// replaceFile replaces the file at path; see durable.Replace.
+func replaceFile(path string, b []byte) error { return durable.Replace(path+".new", path, b) }
 
 // BootID names this boot of the machine: a state saved under another one tells
 // nothing about the lines of now.
