@@ -63,7 +63,7 @@ var below = map[string][]string{
 // edges never import each other. actions/host is not among them: it puts
 // actions/nft, iptables, iproute, tc and xtqueue together, because the order of
 // their steps, the ledger and the take-back concern all.
-var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "resolver", "xray/process", "internal/rulesets"}
+var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "resolver", "xray/process", "xray/subscription", "internal/rulesets"}
 
 func TestImports(t *testing.T) {
 	root := "../.."
