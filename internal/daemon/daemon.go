@@ -117,9 +117,10 @@ type Daemon struct {
 	started   time.Time
 	beat      atomic.Int64 // the loop's last sign of life, on the logical clock
 
-	history *history     // nil keeps none
-	waiting *waiting     // a change that waits for its confirmation; the goroutine of transactions owns it
-	live    atomic.Int64 // the number of the policy that decides, in the history; 0 where none is kept
+	history *history       // nil keeps none
+	subs    *subscriptions // likewise
+	waiting *waiting       // a change that waits for its confirmation; the goroutine of transactions owns it
+	live    atomic.Int64   // the number of the policy that decides, in the history; 0 where none is kept
 
 	mu       sync.Mutex
 	sources  []api.Source
@@ -186,6 +187,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			d.log.Warn("no history is kept", "error", err)
 		}
 		policyfile.Sweep(d.opts.StateDir)
+		d.openSubscriptions()
 	}
 	var listener net.Listener
 	if d.opts.Socket != "" {
@@ -216,12 +218,18 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	}
 	if listener != nil {
 		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		if d.subs != nil {
+			server.Subscriptions = d.subs
+		}
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
 	run("reload", d.transactions)
 	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
 	for _, s := range d.parts.Sources {
 		run(s.Name(), func(ctx context.Context) error { d.observe(ctx, s); return nil })
+	}
+	if d.subs != nil {
+		run("subscriptions", d.subs.Run)
 	}
 	if !d.opts.Observe {
 		run("keep alive", d.keepAlive)

@@ -23,7 +23,7 @@ func (s *Store) Add(ctx context.Context, settings Settings) (Info, error) {
 		return Info{}, err
 	}
 	if _, err := s.way(settings.Via); err != nil {
-		return Info{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return Info{}, kindOf{err, ErrInvalid}
 	}
 	x.running = true // it is fetched here
 	if err := s.enter(x); err != nil {
@@ -47,9 +47,9 @@ func (s *Store) enter(x *subscription) error {
 	s.mu.Unlock()
 	switch {
 	case exists:
-		return fmt.Errorf("%w: there is a subscription %s already; remove it first", ErrExists, x.record.Name)
+		return errorf(ErrExists, "there is a subscription %s already; remove it first", x.record.Name)
 	case n >= maxSubscriptions:
-		return fmt.Errorf("%w: there are %d subscriptions already", ErrInvalid, maxSubscriptions)
+		return errorf(ErrInvalid, "there are %d subscriptions already", maxSubscriptions)
 	}
 	if err := s.save(x.record, nil); err != nil {
 		return fmt.Errorf("keep the subscription: %w", err)
@@ -67,7 +67,7 @@ func (s *Store) find(name string) (*subscription, error) {
 	if x := s.subs[name]; x != nil {
 		return x, nil
 	}
-	return nil, fmt.Errorf("%w: there is no subscription %q", ErrNotFound, name)
+	return nil, errorf(ErrNotFound, "there is no subscription %q", name)
 }
 
 // Remove forgets a subscription and its content.
@@ -127,7 +127,7 @@ func (s *Store) Choose(name, profile string) (Info, error) {
 			i = slices.IndexFunc(list, func(p Profile) bool { return p.Name == profile })
 		}
 		if i < 0 {
-			return Info{}, fmt.Errorf("%w: subscription %s has no profile with the id or the name %q", ErrNotFound, name, profile)
+			return Info{}, errorf(ErrNotFound, "subscription %s has no profile with the id or the name %q", name, profile)
 		}
 		r.Chosen = list[i].ID
 	}

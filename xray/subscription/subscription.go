@@ -56,6 +56,19 @@ var (
 	ErrInvalid  = errors.New("invalid") // of what the user said
 )
 
+// kindOf is an error of one of those kinds, which its text does not repeat.
+type kindOf struct {
+	error
+	kind error
+}
+
+// Unwrap returns both.
+func (e kindOf) Unwrap() []error { return []error{e.error, e.kind} }
+
+func errorf(kind error, format string, args ...any) error {
+	return kindOf{fmt.Errorf(format, args...), kind}
+}
+
 // Settings are what the user says of a subscription.
 type Settings struct {
 	Name string      `json:"name"` // letters, digits, - and _
@@ -191,7 +204,7 @@ func Open(c Config) (*Store, error) {
 // check returns what the settings come to, or what is wrong with them.
 func (s Settings) check() (*url.URL, shape, error) {
 	fail := func(format string, args ...any) (*url.URL, shape, error) {
-		return nil, shape{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+		return nil, shape{}, errorf(ErrInvalid, format, args...)
 	}
 	if !isName(s.Name) {
 		return fail("the name of a subscription has 1 to %d letters, digits, - and _", maxName)
