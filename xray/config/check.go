@@ -105,8 +105,12 @@ func (c *checker) user(path, protocol string, user object) {
 		}
 		if s := strings.ToLower(text(user, "security")); !slices.Contains([]string{"", "auto", "aes-128-gcm", "chacha20-poly1305", "none", "zero"}, s) {
 			c.report(diag.Error, at(path, "security"), "vmess has no such cipher", "it is auto, aes-128-gcm, chacha20-poly1305, none or zero")
-		} else if c.v >= V26_7 && (s == "none" || s == "zero") {
-			c.report(diag.Warning, at(path, "security"), "this version reads it as auto", "")
+		} else if s == "none" || s == "zero" {
+			if c.v >= V26_7 {
+				c.report(diag.Warning, at(path, "security"), "this version reads it as auto", "")
+			} else {
+				c.report(diag.Warning, at(path, "security"), "servers of Xray 26.7 do not answer this cipher", "write auto, which every server takes")
+			}
 		}
 	case "trojan":
 		if text(user, "password") == "" {

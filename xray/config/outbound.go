@@ -56,7 +56,7 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	}
 	out := object{}
 	out["protocol"], out["settings"] = b.proxy()
-	b.profile = out["protocol"].(string) + " to " + hostPort(p.Host, p.Port)
+	b.profile = label(out["protocol"].(string), p)
 	for i := range b.findings {
 		b.findings[i].Profile = b.profile
 	}
@@ -74,6 +74,11 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	b.scrub(out)
 	b.outbound("outbound", out)
 	return out, b.findings
+}
+
+// label names a profile in findings.
+func label(protocol string, p link.Profile) string {
+	return protocol + " to " + hostPort(p.Host, p.Port)
 }
 
 // hostPort writes an address with brackets where it is IPv6.
