@@ -102,7 +102,7 @@ func (s *store) save(name string, b []byte) error {
 	if s.dir == "" {
 		return nil
 	}
-	if err := replaceFile(filepath.Join(s.dir, name), b); err != nil {
+	if err := durable.Replace(filepath.Join(s.dir, name), b); err != nil {
 		return fmt.Errorf("save %s: %w", name, err)
 	}
 	return nil
@@ -131,9 +131,6 @@ func (s *store) appendJournal(lines []byte, fresh bool) error {
 	}
 	return nil
 }
-
-// replaceFile replaces the file at path; see durable.Replace.
-func replaceFile(path string, b []byte) error { return durable.Replace(path+".new", path, b) }
 
 // BootID names this boot of the machine: a state saved under another one tells
 // nothing about the lines of now.

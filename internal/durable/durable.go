@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 )
 
-// Replace writes b to temp, mode 0600, and renames it to path, which must be in the
+// Replace writes b to path, mode 0600, by way of path with .new behind it.
+func Replace(path string, b []byte) error { return ReplaceBy(path+".new", path, b) }
+
+// ReplaceBy writes b to temp, mode 0600, and renames it to path, which must be in the
 // same folder; both are durable when it returns. What a crash left at temp is
 // overwritten, and nothing is left there when it fails.
-func Replace(temp, path string, b []byte) error {
+func ReplaceBy(temp, path string, b []byte) error {
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

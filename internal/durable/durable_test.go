@@ -13,7 +13,7 @@ func TestReplace(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"a", "b"} {
-		if err := Replace(temp, path, []byte(text)); err != nil {
+		if err := ReplaceBy(temp, path, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(path)
@@ -25,7 +25,7 @@ func TestReplace(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "full", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := Replace(temp, filepath.Join(dir, "full"), nil); err == nil {
+	if err := ReplaceBy(temp, filepath.Join(dir, "full"), nil); err == nil {
 		t.Error("a folder was replaced")
 	}
 	if _, err := os.Stat(temp); !os.IsNotExist(err) {

@@ -137,7 +137,7 @@ func (c *cache) write(key string, data []byte, m meta) error {
 	}
 	defer unlock()
 	temp := filepath.Join(c.dir, key+".new")
-	if err := durable.Replace(temp, c.dataFile(key, m.Sum), data); err != nil {
+	if err := durable.ReplaceBy(temp, c.dataFile(key, m.Sum), data); err != nil {
 		return err
 	}
 	if err := c.writeMeta(key, m); err != nil {
@@ -173,7 +173,7 @@ func (c *cache) writeMeta(key string, m meta) error {
 	if len(b) >= maxMeta {
 		return fmt.Errorf("its description is larger than %d KiB", maxMeta>>10)
 	}
-	return durable.Replace(filepath.Join(c.dir, key+".new"), c.metaFile(key), append(b, '\n'))
+	return durable.ReplaceBy(filepath.Join(c.dir, key+".new"), c.metaFile(key), append(b, '\n'))
 }
 
 // sweep removes data of the key that no meta names any more: the former copy,

@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ const (
 // journal takes what Xray prints, line by line, without secrets.
 type journal struct {
 	mu      sync.Mutex
+	from    source // what is followed; nil is nothing
 	lines   []string
 	next    int // where the next line goes once the ring is full
 	partial []byte
@@ -27,6 +29,49 @@ type journal struct {
 	path    string // "" is no file
 	file    *os.File
 	size    int64
+}
+
+// source is the output of a process.
+type source interface {
+	io.Reader // io.EOF is that there is no more for now
+	io.Closer
+}
+
+// follow takes the output of another process from now on; nil is none. What is left
+// of the one before is taken first.
+func (j *journal) follow(from source) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.from != nil {
+		j.read()
+		if len(j.partial) > 0 {
+			j.line(string(j.partial))
+			j.partial = j.partial[:0]
+		}
+		j.from.Close()
+	}
+	j.from = from
+}
+
+// pull takes what was printed since the last time.
+func (j *journal) pull() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.read()
+}
+
+func (j *journal) read() {
+	if j.from == nil {
+		return
+	}
+	var buf [16 << 10]byte
+	for {
+		n, err := j.from.Read(buf[:])
+		j.take(buf[:n])
+		if n == 0 || err != nil {
+			return
+		}
+	}
 }
 
 // hide sets what is replaced by *** from now on, in the order of config.Secrets:
@@ -45,6 +90,11 @@ func (j *journal) hide(secrets []string) {
 func (j *journal) Write(data []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.take(data)
+	return len(data), nil
+}
+
+func (j *journal) take(data []byte) {
 	for _, c := range data {
 		if c == '\n' {
 			j.line(string(j.partial))
@@ -53,7 +103,6 @@ func (j *journal) Write(data []byte) (int, error) {
 			j.partial = append(j.partial, c)
 		}
 	}
-	return len(data), nil
 }
 
 func (j *journal) line(s string) {
@@ -79,6 +128,7 @@ func (j *journal) line(s string) {
 func (j *journal) tail() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.read()
 	return append(slices.Clone(j.lines[j.next:]), j.lines[:j.next]...)
 }
 

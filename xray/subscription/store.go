@@ -201,7 +201,7 @@ func refusals(s sub.Subscription) (reasons []string, n int) {
 func (s *Store) save(r record, data []byte) error {
 	if data != nil {
 		path := s.dataFile(r.Name, r.Sum)
-		if err := durable.Replace(path+".new", path, data); err != nil {
+		if err := durable.Replace(path, data); err != nil {
 			return err
 		}
 	}
@@ -214,7 +214,7 @@ func (s *Store) save(r record, data []byte) error {
 		return fmt.Errorf("its record is larger than %d MiB", maxRecord>>20)
 	}
 	path := s.recordFile(r.Name)
-	if err := durable.Replace(path+".new", path, append(b, '\n')); err != nil {
+	if err := durable.Replace(path, append(b, '\n')); err != nil {
 		return err
 	}
 	if data != nil {
