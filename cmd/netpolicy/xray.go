@@ -20,7 +20,8 @@ func newXrayCmd() *cobra.Command {
 		Use:   "xray",
 		Short: "Read, write and convert share links and subscriptions, and configure Xray",
 	}
-	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd())
+	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd(),
+		newXrayPingCmd(), newXrayPinCmd(), newXrayRunCmd(), newXraySubCmd())
 	return cmd
 }
 

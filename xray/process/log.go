@@ -26,6 +26,7 @@ type journal struct {
 	next    int // where the next line goes once the ring is full
 	partial []byte
 	secrets *strings.Replacer
+	out     io.Writer
 	path    string // "" is no file
 	file    *os.File
 	size    int64
@@ -121,6 +122,9 @@ func (j *journal) line(s string) {
 		j.lines[j.next] = s
 		j.next = (j.next + 1) % keptLines
 	}
+	if j.out != nil {
+		_, _ = io.WriteString(j.out, s+"\n")
+	}
 	j.toFile(s)
 }
 
@@ -169,7 +173,9 @@ func (j *journal) toFile(s string) {
 	j.size += int64(n)
 }
 
+// close takes the last lines and lets go of everything.
 func (j *journal) close() {
+	j.follow(nil)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.file != nil {

@@ -22,6 +22,7 @@ package process
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -35,7 +36,10 @@ type Options struct {
 	// Dir is a directory of ours, which only we can write to: who runs is written there.
 	Dir     string
 	LogFile string // "" is none; three files of 1 MiB are kept
-	Assets  string // where geoip.dat and geosite.dat are; "" is beside the program
+	// Output gets each line of the log too, as it is kept; nil is nowhere. It must not
+	// block, and its errors are not heard.
+	Output io.Writer
+	Assets string // where geoip.dat and geosite.dat are; "" is beside the program
 	// UID and GID are whom it runs as; zero is as whom we run.
 	UID, GID uint32
 	Cgroup   string // the directory of a cgroup of version 2 to start in; "" is ours
@@ -117,7 +121,7 @@ const (
 
 // New returns a Supervisor; Run does the work.
 func New(o Options) *Supervisor {
-	return &Supervisor{o: o, requests: make(chan request), journal: journal{path: o.LogFile}}
+	return &Supervisor{o: o, requests: make(chan request), journal: journal{path: o.LogFile, out: o.Output}}
 }
 
 // Apply tests a configuration and runs it in the place of the one before. If it
