@@ -11,6 +11,7 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
@@ -98,7 +99,8 @@ func newXrayParseCmd() *cobra.Command {
 JSON, Xray JSON or a configuration of wg-quick, and prints every profile with its
 keys in the spelling of links, and what there is to know: why a line is refused,
 what Xray no longer has, what was assumed. Secrets are shown as ***, and so are
-values of which nobody knows whether they are secret, unless --secrets is given.
+values of which nobody knows whether they are secret, unless --secrets is given. With
+-o json each profile also has what the formats of convert can't say of it.
 
 A link in the command line is seen by everybody on the machine; "-" reads it from
 standard input. It exits with 1 when no profile can be used.`,
@@ -174,7 +176,16 @@ type shownProfile struct {
 	Password string            `json:"password,omitempty"`
 	Keys     map[string]string `json:"keys,omitempty"`
 	Findings []shownFinding    `json:"findings"`
-	order    []string
+	// Losses are what each format of convert can't say of it, by the format's name;
+	// formats that can say all are not there.
+	Losses map[string]shownLoss `json:"losses,omitempty"`
+	order  []string
+}
+
+// shownLoss is what one format can't say of a profile.
+type shownLoss struct {
+	Keys    []string `json:"keys,omitempty"`     // that are not written
+	LeftOut string   `json:"left_out,omitempty"` // why the whole profile is not
 }
 
 type shownFinding struct {
@@ -223,10 +234,12 @@ func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 		Format   string         `json:"format"`
 		Profiles []shownProfile `json:"profiles"`
 	}{Format: s.Format.String(), Profiles: []shownProfile{}}
+	losses := lossesOf(s.Profiles())
 	for _, e := range s.Entries {
 		shown := shownProfile{}
 		if !link.Refused(e.Findings) {
 			shown = shownFields(e.Profile, secrets)
+			shown.Losses, losses = losses[0], losses[1:]
 		}
 		shown.Line, shown.Findings = e.Line, []shownFinding{}
 		for _, f := range e.Findings {
@@ -237,6 +250,30 @@ func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(out)
+}
+
+// lossesOf returns for each profile what the formats of convert can't say of it.
+func lossesOf(profiles []link.Profile) []map[string]shownLoss {
+	all := make([]map[string]shownLoss, len(profiles))
+	for i := range all {
+		all[i] = map[string]shownLoss{}
+	}
+	for _, name := range convertFormats {
+		if name == xrayFormat {
+			for i, p := range profiles {
+				if why, _ := firstError(config.Check(config.V26_3, p)); why != "" {
+					all[i][name] = shownLoss{LeftOut: why}
+				}
+			}
+			continue
+		}
+		format, _ := sub.ParseFormat(name)
+		_, losses := sub.Write(format, profiles)
+		for _, l := range losses {
+			all[l.Index][name] = shownLoss{Keys: l.Keys, LeftOut: l.Why}
+		}
+	}
+	return all
 }
 
 func newXrayFormatCmd() *cobra.Command {
@@ -269,38 +306,67 @@ it exits with 1 when no profile can be used.`,
 	}
 }
 
+// xrayFormat is a configuration for Xray; the other formats are sub's.
+const xrayFormat = "xray"
+
+// convertFormats are what convert writes.
+var convertFormats = []string{"link", "base64", "clash", "singbox", "sip008", xrayFormat}
+
+// writeFormat returns the profiles in a format, nil where it can say none, and writes
+// what it can't say to errs.
+func writeFormat(errs io.Writer, format sub.Format, profiles []link.Profile) []byte {
+	out, losses := sub.Write(format, profiles)
+	left := 0
+	for _, l := range losses {
+		fmt.Fprintln(errs, oneLine(l.String()))
+		if l.Left {
+			left++
+		}
+	}
+	if len(profiles) == left {
+		return nil
+	}
+	return out
+}
+
 func newXrayConvertCmd() *cobra.Command {
 	var to, output string
+	flags := xrayFlags{listen: defaultListen}
 	cmd := &cobra.Command{
-		Use:   "convert --to link|base64|clash|singbox|sip008 LINK|FILE|-",
+		Use:   "convert --to link|base64|clash|singbox|sip008|xray LINK|FILE|-",
 		Short: "Turn a subscription into another format",
 		Long: `Convert reads what parse reads and writes all profiles that can be used: as links,
 base64 of them, proxies of Clash and mihomo, outbounds of sing-box, or SIP008. To
 standard error it says of every profile which keys the format can't say, and which
-profiles are left out because the server would not be understood without. It exits
-with 1 when nothing is written.`,
+profiles are left out because the server would not be understood without. With
+xray it is the configuration that the command config prints, for one version. It
+exits with 1 when nothing is written.`,
 		Example: `  netpolicy xray convert --to clash subscription.txt`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			format, ok := sub.ParseFormat(to)
-			if !ok {
-				return fmt.Errorf("--to %s: the formats are link, base64, clash, singbox and sip008", to)
+			if !ok && to != xrayFormat {
+				return fmt.Errorf("--to %s: the formats are %s", to, strings.Join(convertFormats, ", "))
+			}
+			v, o, err := flags.parse()
+			if err != nil {
+				return err
 			}
 			s, err := readProfiles(args[0], cmd.InOrStdin())
 			if err != nil {
 				return cli.Fail(cmd, err)
 			}
-			writeFindings(cmd.ErrOrStderr(), s, false)
-			profiles := s.Profiles()
-			out, losses := sub.Write(format, profiles)
-			left := 0
-			for _, l := range losses {
-				fmt.Fprintln(cmd.ErrOrStderr(), oneLine(l.String()))
-				if l.Left {
-					left++
-				}
+			var out []byte
+			if to == xrayFormat {
+				writeFindings(cmd.ErrOrStderr(), refusals(s), false)
+				var findings []config.Finding
+				out, findings = config.Build(v, s.Profiles(), o)
+				writeConfigFindings(cmd.ErrOrStderr(), findings, false)
+			} else {
+				writeFindings(cmd.ErrOrStderr(), s, false)
+				out = writeFormat(cmd.ErrOrStderr(), format, s.Profiles())
 			}
-			if len(profiles) == left {
+			if out == nil {
 				return cli.Fail(cmd, fmt.Errorf("nothing to write: no profile can be said in %s", to))
 			}
 			if output == "" {
@@ -314,7 +380,9 @@ with 1 when nothing is written.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "link, base64, clash, singbox or sip008")
+	cmd.Flags().StringVar(&to, "to", "", "the format: "+strings.Join(convertFormats, ", "))
+	cmd.Flags().StringVar(&flags.core, "core", config.V26_3.String(), "the version of Xray, with --to xray: 26.3 or 26.7")
+	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions(convertFormats, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().StringVarP(&output, "output", "o", "", "the file to write; a new one is readable by its owner only")
 	require(cmd, "to")
 	return cmd

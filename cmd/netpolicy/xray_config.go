@@ -22,6 +22,9 @@ import (
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
 
+// defaultListen is where a configuration takes SOCKS and HTTP unless told otherwise.
+const defaultListen = "127.0.0.1:1080"
+
 // xrayFlags are what the commands that build a configuration share.
 type xrayFlags struct {
 	core   string
@@ -37,7 +40,7 @@ func (f *xrayFlags) add(cmd *cobra.Command) {
 
 // addAddresses is add for commands that ask Xray itself for its version.
 func (f *xrayFlags) addAddresses(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.listen, "listen", "127.0.0.1:1080", "where to take SOCKS and HTTP, on a loopback address")
+	cmd.Flags().StringVar(&f.listen, "listen", defaultListen, "where to take SOCKS and HTTP, on a loopback address")
 	cmd.Flags().StringVar(&f.api, "api", "", "where Xray listens for its API, on a loopback address; none if empty")
 	cmd.Flags().Uint32Var(&f.mark, "mark", 0, "the mark on what Xray sends itself")
 }
@@ -127,7 +130,7 @@ func refusals(s sub.Subscription) sub.Subscription {
 }
 
 func newXrayTestCmd() *cobra.Command {
-	flags := xrayFlags{listen: "127.0.0.1:1080"} // of a configuration that nobody runs
+	flags := xrayFlags{listen: defaultListen} // of a configuration that nobody runs
 	var core coreFlags
 	var try tryFlags
 	var only bool

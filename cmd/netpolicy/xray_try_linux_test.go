@@ -100,18 +100,6 @@ func newTunnel(t *testing.T) *tunnel {
 	return w
 }
 
-// netpolicy runs the command and returns what it prints.
-func netpolicy(ctx context.Context, stdin string, args ...string) (stdout, stderr string, err error) {
-	var out, errs bytes.Buffer
-	root := newRoot()
-	root.SetIn(strings.NewReader(stdin))
-	root.SetOut(&out)
-	root.SetErr(&errs)
-	root.SetArgs(args)
-	err = root.ExecuteContext(ctx)
-	return out.String(), errs.String(), err
-}
-
 // TestXrayTest: a page through the real core, and why it can't be had.
 func TestXrayTest(t *testing.T) {
 	w := newTunnel(t)
