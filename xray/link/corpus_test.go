@@ -304,7 +304,7 @@ func checkKept(t *testing.T, n int, url string, p Profile) {
 func checkKeptJSON(t *testing.T, n int, url, out string) {
 	object := func(s string) []member {
 		body, _, _ := strings.Cut(strings.TrimPrefix(s, "vmess://"), "#")
-		plain, _ := decode64(body)
+		plain, _ := DecodeBase64(body)
 		list, ok := members(plain)
 		if !ok {
 			t.Fatalf("row %d: no JSON in %s", n, s)

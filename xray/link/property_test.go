@@ -41,7 +41,7 @@ func anyObject(t *rapid.T, label string) Object {
 	if rapid.Bool().Draw(t, label) {
 		return ""
 	}
-	return Object(`{"a":` + quoteJSON(anyText(t, label)) + `,"xmux":{"n":[1,"2-3",true]}}`)
+	return Object(`{"a":` + QuoteJSON(anyText(t, label)) + `,"xmux":{"n":[1,"2-3",true]}}`)
 }
 
 func anyTransport(t *rapid.T) Transport {
