@@ -271,7 +271,7 @@ func (b *builder) routeChains(route int) []Chain {
 	case rules.RouteMark:
 		set(p.MarkMask|r.Mark, r.Mark)
 	case rules.RouteOther:
-		// What can't be tunnelled yet must not leave in the clear.
+		// What the relay does not take must not leave in the clear.
 		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
 	default:
 		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
@@ -286,8 +286,9 @@ func (b *builder) checkRoute(r *rules.Route) {
 	case r.Kind == rules.RouteMark && r.Mark&b.plan.MarkMask != 0:
 		b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
 			"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, b.plan.MarkMask)
-	case r.Kind == rules.RouteOther:
-		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
+	case r.Kind == rules.RouteOther && !b.policy.Daemon.Relay.Used():
+		b.lacks(diag.Warning, r.Span, "give the daemon `relay` or `tproxy`",
+			"route %s via %s is carried out by the relay alone, and there is none: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
 	}
 }
 

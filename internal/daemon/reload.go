@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -229,16 +230,18 @@ func fold(t *actions.Table, u actions.Update) {
 	}
 }
 
+// sameDaemon reports whether two daemon sections say the same, wherever they stand.
 func sameDaemon(a, b *rules.Daemon) bool {
-	x, y := *a, *b
-	x.Masquerade, y.Masquerade = nil, nil
-	return equalDaemon(x, y) && slices.Equal(a.Masquerade, b.Masquerade)
+	return reflect.DeepEqual(placeless(a), placeless(b))
 }
 
-// equalDaemon compares what is left of a daemon section without its lists.
-func equalDaemon(a, b rules.Daemon) bool {
-	return a.OnCrash == b.OnCrash && a.Backend == b.Backend && a.MarkMask == b.MarkMask && a.CTMask == b.CTMask && a.TableBase == b.TableBase &&
-		a.RulePriority == b.RulePriority && a.StateDir == b.StateDir && a.API == b.API && a.Enforce == b.Enforce
+func placeless(d *rules.Daemon) rules.Daemon {
+	x := *d
+	x.DNS.Upstreams = slices.Clone(x.DNS.Upstreams)
+	for i := range x.DNS.Upstreams {
+		x.DNS.Upstreams[i].Span = diag.Span{}
+	}
+	return x
 }
 
 // apiDiagnostics returns diagnostics as the API spells them; at most maxReported
