@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/base64"
+	"runtime/metrics"
 	"strings"
 	"testing"
 )
@@ -26,9 +27,31 @@ var seeds = []string{
 	"wg://k@h?publickey=p&privatekey=o&address=10.0.0.2,[2001:db8::2]/128&reserved=1,2,3&mtu=1280",
 }
 
+// maxPerByte and maxFixed bound what reading takes of memory, all that was given back
+// included, in bytes.
+const (
+	maxPerByte = 1 << 10
+	maxFixed   = 256 << 10
+)
+
+// checkMemory: reading takes memory in proportion to the text.
+func checkMemory(t *testing.T, size int, read func()) {
+	t.Helper()
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	before := sample[0].Value.Uint64()
+	read()
+	metrics.Read(sample)
+	if took := sample[0].Value.Uint64() - before; took > maxFixed+maxPerByte*uint64(size) {
+		t.Fatalf("%d bytes of text took %d bytes of memory", size, took)
+	}
+}
+
 // checkRoundTrip: what is read can be written and reads as the same again.
 func checkRoundTrip(t *testing.T, s string) {
-	p, findings := Parse(s)
+	var p Profile
+	var findings []Finding
+	checkMemory(t, len(s), func() { p, findings = Parse(s) })
 	if Refused(findings) {
 		if !same(p, Profile{}) {
 			t.Fatal("a profile beside an error")
@@ -76,7 +99,9 @@ func FuzzVMessJSON(f *testing.F) {
 func FuzzPlugin(f *testing.F) {
 	f.Add(`v2ray-plugin;mode=websocket;tls;path=/a\;b\=c=d;x\`)
 	f.Fuzz(func(t *testing.T, s string) {
-		p, ok := ParsePlugin(s)
+		var p Plugin
+		var ok bool
+		checkMemory(t, len(s), func() { p, ok = ParsePlugin(s) })
 		if !ok {
 			return
 		}

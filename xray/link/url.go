@@ -210,6 +210,13 @@ func (f *Fields) rename(from, to string, values map[string]string) {
 	}
 }
 
+// respell is rename for writing: a key that is there already, be it empty, stays.
+func (f *Fields) respell(from, to string, values map[string]string) {
+	if !f.Has(to) {
+		f.rename(from, to, values)
+	}
+}
+
 // first puts fields before the others.
 func (f *Fields) first(fields ...Field) { f.Params = append(fields, f.Params...) }
 

@@ -221,11 +221,11 @@ func (r *reader) shadowrocket() (Fields, Form, bool) {
 func formatShadowrocket(f Fields) string {
 	cipher := cmpOr(f.pop("encryption"), map[string]string{"vless": "none", "vmess": "auto"}[f.Scheme])
 	if f.Get("type") == "ws" && !strings.HasPrefix(f.Get("host"), "{") {
-		f.rename("host", "obfsParam", nil)
+		f.respell("host", "obfsParam", nil)
 	}
-	f.rename("type", "obfs", map[string]string{"ws": "websocket"})
-	f.rename("security", "tls", map[string]string{"tls": "1", "none": "0"})
-	f.rename("sni", "peer", nil)
+	f.respell("type", "obfs", map[string]string{"ws": "websocket"})
+	f.respell("security", "tls", map[string]string{"tls": "1", "none": "0"})
+	f.respell("sni", "peer", nil)
 	if f.Name != "" {
 		f.first(field("remarks", f.Name, 0))
 		f.Name = ""
@@ -253,9 +253,9 @@ func formatKitsunebi(f Fields) string {
 	if p := f.Get("path"); slices.Contains([]string{"ws", "httpupgrade", "xhttp"}, f.Get("type")) && len(p) > 1 && p[0] == '/' {
 		path = strings.ReplaceAll(escape(f.pop("path")), "%2F", "/")
 	}
-	f.rename("type", "network", nil)
-	f.rename("host", "ws.host", nil)
-	f.rename("security", "tls", map[string]string{"tls": "true", "none": "false"})
+	f.respell("type", "network", nil)
+	f.respell("host", "ws.host", nil)
+	f.respell("security", "tls", map[string]string{"tls": "true", "none": "false"})
 	var b strings.Builder
 	b.WriteString("vmess1://" + escape(f.User.Reveal()) + "@" + HostPort(f.Host, f.Port) + path)
 	writeTail(&b, f)
@@ -331,14 +331,14 @@ func (r *reader) quantumult(plain string) (Fields, Form, bool) {
 
 func formatQuantumult(f Fields) string {
 	cipher := cmpOr(f.pop("encryption"), "auto")
-	f.rename("path", "obfs-path", nil)
+	f.respell("path", "obfs-path", nil)
 	if h := f.Get("host"); h != "" && !strings.Contains(h, "[Rr][Nn]") {
-		f.rename("host", "obfs-header", map[string]string{h: "Host: " + h})
+		f.respell("host", "obfs-header", map[string]string{h: "Host: " + h})
 	}
-	f.rename("type", "obfs", map[string]string{"ws": "ws"})
-	f.rename("security", "over-tls", map[string]string{"tls": "true", "none": "false"})
-	f.rename("sni", "tls-host", nil)
-	f.rename("allowInsecure", "certificate", map[string]string{"1": "0", "0": "1"})
+	f.respell("type", "obfs", map[string]string{"ws": "ws"})
+	f.respell("security", "over-tls", map[string]string{"tls": "true", "none": "false"})
+	f.respell("sni", "tls-host", nil)
+	f.respell("allowInsecure", "certificate", map[string]string{"1": "0", "0": "1"})
 	var b strings.Builder
 	b.WriteString(strings.ReplaceAll(f.Name, " = vmess,", " =vmess,") + " = vmess, " + bracketed(f.Host) + ", " + f.Port + ", " + quoted(cipher) + ", " + quoted(f.User.Reveal()))
 	for _, p := range f.Params {

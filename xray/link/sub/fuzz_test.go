@@ -2,6 +2,7 @@ package sub
 
 import (
 	"encoding/base64"
+	"runtime/metrics"
 	"testing"
 )
 
@@ -25,9 +26,23 @@ func fuzz(f *testing.F, format Format) {
 	f.Fuzz(checkWrite)
 }
 
-// checkWrite: whatever is read can be written in every format and read again.
+// maxPerByte and maxFixed bound what reading takes of memory, all that was given back
+// included, in bytes.
+const (
+	maxPerByte = 2 << 10
+	maxFixed   = 1 << 20
+)
+
+// checkWrite: reading takes memory in proportion to the file; whatever is read can be written in every format and read again.
 func checkWrite(t *testing.T, data []byte) {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	before := sample[0].Value.Uint64()
 	s, err := Parse(data)
+	metrics.Read(sample)
+	if took := sample[0].Value.Uint64() - before; took > maxFixed+maxPerByte*uint64(len(data)) {
+		t.Fatalf("%d bytes took %d bytes of memory", len(data), took)
+	}
 	if err != nil {
 		return
 	}

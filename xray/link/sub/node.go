@@ -81,6 +81,13 @@ func (n *node) set(path string, v *node) {
 	n.put(key, v)
 }
 
+// vacant reports whether set would put a value under the path in nothing's place.
+func (n *node) vacant(path string) bool {
+	key, rest, deeper := strings.Cut(path, ".")
+	child := n.get(key)
+	return child == nil || deeper && child.kind == '{' && child.vacant(rest)
+}
+
 func (n *node) put(key string, v *node) {
 	for i, k := range n.keys {
 		if k == key {
