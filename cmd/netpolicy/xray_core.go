@@ -8,14 +8,14 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"strings"
-	"time"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
+	"netpolicy.dev/netpolicy/xray/process"
 )
 
 // coreFlags say which Xray is run.
@@ -39,7 +39,7 @@ func (f *coreFlags) core(ctx context.Context) (binary string, v config.Version, 
 	}
 	text := f.rules
 	if text == "" {
-		if text, err = versionOf(ctx, binary); err != nil {
+		if text, err = process.Version(ctx, binary); err != nil {
 			return "", 0, err
 		}
 	}
@@ -48,24 +48,6 @@ func (f *coreFlags) core(ctx context.Context) (binary string, v config.Version, 
 		return "", 0, fmt.Errorf("the rules of Xray %s are not known, those of 26.3 and 26.7 are; --core says which of them to take", oneLine(text))
 	}
 	return binary, v, nil
-}
-
-// versionWithin bounds asking the program for its version, on a slow router.
-const versionWithin = 30 * time.Second
-
-// versionOf asks the program, which begins with "Xray 26.3.27 (Xray, Penetrates Everything.)".
-func versionOf(ctx context.Context, binary string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, versionWithin)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, binary, "version").Output()
-	if err != nil {
-		return "", fmt.Errorf("ask %s for its version: %w", binary, err)
-	}
-	words := strings.Fields(string(out))
-	if len(words) < 2 || words[0] != "Xray" {
-		return "", fmt.Errorf("ask %s for its version: this is not Xray", binary)
-	}
-	return words[1], nil
 }
 
 // freePort returns a port of 127.0.0.1 that nobody has at the moment.
@@ -95,18 +77,9 @@ func gather(args []string, stdin io.Reader, errs io.Writer) (all []link.Profile,
 	return all, nil
 }
 
-// labelOf names a profile for people.
-func labelOf(p link.Profile) string {
-	if p.Name != "" {
-		return oneLine(p.Name)
-	}
-	return serverOf(p)
-}
-
 // serverOf returns host and port.
 func serverOf(p link.Profile) string {
-	f := p.Fields()
-	return net.JoinHostPort(f.Host, f.Port)
+	return net.JoinHostPort(p.Host, strconv.Itoa(int(p.Port)))
 }
 
 // overUDP returns what a profile speaks over UDP, "" where that is TCP.

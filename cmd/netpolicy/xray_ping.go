@@ -107,7 +107,7 @@ func pingAll(ctx context.Context, profiles []link.Profile, timeout time.Duration
 }
 
 func pingOne(ctx context.Context, p link.Profile, timeout time.Duration) (out ping) {
-	out = ping{Name: p.Name, Protocol: p.Fields().Scheme, Server: serverOf(p)}
+	out = ping{Name: p.Name, Protocol: p.Protocol(), Server: serverOf(p)}
 	if over := overUDP(p); over != "" {
 		out.Error = "not measured: " + over + " runs over UDP, and only those who are known get an answer"
 		return out

@@ -192,7 +192,7 @@ func tryAll(ctx context.Context, f *tryFlags, binary string, v config.Version, p
 	slots := make(chan struct{}, f.parallel)
 	var group sync.WaitGroup
 	for i, p := range profiles {
-		all[i] = trial{Name: p.Name, Protocol: p.Fields().Scheme, Server: serverOf(p), flags: f}
+		all[i] = trial{Name: p.Name, Protocol: p.Protocol(), Server: serverOf(p), flags: f}
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()

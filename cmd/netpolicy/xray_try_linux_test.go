@@ -154,7 +154,7 @@ func TestXrayTest(t *testing.T) {
 		t.Error(err, out)
 	}
 	// A core that is none.
-	if _, errs, err := netpolicy(t.Context(), "", "xray", "test", "--xray", "/bin/echo", good); err == nil || !strings.Contains(errs, "this is not Xray") {
+	if _, errs, err := netpolicy(t.Context(), "", "xray", "test", "--xray", "/bin/echo", good); err == nil || !strings.Contains(errs, "/bin/echo is not Xray") {
 		t.Error(err, errs)
 	}
 	t.Setenv("PATH", t.TempDir())

@@ -15,6 +15,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/download"
+	"netpolicy.dev/netpolicy/internal/tunnels"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/xray/link"
@@ -77,8 +78,10 @@ func (d *Daemon) dialBy(via string) (download.Dial, error) {
 	return socks.(proxy.ContextDialer).DialContext, nil // documented: the Dialer is one
 }
 
-// subscriptions gives the store to the API.
+// subscriptions gives the store to the API and to routes via xray.
 type subscriptions struct{ *subscription.Store }
+
+var _ tunnels.Source = (*subscriptions)(nil)
 
 // Subscriptions implements api.Subscriptions.
 func (s *subscriptions) Subscriptions(name string) ([]api.Subscription, error) {
@@ -94,6 +97,15 @@ func (s *subscriptions) Subscriptions(name string) ([]api.Subscription, error) {
 		all = append(all, describeSubscription(&i, false))
 	}
 	return all, nil
+}
+
+// Find implements tunnels.Source; Watch is the store's.
+func (s *subscriptions) Find(name string) (tunnels.Choice, bool) {
+	list, chosen, ok := s.Profiles(name)
+	if chosen >= tunnels.MaxMembers { // among those that are taken
+		list[0], list[chosen], chosen = list[chosen], list[0], 0
+	}
+	return tunnels.Choice{Profiles: list, Chosen: chosen, From: "subscription " + name}, ok
 }
 
 // ChangeSubscription implements api.Subscriptions.
@@ -173,7 +185,7 @@ func describeSubscription(i *subscription.Info, profiles bool) api.Subscription 
 		}
 		f := p.Fields()
 		one := api.SubscribedProfile{
-			ID: p.ID, Name: p.Name, Protocol: subscription.Protocol(p.Profile), Server: net.JoinHostPort(f.Host, f.Port),
+			ID: p.ID, Name: p.Name, Protocol: subscription.Protocol(p.Profile), Server: link.HostPort(f.Host, f.Port),
 			Transport: f.Get("type"), Security: f.Get("security"), Chosen: n == i.Chosen,
 		}
 		if one.Chosen {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/tunnels"
 )
 
 const subsPolicy = `
@@ -150,5 +151,35 @@ func TestSubscriptions(t *testing.T) {
 	}
 	if strings.Contains(r.log.String(), "t0ken") {
 		t.Error(r.log.String())
+	}
+}
+
+// TestSubscriptionSource: what `via xray NAME` finds, the choice among what is taken.
+func TestSubscriptionSource(t *testing.T) {
+	var links strings.Builder
+	for i := range tunnels.MaxMembers + 2 {
+		fmt.Fprintf(&links, "trojan://pass@h%d.example:443#P%d\n", i, i)
+	}
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, links.String()) }))
+	defer provider.Close()
+	dir := t.TempDir()
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) { o.StateDir = dir })
+	if _, err := r.subs.ChangeSubscription(t.Context(), api.SubscriptionRequest{Do: api.DoAdd, Name: "home", URL: provider.URL}); err != nil {
+		t.Fatal(err)
+	}
+	if c, ok := r.subs.Find("home"); !ok || c.Chosen != -1 || len(c.Profiles) != tunnels.MaxMembers+2 || c.From != "subscription home" {
+		t.Errorf("%v, %+v", ok, c)
+	}
+	changed := make(chan struct{}, 1)
+	r.subs.Watch(t.Context(), func() { changed <- struct{}{} })
+	if _, err := r.subs.ChangeSubscription(t.Context(), api.SubscriptionRequest{Do: api.DoChoose, Name: "home", Profile: "P201"}); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	if c, ok := r.subs.Find("home"); !ok || c.Chosen != 0 || c.Profiles[0].Name != "P201" || c.Profiles[201].Name != "P0" {
+		t.Errorf("%v, %+v", ok, c)
+	}
+	if _, ok := r.subs.Find("work"); ok {
+		t.Error("there is no subscription work")
 	}
 }

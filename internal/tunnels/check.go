@@ -10,9 +10,9 @@ import (
 	"netpolicy.dev/netpolicy/xray/link"
 )
 
-// maxMembers bounds the profiles of one route that are taken: Xray holds each in memory
+// MaxMembers bounds the profiles of one route that are taken: Xray holds each in memory
 // and measures it.
-const maxMembers = 200
+const MaxMembers = 200
 
 // Check says which routes via xray can't be carried out, each at its place in the
 // policy: NP504. files are those among the sources that have names to suggest.
@@ -45,7 +45,7 @@ func Check(p *rules.Policy, source Source, files *Files, v config.Version) (list
 // sort returns the indexes of the profiles that can be run, and why others can't,
 // without secrets.
 func sort(v config.Version, profiles []link.Profile) (runnable []int, why []string) {
-	for i, p := range profiles[:min(len(profiles), maxMembers)] {
+	for i, p := range profiles[:min(len(profiles), MaxMembers)] {
 		reason := ""
 		for _, f := range config.Check(v, p) {
 			if f.Severity == diag.Error && reason == "" {

@@ -6,9 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -360,22 +358,16 @@ func (t *Tunnels) ask(ctx context.Context) (config.Version, error) {
 	if a := t.asked; a.size == info.Size() && a.changed.Equal(info.ModTime()) {
 		return a.version, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, t.o.Binary, "version").Output()
+	version, err := process.Version(ctx, t.o.Binary)
 	if err != nil {
-		return 0, fmt.Errorf("ask %s for its version: %w", t.o.Binary, err)
-	}
-	words := strings.Fields(string(out))
-	if len(words) < 2 || words[0] != "Xray" {
-		return 0, fmt.Errorf("%s is not Xray", t.o.Binary)
+		return 0, err
 	}
 	t.mu.Lock()
-	t.version = words[1]
+	t.version = version
 	t.mu.Unlock()
-	v, ok := config.ParseVersion(words[1])
+	v, ok := config.ParseVersion(version)
 	if !ok {
-		return 0, fmt.Errorf("the rules of Xray %s are not known here; those of 26.3 and 26.7 are", words[1])
+		return 0, fmt.Errorf("the rules of Xray %s are not known here; those of 26.3 and 26.7 are", version)
 	}
 	t.asked = asked{info.Size(), info.ModTime(), v}
 	return v, nil

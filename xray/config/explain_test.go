@@ -129,7 +129,7 @@ func explains(t *testing.T, c core) {
 			}
 			// Xray writes its log a moment later.
 			for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-				log := session(l.client.log(0), tag(used[i].profile, map[string]bool{}))
+				log := session(l.client.log(0), tag(used[i].profile, "", map[string]bool{}))
 				f, ok := Explain(used[i].profile, log)
 				if ok && f.Key == x.key && strings.Contains(f.Message, x.message) {
 					t.Logf("%s: %s", x.name, f)

@@ -2,9 +2,10 @@ package link
 
 import (
 	"encoding/base64"
-	"runtime/metrics"
 	"strings"
 	"testing"
+
+	"netpolicy.dev/netpolicy/internal/alloctest"
 )
 
 // seeds are one link of each form; the corpora of the fuzz targets begin with them.
@@ -27,31 +28,17 @@ var seeds = []string{
 	"wg://k@h?publickey=p&privatekey=o&address=10.0.0.2,[2001:db8::2]/128&reserved=1,2,3&mtu=1280",
 }
 
-// maxPerByte and maxFixed bound what reading takes of memory, all that was given back
-// included, in bytes.
+// maxPerByte and maxFixed bound what reading takes of memory, in bytes.
 const (
 	maxPerByte = 1 << 10
 	maxFixed   = 256 << 10
 )
 
-// checkMemory: reading takes memory in proportion to the text.
-func checkMemory(t *testing.T, size int, read func()) {
-	t.Helper()
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(sample)
-	before := sample[0].Value.Uint64()
-	read()
-	metrics.Read(sample)
-	if took := sample[0].Value.Uint64() - before; took > maxFixed+maxPerByte*uint64(size) {
-		t.Fatalf("%d bytes of text took %d bytes of memory", size, took)
-	}
-}
-
 // checkRoundTrip: what is read can be written and reads as the same again.
 func checkRoundTrip(t *testing.T, s string) {
 	var p Profile
 	var findings []Finding
-	checkMemory(t, len(s), func() { p, findings = Parse(s) })
+	alloctest.Check(t, len(s), maxFixed, maxPerByte, func() { p, findings = Parse(s) })
 	if Refused(findings) {
 		if !same(p, Profile{}) {
 			t.Fatal("a profile beside an error")
@@ -101,7 +88,7 @@ func FuzzPlugin(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		var p Plugin
 		var ok bool
-		checkMemory(t, len(s), func() { p, ok = ParsePlugin(s) })
+		alloctest.Check(t, len(s), maxFixed, maxPerByte, func() { p, ok = ParsePlugin(s) })
 		if !ok {
 			return
 		}

@@ -112,27 +112,7 @@ func (m marker) carry(before, now []known) {
 }
 
 // Protocol returns the protocol of a profile, as links spell it first.
-func Protocol(p link.Profile) string {
-	switch p.Proxy.(type) {
-	case link.VLESS:
-		return "vless"
-	case link.VMess:
-		return "vmess"
-	case link.Trojan:
-		return "trojan"
-	case link.Shadowsocks:
-		return "ss"
-	case link.Socks:
-		return "socks"
-	case link.HTTP:
-		return "http"
-	case link.Hysteria2:
-		return "hysteria2"
-	case link.WireGuard:
-		return "wireguard"
-	}
-	return ""
-}
+func Protocol(p link.Profile) string { return link.Profile{Proxy: p.Proxy}.Protocol() }
 
 func protocolNames() []string {
 	return strings.Fields("vless vmess trojan ss socks http hysteria2 wireguard")

@@ -2,8 +2,9 @@ package sub
 
 import (
 	"encoding/base64"
-	"runtime/metrics"
 	"testing"
+
+	"netpolicy.dev/netpolicy/internal/alloctest"
 )
 
 func FuzzLinks(f *testing.F)    { fuzz(f, Links) }
@@ -26,8 +27,7 @@ func fuzz(f *testing.F, format Format) {
 	f.Fuzz(checkWrite)
 }
 
-// maxPerByte and maxFixed bound what reading takes of memory, all that was given back
-// included, in bytes.
+// maxPerByte and maxFixed bound what reading takes of memory, in bytes.
 const (
 	maxPerByte = 2 << 10
 	maxFixed   = 1 << 20
@@ -35,14 +35,9 @@ const (
 
 // checkWrite: reading takes memory in proportion to the file; whatever is read can be written in every format and read again.
 func checkWrite(t *testing.T, data []byte) {
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(sample)
-	before := sample[0].Value.Uint64()
-	s, err := Parse(data)
-	metrics.Read(sample)
-	if took := sample[0].Value.Uint64() - before; took > maxFixed+maxPerByte*uint64(len(data)) {
-		t.Fatalf("%d bytes took %d bytes of memory", len(data), took)
-	}
+	var s Subscription
+	var err error
+	alloctest.Check(t, len(data), maxFixed, maxPerByte, func() { s, err = Parse(data) })
 	if err != nil {
 		return
 	}
