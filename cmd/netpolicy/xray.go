@@ -19,7 +19,7 @@ import (
 func newXrayCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xray",
-		Short: "Read, write and convert share links and subscriptions, and configure Xray",
+		Short: "Read, convert and try share links, keep subscriptions, configure and run Xray",
 	}
 	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd(),
 		newXrayPingCmd(), newXrayPinCmd(), newXrayRunCmd(), newXraySubCmd())
