@@ -72,6 +72,7 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	}
 	out = tree.(object)
 	b.scrub(out)
+	b.rename(child(child(out, "streamSettings"), "xhttpSettings"))
 	b.outbound("outbound", out)
 	return out, b.findings
 }
@@ -238,6 +239,35 @@ func (b *builder) scrub(v any) {
 	case []any:
 		for _, e := range x {
 			b.scrub(e)
+		}
+	}
+}
+
+// renamed are keys of xhttp that 26.7 calls otherwise.
+var renamed = [...][2]string{{"sessionPlacement", "sessionIDPlacement"}, {"sessionKey", "sessionIDKey"}}
+
+// rename gives keys of xhttp, wherever the link's object has them, the version's names.
+func (b *builder) rename(v any) {
+	switch x := v.(type) {
+	case object:
+		for _, names := range renamed {
+			from, to := names[0], names[1]
+			if b.v < V26_7 {
+				from, to = to, from
+			}
+			value, ok := get(x, from)
+			if _, taken := get(x, to); ok && !taken {
+				drop(x, from)
+				x[to] = value
+				b.key(diag.Hint, "extra", from+" is written as "+to+", as this version calls it", "")
+			}
+		}
+		for _, key := range sortedKeys(x) {
+			b.rename(x[key])
+		}
+	case []any:
+		for _, e := range x {
+			b.rename(e)
 		}
 	}
 }

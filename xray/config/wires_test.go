@@ -238,6 +238,12 @@ func (w *wires) combinations() (all []wire) {
 	add("vless with encryption, xhttp, vision", encryptedVision, link.XHTTP{Path: "/x"}, nil, xhttp())
 	add("vless, xhttp, reality", vless, link.XHTTP{Path: "/x", Host: "h.example"}, w.reality(), xhttp())
 	add("vless, xhttp packet-up, no tls", vless, link.XHTTP{Path: "/x", Mode: "packet-up", Extra: `{"xPaddingBytes":"100-200"}`}, link.Plain{}, xhttp())
+	session := object{"path": "/x", "sessionPlacement": "header", "sessionKey": "X-S"}
+	if w.server >= V26_7 {
+		session = object{"path": "/x", "sessionIDPlacement": "header", "sessionIDKey": "X-S"}
+	}
+	add("vless, xhttp packet-up, session in a header", vless, link.XHTTP{Path: "/x", Mode: "packet-up", Extra: `{"sessionPlacement":"header","sessionKey":"X-S"}`}, nil,
+		object{"network": "xhttp", "xhttpSettings": session})
 	add("vless, xhttp stream-up, tls", vless, link.XHTTP{Path: "/x", Mode: "stream-up"}, w.tls("h2"), xhttp())
 	add("vless, xhttp stream-one, tls", vless, link.XHTTP{Path: "/x", Mode: "stream-one"}, w.tls("h2"), xhttp())
 	add("vless, xhttp over h3", vless, link.XHTTP{Path: "/x"}, w.tls("h3"), xhttp())
