@@ -57,6 +57,9 @@ type Status struct {
 	Conditions []Truth `json:"conditions,omitempty"`
 	Quotas     []Quota `json:"quotas,omitempty"`
 
+	// Xray is what runs for routes via xray, nil for none.
+	Xray *Xray `json:"xray,omitempty"`
+
 	Flows     int    `json:"flows"` // flows followed now
 	Names     int    `json:"names"` // addresses with a live DNS name
 	Decisions uint64 `json:"decisions"`

@@ -40,3 +40,8 @@ type XrayProxy struct {
 	Alive   string `json:"alive"`            // true, false or unknown
 	DelayMS int64  `json:"delay_ms,omitempty"`
 }
+
+// XrayRequest asks for something to be done with Xray: start, stop or restart.
+type XrayRequest struct {
+	Do string `json:"do"`
+}

@@ -47,6 +47,7 @@ type loop struct {
 	probing                         chan struct{} // closed when the probes of this generation have ended
 	trial                           *trial        // counts what probes get on behalf of a change; nil for none
 	asked, held, relayed, forwarded service
+	tunnelled                       service
 	refused                         refusals
 	unrefused                       string          // why the last refusal could not be; the worker owns it
 	toTell                          []chan struct{} // closed when the kernel knows of the answers so far
@@ -71,6 +72,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 		d: d, plan: c.plan, host: c.host, text: c.text,
 		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1),
 		asked: service{name: consultName}, held: service{name: helloName}, relayed: service{name: relayName}, forwarded: service{name: forwarderName},
+		tunnelled: service{name: xrayName},
 	}
 	w := c.world
 	l.made = w
@@ -109,9 +111,15 @@ func (l *loop) run(ctx context.Context) error {
 		<-ended
 		<-ended
 	}()
+	if len(l.xrayRoutes()) == 0 {
+		if err := l.d.endXray(ctx); err != nil && ctx.Err() == nil {
+			l.d.log.Warn("xray of an earlier run not ended", "error", err)
+		}
+	}
 	l.startProbes(ctx)
 	l.consult(ctx)
 	l.hold(ctx)
+	l.xray(ctx)
 	l.relay(ctx)
 	l.forward(ctx)
 	tick := time.NewTicker(tickEvery)
@@ -152,6 +160,11 @@ func (l *loop) run(ctx context.Context) error {
 		case f := <-l.d.calls:
 			at, world := time.Now(), l.core.live.world
 			if f(l); l.core.live.world != world && l.turned.IsZero() {
+				l.turned = at
+			}
+		case <-l.d.healthy:
+			at, world := time.Now(), l.core.live.world
+			if l.core.tunnels(*l.d.health.Load()); l.core.live.world != world && l.turned.IsZero() {
 				l.turned = at
 			}
 		case c := <-l.d.commits:

@@ -533,7 +533,13 @@ func (d *Daemon) candidate(ctx context.Context, ch *change) (*candidate, error) 
 	if !d.opts.Observe {
 		kernel = d.parts.Kernel
 	}
-	return prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
+	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
+	if err == nil && ch.policy == nil {
+		if list := d.checkXray(c.policy); len(list) > 0 {
+			return nil, &rejection{list, c.sources}
+		}
+	}
+	return c, err
 }
 
 func errorCount(list []diag.Diagnostic) string {

@@ -7,6 +7,7 @@ package tunnels
 
 import (
 	"context"
+	"sync"
 
 	"netpolicy.dev/netpolicy/xray/link"
 )
@@ -44,4 +45,13 @@ func (list Sources) Find(name string) (Choice, bool) {
 		}
 	}
 	return Choice{}, false
+}
+
+// Watch implements Source.
+func (list Sources) Watch(ctx context.Context, changed func()) {
+	var group sync.WaitGroup
+	for _, s := range list {
+		group.Go(func() { s.Watch(ctx, changed) })
+	}
+	group.Wait()
 }

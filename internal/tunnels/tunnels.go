@@ -28,10 +28,11 @@ type Options struct {
 	UID     uint32 // whom Xray runs as; zero is as whom we run
 	GID     uint32
 	Log     *slog.Logger
-	Leave   func() bool   // asked when Run ends: true leaves Xray to a next start; nil ends it
-	Changed func(Health)  // called when the health of a route changed; it must not block
-	Probe   string        // what is fetched through each proxy; "" measures nothing
-	Every   time.Duration // how often
+	Leave   func() bool     // asked when Run ends: true leaves Xray to a next start; nil ends it
+	Changed func(Health)    // called when the health of a route changed; it must not block
+	Output  *process.Output // what Xray prints into; nil makes one
+	Probe   string          // what is fetched through each proxy; "" measures nothing
+	Every   time.Duration   // how often
 }
 
 // Route is a route via xray.
@@ -94,7 +95,7 @@ type member struct {
 func New(o Options) *Tunnels {
 	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}}
 	t.xray = process.New(process.Options{
-		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready,
+		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
 	})
 	return t
 }

@@ -371,7 +371,7 @@ func descriptors(t *testing.T) int {
 
 // TestOutput: what was read is given back.
 func TestOutput(t *testing.T) {
-	out, err := newOutput()
+	out, err := NewOutput()
 	if err != nil {
 		t.Fatal(err)
 	}

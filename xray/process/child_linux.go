@@ -20,7 +20,7 @@ type child struct {
 	exit    chan int // its exit code, once; -1 is by a signal, or not known
 	signal  func(syscall.Signal) error
 	watch   *os.File // of one that is not our child
-	output  *output  // nil where it can't be read
+	output  *Output  // nil where it can't be read
 }
 
 // command returns Xray with arguments, as whom it has to run.
@@ -43,16 +43,12 @@ func (s *Supervisor) command(ctx context.Context, args ...string) *exec.Cmd {
 // spawn starts Xray. It gets its configuration only when known has written down who
 // it is: one that we lose before reads none and ends.
 func (s *Supervisor) spawn(data []byte, known func(identity) error) (*child, error) {
-	out, err := newOutput()
-	if err != nil {
-		return nil, err
-	}
+	out := s.out
 	cmd := s.command(context.Background(), "run", "-config", "stdin:")
 	cmd.Stdout, cmd.Stderr = out.file, out.file
 	if s.o.Cgroup != "" {
 		dir, err := os.Open(s.o.Cgroup)
 		if err != nil {
-			out.Close()
 			return nil, fmt.Errorf("open the cgroup: %w", err)
 		}
 		defer dir.Close()
@@ -63,7 +59,6 @@ func (s *Supervisor) spawn(data []byte, known func(identity) error) (*child, err
 		err = cmd.Start()
 	}
 	if err != nil {
-		out.Close()
 		return nil, err
 	}
 	c := &child{exit: make(chan int, 1), started: time.Now(), signal: func(sig syscall.Signal) error { return cmd.Process.Signal(sig) }, output: out}
@@ -81,7 +76,6 @@ func (s *Supervisor) spawn(data []byte, known func(identity) error) (*child, err
 	}()
 	if err != nil {
 		c.end()
-		out.Close()
 		return nil, fmt.Errorf("keep the pid: %w", err)
 	}
 	return c, nil
@@ -141,7 +135,11 @@ func (c *child) end() {
 
 // letGo ends the watching of what is not our child.
 func (c *child) letGo() {
-	if c.watch != nil {
-		c.watch.Close()
+	if !c.adopted {
+		return
+	}
+	c.watch.Close()
+	if c.output != nil {
+		c.output.Close()
 	}
 }

@@ -21,7 +21,7 @@ const (
 // journal takes what Xray prints, line by line, without secrets.
 type journal struct {
 	mu      sync.Mutex
-	from    source // what is followed; nil is nothing
+	from    io.Reader // what is followed, io.EOF being that there is no more for now; nil is nothing
 	lines   []string
 	next    int // where the next line goes once the ring is full
 	partial []byte
@@ -32,24 +32,15 @@ type journal struct {
 	size    int64
 }
 
-// source is the output of a process.
-type source interface {
-	io.Reader // io.EOF is that there is no more for now
-	io.Closer
-}
-
 // follow takes the output of another process from now on; nil is none. What is left
 // of the one before is taken first.
-func (j *journal) follow(from source) {
+func (j *journal) follow(from io.Reader) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.from != nil {
-		j.read()
-		if len(j.partial) > 0 {
-			j.line(string(j.partial))
-			j.partial = j.partial[:0]
-		}
-		j.from.Close()
+	j.read()
+	if len(j.partial) > 0 {
+		j.line(string(j.partial))
+		j.partial = j.partial[:0]
 	}
 	j.from = from
 }

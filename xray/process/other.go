@@ -10,6 +10,12 @@ import (
 
 var errLinux = errors.New("xray is managed on Linux only")
 
+// Output needs Linux.
+type Output struct{}
+
+// NewOutput fails.
+func NewOutput() (*Output, error) { return nil, errLinux }
+
 // Left is an Xray that an earlier run of ours has left.
 type Left struct {
 	API  netip.AddrPort

@@ -19,17 +19,17 @@ const (
 	oldOutput = 1 << 20
 )
 
-// output is what Xray prints: a file in memory, so that it lies on no disk, a full
+// Output is what Xray prints: a file in memory, so that it lies on no disk, a full
 // one stops nothing, and no pipe breaks when we are killed. Xray appends; what was
 // read is given back, so that it stays small as long as somebody reads.
-type output struct {
+type Output struct {
 	file  *os.File
 	at    int64 // what was read
 	freed int64 // what was given back
 }
 
-// newOutput makes one for a new process.
-func newOutput() (*output, error) {
+// NewOutput makes one. A seccomp filter may refuse it later.
+func NewOutput() (*Output, error) {
 	fd, err := unix.MemfdCreate(outputName, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
 		fd, err = unix.MemfdCreate(outputName, unix.MFD_CLOEXEC)
@@ -42,12 +42,12 @@ func newOutput() (*output, error) {
 		file.Close()
 		return nil, fmt.Errorf("make room for what xray prints: %w", err)
 	}
-	return &output{file: file}, nil
+	return &Output{file: file}, nil
 }
 
 // openOutput opens that of a process which was started by an earlier run of ours. A
 // few lines may come that were read then: memory is given back by pages.
-func openOutput(pid int) (*output, error) {
+func openOutput(pid int) (*Output, error) {
 	path := fmt.Sprintf("/proc/%d/fd/1", pid)
 	if to, err := os.Readlink(path); err != nil || !strings.HasPrefix(to, "/memfd:"+outputName) {
 		return nil, errors.Join(err, errors.New("xray's output is not what we made for it"))
@@ -56,7 +56,7 @@ func openOutput(pid int) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &output{file: file}
+	o := &Output{file: file}
 	if info, err := file.Stat(); err == nil && info.Size() > oldOutput {
 		o.at = info.Size() - oldOutput
 	}
@@ -67,7 +67,7 @@ func openOutput(pid int) (*output, error) {
 }
 
 // Read implements io.Reader.
-func (o *output) Read(b []byte) (int, error) {
+func (o *Output) Read(b []byte) (int, error) {
 	n, err := o.file.ReadAt(b, o.at)
 	o.at += int64(n)
 	if o.at-o.freed >= freeEvery {
@@ -85,4 +85,4 @@ func (o *output) Read(b []byte) (int, error) {
 }
 
 // Close implements io.Closer.
-func (o *output) Close() error { return o.file.Close() }
+func (o *Output) Close() error { return o.file.Close() }

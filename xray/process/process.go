@@ -43,6 +43,8 @@ type Options struct {
 	// UID and GID are whom it runs as; zero is as whom we run.
 	UID, GID uint32
 	Cgroup   string // the directory of a cgroup of version 2 to start in; "" is ours
+	// Output is what Xray prints into, for one Supervisor at a time; nil makes one.
+	Output *Output
 	// Ready is called whenever an Xray has begun to answer, before it counts as
 	// running: what is told to it through its API is lost with the one before. nil is nothing.
 	Ready func(context.Context, *api.Client)
@@ -97,6 +99,7 @@ type Status struct {
 type Supervisor struct {
 	o        Options
 	journal  journal
+	out      *Output
 	requests chan request
 	mu       sync.Mutex
 	status   Status

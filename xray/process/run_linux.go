@@ -57,6 +57,13 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what an earlier run of xray left: %w", err)
 	}
+	if s.out = s.o.Output; s.out == nil {
+		if s.out, err = NewOutput(); err != nil {
+			return err
+		}
+		defer s.out.Close()
+	}
+	defer s.journal.follow(nil)
 	l := loop{Supervisor: s, stopped: r.Stopped}
 	if r.runs() {
 		l.left, l.leftHash = r.identity, r.Hash
@@ -294,7 +301,7 @@ func (l *loop) launch(ctx context.Context, c Config) error {
 // begin takes a process as the one that is watched.
 func (l *loop) begin(c *child) {
 	l.child = c
-	if c.output != nil {
+	if l.journal.follow(nil); c.output != nil {
 		l.journal.follow(c.output)
 	}
 }
@@ -380,6 +387,7 @@ func (l *loop) end() {
 // gone forgets the child, which has ended.
 func (l *loop) gone() {
 	if l.child != nil {
+		l.journal.follow(nil)
 		l.child.letGo()
 		l.child = nil
 		_ = l.keep() // what it says then is that of a process which is not there
