@@ -12,6 +12,7 @@ import (
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/xray/config"
+	"netpolicy.dev/netpolicy/xray/generator"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
@@ -176,16 +177,8 @@ type shownProfile struct {
 	Password string            `json:"password,omitempty"`
 	Keys     map[string]string `json:"keys,omitempty"`
 	Findings []shownFinding    `json:"findings"`
-	// Losses are what each format of convert can't say of it, by the format's name;
-	// formats that can say all are not there.
-	Losses map[string]shownLoss `json:"losses,omitempty"`
-	order  []string
-}
-
-// shownLoss is what one format can't say of a profile.
-type shownLoss struct {
-	Keys    []string `json:"keys,omitempty"`     // that are not written
-	LeftOut string   `json:"left_out,omitempty"` // why the whole profile is not
+	Losses   []generator.Loss  `json:"losses,omitempty"` // of each format of convert that can't say all
+	order    []string
 }
 
 type shownFinding struct {
@@ -253,16 +246,13 @@ func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 }
 
 // lossesOf returns for each profile what the formats of convert can't say of it.
-func lossesOf(profiles []link.Profile) []map[string]shownLoss {
-	all := make([]map[string]shownLoss, len(profiles))
-	for i := range all {
-		all[i] = map[string]shownLoss{}
-	}
+func lossesOf(profiles []link.Profile) [][]generator.Loss {
+	all := make([][]generator.Loss, len(profiles))
 	for _, name := range convertFormats {
 		if name == xrayFormat {
 			for i, p := range profiles {
 				if why, _ := firstError(config.Check(config.V26_3, p)); why != "" {
-					all[i][name] = shownLoss{LeftOut: why}
+					all[i] = append(all[i], generator.Loss{Format: name, Keys: []string{}, Left: true, Why: why})
 				}
 			}
 			continue
@@ -270,7 +260,7 @@ func lossesOf(profiles []link.Profile) []map[string]shownLoss {
 		format, _ := sub.ParseFormat(name)
 		_, losses := sub.Write(format, profiles)
 		for _, l := range losses {
-			all[l.Index][name] = shownLoss{Keys: l.Keys, LeftOut: l.Why}
+			all[l.Index] = append(all[l.Index], generator.Loss{Format: name, Keys: append([]string{}, l.Keys...), Left: l.Left, Why: l.Why})
 		}
 	}
 	return all

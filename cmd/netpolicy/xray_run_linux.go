@@ -24,7 +24,7 @@ func startCore(ctx context.Context, binary string, c process.Config, out io.Writ
 	if err != nil {
 		return nil, nil, err
 	}
-	s = process.New(process.Options{Binary: binary, Dir: dir, Output: out})
+	s = process.New(process.Options{Binary: binary, Dir: dir, Lines: out})
 	// It ends when end is called, so that what is left of its log can be read.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -36,6 +37,25 @@ func (d *Daemon) openSubscriptions() {
 		return
 	}
 	d.subs = &subscriptions{store}
+	if d.parts.Proxies == nil {
+		d.parts.Proxies = d.subs
+	} else {
+		d.parts.Proxies = tunnels.Sources{d.parts.Proxies, d.subs}
+	}
+}
+
+// Subscriptions returns the subscriptions in a state directory as they are, for those who
+// only look: nil where there are none, or they can't be read.
+func Subscriptions(stateDir string) tunnels.Source {
+	dir := filepath.Join(stateDir, subsDir)
+	if _, err := os.Stat(dir); err != nil {
+		return nil
+	}
+	store, err := subscription.Open(subscription.Config{Dir: dir, ReadOnly: true})
+	if err != nil {
+		return nil
+	}
+	return &subscriptions{store}
 }
 
 // dialBy returns how the policy's route of that name connects, as it leads at the

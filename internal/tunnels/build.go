@@ -53,13 +53,15 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports, last map[str
 	for _, r := range routes {
 		c, ok := t.o.Source.Find(r.Profile)
 		runnable, why := sort(v, c.Profiles)
-		switch old, known := last[r.Profile]; {
-		case len(runnable) > 0:
-			last[r.Profile] = c
+		switch {
 		case !ok:
 			m.problems = append(m.problems, fmt.Sprintf("route %s: there is no proxy called %q", r.Name, r.Profile))
-			fallthrough
-		default:
+		case len(c.Profiles) == 0:
+			m.problems = append(m.problems, fmt.Sprintf("route %s: %s has no proxy yet", r.Name, c.From))
+		}
+		if old, known := last[r.Profile]; len(runnable) > 0 {
+			last[r.Profile] = c
+		} else {
 			for _, w := range why {
 				m.problems = append(m.problems, fmt.Sprintf("route %s: %s", r.Name, w))
 			}

@@ -35,7 +35,9 @@ func Check(p *rules.Policy, source Source, files *Files, v config.Version) (list
 			list = append(list, d)
 			continue
 		}
-		if runnable, why := sort(v, c.Profiles); len(runnable) == 0 {
+		if len(c.Profiles) == 0 {
+			list = append(list, diag.New("NP504", r.Span, "%s has no proxy yet", c.From))
+		} else if runnable, why := sort(v, c.Profiles); len(runnable) == 0 {
 			list = append(list, diag.New("NP504", r.Span, "%s can't be run: %s", diag.Quote(name), strings.Join(why, "; ")))
 		}
 	}
@@ -80,6 +82,8 @@ func Describe(p *rules.Policy, source Source, v config.Version) (list []string) 
 			line += ": rejected, there is no relay"
 		case !found:
 			line += ": rejected, there is no proxy of this name"
+		case len(c.Profiles) == 0:
+			line += ": rejected, " + c.From + " has no proxy yet"
 		case len(runnable) == 0:
 			line += ": rejected, " + strings.Join(why, "; ")
 		default:

@@ -36,9 +36,9 @@ type Options struct {
 	// Dir is a directory of ours, which only we can write to: who runs is written there.
 	Dir     string
 	LogFile string // "" is none; three files of 1 MiB are kept
-	// Output gets each line of the log too, as it is kept; nil is nowhere. It must not
+	// Lines gets each line of the log too, as it is kept; nil is nowhere. It must not
 	// block, and its errors are not heard.
-	Output io.Writer
+	Lines  io.Writer
 	Assets string // where geoip.dat and geosite.dat are; "" is beside the program
 	// UID and GID are whom it runs as; zero is as whom we run.
 	UID, GID uint32
@@ -124,7 +124,7 @@ const (
 
 // New returns a Supervisor; Run does the work.
 func New(o Options) *Supervisor {
-	return &Supervisor{o: o, requests: make(chan request), journal: journal{path: o.LogFile, out: o.Output}}
+	return &Supervisor{o: o, requests: make(chan request), journal: journal{path: o.LogFile, out: o.Lines}}
 }
 
 // Apply tests a configuration and runs it in the place of the one before. If it

@@ -61,9 +61,11 @@ func (s *Store) dataFile(name, sum string) string {
 }
 
 // load reads all records and their contents.
-func (s *Store) load() error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
+func (s *Store) load(readOnly bool) error {
+	if !readOnly {
+		if err := os.MkdirAll(s.dir, 0o700); err != nil {
+			return err
+		}
 	}
 	files, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -75,13 +77,18 @@ func (s *Store) load() error {
 			continue
 		}
 		x, err := s.loadOne(name)
+		if err != nil && readOnly {
+			continue
+		}
 		if err != nil {
 			path := s.recordFile(name)
 			s.log.Error("subscription is damaged and put aside", "name", name, "error", errors.Join(err, os.Rename(path, path+".damaged")))
 			continue
 		}
 		s.subs[name] = x
-		s.sweep(name, x.record.Sum)
+		if !readOnly {
+			s.sweep(name, x.record.Sum)
+		}
 	}
 	return nil
 }

@@ -145,6 +145,8 @@ type Info struct {
 // Config says what a Store works with.
 type Config struct {
 	Dir string // the folder of the store alone, made where there is none
+	// ReadOnly makes, moves and removes nothing there; only what looks at it works then.
+	ReadOnly bool
 	// Route returns the way to connect that a name stands for. Nil knows none.
 	Route func(via string) (download.Dial, error)
 	Rand  *rand.Rand   // spreads the times of fetches; nil: they are exact. The Store owns it
@@ -195,7 +197,7 @@ func Open(c Config) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.load(); err != nil {
+	if err := s.load(c.ReadOnly); err != nil {
 		return nil, fmt.Errorf("open the subscriptions: %w", err)
 	}
 	return s, nil
