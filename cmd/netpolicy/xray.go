@@ -347,14 +347,15 @@ exits with 1 when nothing is written.`,
 				return cli.Fail(cmd, err)
 			}
 			var out []byte
-			if to == xrayFormat {
+			switch profiles := s.Profiles(); {
+			case to == xrayFormat && len(profiles) > 0:
 				writeFindings(cmd.ErrOrStderr(), refusals(s), false)
 				var findings []config.Finding
-				out, findings = config.Build(v, s.Profiles(), o)
+				out, findings = config.Build(v, profiles, o)
 				writeConfigFindings(cmd.ErrOrStderr(), findings, false)
-			} else {
+			default:
 				writeFindings(cmd.ErrOrStderr(), s, false)
-				out = writeFormat(cmd.ErrOrStderr(), format, s.Profiles())
+				out = writeFormat(cmd.ErrOrStderr(), format, profiles)
 			}
 			if out == nil {
 				return cli.Fail(cmd, fmt.Errorf("nothing to write: no profile can be said in %s", to))

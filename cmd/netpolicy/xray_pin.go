@@ -191,7 +191,8 @@ func (t target) look(ctx context.Context) (pinned, error) {
 		q.Security = s
 		p.Link = q.Format()
 		// Not every form can say it; one that is written as a URL can.
-		if again, _ := link.Parse(p.Link); again.Security == nil || len(again.Security.(link.TLS).Pins) == 0 {
+		again, _ := link.Parse(p.Link)
+		if s, ok := again.Security.(link.TLS); !ok || len(s.Pins) == 0 {
 			p.Link = q.Link()
 		}
 	}

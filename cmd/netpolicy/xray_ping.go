@@ -121,7 +121,7 @@ func pingOne(ctx context.Context, p link.Profile, timeout time.Duration) (out pi
 		return out
 	}
 	defer conn.Close()
-	out.ConnectMS, out.OK = (*trial)(nil).since(began), true
+	out.ConnectMS, out.OK = msSince(began), true
 	name, alpn, secure := serverName(p)
 	if !secure {
 		return out
@@ -132,7 +132,7 @@ func pingOne(ctx context.Context, p link.Profile, timeout time.Duration) (out pi
 		out.Error, out.OK = "TLS: "+oneLine(err.Error()), false
 		return out
 	}
-	out.TLSMS = (*trial)(nil).since(began)
+	out.TLSMS = msSince(began)
 	return out
 }
 

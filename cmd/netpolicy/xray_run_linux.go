@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -101,31 +103,40 @@ standard input.`,
 	return cmd
 }
 
+// maxPorts is how many ports are tried: somebody else may take one first.
+const maxPorts = 3
+
 // tryCore runs one profile on ports of its own, and asks with it for a page.
 func tryCore(ctx context.Context, t *trial, binary string, v config.Version, p link.Profile) {
-	in, err := freePort()
-	api, err2 := freePort()
-	if err := errors.Join(err, err2); err != nil {
-		t.fail(err.Error(), "")
+	for n := 1; ; n++ {
+		in, err := freePort()
+		api, err2 := freePort()
+		if err := errors.Join(err, err2); err != nil {
+			t.fail(err.Error(), "")
+			return
+		}
+		data, findings := config.Build(v, []link.Profile{p}, config.Options{
+			API: api, LogLevel: "info", Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
+		})
+		if data == nil {
+			t.fail(firstError(findings))
+			return
+		}
+		began := time.Now()
+		s, end, err := startCore(ctx, binary, process.Config{Data: data, API: api}, nil)
+		if err != nil && n < maxPorts && strings.Contains(err.Error(), "address already in use") {
+			continue
+		}
+		if err != nil {
+			t.fail(oneLine(err.Error()), "")
+			return
+		}
+		defer end()
+		t.StartMS = msSince(began)
+		t.connect(ctx, p)
+		if err := t.fetch(ctx, in); err != nil {
+			t.explain(ctx, p, err, s.Log)
+		}
 		return
-	}
-	data, findings := config.Build(v, []link.Profile{p}, config.Options{
-		API: api, LogLevel: "info", Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
-	})
-	if data == nil {
-		t.fail(firstError(findings))
-		return
-	}
-	began := t.now()
-	s, end, err := startCore(ctx, binary, process.Config{Data: data, API: api}, nil)
-	if err != nil {
-		t.fail(oneLine(err.Error()), "")
-		return
-	}
-	defer end()
-	t.StartMS = t.since(began)
-	t.connect(ctx, p)
-	if err := t.fetch(ctx, in); err != nil {
-		t.explain(ctx, p, err, s.Log)
 	}
 }

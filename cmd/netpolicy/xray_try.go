@@ -96,10 +96,8 @@ type trial struct {
 
 func (t *trial) fail(message, help string) { t.Error, t.Help = message, help }
 
-func (*trial) now() time.Time { return time.Now() }
-
-// since returns the milliseconds since a moment, to the hundredth.
-func (*trial) since(began time.Time) float64 {
+// msSince returns the milliseconds since a moment, to the hundredth.
+func msSince(began time.Time) float64 {
 	return math.Round(float64(time.Since(began))/float64(time.Millisecond)*100) / 100
 }
 
@@ -111,9 +109,9 @@ func (t *trial) connect(ctx context.Context, p link.Profile) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.flags.timeout)
 	defer cancel()
-	began := t.now()
+	began := time.Now()
 	if conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", serverOf(p)); err == nil {
-		t.ConnectMS = t.since(began)
+		t.ConnectMS = msSince(began)
 		conn.Close()
 	}
 }
@@ -128,14 +126,14 @@ func (t *trial) fetch(ctx context.Context, in netip.AddrPort) error {
 	client := http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	ctx, cancel := context.WithTimeout(ctx, t.flags.timeout)
 	defer cancel()
-	began := t.now()
+	began := time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
 			if err == nil {
-				t.TLSMS = t.since(began)
+				t.TLSMS = msSince(began)
 			}
 		},
-		GotFirstResponseByte: func() { t.FirstMS = t.since(began) },
+		GotFirstResponseByte: func() { t.FirstMS = msSince(began) },
 	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.flags.page, nil)
 	if err != nil {
@@ -154,7 +152,7 @@ func (t *trial) fetch(ctx context.Context, in netip.AddrPort) error {
 		}
 		return err
 	}
-	t.TotalMS, t.OK = t.since(began), true
+	t.TotalMS, t.OK = msSince(began), true
 	return nil
 }
 
@@ -162,11 +160,11 @@ func (t *trial) fetch(ctx context.Context, in netip.AddrPort) error {
 // writes a moment later.
 func (t *trial) explain(ctx context.Context, p link.Profile, err error, log func() []string) {
 	var best config.Finding
-	for end := t.now().Add(causeWithin); ; {
+	for end := time.Now().Add(causeWithin); ; {
 		if f, ok := config.Explain(p, strings.Join(log(), "\n")); ok {
 			best = f
 		}
-		if best.Severity == diag.Error && best.Message != "" || t.now().After(end) || ctx.Err() != nil {
+		if best.Severity == diag.Error && best.Message != "" || time.Now().After(end) || ctx.Err() != nil {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)

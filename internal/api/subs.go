@@ -88,7 +88,7 @@ type SubscribedProfile struct {
 }
 
 // errNoSubscriptions is the answer of a daemon that keeps none.
-var errNoSubscriptions = fmt.Errorf("the daemon keeps no subscriptions: it needs a state directory, and does not enforce with --observe: %w", ErrConflict)
+var errNoSubscriptions = fmt.Errorf("the daemon keeps no subscriptions: it has no state directory, or only observes: %w", ErrConflict)
 
 // subscriptions adds the routes of Subscriptions.
 func (s *Server) subscriptions(mux *http.ServeMux) {

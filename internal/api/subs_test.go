@@ -55,7 +55,7 @@ func TestNoSubscriptions(t *testing.T) {
 	_, shown := c.Subscription(ctx, "a")
 	_, changed := c.ChangeSubscription(ctx, SubscriptionRequest{})
 	for _, err := range []error{listed, shown, changed} {
-		if err == nil || !strings.Contains(err.Error(), "needs a state directory") {
+		if err == nil || !strings.Contains(err.Error(), "has no state directory") {
 			t.Error(err)
 		}
 	}

@@ -64,7 +64,7 @@ func proxies(t *testing.T, binary string, names ...string) (links map[string]str
 func TestSubscriptionRoute(t *testing.T) {
 	binary := xraytest.Binary(t)
 	links := proxies(t, binary, "one", "two")
-	body := links["one"] + "\n" + links["two"] + "\n"
+	body := ""
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }))
 	defer provider.Close()
 	inbound := listenable(t)
@@ -90,9 +90,25 @@ default: {route: %s}
 			t.Fatal(err)
 		}
 	}
-	do(api.SubscriptionRequest{Do: api.DoAdd, URL: provider.URL})
-	do(api.SubscriptionRequest{Do: api.DoChoose, Profile: "one"})
 	r.write(policy("home"))
+	reload := func(want string) {
+		t.Helper()
+		if res, err := r.Reload(t.Context()); err != nil || len(res.Diagnostics) == 0 || !strings.Contains(res.Diagnostics[0].Message, want) {
+			t.Errorf("%+v, %v", res, err)
+		}
+		if text := fmt.Sprint(DescribeXray(r.path, mustLoad(t, policy("home")), Subscriptions(dir))); !strings.Contains(text, ": rejected, ") {
+			t.Error(text)
+		}
+	}
+	reload("no file of xray_links and no subscription has a proxy called `home`")
+	do(api.SubscriptionRequest{Do: api.DoAdd, URL: provider.URL})
+	reload("subscription home has no proxy yet")
+	body = links["one"] + "\n" + links["two"] + "\n"
+	do(api.SubscriptionRequest{Do: api.DoUpdate})
+	do(api.SubscriptionRequest{Do: api.DoChoose, Profile: "one"})
+	if text := fmt.Sprint(DescribeXray(r.path, mustLoad(t, policy("home")), Subscriptions(dir))); !strings.Contains(text, " of subscription home") {
+		t.Error(text)
+	}
 	if res, err := r.Reload(t.Context()); err != nil || res.Result != api.Applied {
 		t.Fatalf("%+v, %v", res, err)
 	}

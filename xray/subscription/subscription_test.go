@@ -555,3 +555,43 @@ func TestMarks(t *testing.T) {
 		t.Error("shown:", text)
 	}
 }
+
+// TestReadOnly: who only looks changes nothing, whatever is there.
+func TestReadOnly(t *testing.T) {
+	r := newRig(t)
+	r.serve(tokyo)
+	r.add(r.settings())
+	for name, text := range map[string]string{"bad.json": "{", "home.0000.data": "what a crash left"} {
+		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func() (names []string) {
+		files, err := os.ReadDir(r.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			names = append(names, f.Name())
+		}
+		return names
+	}
+	before := look()
+	s, err := Open(Config{Dir: r.dir, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, _, ok := s.Profiles("home"); !ok || len(list) != 1 {
+		t.Error(list, ok)
+	}
+	if after := look(); len(before) != 4 || !slices.Equal(before, after) {
+		t.Errorf("%v became %v", before, after)
+	}
+	r.open()
+	if after := look(); slices.Contains(after, "home.0000.data") || !slices.Contains(after, "bad.json.damaged") {
+		t.Errorf("left as it was: %v", after)
+	}
+	if _, err := Open(Config{Dir: filepath.Join(r.dir, "none"), ReadOnly: true}); err == nil {
+		t.Error("a folder that is not there is read")
+	}
+}
