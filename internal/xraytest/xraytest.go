@@ -15,7 +15,7 @@ import (
 // Version is the release that the tests run, as the Go module proxy names it.
 const Version = "v1.260327.0"
 
-// NewerVariable is the variable of the environment that names a program of Xray 26.7,
+// NewerVariable is the variable of the environment that names a program of Xray 26.7 by an absolute path,
 // which the Go module proxy does not have: the tests that compare versions run it too.
 const NewerVariable = "XRAY_26_7"
 

@@ -70,7 +70,7 @@ func startXray(t testing.TB, binary string, config []byte) *running {
 		}
 	})
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		if strings.Contains(r.log(0), " started") {
+		if strings.Contains(r.log(0), "] core: Xray ") {
 			return r
 		}
 		select {
@@ -86,6 +86,8 @@ func startXray(t testing.TB, binary string, config []byte) *running {
 
 // fetch gets the bytes through a proxy of the client and returns their hash.
 func fetch(ctx context.Context, proxy netip.AddrPort) (sum [sha256.Size]byte, n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	transport := &http.Transport{
 		Proxy: http.ProxyURL(&url.URL{Scheme: "socks5", Host: proxy.String()}), DisableKeepAlives: true,
 	}
@@ -106,7 +108,6 @@ func fetch(ctx context.Context, proxy netip.AddrPort) (sum [sha256.Size]byte, n 
 
 // lab is a server with an inbound for each combination, and a client.
 type lab struct {
-	wires
 	sum    [sha256.Size]byte // of what is fetched
 	client *running
 	ports  []netip.AddrPort // of the client, one for each profile
@@ -140,7 +141,7 @@ func throughLinks(t testing.TB, v Version, profiles []link.Profile, ports []neti
 // used, and waits until they are ready.
 func newLab(t testing.TB, client, server core, all []wire, w wires, used []wire) *lab {
 	t.Helper()
-	l := &lab{wires: w}
+	l := &lab{}
 	blob := make([]byte, 1<<20)
 	_, _ = rand.NewChaCha8([32]byte{7}).Read(blob)
 	l.sum = sha256.Sum256(blob)
@@ -213,11 +214,12 @@ func through(t *testing.T, what string, client, server core) {
 	l := newLab(t, client, server, all, w, all)
 	good, refused, began := 0, 0, time.Now()
 	for i, c := range all {
-		start := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		from := len(l.client.log(0))
-		sum, n, err := fetch(ctx, l.ports[i])
-		cancel()
+		start, from := time.Now(), len(l.client.log(0))
+		sum, n, err := fetch(t.Context(), l.ports[i])
+		// On a loaded machine the core's own patience, some seconds, can end.
+		for try := 1; try < 3 && err != nil && !c.refused; try++ {
+			sum, n, err = fetch(t.Context(), l.ports[i])
+		}
 		switch {
 		case c.refused && err != nil && n == 0:
 			refused++

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"netpolicy.dev/netpolicy/internal/linkrand"
+	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
@@ -133,6 +134,9 @@ func TestLossless(t *testing.T) {
 		back, findings, err := state.profile()
 		if err != nil || link.Refused(findings) || !reflect.DeepEqual(p, back) {
 			t.Fatalf("state %v\nread as %q\nnot     %q\n%v %v", state, linkrand.Show(back), linkrand.Show(p), findings, err)
+		}
+		if view := show(config.V26_7, p, nil, nil, false); !view.OK || len(view.Fields) < len(state.Params) {
+			t.Fatalf("%q is shown as %v", linkrand.Show(p), view.Fields)
 		}
 		// Set and taken back, with a key that nothing else has.
 		added, err := state.with([]Change{{Key: "x-added", Value: value("a &=#")}, {Key: keyName, Value: value("another")}})
@@ -296,4 +300,19 @@ func TestCall(t *testing.T) {
 	if err != nil || bad.OK || len(bad.Findings) == 0 || bad.Findings[0].Key != keyPort {
 		t.Error(err, bad)
 	}
+}
+
+// FuzzCall: whatever is asked, the answer is JSON, and never our own failure.
+func FuzzCall(f *testing.F) {
+	f.Add("parse", `{"text":"trojan://p@h:1?type=ws#n","secrets":true,"core":"26.7"}`)
+	f.Add("edit", `{"state":{"form":"vmess-json","scheme":"vmess","host":"h","port":"1","user":"u","params":[{"key":"type","value":"kcp"}]},"changes":[{"key":"fp","value":null}]}`)
+	f.Add("format", `{"states":[{"form":"url","scheme":"ss","host":"h","port":"1","user":"none","password":"x"}],"to":"clash"}`)
+	f.Add("build", `{"states":[{"form":"url","scheme":"trojan","host":"h","port":"1","user":"x","params":[{"key":"extra","value":"{}"}]}],"listen":"127.0.0.1:1"}`)
+	f.Add("fields", `{"protocol":"vless","transport":"ws","security":"tls"}`)
+	f.Fuzz(func(t *testing.T, name, request string) {
+		out := Call(name, []byte(request))
+		if !json.Valid(out) || strings.Contains(string(out), "the generator has failed") {
+			t.Errorf("%s %s: %s", name, request, out)
+		}
+	})
 }
