@@ -18,9 +18,10 @@ import (
 func newXrayCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xray",
-		Short: "Read, write and convert share links and subscriptions, and configure Xray",
+		Short: "Read, write and convert share links and subscriptions, configure Xray, and see to the daemon's",
 	}
 	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd())
+	cmd.AddCommand(newXrayDaemonCmds()...)
 	return cmd
 }
 

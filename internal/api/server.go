@@ -61,6 +61,7 @@ type Server struct {
 	Admin   Admin
 	Changes Changes
 	Lister  Lister
+	Tunnels Tunnels
 	Records *telemetry.Ring
 	Metrics func(io.Writer)
 	Log     *slog.Logger
@@ -186,6 +187,7 @@ func (s *Server) Handler() http.Handler {
 	})
 	s.flows(mux)
 	s.changes(mux)
+	s.tunnels(mux)
 	mux.HandleFunc("POST /v1/explain", s.explain)
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("PUT /v1/state", s.force)
