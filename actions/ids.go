@@ -75,6 +75,11 @@ func wayOut(p *rules.Policy, r *rules.Route) string {
 	switch r.Kind {
 	case rules.RouteUplink:
 		return "uplink " + p.Uplinks[r.Uplink].Name
+	case rules.RouteOther: // what the relay, or Xray, sends over the line
+		if r.Uplink < 0 {
+			return ""
+		}
+		return "uplink " + p.Uplinks[r.Uplink].Name
 	case rules.RouteDev:
 		return fmt.Sprintf("dev %s %v %v", r.Dev, r.Gateway[0], r.Gateway[1])
 	case rules.RouteTable:

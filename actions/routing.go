@@ -31,7 +31,7 @@ func (b *builder) routing() {
 		n := p.IDs.Marks[key]
 		w := way{mark: place(n, p.MarkMask), table: b.cfg.TableBase + n - 1}
 		switch r.Kind {
-		case rules.RouteUplink:
+		case rules.RouteUplink, rules.RouteOther:
 			u := &b.policy.Uplinks[r.Uplink]
 			w.dev, w.gateways, w.learn = u.Dev, u.Gateway, true
 		case rules.RouteDev:

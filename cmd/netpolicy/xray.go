@@ -20,10 +20,11 @@ import (
 func newXrayCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xray",
-		Short: "Read, convert and try share links, keep subscriptions, configure and run Xray",
+		Short: "Read, convert and try share links, keep subscriptions, run Xray, and see to the daemon's",
 	}
 	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd(),
 		newXrayPingCmd(), newXrayPinCmd(), newXrayRunCmd(), newXraySubCmd())
+	cmd.AddCommand(newXrayDaemonCmds()...)
 	return cmd
 }
 

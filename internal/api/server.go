@@ -61,6 +61,7 @@ type Server struct {
 	Admin   Admin
 	Changes Changes
 	Lister  Lister
+	Tunnels Tunnels
 	// Subscriptions is nil in a daemon that keeps none.
 	Subscriptions Subscriptions
 	Records       *telemetry.Ring
@@ -188,6 +189,7 @@ func (s *Server) Handler() http.Handler {
 	})
 	s.flows(mux)
 	s.changes(mux)
+	s.tunnels(mux)
 	s.subscriptions(mux)
 	mux.HandleFunc("POST /v1/explain", s.explain)
 	mux.HandleFunc("POST /v1/reload", s.reload)

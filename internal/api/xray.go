@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"net/http"
 	"time"
 )
 
@@ -44,4 +46,62 @@ type XrayProxy struct {
 // XrayRequest asks for something to be done with Xray: start, stop or restart.
 type XrayRequest struct {
 	Do string `json:"do"`
+}
+
+// XrayLog is what Xray has printed last, without secrets, the oldest line first.
+type XrayLog struct {
+	Lines []string `json:"lines"`
+}
+
+// Tunnels is the Xray of the routes via xray. Its methods are called concurrently and
+// fail with an error that wraps ErrConflict where the policy has no such routes.
+type Tunnels interface {
+	// Xray does what is asked for, if anything, and tells what runs then.
+	Xray(context.Context, XrayRequest) (Xray, error)
+	XrayLog() (XrayLog, error)
+}
+
+// tunnels adds the routes of Tunnels.
+func (s *Server) tunnels(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/xray", func(w http.ResponseWriter, r *http.Request) {
+		s.xray(w, r, XrayRequest{})
+	})
+	mux.HandleFunc("POST /v1/xray", func(w http.ResponseWriter, r *http.Request) {
+		var q XrayRequest
+		if body(w, r, &q) {
+			s.xray(w, r, q)
+		}
+	})
+	mux.HandleFunc("GET /v1/xray/log", func(w http.ResponseWriter, _ *http.Request) {
+		out, err := s.Tunnels.XrayLog()
+		if err != nil {
+			problem(w, statusOf(err), err)
+			return
+		}
+		answer(w, http.StatusOK, out)
+	})
+}
+
+func (s *Server) xray(w http.ResponseWriter, r *http.Request, q XrayRequest) {
+	out, err := s.Tunnels.Xray(r.Context(), q)
+	if err != nil {
+		problem(w, statusOf(err), err)
+		return
+	}
+	answer(w, http.StatusOK, out)
+}
+
+// Xray asks for something to be done with Xray ("" for nothing), and what runs then.
+func (c *Client) Xray(ctx context.Context, do string) (Xray, error) {
+	var x Xray
+	if do == "" {
+		return x, c.call(ctx, http.MethodGet, "/v1/xray", nil, &x)
+	}
+	return x, c.call(ctx, http.MethodPost, "/v1/xray", XrayRequest{Do: do}, &x)
+}
+
+// XrayLog asks for the last lines that Xray has printed.
+func (c *Client) XrayLog(ctx context.Context) (XrayLog, error) {
+	var l XrayLog
+	return l, c.call(ctx, http.MethodGet, "/v1/xray/log", nil, &l)
 }

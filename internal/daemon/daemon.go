@@ -227,7 +227,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Tunnels: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
 		if d.subs != nil {
 			server.Subscriptions = d.subs
 		}

@@ -70,8 +70,8 @@ func (l *loop) xrayRoutes() (list []tunnels.Route) {
 		// What Xray sends must not be decided again, or it comes back to Xray.
 		mark := l.plan.Bypass()
 		if r.Uplink >= 0 {
-			if m, ok := l.plan.UplinkMark(p.Uplinks[r.Uplink].Name); ok {
-				mark = m
+			if mark, ok = l.plan.UplinkMark(p.Uplinks[r.Uplink].Name); !ok {
+				continue // no way over its line: blocked, rather than over another
 			}
 		}
 		list = append(list, tunnels.Route{Name: r.Name, Profile: name, Mark: mark})
@@ -103,7 +103,13 @@ func (d *Daemon) endXray(ctx context.Context) error {
 	if d.opts.Observe || d.opts.StateDir == "" {
 		return nil
 	}
-	return process.EndLeft(ctx, xrayDir(d.opts.StateDir))
+	return EndXray(ctx, d.opts.StateDir)
+}
+
+// EndXray ends the Xray that a daemon with the state directory has left. No daemon may
+// run with it.
+func EndXray(ctx context.Context, stateDir string) error {
+	return process.EndLeft(ctx, xrayDir(stateDir))
 }
 
 // healthOf gives the loop the health of routes. It does not wait: the loop may be waiting for
@@ -284,7 +290,7 @@ func (c *core) fastest(g *rules.Group, selected *int) {
 	*selected = best
 }
 
-// Xray answers what runs for the routes via xray; nil is nothing.
+// xrayStatus is what runs for the routes via xray; nil is nothing.
 func (d *Daemon) xrayStatus() *api.Xray {
 	t := d.tunnels.Load()
 	if t == nil {
@@ -325,12 +331,12 @@ func (d *Daemon) Xray(ctx context.Context, q api.XrayRequest) (api.Xray, error) 
 }
 
 // XrayLog returns the last lines that Xray has printed, without secrets.
-func (d *Daemon) XrayLog() ([]string, error) {
+func (d *Daemon) XrayLog() (api.XrayLog, error) {
 	t := d.tunnels.Load()
 	if t == nil {
-		return nil, errNoXray
+		return api.XrayLog{}, errNoXray
 	}
-	return t.Log(), nil
+	return api.XrayLog{Lines: t.Log()}, nil
 }
 
 // xrayGauges writes what Xray does, while there is one.

@@ -2,6 +2,7 @@ package tunnels
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -129,8 +130,15 @@ func (t *Tunnels) Server(route string) (netip.AddrPort, bool) {
 	return at, ok
 }
 
-// Start, Stop and Restart are those of the process.
-func (t *Tunnels) Start(ctx context.Context) error { return t.xray.Start(ctx) }
+// Start takes back a Stop.
+func (t *Tunnels) Start(ctx context.Context) error {
+	err := t.xray.Start(ctx)
+	if errors.Is(err, process.ErrNoConfig) { // it starts with the first
+		t.poke()
+		return nil
+	}
+	return err
+}
 
 // Stop ends Xray until Start.
 func (t *Tunnels) Stop(ctx context.Context) error { return t.xray.Stop(ctx) }
@@ -212,6 +220,7 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 		if err == nil {
 			t.observe(list)
 		}
+		t.report(true) // groups go first
 		t.steer(ask, client)
 	}
 	t.report(st.State == process.Running)

@@ -137,7 +137,7 @@ func (l *loop) handle(ctx context.Context, r request) error {
 		return errors.New("xray is stopped; start it")
 	}
 	if l.config.Data == nil {
-		return errors.New("there is no configuration for xray")
+		return ErrNoConfig
 	}
 	l.restarts = restarts{}
 	if err := l.launch(ctx, l.config); err != nil {
