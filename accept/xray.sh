@@ -56,7 +56,8 @@ case $moved in
 *) echo "a balancer moves in ${moved:-no time}, want 100 ms" >>"$out"; s=1 ;;
 esac
 gotest ./xray/subscription '^Test' -timeout 0 || s=1
-gotest ./internal/daemon '^TestSubscription' -timeout 0 || s=1
+gotest ./internal/daemon '^Test(Subscription|Tunnel)' -timeout 0 || s=1
+gotest ./internal/lab '^TestXray$' -timeout 0 || s=1
 report $s 5 "crash, kill -9, port in use, bad configuration, no room for the log, ${many:-no processes} in a row, adopted after a kill: nothing is left and the last good one serves; new connections on the other proxy ${moved:-?}, none dropped ($(part '20 restarts'))"
 
 exit $bad
