@@ -25,11 +25,11 @@ func (q *question) describe(proto flow.Proto, src netip.AddrPort) {
 	f := &q.flow
 	f.Proto = flow.Some(proto)
 	f.Src, f.SrcPort = flow.Some(src.Addr().WithZone("")), flow.Some(src.Port())
-	f.DstPort = flow.Some(q.target.port)
-	if q.target.name == "" {
-		f.Dst = flow.Some(q.target.addr)
+	f.DstPort = flow.Some(q.target.Port)
+	if q.target.Name == "" {
+		f.Dst = flow.Some(q.target.Addr)
 	} else {
-		f.Domain = flow.Name(q.target.name)
+		f.Domain = flow.Name(q.target.Name)
 	}
 	q.ask.Flow = f
 }
@@ -60,13 +60,13 @@ func (q *question) decide(ctx context.Context, sniff func(context.Context) error
 }
 
 func (q *question) resolve(ctx context.Context) error {
-	if q.target.name == "" {
+	if q.target.Name == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
 	defer cancel()
 	d := dialer{q.r, &q.verdict.Way}
-	addrs, err := d.resolve(ctx, q.target.name)
+	addrs, err := d.resolve(ctx, q.target.Name)
 	if err == nil {
 		q.addrs = q.allowed(addrs)
 		q.flow.Dst = flow.Some(q.addrs[0])
@@ -139,9 +139,9 @@ func (q *question) try(ctx context.Context, dial func(context.Context, *dialer, 
 
 // wanted is the target as a way is asked for it.
 func (q *question) wanted(w *Way) target {
-	if w.SendName && w.Server.IsValid() && q.target.name == "" {
+	if w.SendName && w.Server.IsValid() && q.target.Name == "" {
 		if name, ok := sniffed(&q.flow); ok {
-			return target{name: name, port: q.target.port}
+			return target{Name: name, Port: q.target.Port}
 		}
 	}
 	return q.target

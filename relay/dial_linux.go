@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 const (
@@ -47,20 +50,20 @@ type dialer struct {
 // of t's name, if they have been resolved already.
 func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *Outcome) (*net.TCPConn, error) {
 	if d.way.Server.IsValid() {
-		o.Dst = t.addrPort()
-		c, _, err := d.server(ctx, commandConnect, t, o)
+		o.Dst = t.AddrPort()
+		c, _, err := d.server(ctx, socks.Connect, t, o)
 		return c, err
 	}
-	if t.name == "" {
-		addrs = []netip.Addr{t.addr}
+	if t.Name == "" {
+		addrs = []netip.Addr{t.Addr}
 	} else if addrs == nil {
 		var err error
-		if addrs, err = d.resolve(ctx, t.name); err != nil {
+		if addrs, err = d.resolve(ctx, t.Name); err != nil {
 			return nil, err
 		}
 	}
-	o.Dst = netip.AddrPortFrom(addrs[0], t.port)
-	c, err := d.race(ctx, addrs, t.port, o)
+	o.Dst = netip.AddrPortFrom(addrs[0], t.Port)
+	c, err := d.race(ctx, addrs, t.Port, o)
 	if err != nil {
 		return nil, err
 	}
@@ -225,13 +228,11 @@ func (d *dialer) prepare(fd int) error {
 	if mark == 0 {
 		mark = d.r.cfg.Mark
 	}
-	if err := setMark(fd, mark); err != nil {
+	if err := sockmark.Set(fd, mark); err != nil {
 		return fmt.Errorf("%w: %w", errLocal, err)
 	}
-	if d.way.Dev != "" {
-		if err := unix.BindToDevice(fd, d.way.Dev); err != nil {
-			return fmt.Errorf("%w: device %q: %w", errLocal, d.way.Dev, err)
-		}
+	if err := sockmark.Bind(fd, d.way.Dev); err != nil {
+		return fmt.Errorf("%w: %w", errLocal, err)
 	}
 	if d.way.Src4.IsValid() || d.way.Src6.IsValid() {
 		// The kernel finds the port once it knows the destination, so that one port
@@ -249,7 +250,7 @@ func (d *dialer) server(ctx context.Context, command byte, t target, o *Outcome)
 		return nil, netip.AddrPort{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	bound, err := askServer(c, d.way.User, d.way.Password, command, t)
+	bound, err := socks.Ask(c, d.way.User, d.way.Password, command, t)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -260,20 +261,20 @@ func (d *dialer) server(ctx context.Context, command byte, t target, o *Outcome)
 		}
 		return nil, netip.AddrPort{}, fmt.Errorf("%w: %w", errServer, err)
 	}
-	return c, bound.addrPort(), nil
+	return c, bound.AddrPort(), nil
 }
 
 var errServer = errors.New("ask the SOCKS server")
 
 // failureOf says what an error means for the line.
 func failureOf(err error) Failure {
-	var said serverError
+	var said socks.ServerError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
 		return Canceled
 	case errors.Is(err, errNoName):
 		return NoName
-	case errors.As(err, &said), errors.Is(err, errSOCKS):
+	case errors.As(err, &said), errors.Is(err, socks.ErrProtocol):
 		return ByServer
 	case errors.Is(err, errLocal), errors.Is(err, errSelf), errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EMFILE),
 		errors.Is(err, unix.ENFILE), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOBUFS):

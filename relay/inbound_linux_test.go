@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 func TestSOCKS(t *testing.T) {
@@ -32,20 +34,20 @@ func TestSOCKS(t *testing.T) {
 		to   target
 		code byte
 	}{
-		{"IPv4", targetOf(at), replyOK},
-		{"IPv6", targetOf(at6), replyOK},
-		{"name", target{name: "echo.example", port: at.Port()}, replyOK},
-		{"address as name", target{name: "127.0.0.1", port: at.Port()}, replyOK},
-		{"refused", targetOf(refused), replyRefused},
-		{"no such name", target{name: "nothing.example", port: 1}, replyUnreachable},
-		{"blocked", target{name: "blocked.example", port: 1}, replyNotAllowed},
-		{"the relay itself", targetOf(server), replyFailed},
+		{"IPv4", socks.TargetOf(at), socks.ReplyOK},
+		{"IPv6", socks.TargetOf(at6), socks.ReplyOK},
+		{"name", target{Name: "echo.example", Port: at.Port()}, socks.ReplyOK},
+		{"address as name", target{Name: "127.0.0.1", Port: at.Port()}, socks.ReplyOK},
+		{"refused", socks.TargetOf(refused), socks.ReplyRefused},
+		{"no such name", target{Name: "nothing.example", Port: 1}, socks.ReplyUnreachable},
+		{"blocked", target{Name: "blocked.example", Port: 1}, socks.ReplyNotAllowed},
+		{"the relay itself", socks.TargetOf(server), socks.ReplyFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := socksTo(server, c.to)
-			if c.code != replyOK {
-				var said serverError
-				if !errors.As(err, &said) || said.code != c.code {
+			if c.code != socks.ReplyOK {
+				var said socks.ServerError
+				if !errors.As(err, &said) || said.Code != c.code {
 					t.Fatalf("got %v, want code %d", err, c.code)
 				}
 				return
@@ -84,7 +86,7 @@ func TestPasswords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = askServer(conn, c.user, c.password, commandConnect, targetOf(at))
+		_, err = socks.Ask(conn, c.user, c.password, socks.Connect, socks.TargetOf(at))
 		if (err == nil) != c.ok {
 			t.Errorf("SOCKS %s:%s: %v", c.user, c.password, err)
 		}

@@ -14,11 +14,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/admit"
+	"netpolicy.dev/netpolicy/internal/sockmark"
 )
 
 // reserve are descriptors that are kept for others: files, netlink, the API,
 // handshakes with two sockets for a moment.
 const reserve = 512
+
+// callerPart is the part of all handshakes that one client may have under way: a
+// scan of dead addresses, or silence, must not keep the others out.
+const callerPart = 4
 
 // Relay is made by New and works while Run runs.
 type Relay struct {
@@ -31,7 +38,7 @@ type Relay struct {
 	table    *table
 	shaper   shaper
 	gate     chan struct{} // Limits.Handshakes
-	callers  callers
+	callers  admit.Gate    // handshakes of each client
 	serving  sync.WaitGroup
 	counts   counts
 	own      map[uint16]bool // the ports of TCP and UDP listeners
@@ -83,6 +90,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r.table = newTable(r.limits.Conns)
 	r.gate = make(chan struct{}, r.limits.Handshakes)
+	r.callers.MaxEach = max(1, r.limits.Handshakes/callerPart)
 	for _, in := range cfg.Inbounds {
 		open, err := listen(in, cfg.Mark)
 		if err != nil {
@@ -135,7 +143,7 @@ func listen(in Inbound, mark uint32) (*inbound, error) {
 		ctlErr := c.Control(func(fd uintptr) {
 			// The sockets of connections have all this as well.
 			stayAlive(int(fd))
-			if err = setMark(int(fd), mark); err == nil && in.Kind == TProxy {
+			if err = sockmark.Set(int(fd), mark); err == nil && in.Kind == TProxy {
 				err = transparent(int(fd), in.Listen.Addr())
 			}
 		})
@@ -160,17 +168,6 @@ func listen(in Inbound, mark uint32) (*inbound, error) {
 		}
 	}
 	return open, nil
-}
-
-// setMark gives a socket its mark; 0 is none.
-func setMark(fd int, mark uint32) error {
-	if mark == 0 {
-		return nil
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
-		return fmt.Errorf("mark a socket with %#x: %w", mark, err)
-	}
-	return nil
 }
 
 // transparent lets a socket have addresses that are not this host's.
@@ -255,7 +252,7 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 			pause = time.Millisecond
 			remote, _ := c.RemoteAddr().(*net.TCPAddr)
 			src := unmap(remote.AddrPort())
-			if !r.callers.take(src.Addr(), max(1, r.limits.Handshakes/callerPart)) {
+			if !r.callers.Enter(src.Addr()) {
 				r.counts.full.Add(1)
 				refuse(c)
 				continue
@@ -267,7 +264,7 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 				return nil
 			}
 			r.serving.Go(func() {
-				defer func() { r.callers.give(src.Addr()); <-r.gate }()
+				defer func() { r.callers.Leave(src.Addr()); <-r.gate }()
 				r.serve(ctx, in, c, src)
 			})
 			continue

@@ -12,6 +12,8 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector/first"
+	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 const (
@@ -104,11 +106,11 @@ func (r *Relay) associate(c *net.TCPConn, e *entry) error {
 	at := netip.AddrPortFrom(local.AddrPort().Addr().Unmap().WithZone(""), 0)
 	fd, err := socketFor(at.Addr())
 	if err != nil {
-		_ = writeReply(c, replyFailed, netip.AddrPort{})
+		_ = socks.WriteReply(c, socks.ReplyFailed, netip.AddrPort{})
 		return err
 	}
 	if err = bindTo(fd, at); err == nil {
-		err = setMark(fd, r.cfg.Mark)
+		err = sockmark.Set(fd, r.cfg.Mark)
 	}
 	var bound netip.AddrPort
 	if err == nil {
@@ -116,10 +118,10 @@ func (r *Relay) associate(c *net.TCPConn, e *entry) error {
 	}
 	if err != nil {
 		closeFD(fd)
-		_ = writeReply(c, replyFailed, netip.AddrPort{})
+		_ = socks.WriteReply(c, socks.ReplyFailed, netip.AddrPort{})
 		return err
 	}
-	err = writeReply(c, replyOK, bound)
+	err = socks.WriteReply(c, socks.ReplyOK, bound)
 	control := -1
 	if err == nil {
 		_ = c.SetDeadline(time.Time{})
@@ -243,13 +245,13 @@ func (f *front) read(d *datagrams, i int) (key sessionKey, payload []byte, ok bo
 	}
 	if f.kind == TProxy {
 		dst, ok := d.to(i)
-		key.dst = targetOf(dst)
+		key.dst = socks.TargetOf(dst)
 		return key, payload, ok
 	}
 	if key.src.Addr() != f.client {
 		return key, nil, false
 	}
-	dst, payload, err := cutDatagram(payload)
+	dst, payload, err := socks.CutDatagram(payload)
 	key.dst = dst
 	return key, payload, err == nil
 }
@@ -257,11 +259,11 @@ func (f *front) read(d *datagrams, i int) (key sessionKey, payload []byte, ok bo
 // begin makes a session; nil when there is no room.
 func (f *front) begin(l *loop, key sessionKey) *session {
 	r := l.r
-	if f.kind == TProxy && r.isSelf(key.dst.addrPort()) {
+	if f.kind == TProxy && r.isSelf(key.dst.AddrPort()) {
 		return nil
 	}
 	s := &session{f: f, key: key, fd: -1, control: -1, moved: l.now, idle: int64(r.limits.UDPIdle)}
-	if key.dst.port == 53 {
+	if key.dst.Port == 53 {
 		s.idle = min(s.idle, int64(dnsIdle))
 	}
 	s.e = r.table.add(f.kind, true, key.src, l.now, func() { l.post(func(l *loop) { s.end(l, Killed) }) })
@@ -400,15 +402,15 @@ func (s *session) open(l *loop, w *wayOut, err error) {
 func (s *session) ready(l *loop, w *wayOut) error {
 	if s.f.kind == TProxy {
 		var err error
-		if s.replies, err = s.f.replySocket(l, s.key.dst.addrPort()); err != nil {
+		if s.replies, err = s.f.replySocket(l, s.key.dst.AddrPort()); err != nil {
 			return err
 		}
 	} else {
 		from := s.key.dst
 		if w.from.Addr().IsValid() {
-			from = targetOf(w.from)
+			from = socks.TargetOf(w.from)
 		}
-		s.backHead = appendDatagramHead(nil, from)
+		s.backHead = socks.AppendHead(nil, from)
 	}
 	if err := l.watch(s.fd, s); err != nil {
 		return err
@@ -439,7 +441,7 @@ func (f *front) replySocket(l *loop, dst netip.AddrPort) (*replySocket, error) {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
 	if err == nil {
-		err = setMark(fd, l.r.cfg.Mark)
+		err = sockmark.Set(fd, l.r.cfg.Mark)
 	}
 	if err == nil {
 		err = bindTo(fd, dst)
@@ -482,7 +484,7 @@ func (s *session) answer(l *loop) {
 			payload, ok := d.payload(i)
 			if ok && s.outHead != nil {
 				var err error
-				_, payload, err = cutDatagram(payload)
+				_, payload, err = socks.CutDatagram(payload)
 				ok = err == nil
 			}
 			if !ok || s.down != nil && !s.down.takeAll(int64(len(payload)), l.now) {
@@ -547,7 +549,7 @@ func (s *session) end(l *loop, why Why) {
 	}
 	if s.replies != nil {
 		if s.replies.users--; s.replies.users == 0 {
-			delete(s.f.replies, s.key.dst.addrPort())
+			delete(s.f.replies, s.key.dst.AddrPort())
 			closeFD(s.replies.fd)
 		}
 	}

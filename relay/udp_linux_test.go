@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // associateWith makes an association and returns a socket for its datagrams.
@@ -16,11 +18,11 @@ func associateWith(t *testing.T, server netip.AddrPort) (control *net.TCPConn, c
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = control.Close() })
-	bound, err := askServer(control, "", "", commandAssociate, target{addr: netip.IPv4Unspecified()})
+	bound, err := socks.Ask(control, "", "", socks.Associate, target{Addr: netip.IPv4Unspecified()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(bound.addrPort()))
+	c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(bound.AddrPort()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +33,7 @@ func associateWith(t *testing.T, server netip.AddrPort) (control *net.TCPConn, c
 // ask sends a payload to a target and wants it back.
 func ask(t *testing.T, c *net.UDPConn, to target, payload string) {
 	t.Helper()
-	if _, err := c.Write(append(appendDatagramHead(nil, to), payload...)); err != nil {
+	if _, err := c.Write(append(socks.AppendHead(nil, to), payload...)); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 64<<10)
@@ -40,8 +42,8 @@ func ask(t *testing.T, c *net.UDPConn, to target, payload string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, got, err := cutDatagram(buf[:n])
-	if err != nil || string(got) != payload || from.port != to.port {
+	from, got, err := socks.CutDatagram(buf[:n])
+	if err != nil || string(got) != payload || from.Port != to.Port {
 		t.Errorf("got %q from %s, %v; want %q", got, from, err, payload)
 	}
 }
@@ -60,9 +62,9 @@ func TestAssociate(t *testing.T) {
 	})
 	control, c := associateWith(t, server)
 	for i := range 50 {
-		ask(t, c, targetOf(at), fmt.Sprint("datagram ", i))
+		ask(t, c, socks.TargetOf(at), fmt.Sprint("datagram ", i))
 	}
-	ask(t, c, target{name: "echo.example", port: at.Port()}, "by name")
+	ask(t, c, target{Name: "echo.example", Port: at.Port()}, "by name")
 	if n := len(r.Conns()); n != 3 { // the association and two sessions
 		t.Errorf("%d in the table: %+v", n, r.Conns())
 	}
@@ -70,7 +72,7 @@ func TestAssociate(t *testing.T) {
 	if _, end := h.end(t, 2); end.Why != Idled {
 		t.Errorf("reported: %s", end.Why)
 	}
-	ask(t, c, targetOf(at), "again")
+	ask(t, c, socks.TargetOf(at), "again")
 	_ = control.Close()
 	eventually(t, "all ends with the association", func() bool { return len(r.Conns()) == 0 })
 }
@@ -106,15 +108,15 @@ func TestThroughServer(t *testing.T) {
 	}
 	far.mu.Unlock()
 	_, udp := associateWith(t, server)
-	ask(t, udp, targetOf(atUDP), "one")
-	ask(t, udp, targetOf(atUDP), "two")
+	ask(t, udp, socks.TargetOf(atUDP), "one")
+	ask(t, udp, socks.TargetOf(atUDP), "two")
 	for _, o := range near.dials() {
 		if o.Failure != None || o.RTT != 0 {
 			t.Errorf("%+v", o)
 		}
 	}
 	// Its refusal is told.
-	_, err = socksTo(server, targetOf(closedPort(t)))
+	_, err = socksTo(server, socks.TargetOf(closedPort(t)))
 	if err == nil {
 		t.Log("refused after the sniff only: the client sees a reset")
 	}
@@ -126,7 +128,7 @@ func TestBlockedDatagrams(t *testing.T) {
 	r, server := mixed(t, func(_ *Ask, v *Verdict) { v.Do = Drop; asked <- struct{}{} }, nil)
 	_, c := associateWith(t, server)
 	for range 20 {
-		if _, err := c.Write(append(appendDatagramHead(nil, target{addr: netip.MustParseAddr("192.0.2.1"), port: 9}), "x"...)); err != nil {
+		if _, err := c.Write(append(socks.AppendHead(nil, target{Addr: netip.MustParseAddr("192.0.2.1"), Port: 9}), "x"...)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -34,6 +34,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/admit"
 )
 
 const (
@@ -154,8 +156,8 @@ type Resolver struct {
 	all      []int // every upstream
 	ups      []exchanger
 	cache    *cache
-	clients  limiter // questions that are being answered
-	conns    limiter // TCP connections of clients
+	clients  admit.Gate // questions that are being answered
+	conns    admit.Gate // TCP connections of clients
 	own      ownAddrs
 	counters Counters
 
@@ -184,8 +186,8 @@ func New(cfg Config) (*Resolver, error) {
 	r := &Resolver{
 		cfg:       cfg,
 		cache:     newCache(cfg.CacheEntries, cfg.CacheBytes, cfg.Stale),
-		clients:   limiter{max: maxQueries, maxEach: maxQueriesPerClient},
-		conns:     limiter{max: maxConns, maxEach: maxConnsPerClient},
+		clients:   admit.Gate{Max: maxQueries, MaxEach: maxQueriesPerClient},
+		conns:     admit.Gate{Max: maxConns, MaxEach: maxConnsPerClient},
 		flights:   map[key]*flight{},
 		penalties: map[tried]time.Time{},
 	}

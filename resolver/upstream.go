@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/sockmark"
 )
 
 // target is an upstream's URL, read.
@@ -100,7 +102,7 @@ func (d dialer) dial(ctx context.Context, network string, r Route) (net.Conn, er
 		if deadline, ok := ctx.Deadline(); ok && n < len(d.addrs)-1 {
 			attempt, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(d.addrs)-n))
 		}
-		nd := net.Dialer{Control: r.control}
+		nd := net.Dialer{Control: sockmark.Control(r.Mark, r.Device)}
 		if r.Source.IsValid() {
 			nd.LocalAddr = localAddr(network, r.Source)
 		}

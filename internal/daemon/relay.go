@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/sockmark"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -284,7 +285,7 @@ func (m marked) Resolve(ctx context.Context, name string, way *relay.Way) ([]net
 	if mark == 0 {
 		mark = m.bypass
 	}
-	d := net.Dialer{Control: markSockets(mark)}
+	d := net.Dialer{Control: sockmark.Control(mark, "")}
 	r := net.Resolver{PreferGo: true, Dial: d.DialContext}
 	return r.LookupNetIP(ctx, "ip", name)
 }

@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
-
-	"golang.org/x/net/proxy"
 
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/download"
+	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 	"netpolicy.dev/netpolicy/internal/tunnels"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
@@ -82,20 +84,47 @@ func (d *Daemon) dialBy(via string) (download.Dial, error) {
 	if mark == 0 {
 		mark = s.plan.Bypass()
 	}
-	direct := net.Dialer{Timeout: download.StepTimeout, Control: markSockets(mark)}
-	if !way.Server.IsValid() {
-		direct.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: markSockets(mark)}).DialContext}
-		return direct.DialContext, nil
+	control := sockmark.Control(mark, "")
+	direct := net.Dialer{Timeout: download.StepTimeout, Control: control}
+	if way.Server.IsValid() {
+		return func(ctx context.Context, _, address string) (net.Conn, error) {
+			return throughServer(ctx, &direct, &way, address)
+		}, nil
 	}
-	var auth *proxy.Auth
-	if way.User != "" {
-		auth = &proxy.Auth{User: way.User, Password: way.Password}
-	}
-	socks, err := proxy.SOCKS5("tcp", way.Server.String(), auth, &direct)
+	direct.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: control}).DialContext}
+	return direct.DialContext, nil
+}
+
+// throughServer connects to host:port through the way's SOCKS server, which resolves names.
+func throughServer(ctx context.Context, direct *net.Dialer, way *relay.Way, address string) (net.Conn, error) {
+	host, text, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	return socks.(proxy.ContextDialer).DialContext, nil // documented: the Dialer is one
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return nil, errors.New("the port is no number")
+	}
+	to := socks.Target{Name: host, Port: uint16(port)}
+	if a, err := netip.ParseAddr(host); err == nil {
+		to = socks.TargetOf(netip.AddrPortFrom(a, uint16(port)))
+	}
+	ctx, cancel := context.WithTimeout(ctx, download.StepTimeout)
+	defer cancel()
+	conn, err := direct.DialContext(ctx, "tcp", way.Server.String())
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	_, err = socks.Ask(conn, way.User, way.Password, socks.Connect, to)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // subscriptions gives the store to the API and to routes via xray.

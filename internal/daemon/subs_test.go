@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/socks"
 	"netpolicy.dev/netpolicy/internal/tunnels"
 )
 
@@ -26,8 +28,8 @@ routes:
 default: {route: direct}
 `
 
-// socksServer takes connections as RFC 1928 says, without a password, and leads all
-// of them to one address. It counts them.
+// socksServer takes connections to names, and leads all of them to one address. It
+// counts them.
 func socksServer(t *testing.T, to string) (addr string, taken *atomic.Int64) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -43,15 +45,7 @@ func socksServer(t *testing.T, to string) (addr string, taken *atomic.Int64) {
 			}
 			go func() {
 				defer c.Close()
-				head := make([]byte, 3+5)
-				if _, err := io.ReadFull(c, head[:3]); err != nil { // version, one method, none
-					return
-				}
-				fmt.Fprint(c, "\x05\x00")
-				if _, err := io.ReadFull(c, head[3:]); err != nil || head[6] != 3 { // a name
-					return
-				}
-				if _, err := io.CopyN(io.Discard, c, int64(head[7])+2); err != nil {
+				if _, target, err := socks.Accept(c, c, nil); err != nil || target.Name == "" {
 					return
 				}
 				far, err := net.Dial("tcp", to)
@@ -60,7 +54,9 @@ func socksServer(t *testing.T, to string) (addr string, taken *atomic.Int64) {
 				}
 				defer far.Close()
 				taken.Add(1)
-				fmt.Fprint(c, "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+				if err := socks.WriteReply(c, socks.ReplyOK, netip.AddrPort{}); err != nil {
+					return
+				}
 				go func() { _, _ = io.Copy(far, c); far.Close() }()
 				_, _ = io.Copy(c, far)
 			}()
