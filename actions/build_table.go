@@ -270,7 +270,7 @@ func (b *builder) routeChains(route int) []Chain {
 	case rules.RouteMark:
 		set(p.MarkMask|r.Mark, r.Mark)
 	case rules.RouteOther:
-		// What can't be tunnelled must not leave in the clear.
+		// What the relay does not take must not leave in the clear.
 		every.Rules = append(b.fromProxies(Stmt{Kind: SetMark, Mask: p.MarkMask, Value: p.tunnelMark(b.policy, r)}, Stmt{Kind: Return}), Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
 	default:
 		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
@@ -285,14 +285,15 @@ func (b *builder) checkRoute(r *rules.Route) {
 	case r.Kind == rules.RouteMark && r.Mark&b.plan.MarkMask != 0:
 		b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
 			"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, b.plan.MarkMask)
-	case r.Kind == rules.RouteOther && isSOCKS(r) && b.policy.Daemon.Relay.Used():
+	case r.Kind == rules.RouteOther && !b.policy.Daemon.Relay.Used():
+		b.lacks(diag.Warning, r.Span, "give the daemon `relay` or `tproxy`",
+			"route %s via %s is carried out by the relay alone, and there is none: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
+	case r.Kind == rules.RouteOther:
 		b.lacks(diag.Hint, r.Span, "", "route %s via %s: flows that do not go through the relay are rejected, so that nothing leaves in the clear", r.Name, r.Other)
-		if len(b.policy.Daemon.Relay.Listen) > 0 && len(b.policy.Daemon.DNS.Upstreams) == 0 && b.plan.prog.Reads(rules.FieldDstIP) {
+		if isSOCKS(r) && len(b.policy.Daemon.Relay.Listen) > 0 && len(b.policy.Daemon.DNS.Upstreams) == 0 && b.plan.prog.Reads(rules.FieldDstIP) {
 			b.lacks(diag.Hint, r.Span, "give daemon.dns_listen and dns_upstreams", "route %s: where a rule on dst_ip comes first, names that clients ask the relay for are looked up "+
 				"through the SOCKS server at this host's resolvers, and refused where those are in private networks", r.Name)
 		}
-	case r.Kind == rules.RouteOther:
-		b.lacks(diag.Warning, r.Span, "", "route %s via %s is not enforced yet: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)
 	}
 }
 

@@ -196,3 +196,25 @@ func TestOwnMarks(t *testing.T) {
 		}
 	}
 }
+
+// TestOnUplink: what the relay or Xray sends for a route `on` an uplink has a mark and
+// a table, also where no other route leads over that uplink.
+func TestOnUplink(t *testing.T) {
+	for _, other := range []string{"xray Home", "socks 192.0.2.9:1080"} {
+		p := &rules.Policy{
+			Uplinks: []rules.Uplink{{Name: "wan1", Dev: "wan1"}, {Name: "wan2", Dev: "wan2"}},
+			Routes:  []rules.Route{{Name: "tunnel", Kind: rules.RouteOther, Other: other, Uplink: 1, Group: -1}},
+			Default: &rules.Outcome{Kind: rules.ActRoute, Route: 0},
+			Daemon:  rules.Daemon{Relay: rules.Relay{TCP: []rules.PortRange{{Lo: 443, Hi: 443}}}},
+		}
+		got := plan(t, p, twoLines(), nil, nil)
+		mark, ok := got.UplinkMark("wan2")
+		if !ok || mark == 0 || mark == got.Bypass() {
+			t.Fatalf("%s: mark %#x, %v", other, mark, ok)
+		}
+		if !slices.ContainsFunc(got.IPRules, func(r actions.IPRule) bool { return r.Mark == mark }) ||
+			!slices.ContainsFunc(got.IPRoutes, func(r actions.IPRoute) bool { return r.Dev == "wan2" && !r.Unreachable }) {
+			t.Errorf("%s: %v\n%v", other, got.IPRules, got.IPRoutes)
+		}
+	}
+}

@@ -108,6 +108,7 @@ var catalogue = []Entry{
 	{Code: "NP501", Severity: Error, Title: "new policy rejected, old one kept"},
 	{Code: "NP502", Severity: Hint, Title: "executor lacks a feature"},
 	{Code: "NP503", Severity: Warning, Title: "list refresh failed, old one kept"},
+	{Code: "NP504", Severity: Error, Title: "proxy that Xray can't run"},
 	{Code: "NP901", Severity: Error, Title: "file too large"},
 	{Code: "NP902", Severity: Error, Title: "nested too deeply"},
 	{Code: "NP903", Severity: Error, Title: "too many rules"},

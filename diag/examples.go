@@ -211,6 +211,10 @@ var examples = map[Code]example{
 		"A list could not be read or fetched, or has lines that were left out. The last good copy stays in use, if there is one.",
 		"",
 	},
+	"NP504": {
+		"The name after `via xray` is of no proxy in the files of `daemon.xray_links` or in a subscription, or none of that name can be run. At a start the daemon goes on, and blocks the route.",
+		"",
+	},
 	"NP901": {"A file has at most 16 MiB.", ""},
 	"NP902": {"Blocks are nested at most 200 deep.", ""},
 	"NP903": {"A policy has at most 1,000,000 rules.", ""},

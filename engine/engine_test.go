@@ -314,6 +314,20 @@ func TestResolve(t *testing.T) {
 	if leaf, ok := engine.ResolveFallback(p, w, []int{fast, direct}, 0); leaf != direct || !ok {
 		t.Errorf("a route without uplink is always usable: %d, %v", leaf, ok)
 	}
+	alive := make([]state.Truth, len(p.Routes))
+	alive[fast], alive[direct] = state.False, state.False
+	for i, c := range []struct {
+		routes []int
+		want   int
+	}{
+		{[]int{fast, backup}, backup}, {[]int{direct, backup}, backup}, // of several usable ones
+		{[]int{direct, fast}, direct}, // of the dead
+	} {
+		w := &state.World{Uplinks: []state.Link{good, good}, Selected: []int{-1, -1, -1, -1}, Alive: alive}
+		if leaf, ok := engine.ResolveFallback(p, w, c.routes, 0); leaf != c.want || !ok {
+			t.Errorf("dead route %d: %d, %v, want %d", i, leaf, ok, c.want)
+		}
+	}
 	if _, ok := engine.Resolve(p, &state.World{}, ha, 0); !ok {
 		t.Error("an empty world has nothing dead")
 	}

@@ -225,8 +225,12 @@ func (r *resolver) choose(members []int, selected int, block bool, depth int) ch
 }
 
 // usable reports whether groups may give the route to this flow. A route
-// without an uplink always is; one that recovers gets its share of the hashes.
+// without an uplink is as long as it is not known to be dead itself; one that
+// recovers gets its share of the hashes.
 func (r *resolver) usable(route int) bool {
+	if r.dead(route) {
+		return false
+	}
 	l, ok := r.link(route)
 	if !ok {
 		return true
@@ -237,14 +241,31 @@ func (r *resolver) usable(route int) bool {
 	return int(r.draw) < l.Share
 }
 
-// better reports whether dead route a is the better of two bad ones: link up,
-// then fewest lost probes, then lowest RTT. Equal means list order.
+// dead reports whether a concrete route is known not to carry anything, whatever
+// its uplink does.
+func (r *resolver) dead(route int) bool {
+	return route < len(r.world.Alive) && r.world.Alive[route] == state.False
+}
+
+// unmeasured stands for the uplink of a route that has none.
+var unmeasured = state.Link{Up: true, RTT: -1}
+
+// better reports whether dead route a is the better of two bad ones: link up, not
+// dead itself, then fewest lost probes, then lowest RTT. Equal means list order.
 func (r *resolver) better(a, b int) bool {
-	x, _ := r.link(a)
-	y, _ := r.link(b)
+	x, ok := r.link(a)
+	if !ok {
+		x = &unmeasured
+	}
+	y, ok := r.link(b)
+	if !ok {
+		y = &unmeasured
+	}
 	switch {
 	case x.Up != y.Up:
 		return x.Up
+	case r.dead(a) != r.dead(b):
+		return r.dead(b)
 	case x.Lost != y.Lost:
 		return x.Lost < y.Lost
 	default:

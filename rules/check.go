@@ -58,6 +58,7 @@ func CheckWith(ast *AST, lists Lists) (*Policy, []diag.Diagnostic) {
 	c.unproven()
 	c.primary()
 	c.readDaemon()
+	c.carried()
 	c.cycles()
 	c.unused()
 	list := diag.Sort(c.allowed())
@@ -80,6 +81,7 @@ type checker struct {
 
 	uplinks, routes, groups, throttles         map[string]int
 	sets, quotas, schedules, conditions, rules map[string]int
+	others                                     []Word // the kinds of routes that the kernel does not know
 	usedUplinks, usedRoutes, usedGroups        []bool
 	usedThrottles, usedSets, usedQuotas        []bool
 	usedSchedules, usedConditions              []bool

@@ -3,7 +3,9 @@ package rules
 import (
 	"math/bits"
 	"net/netip"
+	"net/url"
 	"strings"
+	"time"
 
 	"netpolicy.dev/netpolicy/diag"
 )
@@ -45,6 +47,19 @@ func (c *checker) daemonItem(item *Item) {
 		return
 	case "tproxy":
 		c.tproxy(c.plain(item))
+		return
+	case "xray_links":
+		c.plain(item)
+		for _, w := range item.Args {
+			if w.Text == "" || strings.ContainsRune(w.Text, 0) {
+				c.report("NP004", w.Span, "expected the path of a file for xray_links, found %s", diag.Quote(w.Text))
+				continue
+			}
+			to.Xray.Links = append(to.Xray.Links, w.Text)
+		}
+		if len(to.Xray.Links) > maxXrayLinks {
+			c.report("NP905", item.Span, "xray_links has more than %d files", maxXrayLinks)
+		}
 		return
 	}
 	w, ok := c.single(item)
@@ -97,6 +112,14 @@ func (c *checker) daemonItem(item *Item) {
 		to.StateDir = c.path(w, key)
 	case "api":
 		to.API = c.path(w, key)
+	case "xray_binary":
+		to.Xray.Binary = c.path(w, key)
+	case "xray_user":
+		to.Xray.User = c.userName(w)
+	case "xray_probe":
+		to.Xray.Probe = c.probeURL(w)
+	case "xray_probe_every":
+		to.Xray.ProbeEvery = c.duration(w, key, time.Second, time.Hour)
 	}
 }
 
@@ -141,6 +164,30 @@ func (c *checker) mask(w Word, what string) uint32 {
 			Help = "for example 0x70000000"
 	}
 	return m
+}
+
+// maxXrayLinks bounds xray_links: each file is watched.
+const maxXrayLinks = 64
+
+// userName checks the name of a user of this host.
+func (c *checker) userName(w Word) string {
+	if w.Text == "" || len(w.Text) > 32 || strings.ContainsAny(w.Text, ":/ \t\n\x00") {
+		c.report("NP004", w.Span, "expected the name of a user for xray_user, found %s", diag.Quote(w.Text))
+	}
+	return w.Text
+}
+
+// probeURL checks what is fetched through each proxy.
+func (c *checker) probeURL(w Word) string {
+	if w.Text == "off" {
+		return w.Text
+	}
+	u, err := url.Parse(w.Text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+		c.report("NP004", w.Span, "expected an http or https URL, or off, for xray_probe, found %s", diag.Quote(w.Text)).
+			Help = "for example " + DefaultXrayProbe
+	}
+	return w.Text
 }
 
 func (c *checker) path(w Word, what string) string {

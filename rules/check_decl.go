@@ -22,6 +22,7 @@ var (
 		"on_crash", "backend", "mark_mask", "ct_mask", "table_base", "rule_priority", "state_dir", "api", "masquerade",
 		"enforce", "hello", "relay", "tproxy", "tproxy_port",
 		"dns_listen", "dns_upstreams", "dns_blocked", "dns_stale", "dns_strip_ech",
+		"xray_binary", "xray_links", "xray_user", "xray_probe", "xray_probe_every",
 	}
 )
 

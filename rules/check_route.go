@@ -104,7 +104,7 @@ func (c *checker) viaNumber(arg func(string) (Word, bool), what string) uint32 {
 	return uint32(n)
 }
 
-// viaOther reads the kinds that are tunnels: the relay alone has them, and xray not even that yet.
+// viaOther reads the kinds that the kernel does not know: the relay carries them out.
 func (c *checker) viaOther(r *Route, kind Word, arg func(string) (Word, bool), rest *[]Word) {
 	r.Kind, r.Other = RouteOther, kind.Text
 	if w, ok := arg("a name or address"); ok {
@@ -114,13 +114,18 @@ func (c *checker) viaOther(r *Route, kind Word, arg func(string) (Word, bool), r
 		r.Uplink = c.resolve(w[1], c.uplinks, c.usedUplinks, "uplink")
 		*rest = w[2:]
 	}
-	if kind.Text == "socks" {
-		c.report("NP502", kind.Span, "`via socks` is for flows that go through the relay").
-			Help = "daemon.tproxy and daemon.relay say which do; others are rejected, so that nothing leaves in the clear"
+	c.others = append(c.others, kind)
+}
+
+// carried reports routes that only the relay can carry out where there is none.
+func (c *checker) carried() {
+	if c.p.Daemon.Relay.Used() {
 		return
 	}
-	c.report("NP502", kind.Span, "`via %s` can't be carried out yet", kind.Text).
-		Help = "the policy is checked and explained as written; the daemon treats the route as unusable"
+	for _, kind := range c.others {
+		c.report("NP502", kind.Span, "`via %s` is carried out by the relay alone, and there is none", kind.Text).
+			Help = "give the daemon `relay` or `tproxy`; until then the flows of this route are rejected"
+	}
 }
 
 // device checks the name of a network device (IFNAMSIZ of linux/if.h: 15 bytes).

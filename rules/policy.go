@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"netpolicy.dev/netpolicy/diag"
@@ -77,7 +78,7 @@ const (
 	RouteTable
 	RouteMark
 	RouteGroup
-	RouteOther // xray, socks: parsed, not enforced yet (NP502)
+	RouteOther // xray, socks: carried out by the relay alone
 )
 
 // Route is one way out. An uplink or group is a route of its own name unless a
@@ -95,6 +96,14 @@ type Route struct {
 	Mark    uint32        // RouteMark
 	Group   int           // RouteGroup
 	Other   string        // RouteOther: as written, "xray proxy-fast"
+}
+
+// Xray returns the name of the proxy that a route via xray leads through.
+func (r *Route) Xray() (name string, ok bool) {
+	if r.Kind != RouteOther {
+		return "", false
+	}
+	return strings.CutPrefix(r.Other, "xray ")
 }
 
 // Strategy is how a group chooses.
@@ -434,7 +443,23 @@ type Daemon struct {
 	Hello        Hello
 	Relay        Relay
 	DNS          DNS
+	Xray         Xray
 }
+
+// Xray is how routes via xray are carried out. The zero value leaves it to defaults.
+type Xray struct {
+	Binary string // absolute path; "" is looked for in PATH
+	// Links are the files with the proxies, by path; relative ones from the policy's folder.
+	Links []string
+	User  string // whom it runs as; "" is the daemon's own
+	// Probe is what is fetched through each proxy to see whether it lives; "" is
+	// DefaultXrayProbe, and "off" measures nothing.
+	Probe      string
+	ProbeEvery time.Duration // 0 is 10 s
+}
+
+// DefaultXrayProbe answers with nothing, to anybody, and is there for this.
+const DefaultXrayProbe = "http://www.gstatic.com/generate_204"
 
 // Relay is what goes through the daemon's own sockets, where a name that only the
 // connection itself tells can choose the route. The zero value is nothing.

@@ -18,6 +18,10 @@ type World struct {
 	// Meets has one entry for each group of the policy, in its order: which of its
 	// members meet what the strategy sla asks of them; nil for other strategies.
 	Meets [][]Truth
+	// Alive has one entry for each route of the policy, in its order: False is a way
+	// that is known to be dead beside its uplink, such as a tunnel. What is missing is
+	// Unset, which is taken as alive.
+	Alive []Truth
 	// Schedules, Quotas (exceeded) and Conditions have one entry for each of the
 	// policy's, in its order. What is missing is Unset: not known.
 	Schedules, Quotas, Conditions []Truth

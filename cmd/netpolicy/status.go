@@ -245,6 +245,12 @@ func writeStatus(w io.Writer, s *api.Status) {
 		writeUplinks(w, s.Uplinks, s.Now)
 	}
 	writeTimed(w, s)
+	if s.Xray != nil {
+		fmt.Fprintf(w, "xray     %s\n", xraySummary(s.Xray, s.Now))
+		for _, p := range s.Xray.Problems {
+			fmt.Fprintf(w, "  not carried: %s\n", p)
+		}
+	}
 	var running, failed []string
 	for _, src := range s.Sources {
 		if src.Error == "" {

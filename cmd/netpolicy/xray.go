@@ -11,6 +11,8 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/xray/config"
+	"netpolicy.dev/netpolicy/xray/generator"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
@@ -18,9 +20,11 @@ import (
 func newXrayCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "xray",
-		Short: "Read, write and convert share links and subscriptions, and configure Xray",
+		Short: "Read, convert and try share links, keep subscriptions, run Xray, and see to the daemon's",
 	}
-	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd())
+	cmd.AddCommand(newXrayParseCmd(), newXrayFormatCmd(), newXrayConvertCmd(), newXrayQRCmd(), newXrayConfigCmd(), newXrayTestCmd(),
+		newXrayPingCmd(), newXrayPinCmd(), newXrayRunCmd(), newXraySubCmd())
+	cmd.AddCommand(newXrayDaemonCmds()...)
 	return cmd
 }
 
@@ -97,7 +101,8 @@ func newXrayParseCmd() *cobra.Command {
 JSON, Xray JSON or a configuration of wg-quick, and prints every profile with its
 keys in the spelling of links, and what there is to know: why a line is refused,
 what Xray no longer has, what was assumed. Secrets are shown as ***, and so are
-values of which nobody knows whether they are secret, unless --secrets is given.
+values of which nobody knows whether they are secret, unless --secrets is given. With
+-o json each profile also has what the formats of convert can't say of it.
 
 A link in the command line is seen by everybody on the machine; "-" reads it from
 standard input. It exits with 1 when no profile can be used.`,
@@ -173,6 +178,7 @@ type shownProfile struct {
 	Password string            `json:"password,omitempty"`
 	Keys     map[string]string `json:"keys,omitempty"`
 	Findings []shownFinding    `json:"findings"`
+	Losses   []generator.Loss  `json:"losses,omitempty"` // of each format of convert that can't say all
 	order    []string
 }
 
@@ -222,10 +228,12 @@ func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 		Format   string         `json:"format"`
 		Profiles []shownProfile `json:"profiles"`
 	}{Format: s.Format.String(), Profiles: []shownProfile{}}
+	losses := lossesOf(s.Profiles())
 	for _, e := range s.Entries {
 		shown := shownProfile{}
 		if !link.Refused(e.Findings) {
 			shown = shownFields(e.Profile, secrets)
+			shown.Losses, losses = losses[0], losses[1:]
 		}
 		shown.Line, shown.Findings = e.Line, []shownFinding{}
 		for _, f := range e.Findings {
@@ -236,6 +244,27 @@ func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(out)
+}
+
+// lossesOf returns for each profile what the formats of convert can't say of it.
+func lossesOf(profiles []link.Profile) [][]generator.Loss {
+	all := make([][]generator.Loss, len(profiles))
+	for _, name := range convertFormats {
+		if name == xrayFormat {
+			for i, p := range profiles {
+				if why, _ := firstError(config.Check(config.V26_3, p)); why != "" {
+					all[i] = append(all[i], generator.Loss{Format: name, Keys: []string{}, Left: true, Why: why})
+				}
+			}
+			continue
+		}
+		format, _ := sub.ParseFormat(name)
+		_, losses := sub.Write(format, profiles)
+		for _, l := range losses {
+			all[l.Index] = append(all[l.Index], generator.Loss{Format: name, Keys: append([]string{}, l.Keys...), Left: l.Left, Why: l.Why})
+		}
+	}
+	return all
 }
 
 func newXrayFormatCmd() *cobra.Command {
@@ -268,38 +297,68 @@ it exits with 1 when no profile can be used.`,
 	}
 }
 
+// xrayFormat is a configuration for Xray; the other formats are sub's.
+const xrayFormat = "xray"
+
+// convertFormats are what convert writes.
+var convertFormats = []string{"link", "base64", "clash", "singbox", "sip008", xrayFormat}
+
+// writeFormat returns the profiles in a format, nil where it can say none, and writes
+// what it can't say to errs.
+func writeFormat(errs io.Writer, format sub.Format, profiles []link.Profile) []byte {
+	out, losses := sub.Write(format, profiles)
+	left := 0
+	for _, l := range losses {
+		fmt.Fprintln(errs, oneLine(l.String()))
+		if l.Left {
+			left++
+		}
+	}
+	if len(profiles) == left {
+		return nil
+	}
+	return out
+}
+
 func newXrayConvertCmd() *cobra.Command {
 	var to, output string
+	flags := xrayFlags{listen: defaultListen}
 	cmd := &cobra.Command{
-		Use:   "convert --to link|base64|clash|singbox|sip008 LINK|FILE|-",
+		Use:   "convert --to link|base64|clash|singbox|sip008|xray LINK|FILE|-",
 		Short: "Turn a subscription into another format",
 		Long: `Convert reads what parse reads and writes all profiles that can be used: as links,
 base64 of them, proxies of Clash and mihomo, outbounds of sing-box, or SIP008. To
 standard error it says of every profile which keys the format can't say, and which
-profiles are left out because the server would not be understood without. It exits
-with 1 when nothing is written.`,
+profiles are left out because the server would not be understood without. With
+xray it is the configuration that the command config prints, for one version. It
+exits with 1 when nothing is written.`,
 		Example: `  netpolicy xray convert --to clash subscription.txt`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			format, ok := sub.ParseFormat(to)
-			if !ok {
-				return fmt.Errorf("--to %s: the formats are link, base64, clash, singbox and sip008", to)
+			if !ok && to != xrayFormat {
+				return fmt.Errorf("--to %s: the formats are %s", to, strings.Join(convertFormats, ", "))
+			}
+			v, o, err := flags.parse()
+			if err != nil {
+				return err
 			}
 			s, err := readProfiles(args[0], cmd.InOrStdin())
 			if err != nil {
 				return cli.Fail(cmd, err)
 			}
-			writeFindings(cmd.ErrOrStderr(), s, false)
-			profiles := s.Profiles()
-			out, losses := sub.Write(format, profiles)
-			left := 0
-			for _, l := range losses {
-				fmt.Fprintln(cmd.ErrOrStderr(), oneLine(l.String()))
-				if l.Left {
-					left++
-				}
+			var out []byte
+			switch profiles := s.Profiles(); {
+			case to == xrayFormat && len(profiles) > 0:
+				writeFindings(cmd.ErrOrStderr(), refusals(s), false)
+				var findings []config.Finding
+				out, findings = config.Build(v, profiles, o)
+				writeConfigFindings(cmd.ErrOrStderr(), findings, false)
+			default:
+				writeFindings(cmd.ErrOrStderr(), s, false)
+				out = writeFormat(cmd.ErrOrStderr(), format, profiles)
 			}
-			if len(profiles) == left {
+			if out == nil {
 				return cli.Fail(cmd, fmt.Errorf("nothing to write: no profile can be said in %s", to))
 			}
 			if output == "" {
@@ -313,7 +372,9 @@ with 1 when nothing is written.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "link, base64, clash, singbox or sip008")
+	cmd.Flags().StringVar(&to, "to", "", "the format: "+strings.Join(convertFormats, ", "))
+	cmd.Flags().StringVar(&flags.core, "core", config.V26_3.String(), "the version of Xray, with --to xray: 26.3 or 26.7")
+	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions(convertFormats, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().StringVarP(&output, "output", "o", "", "the file to write; a new one is readable by its owner only")
 	require(cmd, "to")
 	return cmd

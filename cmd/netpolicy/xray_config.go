@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +21,9 @@ import (
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
+
+// defaultListen is where a configuration takes SOCKS and HTTP unless told otherwise.
+const defaultListen = "127.0.0.1:1080"
 
 // xrayFlags are what the commands that build a configuration share.
 type xrayFlags struct {
@@ -29,7 +35,12 @@ type xrayFlags struct {
 
 func (f *xrayFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.core, "core", config.V26_3.String(), "the version of Xray: 26.3 or 26.7")
-	cmd.Flags().StringVar(&f.listen, "listen", "127.0.0.1:1080", "where to take SOCKS and HTTP, on a loopback address")
+	f.addAddresses(cmd)
+}
+
+// addAddresses is add for commands that ask Xray itself for its version.
+func (f *xrayFlags) addAddresses(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.listen, "listen", defaultListen, "where to take SOCKS and HTTP, on a loopback address")
 	cmd.Flags().StringVar(&f.api, "api", "", "where Xray listens for its API, on a loopback address; none if empty")
 	cmd.Flags().Uint32Var(&f.mark, "mark", 0, "the mark on what Xray sends itself")
 }
@@ -119,48 +130,72 @@ func refusals(s sub.Subscription) sub.Subscription {
 }
 
 func newXrayTestCmd() *cobra.Command {
-	var flags xrayFlags
+	flags := xrayFlags{listen: defaultListen} // of a configuration that nobody runs
+	var core coreFlags
+	var try tryFlags
 	var only bool
-	var binary string
 	cmd := &cobra.Command{
-		Use:   "test --config-only [--core 26.3|26.7] [--xray FILE] LINK|FILE|-",
-		Short: "Say whether profiles or a configuration can be run",
-		Long: `Test prints all there is to know about running a link, a subscription or a whole
-configuration of Xray on one version, without a connection to anywhere. It finds
-what Xray's own test takes in silence. With --xray that program's test is run too,
-which gets the configuration through its standard input. It exits with 1 when
-something can't be run.`,
-		Example: `  netpolicy xray test --config-only --xray /usr/bin/xray config.json`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "test LINK|FILE|-...",
+		Short: "Run links through Xray to a page, or say whether they can be run",
+		Long: `Test runs each profile through Xray, on ports of 127.0.0.1 of its own, and asks for a
+page through it. It prints how long each step took: the core's start, a connection to
+the server, the page's TLS handshake through the tunnel, its first byte, and the whole;
+of several profiles a table, the fastest first. Where a page can't be had, it says
+why, as far as Xray's log tells. It exits with 1 when no profile gets the page.
+
+With --config-only nothing is connected to: it prints all there is to know about
+running a link, a subscription, or a whole configuration of Xray, on one version, and
+finds what Xray's own test takes in silence. With --xray that program's test is run
+too, which gets the configuration through its standard input. It then exits with 1
+when something can't be run.
+
+A link in the command line is seen by everybody on the machine; "-" reads it from
+standard input.`,
+		Example: `  netpolicy xray test subscription.txt
+  netpolicy xray test --config-only --xray /usr/bin/xray config.json`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !only {
-				return errors.New("so far there is only test --config-only, which connects to nowhere")
+				ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+				defer stop()
+				return tryLinks(ctx, cmd, &try, &core, args)
+			}
+			if len(args) > 1 {
+				return errors.New("--config-only looks at one link or file")
+			}
+			if flags.core = core.rules; flags.core == "" {
+				flags.core = config.V26_3.String()
 			}
 			v, o, err := flags.parse()
 			if err != nil {
 				return err
 			}
-			data, findings, err := testInput(v, o, args[0], cmd)
-			if err != nil {
-				return cli.Fail(cmd, err)
-			}
-			writeConfigFindings(cmd.OutOrStdout(), findings, true)
-			if config.Refused(findings) {
-				return cli.Errors
-			}
-			if binary != "" {
-				if err := testWithCore(cmd.Context(), binary, data); err != nil {
-					return cli.Fail(cmd, err)
-				}
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "ok for Xray %s\n", v)
-			return nil
+			return checkConfig(cmd, v, o, args[0], core.binary)
 		},
 	}
-	flags.add(cmd)
+	core.add(cmd)
+	try.add(cmd)
 	cmd.Flags().BoolVar(&only, "config-only", false, "look at the configuration and connect to nowhere")
-	cmd.Flags().StringVar(&binary, "xray", "", "run the test of this Xray too")
 	return cmd
+}
+
+// checkConfig is `xray test --config-only`.
+func checkConfig(cmd *cobra.Command, v config.Version, o config.Options, arg, binary string) error {
+	data, findings, err := testInput(v, o, arg, cmd)
+	if err != nil {
+		return cli.Fail(cmd, err)
+	}
+	writeConfigFindings(cmd.OutOrStdout(), findings, true)
+	if config.Refused(findings) {
+		return cli.Errors
+	}
+	if binary != "" {
+		if err := testWithCore(cmd.Context(), binary, data); err != nil {
+			return cli.Fail(cmd, err)
+		}
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "ok for Xray %s\n", v)
+	return nil
 }
 
 // testInput returns the configuration that the argument is, or that is built of

@@ -97,12 +97,16 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 	prog := engine.Compile(p)
 	world := engine.OfflineWorldAt(p, st, time.Now(), time.Local)
 	plan, hints := actions.PlanFor(prog, *host, world, previous)
-	printDiagnostics(cmd.ErrOrStderr(), append(slices.Clone(r.Diags), hints...), r.Sources)
+	proxies := daemon.Subscriptions(s.stateDir)
+	printDiagnostics(cmd.ErrOrStderr(), slices.Concat(r.Diags, hints, daemon.CheckXray(s.config, p, proxies)), r.Sources)
 	if plan == nil {
 		return cli.Errors
 	}
 	live, problems := connections(cmd.Context(), lookers())
-	report := daemon.PlanReport{Program: prog, World: world, State: st, Plan: plan, Previous: previous, Live: live, Problems: problems}
+	report := daemon.PlanReport{
+		Program: prog, World: world, State: st, Plan: plan, Previous: previous, Live: live, Problems: problems,
+		Xray: daemon.DescribeXray(s.config, p, proxies),
+	}
 	text, err := report.String(s.output == "json")
 	if err != nil {
 		return failed(cmd, err)

@@ -23,6 +23,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/recorder"
 	"netpolicy.dev/netpolicy/internal/seccomp"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/xray/process"
 )
 
 func main() {
@@ -51,6 +52,7 @@ type settings struct {
 	logFormat  string
 	recordMask bool
 	want       doctor.Want // what the policy needs of the host
+	calls      []seccomp.Group
 }
 
 func newRoot() *cobra.Command {
@@ -137,7 +139,11 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	if err := enough(s.observe, log); err != nil {
 		return failed(cmd, err)
 	}
-	if err := shield(mode, log); err != nil {
+	output, err := process.NewOutput() // which the filter does not allow
+	if err != nil {
+		log.Warn("routes via xray are blocked", "error", err)
+	}
+	if err := shield(mode, s.calls, log); err != nil {
 		return failed(cmd, err)
 	}
 	defer giveBack(s.stateDir)
@@ -161,6 +167,7 @@ func (s *settings) serve(cmd *cobra.Command) error {
 			return clean(ctx)
 		}
 	}
+	opts.Stay, parts.XrayOutput = stay, output
 	d := daemon.New(opts, parts)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -195,6 +202,9 @@ func (s *settings) fromPolicy(cmd *cobra.Command) error {
 	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
 	s.socket = firstOf(s.socket, p.Daemon.API, api.DefaultSocket)
 	s.want = doctor.WantOf(p)
+	if p.Daemon.Xray.User != "" {
+		s.calls = append(s.calls, seccomp.ChangeUser)
+	}
 	return nil
 }
 

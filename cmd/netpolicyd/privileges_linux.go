@@ -95,8 +95,8 @@ func programs() bool {
 
 // shield installs the seccomp filter. A kernel without filters is no reason to
 // leave a network without its policy.
-func shield(mode seccomp.Mode, log *slog.Logger) error {
-	err := seccomp.Install(mode)
+func shield(mode seccomp.Mode, more []seccomp.Group, log *slog.Logger) error {
+	err := seccomp.Install(mode, more...)
 	switch {
 	case errors.Is(err, seccomp.ErrUnsupported):
 		log.Warn("no seccomp filter", "error", err)

@@ -223,9 +223,9 @@ func newCleanupCmd() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "cleanup",
-		Short: "Remove everything that netpolicyd made: table, rules, routes",
+		Short: "Remove everything that netpolicyd made: table, rules, routes, Xray",
 		Long: "Remove exactly what the ledger in the state directory lists: the nftables table or\n" +
-			"the chains and sets of iptables, the ip rules and the routes. It is safe at any time and twice, but not while\n" +
+			"the chains and sets of iptables, the ip rules and the routes; and end an Xray that a killed netpolicyd left. It is safe at any time and twice, but not while\n" +
 			"netpolicyd runs.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -241,7 +241,7 @@ func newCleanupCmd() *cobra.Command {
 			case errors.Is(err, host.ErrUnlisted):
 				hint = "--state-dir names the folder that the daemon used (daemon.state_dir in the policy)"
 			default:
-				return failed(cmd, err)
+				return failed(cmd, errors.Join(err, daemon.EndXray(cmd.Context(), dir)))
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "error: %v\nhint: %s\n", err, hint)
 			return cli.Errors

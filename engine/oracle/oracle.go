@@ -499,8 +499,9 @@ func resolve(p *rules.Policy, w *state.World, draw int, route int) choice {
 		}
 		return pick(p, w, draw, g.Members, selected, g.BlockWhenNone)
 	}
-	if r.Kind != rules.RouteUplink {
-		return choice{route, true}
+	dead := len(w.Alive) > 0 && w.Alive[route] == state.False
+	if dead || r.Kind != rules.RouteUplink {
+		return choice{route, !dead}
 	}
 	l := w.Uplinks[r.Uplink]
 	usable := false
@@ -547,6 +548,16 @@ func weight(p *rules.Policy, route int) int {
 	return 1
 }
 
+// standing is what speaks for a route that is not usable: its uplink, and whether it
+// is dead itself.
+func standing(p *rules.Policy, w *state.World, route int) (state.Link, bool) {
+	dead := len(w.Alive) > 0 && w.Alive[route] == state.False
+	if r := p.Routes[route]; r.Kind == rules.RouteUplink {
+		return w.Uplinks[r.Uplink], dead
+	}
+	return state.Link{Up: true, RTT: -1}, dead
+}
+
 func pick(p *rules.Policy, w *state.World, draw int, members []int, selected int, block bool) choice {
 	var all []choice
 	for _, m := range members {
@@ -568,9 +579,13 @@ func pick(p *rules.Policy, w *state.World, draw int, members []int, selected int
 		return choice{leaf: -1}
 	}
 	sort.SliceStable(bad, func(i, j int) bool {
-		a, b := w.Uplinks[p.Routes[bad[i].leaf].Uplink], w.Uplinks[p.Routes[bad[j].leaf].Uplink]
+		a, deadA := standing(p, w, bad[i].leaf)
+		b, deadB := standing(p, w, bad[j].leaf)
 		if a.Up != b.Up {
 			return a.Up
+		}
+		if deadA != deadB {
+			return deadB
 		}
 		if a.Lost != b.Lost {
 			return a.Lost < b.Lost

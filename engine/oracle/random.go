@@ -172,6 +172,9 @@ func World(c Chance, p *rules.Policy) *state.World {
 		}
 		w.Uplinks = append(w.Uplinks, l)
 	}
+	if g.chance(50) {
+		w.Alive = g.truths(len(p.Routes))
+	}
 	for _, gr := range p.Groups {
 		w.Selected = append(w.Selected, g.c.IntN(len(gr.Members)+1)-1)
 		w.Meets = append(w.Meets, g.truths(len(gr.Members)))

@@ -73,6 +73,11 @@ func (f *fake) Clear(_ context.Context, uplink string) error {
 // serve runs a server on a socket of the test's own and returns its client.
 func serve(t *testing.T, f *fake, ring *telemetry.Ring) *Client {
 	t.Helper()
+	return serveWith(t, f, ring, func(*Server) {})
+}
+
+func serveWith(t *testing.T, f *fake, ring *telemetry.Ring, set func(*Server)) *Client {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "s.sock")
 	l, err := Listen(path, 0)
 	if err != nil {
@@ -81,7 +86,8 @@ func serve(t *testing.T, f *fake, ring *telemetry.Ring) *Client {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("socket: %v, %v", info, err)
 	}
-	s := &Server{Reader: f, Admin: f, Changes: f, Lister: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
+	s := &Server{Reader: f, Admin: f, Changes: f, Lister: f, Subscriptions: f, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }}
+	set(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()

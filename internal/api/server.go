@@ -55,15 +55,18 @@ type Lister interface {
 // ErrBadRequest marks errors that are the caller's: the answer is 400.
 var ErrBadRequest = errors.New("bad request")
 
-// Server serves the API. Every field but Log must be set before Run.
+// Server serves the API. Every field but Log and Subscriptions must be set before Run.
 type Server struct {
 	Reader  Reader
 	Admin   Admin
 	Changes Changes
 	Lister  Lister
-	Records *telemetry.Ring
-	Metrics func(io.Writer)
-	Log     *slog.Logger
+	Tunnels Tunnels
+	// Subscriptions is nil in a daemon that keeps none.
+	Subscriptions Subscriptions
+	Records       *telemetry.Ring
+	Metrics       func(io.Writer)
+	Log           *slog.Logger
 }
 
 // Listen makes the unix socket at path, in a directory made 0755 where there is none:
@@ -186,6 +189,8 @@ func (s *Server) Handler() http.Handler {
 	})
 	s.flows(mux)
 	s.changes(mux)
+	s.tunnels(mux)
+	s.subscriptions(mux)
 	mux.HandleFunc("POST /v1/explain", s.explain)
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("PUT /v1/state", s.force)

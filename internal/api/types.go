@@ -1,7 +1,7 @@
 // Package api is how people and programs speak with a running netpolicyd: HTTP
 // over a unix socket, and the Go client that `netpolicy status`, `tail`, `top`,
 // `uplinks`, `reload` and `state` use. It knows nothing of the daemon but small
-// interfaces: Reader, Lister, Admin, Changes.
+// interfaces: Reader, Lister, Admin, Changes, Tunnels.
 //
 //	GET    /v1/status              Status
 //	GET    /v1/uplinks             []Uplink
@@ -15,6 +15,7 @@
 //	POST   /v1/plan                PlanRequest -> PlanAnswer (422 when the policy is rejected)
 //	POST   /v1/change              ChangeRequest -> ChangeResult (422 when rejected or reverted)
 //	GET    /v1/history?diff=1      []Entry; GET /v1/history/N (or a hash): EntryText
+//	GET    /v1/xray                Xray; POST with XrayRequest; GET /v1/xray/log: XrayLog (409 without routes via xray)
 //	GET    /metrics                Prometheus text
 //
 // Errors are problem objects (RFC 9457).
@@ -56,6 +57,9 @@ type Status struct {
 	Schedules  []Truth `json:"schedules,omitempty"`
 	Conditions []Truth `json:"conditions,omitempty"`
 	Quotas     []Quota `json:"quotas,omitempty"`
+
+	// Xray is what runs for routes via xray, nil for none.
+	Xray *Xray `json:"xray,omitempty"`
 
 	Flows     int    `json:"flows"` // flows followed now
 	Names     int    `json:"names"` // addresses with a live DNS name

@@ -17,7 +17,7 @@ const module = "netpolicy.dev/netpolicy/"
 
 // core are the packages that stay pure: bytes come in, values go out. A folder
 // stands for itself and everything below it.
-var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions", "xray/link", "xray/config"}
+var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions", "xray/link", "xray/config", "xray/generator"}
 
 // parsers are the pure part of inspector: as pure as the core, and open to other
 // edges, such as a relay that reads the same first bytes.
@@ -56,14 +56,15 @@ var below = map[string][]string{
 	"actions":  {"flow", "diag", "state", "rules", "engine", "actions"},
 	"sim":      {"flow", "diag", "state", "rules", "engine"},
 	// Links and what Xray makes of them know nothing of policies.
-	"xray/link":   {"flow", "diag"},
-	"xray/config": {"diag", "xray/link"},
+	"xray/link":      {"flow", "diag"},
+	"xray/config":    {"diag", "xray/link"},
+	"xray/generator": {"diag", "xray/link", "xray/config"},
 }
 
 // edges never import each other. actions/host is not among them: it puts
 // actions/nft, iptables, iproute, tc and xtqueue together, because the order of
 // their steps, the ledger and the take-back concern all.
-var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "resolver", "xray/process", "internal/rulesets"}
+var edges = []string{"actions/nft", "actions/iptables", "actions/iproute", "actions/tc", "actions/conntrack", "actions/xtqueue", "inspector", "probe", "relay", "resolver", "xray/process", "xray/subscription", "internal/rulesets"}
 
 func TestImports(t *testing.T) {
 	root := "../.."

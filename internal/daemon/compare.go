@@ -53,7 +53,7 @@ func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswe
 		return out, err
 	}
 	now := d.snap.Load()
-	r := PlanReport{Program: c.prog, World: &c.world, State: now.machine.Host().State, Plan: c.plan, Live: table.Flows()}
+	r := PlanReport{Program: c.prog, World: &c.world, State: now.machine.Host().State, Plan: c.plan, Live: table.Flows(), Xray: DescribeXray(d.opts.Config, c.policy, d.parts.Proxies)}
 	if !d.opts.Observe {
 		r.Previous = outline(now.plan)
 	}

@@ -16,6 +16,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/internal/tunnels"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -70,6 +71,8 @@ type core struct {
 	// deadLinks are the uplinks that are dead, by index: their flows were looked at.
 	deadLinks map[int]bool
 	timed     timed
+	tunnelled tunnels.Health    // of the routes via xray
+	picked    map[string]string // the route that each group of tunnels has chosen, by name
 	nextID    uint64
 	observe   bool
 
@@ -160,7 +163,7 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
 		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{}, early: map[flowKey]earlyName{},
 		loose: map[flowKey]time.Duration{},
-		timed: newTimed(&l),
+		timed: newTimed(&l), picked: map[string]string{},
 	}
 	c.beginJournal()
 	return c
@@ -506,6 +509,7 @@ func (c *core) apply(e state.Event, wall time.Time) {
 	m, moved := c.machine.Apply(c.live.health, e)
 	w, before := m.World(c.live.health), c.live.world
 	c.timed.complete(&w, wall)
+	c.complete(&w)
 	c.machine, c.live.world = m, &w
 	c.out.transitions = append(c.out.transitions, moved...)
 	c.journal(func(b []byte) []byte { return state.AppendEvent(b, c.live.health, e, moved) })
@@ -622,6 +626,7 @@ func (c *core) replace(l live) {
 	c.timed.complete(&w, l.since)
 	l.world = &w
 	c.live = l
+	c.complete(&w)
 	clear(c.deadLinks)
 	c.beginJournal()
 	for _, t := range c.flows {

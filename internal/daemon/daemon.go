@@ -39,6 +39,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/internal/tunnels"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/resolver"
 	"netpolicy.dev/netpolicy/rules"
@@ -76,6 +77,8 @@ type Options struct {
 	Notifier Notifier
 	// Clean removes everything that was made, on a clean stop; nil leaves it.
 	Clean func(context.Context) error
+	// Stay is asked at a clean stop: true leaves Xray to a successor. nil ends it.
+	Stay func() bool
 	// Record says where what happens is recorded for replays; nil: nowhere.
 	Record *Recording
 	// SocketGroup may use the API, too; 0: nobody but the daemon's user and root.
@@ -110,16 +113,24 @@ type Daemon struct {
 	snap      atomic.Pointer[snapshot]
 	relay     atomic.Pointer[relay.Relay]       // nil while there is none
 	forwarder atomic.Pointer[resolver.Resolver] // likewise
-	hints     hints
-	questions nfqueue.Counters // of all queues of `consult`
-	hellos    nfqueue.Counters // of those of `hello: hold`
-	held      sniff.HoldCounters
-	started   time.Time
-	beat      atomic.Int64 // the loop's last sign of life, on the logical clock
+	tunnels   atomic.Pointer[tunnels.Tunnels]   // likewise
+	// xrayRoutes are those of the policy in force; handOver is set while Xray is left to
+	// another supervisor; health is the newest of the tunnels, and healthy says that it is new.
+	xrayRoutes atomic.Pointer[[]tunnels.Route]
+	handOver   atomic.Bool
+	health     atomic.Pointer[tunnels.Health]
+	healthy    chan struct{}
+	hints      hints
+	questions  nfqueue.Counters // of all queues of `consult`
+	hellos     nfqueue.Counters // of those of `hello: hold`
+	held       sniff.HoldCounters
+	started    time.Time
+	beat       atomic.Int64 // the loop's last sign of life, on the logical clock
 
-	history *history     // nil keeps none
-	waiting *waiting     // a change that waits for its confirmation; the goroutine of transactions owns it
-	live    atomic.Int64 // the number of the policy that decides, in the history; 0 where none is kept
+	history *history       // nil keeps none
+	subs    *subscriptions // likewise
+	waiting *waiting       // a change that waits for its confirmation; the goroutine of transactions owns it
+	live    atomic.Int64   // the number of the policy that decides, in the history; 0 where none is kept
 
 	mu       sync.Mutex
 	sources  []api.Source
@@ -164,7 +175,7 @@ func New(opts Options, parts Parts) *Daemon {
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue),
 		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1),
-		drifted: make(chan struct{}, 1),
+		drifted: make(chan struct{}, 1), healthy: make(chan struct{}, 1),
 	}
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
 	return d
@@ -186,6 +197,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			d.log.Warn("no history is kept", "error", err)
 		}
 		policyfile.Sweep(d.opts.StateDir)
+		d.openSubscriptions()
 	}
 	var listener net.Listener
 	if d.opts.Socket != "" {
@@ -215,13 +227,19 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Tunnels: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		if d.subs != nil {
+			server.Subscriptions = d.subs
+		}
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
 	run("reload", d.transactions)
 	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
 	for _, s := range d.parts.Sources {
 		run(s.Name(), func(ctx context.Context) error { d.observe(ctx, s); return nil })
+	}
+	if d.subs != nil {
+		run("subscriptions", d.subs.Run)
 	}
 	if !d.opts.Observe {
 		run("keep alive", d.keepAlive)
@@ -325,6 +343,10 @@ func (d *Daemon) launch(ctx context.Context, loaded load.Result, readBack bool) 
 		if readBack {
 			c.found, c.looked = d.readBack(ctx, exported(c.plan))
 		}
+	}
+	// A router without its rules is worse than one without a proxy.
+	for _, g := range apiDiagnostics(d.checkXray(p), c.sources, false) {
+		d.log.Error("route via xray is blocked", "code", g.Code, "file", g.File, "line", g.Line, "column", g.Column, "message", g.Message, "help", g.Help)
 	}
 	l := newLoop(d, c, b.machine)
 	if b.usage != nil {
@@ -490,6 +512,7 @@ func (d *Daemon) writeGauges(w io.Writer) {
 	d.sourceGauges(w)
 	d.relayGauges(w)
 	d.dnsGauges(w)
+	d.xrayGauges(w)
 	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())
 	fmt.Fprintf(w, "netpolicy_hello_packets_total %d\nnetpolicy_hello_missed_total %d\nnetpolicy_hello_late_total %d\n",
 		d.hellos.Packets.Load(), d.hellos.Missed.Load()+d.held.Full.Load(), d.held.Late.Load())

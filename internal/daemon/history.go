@@ -22,6 +22,7 @@ import (
 	unified "github.com/rogpeppe/go-internal/diff"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 )
 
@@ -257,7 +258,7 @@ func (h *history) write(e api.Entry, digest string, b policyfile.Bundle) (int64,
 	}
 	whole := slices.Concat(append([][]byte{append(line, '\n')}, texts...)...)
 	if err == nil {
-		err = replaceFile(h.file(e.N), whole)
+		err = durable.Replace(h.file(e.N), whole)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("keep policy %d in the history: %w", e.N, err)

@@ -8,8 +8,10 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/tunnels"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
+	"netpolicy.dev/netpolicy/xray/process"
 )
 
 // Host reads the host and watches it. Its methods are called from one goroutine each.
@@ -78,6 +80,10 @@ type Parts struct {
 	// packet marks lead over them; nil where nothing is enforced. emit blocks
 	// while the loop is busy. nil measures nothing.
 	Probe func(ctx context.Context, p *rules.Policy, plan *actions.Plan, now func() time.Duration, emit func(state.Round)) error
+	// Proxies are those of routes via xray beside the files that policies name; nil: none.
+	Proxies tunnels.Source
+	// XrayOutput is what Xray prints into; nil makes one when it is needed.
+	XrayOutput *process.Output
 	// Queue answers the kernel's questions of `enforce: consult` and `hello: hold`;
 	// nil: nobody does, the table decides, and hellos are watched.
 	Queue Queue

@@ -192,6 +192,7 @@ func (l *loop) finished(ctx context.Context, j jobDone) {
 			l.settle()
 			l.consult(ctx)
 			l.hold(ctx)
+			l.xray(ctx)
 			l.relay(ctx)
 			l.recheck()
 			l.forward(ctx)

@@ -48,6 +48,7 @@ type loop struct {
 	probing                         chan struct{} // closed when the probes of this generation have ended
 	trial                           *trial        // counts what probes get on behalf of a change; nil for none
 	asked, held, relayed, forwarded service
+	tunnelled                       service
 	inbounds                        chan []relay.Inbound // to the relay that runs
 	refused                         refusals             // the newest that were compiled, or are
 	compiling                       bool
@@ -75,6 +76,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 		d: d, plan: c.plan, host: c.host, text: c.text,
 		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1), compiled: make(chan compiled, 1),
 		asked: service{name: consultName}, held: service{name: helloName}, relayed: service{name: relayName}, forwarded: service{name: forwarderName},
+		tunnelled: service{name: xrayName},
 	}
 	w := c.world
 	l.made = w
@@ -116,9 +118,15 @@ func (l *loop) run(ctx context.Context) error {
 		<-ended
 		<-ended
 	}()
+	if len(l.xrayRoutes()) == 0 {
+		if err := l.d.endXray(ctx); err != nil && ctx.Err() == nil {
+			l.d.log.Warn("xray of an earlier run not ended", "error", err)
+		}
+	}
 	l.startProbes(ctx)
 	l.consult(ctx)
 	l.hold(ctx)
+	l.xray(ctx)
 	l.relay(ctx)
 	l.forward(ctx)
 	tick := time.NewTicker(tickEvery)
@@ -159,6 +167,11 @@ func (l *loop) run(ctx context.Context) error {
 		case f := <-l.d.calls:
 			at, world := time.Now(), l.core.live.world
 			if f(l); l.core.live.world != world && l.turned.IsZero() {
+				l.turned = at
+			}
+		case <-l.d.healthy:
+			at, world := time.Now(), l.core.live.world
+			if l.core.tunnels(*l.d.health.Load()); l.core.live.world != world && l.turned.IsZero() {
 				l.turned = at
 			}
 		case c := <-l.d.commits:

@@ -18,6 +18,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/state"
@@ -230,7 +231,7 @@ func start(t *testing.T, text string, set func(*Options, *Parts)) *rig {
 
 func (r *rig) write(text string) {
 	r.t.Helper()
-	if err := replaceFile(r.path, []byte(text)); err != nil {
+	if err := durable.Replace(r.path, []byte(text)); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/durable"
 )
 
 // pendingFile says in the state directory that a change is not settled. It is
@@ -87,11 +88,10 @@ func (s *store) clearPending() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", pendingFile, err)
 	}
-	dir, err := os.Open(s.dir)
-	if err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("sync the state directory: %w", err)
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }
 
 // FinishChange goes on with a confirmed change whose files a crash kept from being

@@ -33,6 +33,7 @@ type PlanReport struct {
 	// not be asked for.
 	Live     []flow.Flow
 	Problems []string
+	Xray     []string // what would run for the routes via xray
 }
 
 // String returns the report as text, or as JSON.
@@ -66,6 +67,9 @@ func (r *PlanReport) text() string {
 		}
 	}
 	fmt.Fprintf(&b, "\n# %s\n", r.Plan.Stats())
+	if len(r.Xray) > 0 {
+		fmt.Fprintf(&b, "\n# what xray would carry: %s\n%s\n", counted(len(r.Xray), "route"), strings.Join(r.Xray, "\n"))
+	}
 	fmt.Fprintf(&b, "\n# the connections now alive: %d\n", len(r.Live))
 	for _, problem := range r.Problems {
 		fmt.Fprintf(&b, "# not asked: %s\n", problem)
@@ -124,9 +128,10 @@ func (r *PlanReport) json() (string, error) {
 		Plan        string        `json:"plan"`
 		Steps       []step        `json:"steps"`
 		Stats       actions.Stats `json:"stats"`
+		Xray        []string      `json:"xray,omitempty"`
 		Connections []decided     `json:"connections"`
 	}{
-		File: r.file(), Hash: r.Plan.PolicyHash, State: r.State.String(), Plan: r.Plan.String(), Steps: []step{}, Stats: r.Plan.Stats(),
+		File: r.file(), Hash: r.Plan.PolicyHash, State: r.State.String(), Plan: r.Plan.String(), Steps: []step{}, Stats: r.Plan.Stats(), Xray: r.Xray,
 		Connections: []decided{},
 	}
 	if r.Previous != nil {

@@ -155,7 +155,7 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 		v.Do = relay.Drop
 		return
 	}
-	if src, _ := f.Src.Get(); !x.way(&v.Way, s, d.Route) || v.Way.Server.Addr() == src && src.IsValid() {
+	if src, _ := f.Src.Get(); !x.way(&v.Way, s, d.Route) || v.Way.Server.Addr() == src && src.IsValid() && !src.IsLoopback() {
 		v.Do = relay.Reject // no way, or the SOCKS server's own connections, which would come back to it
 		return
 	}
@@ -228,6 +228,15 @@ func without(p *rules.Policy, w *state.World, routes []string) *state.World {
 		if !slices.Contains(routes, p.Routes[i].Name) {
 			continue
 		}
+		if p.Routes[i].Kind == rules.RouteOther { // the proxy, which says nothing of the line
+			if len(other.Alive) != len(p.Routes) {
+				other.Alive = make([]state.Truth, len(p.Routes))
+			} else if &other.Alive[0] == &w.Alive[0] {
+				other.Alive = slices.Clone(w.Alive)
+			}
+			other.Alive[i] = state.False
+			continue
+		}
 		if u := uplinkOf(p, i); u >= 0 && u < len(other.Uplinks) {
 			other.Uplinks[u].Up = false
 		}
@@ -244,6 +253,11 @@ func (x *decider) way(to *relay.Way, s *snapshot, route int) bool {
 	p := s.live.policy
 	r := &p.Routes[route]
 	to.Route, to.Uplink = r.Name, uplinkOf(p, route)
+	if _, ok := r.Xray(); ok { // a server on this host, which marks what it sends itself
+		to.SendName = true
+		to.Server, ok = x.d.server(r.Name)
+		return ok
+	}
 	if server, ok := strings.CutPrefix(r.Other, "socks "); ok && r.Kind == rules.RouteOther {
 		at, err := netip.ParseAddrPort(server)
 		if err != nil {

@@ -231,7 +231,19 @@ func fold(t *actions.Table, u actions.Update) {
 	}
 }
 
-func sameDaemon(a, b *rules.Daemon) bool { return reflect.DeepEqual(a, b) }
+// sameDaemon reports whether two daemon sections say the same, wherever they stand.
+func sameDaemon(a, b *rules.Daemon) bool {
+	return reflect.DeepEqual(placeless(a), placeless(b))
+}
+
+func placeless(d *rules.Daemon) rules.Daemon {
+	x := *d
+	x.DNS.Upstreams = slices.Clone(x.DNS.Upstreams)
+	for i := range x.DNS.Upstreams {
+		x.DNS.Upstreams[i].Span = diag.Span{}
+	}
+	return x
+}
 
 // apiDiagnostics returns diagnostics as the API spells them; at most maxReported
 // when errorsOnly is set, and then errors alone.
@@ -525,7 +537,13 @@ func (d *Daemon) candidate(ctx context.Context, ch *change) (*candidate, error) 
 	if !d.opts.Observe {
 		kernel = d.parts.Kernel
 	}
-	return prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
+	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
+	if err == nil && ch.policy == nil {
+		if list := d.checkXray(c.policy); len(list) > 0 {
+			return nil, &rejection{list, c.sources}
+		}
+	}
+	return c, err
 }
 
 func errorCount(list []diag.Diagnostic) string {

@@ -51,7 +51,7 @@ func (s *service) halt() {
 
 // services are all there are.
 func (l *loop) services() []*service {
-	return []*service{&l.asked, &l.held, &l.relayed, &l.forwarded}
+	return []*service{&l.asked, &l.held, &l.relayed, &l.forwarded, &l.tunnelled}
 }
 
 // allHints gives those who do not own the name table all that it holds.

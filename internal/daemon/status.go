@@ -42,6 +42,7 @@ func (d *Daemon) Status() api.Status {
 	out.Confirm, out.Reverted = d.confirmStatus(), d.reverted
 	d.mu.Unlock()
 	out.Drift = d.drift.status()
+	out.Xray = d.xrayStatus()
 	s := d.snap.Load()
 	if s == nil {
 		return out

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"netpolicy.dev/netpolicy/internal/durable"
 )
 
 // The files of the state directory.
@@ -100,7 +102,7 @@ func (s *store) save(name string, b []byte) error {
 	if s.dir == "" {
 		return nil
 	}
-	if err := replaceFile(filepath.Join(s.dir, name), b); err != nil {
+	if err := durable.Replace(filepath.Join(s.dir, name), b); err != nil {
 		return fmt.Errorf("save %s: %w", name, err)
 	}
 	return nil
@@ -128,31 +130,6 @@ func (s *store) appendJournal(lines []byte, fresh bool) error {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes b to a new file of mode 0600, syncs it, renames it over
-// path, and syncs the directory.
-func replaceFile(path string, b []byte) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // BootID names this boot of the machine: a state saved under another one tells

@@ -49,6 +49,7 @@ func sameTimed(a, b *state.World) bool {
 func guess(w *state.World, prog *engine.Program, b *base) {
 	p, l := prog.Policy(), &b.live
 	if l.policy == p && l.world != nil {
+		w.Alive = l.world.Alive
 		w.Schedules, w.Conditions, w.Quotas, w.Meets = l.world.Schedules, l.world.Conditions, l.world.Quotas, l.world.Meets
 		return
 	}

@@ -131,7 +131,7 @@ var catalogue = []Entry{
 	},
 	{
 		"kernel-tproxy", AreaKernel, Info, "Connections can't be handed to a local relay without changing their addresses.",
-		"Relays (daemon.tproxy) need it.", upgrade,
+		"`daemon.tproxy` does not work; clients that use the relay as a proxy (`daemon.relay`) don't need it.", upgrade,
 	},
 	{
 		"kernel-flowtable", AreaKernel, Info, "Established connections can't take the fast path.",
@@ -459,8 +459,8 @@ var catalogue = []Entry{
 	},
 	{
 		"route-not-enforced", AreaPolicy, Warning,
-		"Routes over xray, and over socks without a relay, are not enforced.",
+		"Routes over xray and socks are carried out by the relay, and the policy has none.",
 		"Their flows are rejected, so that nothing leaves in the clear (NP502).",
-		"Use `via dev` of a TUN device, or `via mark`, until they are.",
+		"Give the daemon `relay` or `tproxy`, or use `via dev` of a TUN device, or `via mark`.",
 	},
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"math/bits"
 	"net/netip"
-	"strings"
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/rules"
@@ -23,7 +22,7 @@ type Want struct {
 	Uplinks    []Uplink
 	Devices    []RouteTo // routes via dev
 	TableOf    []RouteTo // routes via table
-	Others     []RouteTo // routes via xray, socks
+	Others     []RouteTo // routes via xray, socks, where no relay carries them out
 	Forwards   bool      // rules ask for where a forwarded packet comes from
 	Bytes      bool      // quotas or conn.bytes
 	Labels     bool      // dscp or mark
@@ -85,8 +84,8 @@ func WantOf(p *rules.Policy) Want {
 			w.TableOf = append(w.TableOf, RouteTo{Name: r.Name, Table: r.Table})
 			ways++
 		case rules.RouteOther:
-			if strings.HasPrefix(r.Other, "socks ") && p.Daemon.Relay.Used() {
-				continue // the relay has it
+			if d.Relay.Used() {
+				break
 			}
 			w.Others = append(w.Others, RouteTo{Name: r.Name, Other: r.Other})
 		}

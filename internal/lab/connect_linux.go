@@ -293,6 +293,10 @@ func (r *run) uplinkOf(rec Record) (string, error) {
 			return r.policy.Uplinks[route.Uplink].Dev, nil
 		case rules.RouteDev:
 			return route.Dev, nil
+		case rules.RouteOther:
+			if route.Uplink >= 0 {
+				return r.policy.Uplinks[route.Uplink].Dev, nil
+			}
 		}
 		return "", fmt.Errorf("the lab can't tell the uplink of route %q", name)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -59,6 +60,7 @@ type run struct {
 	watch     *watcher
 	unwatch   context.CancelFunc
 	transfers map[string]*Transfer
+	xrays     map[string]*exec.Cmd
 	total     Total
 }
 
@@ -69,7 +71,7 @@ func newRun(ctx context.Context, opts Options, out *Printer, dir, policy string)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{l: l, out: out, dir: dir, live: filepath.Join(l.Dir, "policy.yaml"), transfers: map[string]*Transfer{}}
+	r := &run{l: l, out: out, dir: dir, live: filepath.Join(l.Dir, "policy.yaml"), transfers: map[string]*Transfer{}, xrays: map[string]*exec.Cmd{}}
 	if err = r.install(policy); err == nil {
 		err = l.StartDaemon(ctx, r.live)
 	}
@@ -86,6 +88,9 @@ func newRun(ctx context.Context, opts Options, out *Printer, dir, policy string)
 func (r *run) close() error {
 	for _, t := range r.transfers {
 		_ = t.Stop()
+	}
+	for name := range r.xrays {
+		r.endXray(name)
 	}
 	r.unwatch()
 	r.watch.wait()
@@ -147,6 +152,9 @@ func (r *run) install(name string) error {
 	}
 	if p, _ := yaml.Load(name, src); p != nil {
 		r.policy = p
+		if err := r.installLinks(p); err != nil {
+			return err
+		}
 	}
 	return WriteFile(r.live, src)
 }
@@ -175,6 +183,10 @@ func (r *run) do(ctx context.Context, step Step) error {
 		return r.l.Fault(ctx, c.Uplink, c.Fault)
 	case Await:
 		return r.await(ctx, c)
+	case AwaitRoute:
+		return r.awaitRoute(ctx, c)
+	case Xray:
+		return r.xray(ctx, c)
 	case Reload:
 		return r.reload(ctx, c)
 	case Daemon:

@@ -66,6 +66,15 @@ type (
 	}
 	// Daemon kills (SIGKILL) or starts netpolicyd.
 	Daemon struct{ Kill bool }
+	// Xray starts an Xray in the internet with a configuration, or ends the one of the
+	// name; File "" ends it.
+	Xray struct{ Name, File string }
+	// AwaitRoute waits until the tunnel of a route via xray is known to be alive, or dead.
+	AwaitRoute struct {
+		Route  string
+		Alive  bool
+		Within time.Duration
+	}
 	// TransferStart begins a transfer that goes on until it is stopped.
 	TransferStart struct{ Name, Host, Port string }
 	// TransferCheck fails unless the transfer moves on, over Uplink if that is not "".
@@ -218,11 +227,13 @@ func (s *Script) command(w *words, text string) (any, error) {
 		return parseTransfer(w)
 	case "reload":
 		return parseReload(w)
+	case "xray":
+		return parseXray(w)
 	case "daemon":
 		what, err := w.oneOf("daemon command", "kill", "start")
 		return Daemon{what == "kill"}, err
 	}
-	return nil, fmt.Errorf("unknown command %q: want main, policy, say, sleep, fault, heal, await, expect, connect, transfer, reload or daemon", head)
+	return nil, fmt.Errorf("unknown command %q: want main, policy, say, sleep, fault, heal, await, expect, connect, transfer, reload, xray or daemon", head)
 }
 
 func (s *Script) setting(head string, w *words) (err error) {
@@ -281,7 +292,40 @@ func (w *words) loss() (int, error) {
 	return int(math.Round(v * 10_000)), nil
 }
 
+func parseXray(w *words) (any, error) {
+	what, err := w.oneOf("xray command", "start", "stop")
+	if err != nil {
+		return nil, err
+	}
+	var x Xray
+	if x.Name, err = w.next("name"); err == nil && what == "start" {
+		x.File, err = w.next("configuration file")
+	}
+	return x, err
+}
+
+func parseAwaitRoute(w *words) (any, error) {
+	var a AwaitRoute
+	var err error
+	if a.Route, err = w.next("route"); err != nil {
+		return nil, err
+	}
+	health, err := w.oneOf("health", "alive", "dead")
+	if err != nil {
+		return nil, err
+	}
+	a.Alive = health == "alive"
+	if _, err := w.oneOf("limit", "within"); err != nil {
+		return nil, err
+	}
+	a.Within, err = w.duration("within")
+	return a, err
+}
+
 func parseAwait(head string, w *words) (any, error) {
+	if head == "await" && w.accept("route") {
+		return parseAwaitRoute(w)
+	}
 	var a Await
 	if _, err := w.oneOf("what", "state"); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -52,7 +54,9 @@ const (
 	PortTLS = 443
 	// PortEcho echoes over TCP and UDP; the bulk transfers use it too.
 	PortEcho = 7
-	portDNS  = 53
+	// PortWeb answers HTTP requests with nothing (204), as what proxies are probed with does.
+	PortWeb = 8000
+	portDNS = 53
 
 	// maxConns bounds the connections that are served at once.
 	maxConns = 1024
@@ -86,7 +90,7 @@ func startServers(s *space, rescue func()) (*servers, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	err = s.do(func() error {
-		for _, port := range append([]int{PortTLS, portDNS}, plainPorts...) {
+		for _, port := range append([]int{PortTLS, portDNS, PortWeb}, plainPorts...) {
 			ln, err := lc.Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
 			if err != nil {
 				return fmt.Errorf("listen on port %d: %w", port, err)
@@ -98,6 +102,8 @@ func startServers(s *space, rescue func()) (*servers, error) {
 				sv.accept(ln, echo)
 			case portDNS:
 				sv.accept(ln, serveDNSStream)
+			case PortWeb:
+				sv.accept(ln, serveWeb)
 			default:
 				sv.accept(ln, echo)
 			}
@@ -181,6 +187,17 @@ func (sv *servers) remove(conn net.Conn) {
 	delete(sv.conns, conn)
 	sv.mu.Unlock()
 	<-sv.slots
+}
+
+func serveWeb(conn net.Conn) error {
+	for in := bufio.NewReader(conn); ; {
+		if _, err := http.ReadRequest(in); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n"); err != nil {
+			return err
+		}
+	}
 }
 
 func echo(conn net.Conn) error {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/lists"
 )
@@ -41,12 +42,9 @@ type meta struct {
 	Checked      time.Time `json:"checked"` // when the source last said that it still is so
 }
 
-// maxMeta bounds the file of a meta, in bytes, and maxTag what it keeps of one
-// header: a source is at most as long as a line of a policy.
-const (
-	maxMeta = 64 << 10
-	maxTag  = 1 << 10
-)
+// maxMeta bounds the file of a meta, in bytes: a source is at most as long as a
+// line of a policy.
+const maxMeta = 64 << 10
 
 var (
 	errNoCache = errors.New("there is no cache folder")
@@ -139,7 +137,7 @@ func (c *cache) write(key string, data []byte, m meta) error {
 	}
 	defer unlock()
 	temp := filepath.Join(c.dir, key+".new")
-	if err := replaceFile(temp, c.dataFile(key, m.Sum), data); err != nil {
+	if err := durable.ReplaceBy(temp, c.dataFile(key, m.Sum), data); err != nil {
 		return err
 	}
 	if err := c.writeMeta(key, m); err != nil {
@@ -175,7 +173,7 @@ func (c *cache) writeMeta(key string, m meta) error {
 	if len(b) >= maxMeta {
 		return fmt.Errorf("its description is larger than %d KiB", maxMeta>>10)
 	}
-	return replaceFile(filepath.Join(c.dir, key+".new"), c.metaFile(key), append(b, '\n'))
+	return durable.ReplaceBy(filepath.Join(c.dir, key+".new"), c.metaFile(key), append(b, '\n'))
 }
 
 // sweep removes data of the key that no meta names any more: the former copy,
@@ -221,29 +219,6 @@ func (c *cache) ready() error {
 		unlock()
 	}
 	return err
-}
-
-// replaceFile writes b to temp, mode 0600, and renames it to path; both are
-// durable when it returns. What a crash left at temp is overwritten.
-func replaceFile(temp, path string, b []byte) error {
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 func sumOf(b []byte) string {

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"netpolicy.dev/netpolicy/internal/download"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/lists"
 )
@@ -27,7 +28,7 @@ func serve(t *testing.T, handle http.HandlerFunc) (*rig, rules.ListRef) {
 	server := httptest.NewServer(handle)
 	t.Cleanup(server.Close)
 	r := newRig(t)
-	r.client = newClient(nil)
+	r.client = download.NewClient(nil)
 	r.client.Transport.(*http.Transport).Proxy = nil
 	return r, rules.ListRef{URL: server.URL, Format: "list"}
 }
@@ -193,7 +194,7 @@ func TestBadDownload(t *testing.T) {
 			fmt.Fprint(w, "b.example\n")
 		}},
 		{"header", "server response headers exceeded", func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("X", strings.Repeat("x", maxHeader))
+			w.Header().Set("X", strings.Repeat("x", download.MaxHeader))
 			fmt.Fprint(w, "b.example\n")
 		}},
 	} {
@@ -234,7 +235,7 @@ func TestDown(t *testing.T) {
 	r := newRig(t)
 	r.load(ref, "", "not fetched yet") // the listener never answers, and r has no network
 	listener.Close()
-	r.client = newClient(nil)
+	r.client = download.NewClient(nil)
 	r.refresh(ref, false, "connection refused")
 	r.load(ref, "", "not fetched yet")
 }
@@ -258,13 +259,13 @@ func TestRedirects(t *testing.T) {
 	}
 	r, ref := serve(t, handle)
 	base := ref.URL
-	ref.URL = base + "/?n=" + strconv.Itoa(maxRedirects)
+	ref.URL = base + "/?n=" + strconv.Itoa(download.MaxRedirects)
 	r.refresh(ref, true, "")
 	r.load(ref, "a.example")
 	hops.Store(0)
 	ref.URL = base + "/?n=100"
 	r.refresh(ref, false, "more than 5 redirects")
-	if hops.Load() != maxRedirects+1 {
+	if hops.Load() != download.MaxRedirects+1 {
 		t.Errorf("%d hops", hops.Load())
 	}
 	ref.URL = base + "/?to=ftp://x.example/secret"
@@ -338,8 +339,8 @@ func TestTags(t *testing.T) {
 		tag  string
 		kept bool
 	}{
-		{`"` + strings.Repeat("x", maxTag-2) + `"`, true},
-		{`"` + strings.Repeat("x", maxTag-1) + `"`, false},
+		{`"` + strings.Repeat("x", download.MaxTag-2) + `"`, true},
+		{`"` + strings.Repeat("x", download.MaxTag-1) + `"`, false},
 		{"\"\xff\"", false},
 		{`W/"<&>\"`, true},
 	} {
@@ -391,12 +392,12 @@ func TestTimeouts(t *testing.T) {
 		client, server := net.Pipe()
 		defer server.Close()
 		go func() { _, _ = io.Copy(io.Discard, server) }()
-		r.client = newClient(nil)
+		r.client = download.NewClient(nil)
 		transport := r.client.Transport.(*http.Transport)
 		transport.Proxy = nil
 		transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return client, nil }
 		r.refresh(ref, false, "timeout awaiting response headers")
-		if got := time.Since(start); got != stepTimeout {
+		if got := time.Since(start); got != download.StepTimeout {
 			t.Errorf("took %v", got)
 		}
 	})

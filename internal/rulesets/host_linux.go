@@ -18,12 +18,3 @@ func lockFile(f *os.File) error {
 	}
 	return err
 }
-
-// syncDir makes renames in a folder durable.
-func syncDir(name string) error {
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}

@@ -10,7 +10,7 @@
 // is as fast as any; that a copy, once good, is only ever replaced by another good
 // one, and never deleted; that a crash at any moment leaves either the former copy
 // or the new one; and that every input is bounded (lists.MaxSize, maxMeta,
-// maxNames, maxRedirects, fetchTimeout).
+// maxNames, fetchTimeout, and those of package download).
 package rulesets
 
 import (
@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/download"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/lists"
 )
@@ -39,7 +40,7 @@ import (
 type Config struct {
 	Cache  string       // folder of the last good copies, made where there is none; "": none are kept
 	Policy string       // folder that files of references are relative to
-	Client *http.Client // nil: one with time-outs; without CheckRedirect at most maxRedirects are followed
+	Client *http.Client // nil: one with time-outs; without CheckRedirect at most download.MaxRedirects are followed
 	Rand   *rand.Rand   // spreads the times of fetches; nil: they are exact. The Store owns it
 	Log    *slog.Logger // failures of background fetches; nil: none are logged
 }
@@ -64,7 +65,7 @@ func New(c Config) *Store {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{policy: c.Policy, cache: cache{dir: c.Cache}, client: newClient(c.Client), log: log, rand: c.Rand}
+	return &Store{policy: c.Policy, cache: cache{dir: c.Cache}, client: download.NewClient(c.Client), log: log, rand: c.Rand}
 }
 
 // Load returns the elements of a list from local files: a file itself, else its

@@ -16,14 +16,14 @@ var ErrUnsupported = errors.New("seccomp filters are not supported here")
 
 // Install puts the filter on every thread of this process, for good. It sets
 // no_new_privs, so it needs no capability. Minimum kernel: 4.14.
-func Install(mode Mode) error {
+func Install(mode Mode, more ...Group) error {
 	if mode == Off {
 		return nil
 	}
 	if !Supported() {
 		return fmt.Errorf("%w: no list for %s", ErrUnsupported, runtime.GOARCH)
 	}
-	program, err := Program(runtime.GOARCH, mode)
+	program, err := Program(runtime.GOARCH, mode, more...)
 	if err != nil {
 		return err
 	}

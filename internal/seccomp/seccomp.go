@@ -107,10 +107,10 @@ var families = []uint32{1, 2, 10, 16, 17}
 // span is a run of call numbers.
 type span struct{ lo, hi uint32 }
 
-// spans returns the numbers of the allowed calls, as few runs as they make.
-func spans(a arch) []span {
+// spans returns the numbers of the allowed calls and more, as few runs as they make.
+func spans(a arch, more []Group) []span {
 	var numbers []int
-	for _, c := range allowed {
+	for _, c := range slices.Concat(allowed, slices.Concat(more...)) {
 		if n := a.nr(c); n != none {
 			numbers = append(numbers, n)
 		}
@@ -131,7 +131,7 @@ func spans(a arch) []span {
 // program over struct seccomp_data. Beside the list it allows clone without new
 // namespaces, and sockets of a few families. clone3 has its flags in memory, which a
 // filter can't read: it fails with ENOSYS, and libraries then use clone.
-func Program(goarch string, mode Mode) ([]bpf.Instruction, error) {
+func Program(goarch string, mode Mode, more ...Group) ([]bpf.Instruction, error) {
 	a, ok := arches[goarch]
 	if !ok {
 		return nil, fmt.Errorf("no seccomp filter for %s", goarch)
@@ -170,7 +170,7 @@ func Program(goarch string, mode Mode) ([]bpf.Instruction, error) {
 		refuse, allow,
 		equal(uint32(a.nr(clone3)), 1), absent,
 	)
-	for _, s := range spans(a) {
+	for _, s := range spans(a, more) {
 		if s.lo == s.hi {
 			p = append(p, equal(s.lo, 1), allow)
 			continue

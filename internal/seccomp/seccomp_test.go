@@ -63,9 +63,9 @@ func TestNumbers(t *testing.T) {
 }
 
 // verdict runs the filter as the kernel would.
-func verdict(t *testing.T, goarch string, mode Mode, audit uint32, nr int, arg0 uint64) int {
+func verdict(t *testing.T, goarch string, mode Mode, audit uint32, nr int, arg0 uint64, more ...Group) int {
 	t.Helper()
-	program, err := Program(goarch, mode)
+	program, err := Program(goarch, mode, more...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,9 +183,23 @@ func TestLength(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%s: %d calls in %d runs, %d instructions", goarch, len(allowed), len(spans(arches[goarch])), len(p))
+		t.Logf("%s: %d calls in %d runs, %d instructions", goarch, len(allowed), len(spans(arches[goarch], nil)), len(p))
 		if len(p) > 4096 {
 			t.Errorf("%s: %d instructions", goarch, len(p))
+		}
+	}
+}
+
+// TestGroup: what a group is for passes with it, and not without.
+func TestGroup(t *testing.T) {
+	for goarch, a := range arches {
+		for _, c := range ChangeUser {
+			if got := verdict(t, goarch, On, a.audit, a.nr(c), 0); got == retAllow {
+				t.Errorf("%s: %s is allowed", goarch, c.name)
+			}
+			if got := verdict(t, goarch, On, a.audit, a.nr(c), 0, ChangeUser); got != retAllow {
+				t.Errorf("%s: %s: %#x", goarch, c.name, got)
+			}
 		}
 	}
 }

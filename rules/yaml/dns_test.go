@@ -7,6 +7,46 @@ import (
 	"testing"
 )
 
+// TestXray reads the settings of routes through Xray, and shows what is wrong with others.
+func TestXray(t *testing.T) {
+	p, diags := Load("f", []byte(`
+routes: {a: {via: xray "My proxy"}}
+daemon:
+  relay: 127.0.0.1:1080
+  xray_links: [links.txt, "/etc/my links.yaml"]
+  xray_binary: /opt/xray
+  xray_user: nobody
+  xray_probe: https://probe.example/x
+  xray_probe_every: 2s
+default: {route: a}
+`))
+	if p == nil || len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	x := p.Daemon.Xray
+	if fmt.Sprintf("%q", x.Links) != `["links.txt" "/etc/my links.yaml"]` || x.Binary != "/opt/xray" || x.User != "nobody" ||
+		x.Probe != "https://probe.example/x" || x.ProbeEvery.Seconds() != 2 {
+		t.Errorf("%+v", x)
+	}
+	if name, ok := p.Routes[0].Xray(); name != "My proxy" || !ok {
+		t.Errorf("%q, %v", name, ok)
+	}
+	for _, c := range []struct{ daemon, want string }{
+		{"xray_binary: xray", "NP004"},
+		{"xray_links: {a: b}", "NP004"},
+		{"xray_links: ''", "NP004"},
+		{"xray_user: 'a:b'", "NP004"},
+		{"xray_probe: 'ftp://a.example/'", "NP004"},
+		{"xray_probe: 'http://u:p@a.example/'", "NP004"},
+		{"xray_probe_every: 10ms", "NP103"},
+	} {
+		_, diags := Load("f", []byte("routes: {a: {via: main}}\ndaemon: {"+c.daemon+"}\ndefault: {route: a}\n"))
+		if len(diags) != 1 || string(diags[0].Code) != c.want {
+			t.Errorf("%s: %v, want %s", c.daemon, diags, c.want)
+		}
+	}
+}
+
 // TestDNS reads the forwarder's settings, and shows what is wrong with others.
 func TestDNS(t *testing.T) {
 	p, diags := Load("f", []byte(`

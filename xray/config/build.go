@@ -1,6 +1,9 @@
 package config
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -35,18 +38,25 @@ const (
 // is left out, and its inbounds are blocked. The configuration is nil where an option itself is wrong or nothing is left
 // to run. It holds secrets: keep it out of logs, and of files that others read.
 func Build(v Version, profiles []link.Profile, o Options) ([]byte, []Finding) {
+	data, _, findings := BuildTagged(v, profiles, o)
+	return data, findings
+}
+
+// BuildTagged is Build, and tells the tag of each profile's outbound; "" is one that
+// was left out.
+func BuildTagged(v Version, profiles []link.Profile, o Options) (data []byte, tags []string, findings []Finding) {
 	f := filer{checker: checker{v: v}, o: o, tags: make([]string, len(profiles))}
 	if len(profiles) > maxProfiles || len(o.Inbounds) > maxInbounds || len(o.Groups) > maxGroups || len(o.DNS) > maxServers {
 		f.report(diag.Error, "", fmt.Sprintf("more than %d profiles, %d inbounds, %d groups or %d DNS servers", maxProfiles, maxInbounds, maxGroups, maxServers), "")
-		return nil, f.findings
+		return nil, nil, f.findings
 	}
 	if !f.options() {
-		return nil, f.findings
+		return nil, nil, f.findings
 	}
 	outbounds := f.outbounds(profiles)
 	if len(profiles) > 0 && !slices.ContainsFunc(f.tags, func(t string) bool { return t != "" }) {
 		f.report(diag.Error, "outbounds", "no profile can be run", "")
-		return nil, f.findings
+		return nil, nil, f.findings
 	}
 	balancers, groups := f.balancers()
 	inbounds, rules := f.inbounds(groups)
@@ -71,7 +81,7 @@ func Build(v Version, profiles []link.Profile, o Options) ([]byte, []Finding) {
 		}
 		file["observatory"] = object{"subjectSelector": []string{"out-"}, "probeURL": o.Observatory.URL, "probeInterval": interval.String(), "enableConcurrency": true}
 	}
-	data := encode(file)
+	data = encode(file)
 	// What was built is read again, so that a slip of ours is found here.
 	tree, err := decode(data)
 	if err != nil {
@@ -81,9 +91,9 @@ func Build(v Version, profiles []link.Profile, o Options) ([]byte, []Finding) {
 	f.keys("", "file", tree)
 	f.file(tree.(object))
 	if Refused(f.findings[before:]) {
-		return nil, f.findings
+		return nil, nil, f.findings
 	}
-	return data, f.findings
+	return data, f.tags, f.findings
 }
 
 // filer puts a configuration together.
@@ -168,7 +178,7 @@ func (f *filer) outbounds(profiles []link.Profile) []any {
 	all := []any{object{"tag": tagBlock, "protocol": "blackhole"}}
 	if len(f.o.DNS) > 0 {
 		direct := object{"tag": tagDirect, "protocol": "freedom"}
-		f.sockopt(direct, "")
+		sockopt(direct, f.o.Mark, "")
 		all = append(all, direct)
 	}
 	used := map[string]bool{}
@@ -178,24 +188,28 @@ func (f *filer) outbounds(profiles []link.Profile) []any {
 		if out == nil {
 			continue
 		}
-		f.tags[i] = tag(p, used)
-		out["tag"] = f.tags[i]
 		strategy := ""
 		if len(f.o.DNS) > 0 {
 			strategy = "UseIP"
 		}
-		f.sockopt(out, strategy)
+		mark := f.o.Mark
+		if i < len(f.o.Marks) && f.o.Marks[i] != 0 {
+			mark = f.o.Marks[i]
+		}
+		sockopt(out, mark, strategy)
+		f.tags[i] = tag(p, f.stamp(out), used)
+		out["tag"] = f.tags[i]
 		all = append(all, out)
 	}
 	return all
 }
 
 // sockopt marks what an outbound sends, and says who finds the server's address.
-func (f *filer) sockopt(out object, strategy string) {
+func sockopt(out object, mark uint32, strategy string) {
 	opt := object{}
-	if f.o.Mark != 0 {
+	if mark != 0 {
 		// Xray reads an int32 and gives the kernel its bits.
-		opt["mark"] = int32(f.o.Mark)
+		opt["mark"] = int32(mark)
 	}
 	if strategy != "" {
 		opt["domainStrategy"] = strategy
@@ -214,9 +228,19 @@ func (f *filer) sockopt(out object, strategy string) {
 // maxSlug bounds how much of a profile's name its tag has.
 const maxSlug = 32
 
+// stamp returns what a tag says of its outbound; "" is nothing.
+func (f *filer) stamp(out object) string {
+	if f.o.Stamp == nil {
+		return ""
+	}
+	h := hmac.New(sha256.New, f.o.Stamp)
+	h.Write(encode(out))
+	return hex.EncodeToString(h.Sum(nil)[:4])
+}
+
 // tag returns a tag that no other is the beginning of: selectors of balancers are
 // beginnings. It has what can be written of the profile's name, for logs.
-func tag(p link.Profile, used map[string]bool) string {
+func tag(p link.Profile, stamp string, used map[string]bool) string {
 	var b strings.Builder
 	for _, r := range p.Name {
 		if b.Len() == maxSlug {
@@ -232,6 +256,9 @@ func tag(p link.Profile, used map[string]bool) string {
 	slug := strings.Trim(b.String(), "-")
 	if slug == "" {
 		slug = "proxy"
+	}
+	if stamp != "" {
+		slug += "-" + stamp
 	}
 	for n := 1; ; n++ {
 		t := "out-" + slug + "."

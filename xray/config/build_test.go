@@ -138,7 +138,7 @@ func TestTags(t *testing.T) {
 	used := map[string]bool{}
 	var tags []string
 	for _, name := range []string{"a", "a", "a-2", "a.2", "", "\U0001F1E9\U0001F1EA", "out-a", "A b  c", strings.Repeat("x", 100), strings.Repeat("x", 101)} {
-		tags = append(tags, tag(link.Profile{Name: name}, used))
+		tags = append(tags, tag(link.Profile{Name: name}, "", used))
 	}
 	for i, a := range tags {
 		for k, b := range tags {
@@ -209,4 +209,31 @@ func FuzzCheck(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestStamp: an outbound that says something else has another tag, and one with
+// another mark too; the same has the same.
+func TestStamp(t *testing.T) {
+	_, profiles := readLinks(t, []byte("trojan://secret@proxy.example:443#Home\ntrojan://secret@proxy.example:443#Home\ntrojan://other@proxy.example:443#Home\n"))
+	o := Options{Mark: 1, Marks: []uint32{0, 0x80000002}, Stamp: []byte("key")}
+	data, tags, findings := BuildTagged(V26_3, profiles, o)
+	if data == nil || len(findings) > 0 {
+		t.Fatal(findings)
+	}
+	if !strings.Contains(string(data), `"mark": -2147483646`) || !strings.Contains(string(data), `"mark": 1`) {
+		t.Error(string(data))
+	}
+	seen := map[string]bool{}
+	for _, tag := range tags {
+		if seen[tag] || !strings.HasPrefix(tag, "out-Home-") || len(tag) != len("out-Home-01234567.") {
+			t.Error(tags)
+		}
+		seen[tag] = true
+	}
+	_, again, _ := BuildTagged(V26_3, profiles[:1], o)
+	o.Stamp = []byte("another")
+	_, other, _ := BuildTagged(V26_3, profiles[:1], o)
+	if again[0] != tags[0] || other[0] == tags[0] {
+		t.Error(tags, again, other)
+	}
 }

@@ -29,6 +29,13 @@ type Options struct {
 	// Mark is put on every packet that Xray itself sends, so that the host does not
 	// lead it back into Xray. 0 is none, which TProxy and Tun don't go without.
 	Mark uint32
+	// Marks are the marks of single profiles, by index; where there is none, or 0, Mark holds.
+	Marks []uint32
+	// Stamp is a key of which tags end in a hash of what their outbound says: one that
+	// changes gets another tag, so that it can be added beside the former one while Xray
+	// runs. Without the key nobody can try passwords by a tag, which stands in logs. Nil is
+	// no hashes.
+	Stamp []byte
 	// DNS are servers for the names of proxies, asked over UDP past the proxies. Nil
 	// is the host's resolver.
 	DNS []netip.AddrPort

@@ -56,7 +56,7 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	}
 	out := object{}
 	out["protocol"], out["settings"] = b.proxy()
-	b.profile = out["protocol"].(string) + " to " + hostPort(p.Host, p.Port)
+	b.profile = label(out["protocol"].(string), p)
 	for i := range b.findings {
 		b.findings[i].Profile = b.profile
 	}
@@ -72,17 +72,17 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	}
 	out = tree.(object)
 	b.scrub(out)
+	b.rename(child(child(out, "streamSettings"), "xhttpSettings"))
 	b.outbound("outbound", out)
 	return out, b.findings
 }
 
-// hostPort writes an address with brackets where it is IPv6.
-func hostPort(host string, port uint16) string {
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return host + ":" + strconv.Itoa(int(port))
+// label names a profile in findings.
+func label(protocol string, p link.Profile) string {
+	return protocol + " to " + address(p)
 }
+
+func address(p link.Profile) string { return link.HostPort(p.Host, strconv.Itoa(int(p.Port))) }
 
 // proxy returns the name of the protocol and its settings.
 func (b *builder) proxy() (protocol string, settings object) {
@@ -174,7 +174,7 @@ func (b *builder) shadowsocksKeys(x link.Shadowsocks) string {
 }
 
 func (b *builder) wireguard(x link.WireGuard) object {
-	peer := object{"publicKey": x.PublicKey, "endpoint": hostPort(b.p.Host, b.p.Port)}
+	peer := object{"publicKey": x.PublicKey, "endpoint": address(b.p)}
 	if x.PresharedKey != "" {
 		peer["preSharedKey"] = x.PresharedKey.Reveal()
 	}
@@ -239,6 +239,35 @@ func (b *builder) scrub(v any) {
 	case []any:
 		for _, e := range x {
 			b.scrub(e)
+		}
+	}
+}
+
+// renamed are keys of xhttp that 26.7 calls otherwise.
+var renamed = [...][2]string{{"sessionPlacement", "sessionIDPlacement"}, {"sessionKey", "sessionIDKey"}}
+
+// rename gives keys of xhttp, wherever the link's object has them, the version's names.
+func (b *builder) rename(v any) {
+	switch x := v.(type) {
+	case object:
+		for _, names := range renamed {
+			from, to := names[0], names[1]
+			if b.v < V26_7 {
+				from, to = to, from
+			}
+			value, ok := get(x, from)
+			if _, taken := get(x, to); ok && !taken {
+				drop(x, from)
+				x[to] = value
+				b.key(diag.Hint, "extra", from+" is written as "+to+", as this version calls it", "")
+			}
+		}
+		for _, key := range sortedKeys(x) {
+			b.rename(x[key])
+		}
+	case []any:
+		for _, e := range x {
+			b.rename(e)
 		}
 	}
 }

@@ -51,6 +51,9 @@ func (p Profile) Fields() Fields {
 	return f
 }
 
+// Protocol returns the scheme of the profile's links, for people.
+func (p Profile) Protocol() string { return p.scheme() }
+
 // scheme returns the scheme to write.
 func (p Profile) scheme() string {
 	if p.Source.Scheme != "" {

@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"strings"
 	"testing"
+
+	"netpolicy.dev/netpolicy/internal/alloctest"
 )
 
 // seeds are one link of each form; the corpora of the fuzz targets begin with them.
@@ -26,9 +28,17 @@ var seeds = []string{
 	"wg://k@h?publickey=p&privatekey=o&address=10.0.0.2,[2001:db8::2]/128&reserved=1,2,3&mtu=1280",
 }
 
+// maxPerByte and maxFixed bound what reading takes of memory, in bytes.
+const (
+	maxPerByte = 1 << 10
+	maxFixed   = 256 << 10
+)
+
 // checkRoundTrip: what is read can be written and reads as the same again.
 func checkRoundTrip(t *testing.T, s string) {
-	p, findings := Parse(s)
+	var p Profile
+	var findings []Finding
+	alloctest.Check(t, len(s), maxFixed, maxPerByte, func() { p, findings = Parse(s) })
 	if Refused(findings) {
 		if !same(p, Profile{}) {
 			t.Fatal("a profile beside an error")
@@ -63,7 +73,7 @@ func FuzzLink(f *testing.F) {
 func FuzzVMessJSON(f *testing.F) {
 	for _, s := range seeds {
 		if body, found := strings.CutPrefix(s, "vmess://"); found {
-			if plain, ok := decode64(strings.Split(body, "#")[0]); ok {
+			if plain, ok := DecodeBase64(strings.Split(body, "#")[0]); ok {
 				f.Add(plain)
 			}
 		}
@@ -76,7 +86,9 @@ func FuzzVMessJSON(f *testing.F) {
 func FuzzPlugin(f *testing.F) {
 	f.Add(`v2ray-plugin;mode=websocket;tls;path=/a\;b\=c=d;x\`)
 	f.Fuzz(func(t *testing.T, s string) {
-		p, ok := ParsePlugin(s)
+		var p Plugin
+		var ok bool
+		alloctest.Check(t, len(s), maxFixed, maxPerByte, func() { p, ok = ParsePlugin(s) })
 		if !ok {
 			return
 		}

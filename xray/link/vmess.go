@@ -19,7 +19,7 @@ func (r *reader) vmess() (Fields, Form, bool) {
 		}
 		return r.url(), URL, true
 	}
-	plain, ok := decode64(r.parts.body)
+	plain, ok := DecodeBase64(r.parts.body)
 	switch {
 	case !ok:
 	case strings.HasPrefix(strings.TrimSpace(plain), "{"):
@@ -171,23 +171,23 @@ func formatVMessJSON(f Fields) string {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(quoteJSON(key) + ":" + text)
+		b.WriteString(QuoteJSON(key) + ":" + text)
 	}
 	network := cmpOr(f.Get("type"), "tcp")
 	write("v", `"2"`)
-	write("ps", quoteJSON(f.Name))
-	write("add", quoteJSON(f.Host))
-	write("port", quoteJSON(f.Port))
-	write("id", quoteJSON(f.User.Reveal()))
+	write("ps", QuoteJSON(f.Name))
+	write("add", QuoteJSON(f.Host))
+	write("port", QuoteJSON(f.Port))
+	write("id", QuoteJSON(f.User.Reveal()))
 	if !f.Has("alterId") {
 		write("aid", `"0"`)
 	}
-	write("net", quoteJSON(network))
+	write("net", QuoteJSON(network))
 	if s := f.Get("security"); s == "none" || s == "" {
 		write("tls", `""`)
 	}
 	for _, p := range f.Params {
-		text := quoteJSON(p.Value.Reveal())
+		text := QuoteJSON(p.Value.Reveal())
 		if p.JSON || ((p.Key == "extra" || p.Key == "fm") && jsonObject(p.Value.Reveal())) {
 			text = p.Value.Reveal()
 		}
@@ -198,7 +198,7 @@ func formatVMessJSON(f Fields) string {
 
 // shadowrocket reads base64 of cipher:id@host:port with its own keys behind it.
 func (r *reader) shadowrocket() (Fields, Form, bool) {
-	plain, ok := decode64(r.parts.body)
+	plain, ok := DecodeBase64(r.parts.body)
 	at := strings.LastIndexByte(plain, '@')
 	cipher, id, found := strings.Cut(plain[:max(at, 0)], ":")
 	if !ok || at < 0 || !found {
@@ -221,17 +221,17 @@ func (r *reader) shadowrocket() (Fields, Form, bool) {
 func formatShadowrocket(f Fields) string {
 	cipher := cmpOr(f.pop("encryption"), map[string]string{"vless": "none", "vmess": "auto"}[f.Scheme])
 	if f.Get("type") == "ws" && !strings.HasPrefix(f.Get("host"), "{") {
-		f.rename("host", "obfsParam", nil)
+		f.respell("host", "obfsParam", nil)
 	}
-	f.rename("type", "obfs", map[string]string{"ws": "websocket"})
-	f.rename("security", "tls", map[string]string{"tls": "1", "none": "0"})
-	f.rename("sni", "peer", nil)
+	f.respell("type", "obfs", map[string]string{"ws": "websocket"})
+	f.respell("security", "tls", map[string]string{"tls": "1", "none": "0"})
+	f.respell("sni", "peer", nil)
 	if f.Name != "" {
 		f.first(field("remarks", f.Name, 0))
 		f.Name = ""
 	}
 	var b strings.Builder
-	b.WriteString(f.Scheme + "://" + encode64(cipher+":"+f.User.Reveal()+"@"+hostPort(f.Host, f.Port)))
+	b.WriteString(f.Scheme + "://" + encode64(cipher+":"+f.User.Reveal()+"@"+HostPort(f.Host, f.Port)))
 	writeTail(&b, f)
 	return b.String()
 }
@@ -253,11 +253,11 @@ func formatKitsunebi(f Fields) string {
 	if p := f.Get("path"); slices.Contains([]string{"ws", "httpupgrade", "xhttp"}, f.Get("type")) && len(p) > 1 && p[0] == '/' {
 		path = strings.ReplaceAll(escape(f.pop("path")), "%2F", "/")
 	}
-	f.rename("type", "network", nil)
-	f.rename("host", "ws.host", nil)
-	f.rename("security", "tls", map[string]string{"tls": "true", "none": "false"})
+	f.respell("type", "network", nil)
+	f.respell("host", "ws.host", nil)
+	f.respell("security", "tls", map[string]string{"tls": "true", "none": "false"})
 	var b strings.Builder
-	b.WriteString("vmess1://" + escape(f.User.Reveal()) + "@" + hostPort(f.Host, f.Port) + path)
+	b.WriteString("vmess1://" + escape(f.User.Reveal()) + "@" + HostPort(f.Host, f.Port) + path)
 	writeTail(&b, f)
 	return b.String()
 }
@@ -287,7 +287,7 @@ func formatStd(f Fields) string {
 	}
 	user := head + ":" + f.User.Reveal() + "-" + cmpOr(f.pop("alterId"), "0")
 	var b strings.Builder
-	b.WriteString("vmess://" + strings.NewReplacer("%3A", ":", "%2B", "+").Replace(escape(user)) + "@" + hostPort(f.Host, f.Port))
+	b.WriteString("vmess://" + strings.NewReplacer("%3A", ":", "%2B", "+").Replace(escape(user)) + "@" + HostPort(f.Host, f.Port))
 	writeTail(&b, f)
 	return b.String()
 }
@@ -331,20 +331,16 @@ func (r *reader) quantumult(plain string) (Fields, Form, bool) {
 
 func formatQuantumult(f Fields) string {
 	cipher := cmpOr(f.pop("encryption"), "auto")
-	f.rename("path", "obfs-path", nil)
+	f.respell("path", "obfs-path", nil)
 	if h := f.Get("host"); h != "" && !strings.Contains(h, "[Rr][Nn]") {
-		f.rename("host", "obfs-header", map[string]string{h: "Host: " + h})
+		f.respell("host", "obfs-header", map[string]string{h: "Host: " + h})
 	}
-	f.rename("type", "obfs", map[string]string{"ws": "ws"})
-	f.rename("security", "over-tls", map[string]string{"tls": "true", "none": "false"})
-	f.rename("sni", "tls-host", nil)
-	f.rename("allowInsecure", "certificate", map[string]string{"1": "0", "0": "1"})
+	f.respell("type", "obfs", map[string]string{"ws": "ws"})
+	f.respell("security", "over-tls", map[string]string{"tls": "true", "none": "false"})
+	f.respell("sni", "tls-host", nil)
+	f.respell("allowInsecure", "certificate", map[string]string{"1": "0", "0": "1"})
 	var b strings.Builder
-	host := f.Host
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	b.WriteString(strings.ReplaceAll(f.Name, " = vmess,", " =vmess,") + " = vmess, " + host + ", " + f.Port + ", " + quoted(cipher) + ", " + quoted(f.User.Reveal()))
+	b.WriteString(strings.ReplaceAll(f.Name, " = vmess,", " =vmess,") + " = vmess, " + bracketed(f.Host) + ", " + f.Port + ", " + quoted(cipher) + ", " + quoted(f.User.Reveal()))
 	for _, p := range f.Params {
 		b.WriteString(", " + quoted(p.Key+"="+p.Value.Reveal()))
 	}

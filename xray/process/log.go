@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -20,13 +21,49 @@ const (
 // journal takes what Xray prints, line by line, without secrets.
 type journal struct {
 	mu      sync.Mutex
+	from    io.Reader // what is followed, io.EOF being that there is no more for now; nil is nothing
 	lines   []string
 	next    int // where the next line goes once the ring is full
 	partial []byte
 	secrets *strings.Replacer
+	out     io.Writer
 	path    string // "" is no file
 	file    *os.File
 	size    int64
+}
+
+// follow takes the output of another process from now on; nil is none. What is left
+// of the one before is taken first.
+func (j *journal) follow(from io.Reader) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.read()
+	if len(j.partial) > 0 {
+		j.line(string(j.partial))
+		j.partial = j.partial[:0]
+	}
+	j.from = from
+}
+
+// pull takes what was printed since the last time.
+func (j *journal) pull() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.read()
+}
+
+func (j *journal) read() {
+	if j.from == nil {
+		return
+	}
+	var buf [16 << 10]byte
+	for {
+		n, err := j.from.Read(buf[:])
+		j.take(buf[:n])
+		if n == 0 || err != nil {
+			return
+		}
+	}
 }
 
 // hide sets what is replaced by *** from now on, in the order of config.Secrets:
@@ -45,6 +82,11 @@ func (j *journal) hide(secrets []string) {
 func (j *journal) Write(data []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.take(data)
+	return len(data), nil
+}
+
+func (j *journal) take(data []byte) {
 	for _, c := range data {
 		if c == '\n' {
 			j.line(string(j.partial))
@@ -53,7 +95,6 @@ func (j *journal) Write(data []byte) (int, error) {
 			j.partial = append(j.partial, c)
 		}
 	}
-	return len(data), nil
 }
 
 func (j *journal) line(s string) {
@@ -72,6 +113,9 @@ func (j *journal) line(s string) {
 		j.lines[j.next] = s
 		j.next = (j.next + 1) % keptLines
 	}
+	if j.out != nil {
+		_, _ = io.WriteString(j.out, s+"\n")
+	}
 	j.toFile(s)
 }
 
@@ -79,6 +123,7 @@ func (j *journal) line(s string) {
 func (j *journal) tail() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.read()
 	return append(slices.Clone(j.lines[j.next:]), j.lines[:j.next]...)
 }
 
@@ -119,7 +164,9 @@ func (j *journal) toFile(s string) {
 	j.size += int64(n)
 }
 
+// close takes the last lines and lets go of everything.
 func (j *journal) close() {
+	j.follow(nil)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.file != nil {

@@ -1,16 +1,20 @@
-// Package process runs Xray as a child: it starts, watches and replaces it, and
+// Package process keeps one Xray running: it starts, watches and replaces it, and
 // keeps what it prints.
 //
-//	s := process.New(process.Options{Binary: "/usr/bin/xray", Dir: dir, API: api})
+//	s := process.New(process.Options{Binary: "/usr/bin/xray", Dir: dir})
 //	go s.Run(ctx)
-//	err := s.Apply(ctx, data) // a configuration whose API listens at api
+//	err := s.Apply(ctx, process.Config{Data: data, API: api}) // whose API listens at api
 //
 // A configuration that Xray's own test refuses never takes the place of one that
 // runs, and one that fails at start gives it back. A process that ends is started
 // again after one second, then two, up to a minute; it is not where the
-// configuration is at fault. Stop holds until Start. Configurations go through
-// standard input and never lie on the disk. Xray ends with us; what an earlier run
-// left behind, killed in between, is found by its pid, its start and its program.
+// configuration is at fault. Stop holds until Start, also over a restart of ours.
+//
+// Xray does not end when we are killed: it goes on serving, and our next start
+// takes it over if it is asked for the same configuration, and else replaces it. It
+// is found by its pid, its start and its program. Configurations go through
+// standard input and what it prints through memory, so that neither lies on the
+// disk; what we keep of that has no secrets.
 //
 // Xray takes SIGHUP for the end, so none is sent.
 package process
@@ -18,23 +22,44 @@ package process
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"sync"
 	"time"
+
+	"netpolicy.dev/netpolicy/xray/api"
 )
 
 // Options say what is run and as whom.
 type Options struct {
 	Binary string // the path of the program
-	// Dir is a directory of ours, which only we can write to: the pid is there.
-	Dir string
-	// API is where the API of every configuration listens; by it we know that Xray is ready.
-	API     netip.AddrPort
+	// Dir is a directory of ours, which only we can write to: who runs is written there.
+	Dir     string
 	LogFile string // "" is none; three files of 1 MiB are kept
-	Assets  string // where geoip.dat and geosite.dat are; "" is beside the program
+	// Lines gets each line of the log too, as it is kept; nil is nowhere. It must not
+	// block, and its errors are not heard.
+	Lines  io.Writer
+	Assets string // where geoip.dat and geosite.dat are; "" is beside the program
 	// UID and GID are whom it runs as; zero is as whom we run.
 	UID, GID uint32
 	Cgroup   string // the directory of a cgroup of version 2 to start in; "" is ours
+	// Output is what Xray prints into, for one Supervisor at a time; nil makes one.
+	Output *Output
+	// Ready is called whenever an Xray has begun to answer, before it counts as
+	// running: what is told to it through its API is lost with the one before. nil is nothing.
+	Ready func(context.Context, *api.Client)
+	// Leave is asked when Run ends: true leaves Xray to a next start of ours. nil ends it.
+	Leave func() bool
+}
+
+// Config is what Xray runs.
+type Config struct {
+	Data []byte // JSON; it holds secrets
+	// API is where its API listens; by it we know that Xray is ready.
+	API netip.AddrPort
+	// Note is kept beside the pid for who takes Xray over, see Left. It must be JSON
+	// without secrets; nil is none.
+	Note []byte
 }
 
 // State is what a Supervisor is doing.
@@ -59,8 +84,11 @@ type Status struct {
 	State    State
 	PID      int       // 0 is none
 	Since    time.Time // of the state
+	Adopted  bool      // it was started by an earlier run of ours
+	ByUser   bool      // stopped by Stop
 	Restarts int       // after it has ended by itself
 	Reason   string    // why it is not running; without secrets
+	PortUsed bool      // the reason is a port that somebody else has
 	Next     time.Time // when it is started again; zero is not
 	Memory   int64     // bytes in memory
 	CPU      time.Duration
@@ -71,21 +99,24 @@ type Status struct {
 type Supervisor struct {
 	o        Options
 	journal  journal
+	out      *Output
 	requests chan request
 	mu       sync.Mutex
 	status   Status
 }
 
 type request struct {
-	kind requestKind
-	data []byte
-	done chan error // has room for the answer
+	kind   requestKind
+	config Config
+	added  []byte
+	done   chan error // has room for the answer
 }
 
 type requestKind uint8
 
 const (
 	apply requestKind = iota
+	amend
 	start
 	stop
 	restart
@@ -93,14 +124,23 @@ const (
 
 // New returns a Supervisor; Run does the work.
 func New(o Options) *Supervisor {
-	return &Supervisor{o: o, requests: make(chan request), journal: journal{path: o.LogFile}}
+	return &Supervisor{o: o, requests: make(chan request), journal: journal{path: o.LogFile, out: o.Lines}}
 }
 
 // Apply tests a configuration and runs it in the place of the one before. If it
 // fails, the last one that ran runs on or again, and the error says why, without
-// secrets. While Xray is stopped it is kept for Start.
-func (s *Supervisor) Apply(ctx context.Context, data []byte) error {
-	return s.ask(ctx, request{kind: apply, data: data})
+// secrets. While Xray is stopped it is kept for Start. What runs already, be it of
+// an earlier run of ours, is left alone.
+func (s *Supervisor) Apply(ctx context.Context, c Config) error {
+	return s.ask(ctx, request{kind: apply, config: c})
+}
+
+// Amend goes over to a configuration that has other outbounds and is else the same,
+// without another start: added is a JSON object with the outbounds that are not
+// there yet; nil is none. Those that are not wanted any more are the caller's to
+// remove, once nothing leads to them. Where Xray does not run it is Apply.
+func (s *Supervisor) Amend(ctx context.Context, c Config, added []byte) error {
+	return s.ask(ctx, request{kind: amend, config: c, added: added})
 }
 
 // Start takes back a Stop.
@@ -140,6 +180,9 @@ func (s *Supervisor) set(change func(*Status)) {
 		s.status.Since = time.Now()
 	}
 }
+
+// ErrNoConfig says that there is nothing to run yet.
+var ErrNoConfig = errors.New("there is no configuration for xray")
 
 // exitError is an Xray that ended, or did not become ready.
 type exitError struct {

@@ -3,17 +3,17 @@ package process
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
+	helper "netpolicy.dev/netpolicy/internal/child"
+	"netpolicy.dev/netpolicy/xray/api"
 	"netpolicy.dev/netpolicy/xray/config"
 )
 
@@ -21,10 +21,13 @@ const (
 	// readyWithin is how long it may take until the API answers, on a slow router
 	// with large lists of addresses.
 	readyWithin = time.Minute
-	// askEvery is how often it is asked meanwhile.
-	askEvery = 50 * time.Millisecond
+	// askEvery is how often it is asked meanwhile, and answerWithin how long for.
+	askEvery     = 50 * time.Millisecond
+	answerWithin = 5 * time.Second
 	// testWithin bounds Xray's test of a configuration.
 	testWithin = time.Minute
+	// pullEvery is how often what Xray prints is read when nobody asks for it.
+	pullEvery = time.Second
 )
 
 // What Xray needs of root's rights: marks and TPROXY, and low ports
@@ -34,36 +37,48 @@ const (
 	capNetBindService = 10
 )
 
-// child is an Xray that was started.
-type child struct {
-	process *os.Process
-	started time.Time
-	exit    chan int // its exit code, once; -1 is by a signal
-}
-
 // loop is what Run alone knows.
 type loop struct {
 	*Supervisor
 	child    *child
-	data     []byte // the configuration to run; nil is none
-	good     []byte // the last one that became ready
+	left     identity // of an earlier run of ours, until we know what to do with it
+	leftHash string
+	config   Config // the configuration to run; Data nil is none
+	good     Config // the last one that became ready
 	stopped  bool   // by the user
 	restarts restarts
 	timer    <-chan time.Time
 }
 
-// Run does the work until the context ends, and then ends Xray. It returns an
-// error where it can't begin.
+// Run does the work until the context ends, and then ends Xray unless it is to be
+// left. It returns an error where it can't begin.
 func (s *Supervisor) Run(ctx context.Context) error {
-	if !s.o.API.IsValid() {
-		return errors.New("run xray: there is no address for its API")
+	r, err := readRecord(s.o.Dir)
+	if err != nil {
+		return fmt.Errorf("read what an earlier run of xray left: %w", err)
 	}
-	if err := endOrphan(ctx, s.pidFile(), s.o.Binary); err != nil {
-		return fmt.Errorf("end what an earlier run of xray left: %w", err)
+	if s.out = s.o.Output; s.out == nil {
+		if s.out, err = NewOutput(); err != nil {
+			return err
+		}
+		defer s.out.Close()
 	}
-	l := loop{Supervisor: s}
+	defer s.journal.follow(nil)
+	l := loop{Supervisor: s, stopped: r.Stopped}
+	if r.runs() {
+		l.left, l.leftHash = r.identity, r.Hash
+	}
+	s.set(func(st *Status) { st.ByUser = l.stopped })
 	defer s.journal.close()
-	defer l.end()
+	defer func() {
+		if s.o.Leave != nil && s.o.Leave() {
+			return
+		}
+		l.endLeft(context.Background())
+		l.end()
+	}()
+	pull := time.NewTicker(pullEvery)
+	defer pull.Stop()
 	for {
 		var exit chan int
 		if l.child != nil {
@@ -76,32 +91,44 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			r.done <- l.handle(ctx, r)
 		case code := <-exit:
 			ran := time.Since(l.child.started)
+			s.journal.pull()
 			l.gone()
 			l.failed(ctx, s.exited(code), ran)
+		case <-pull.C:
+			s.journal.pull()
 		case <-l.timer:
 			l.timer = nil
 			s.set(func(st *Status) { st.Restarts++ })
-			if err := l.launch(ctx, l.data); err != nil {
+			if err := l.launch(ctx, l.config); err != nil {
 				l.failed(ctx, err, 0)
 			}
 		}
 	}
 }
 
-func (s *Supervisor) pidFile() string { return filepath.Join(s.o.Dir, "xray.pid") }
-
 func (l *loop) handle(ctx context.Context, r request) error {
 	switch r.kind {
 	case apply:
-		return l.apply(ctx, r.data)
+		return l.apply(ctx, r.config)
+	case amend:
+		return l.amend(ctx, r.config, r.added)
 	case stop:
 		l.stopped = true
+		l.endLeft(ctx)
 		l.end()
-		return nil
+		l.set(func(st *Status) { st.ByUser = true })
+		return l.keep()
 	case start:
-		l.stopped = false
 		if l.child != nil {
 			return nil
+		}
+		if l.stopped {
+			l.stopped = false
+			l.endLeft(ctx)
+			l.set(func(st *Status) { st.ByUser = false })
+			if err := l.keep(); err != nil {
+				return err
+			}
 		}
 	case restart:
 		l.end()
@@ -109,28 +136,39 @@ func (l *loop) handle(ctx context.Context, r request) error {
 	if l.stopped {
 		return errors.New("xray is stopped; start it")
 	}
-	if l.data == nil {
-		return errors.New("there is no configuration for xray")
+	if l.config.Data == nil {
+		return ErrNoConfig
 	}
 	l.restarts = restarts{}
-	if err := l.launch(ctx, l.data); err != nil {
+	if err := l.launch(ctx, l.config); err != nil {
 		l.failed(ctx, err, 0)
 		return fmt.Errorf("start xray: %w", err)
 	}
 	return nil
 }
 
-func (l *loop) apply(ctx context.Context, data []byte) error {
-	if err := l.test(ctx, data); err != nil {
+func (l *loop) apply(ctx context.Context, c Config) error {
+	if !c.API.IsValid() {
+		return errors.New("run xray: there is no address for its API")
+	}
+	if l.child != nil && l.hash(c) == l.hash(l.good) {
+		l.config = c
+		return nil
+	}
+	if !l.stopped && l.adopt(ctx, c) {
+		return nil
+	}
+	if err := l.test(ctx, c.Data); err != nil {
 		return fmt.Errorf("test the configuration of xray: %w", err)
 	}
 	if l.stopped {
-		l.data = data
+		l.config = c
 		return nil
 	}
+	l.endLeft(ctx)
 	l.end()
-	l.data, l.restarts = data, restarts{}
-	err := l.launch(ctx, data)
+	l.config, l.restarts = c, restarts{}
+	err := l.launch(ctx, c)
 	if err == nil {
 		return nil
 	}
@@ -141,16 +179,87 @@ func (l *loop) apply(ctx context.Context, data []byte) error {
 	return fmt.Errorf("start xray: %w", err)
 }
 
+// adopt takes over what an earlier run of ours left, if it runs the configuration.
+func (l *loop) adopt(ctx context.Context, c Config) bool {
+	if l.left.PID == 0 || l.leftHash != l.hash(c) {
+		return false
+	}
+	found, err := adopt(l.left)
+	if err != nil {
+		return false // it is ended, and another one started
+	}
+	l.left = identity{}
+	l.journal.hide(config.Secrets(c.Data))
+	l.begin(found)
+	if err := l.ready(ctx, found, c); err != nil {
+		l.end()
+		return false
+	}
+	l.config = c
+	l.running(c)
+	return true
+}
+
+// endLeft ends what an earlier run of ours left.
+func (l *loop) endLeft(ctx context.Context) {
+	if l.left.PID == 0 {
+		return
+	}
+	// One that does not end keeps its ports: the next start fails and says so.
+	_ = l.left.end(ctx)
+	l.left = identity{}
+	_ = l.keep()
+}
+
+func (l *loop) amend(ctx context.Context, c Config, added []byte) error {
+	if l.child == nil || l.stopped || c.API != l.good.API {
+		return l.apply(ctx, c)
+	}
+	if err := l.test(ctx, c.Data); err != nil {
+		return fmt.Errorf("test the configuration of xray: %w", err)
+	}
+	// What is added prints its secrets from now on; those before may still.
+	l.journal.hide(config.Secrets(both(c.Data, l.good.Data)))
+	if added != nil {
+		if err := l.add(ctx, c, added); err != nil {
+			return fmt.Errorf("add outbounds to xray: %w", err)
+		}
+	}
+	l.config, l.good = c, c
+	return l.keep()
+}
+
+// both is JSON that holds both texts, for what looks for secrets in them.
+func both(a, b []byte) []byte {
+	return bytes.Join([][]byte{[]byte(`{"a":`), a, []byte(`,"b":`), b, []byte(`}`)}, nil)
+}
+
+// add has Xray's own command translate outbounds and give them to what runs.
+func (l *loop) add(ctx context.Context, c Config, added []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, testWithin)
+	defer cancel()
+	cmd := l.command(ctx, "api", "ado", "--server="+c.API.String(), "stdin:")
+	var out journal
+	out.hide(config.Secrets(added))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(added), &out, &out
+	err := helper.Run(cmd)
+	if line := strings.TrimSpace(out.last()); err != nil && line != "" {
+		return errors.New(line)
+	}
+	return err
+}
+
 // failed decides what follows a process that ended by itself or never got ready.
 // The last configuration that ran comes back at once.
 func (l *loop) failed(ctx context.Context, err error, ran time.Duration) {
-	if l.good != nil && !bytes.Equal(l.data, l.good) {
-		l.data = l.good
-		if err = l.launch(ctx, l.data); err == nil {
+	if l.good.Data != nil && l.hash(l.config) != l.hash(l.good) {
+		l.config = l.good
+		if err = l.launch(ctx, l.config); err == nil {
 			return
 		}
 		ran = 0
 	}
+	used := exitCode(err) == exitBind && strings.Contains(err.Error(), "address already in use")
 	wait, retry := l.restarts.exited(exitCode(err), ran)
 	if !retry {
 		l.set(func(st *Status) { st.State, st.Reason, st.Next = Failed, err.Error(), time.Time{} })
@@ -161,26 +270,23 @@ func (l *loop) failed(ctx context.Context, err error, ran time.Duration) {
 	if l.restarts.degraded() {
 		state = Degraded
 	}
-	l.set(func(st *Status) { st.State, st.Reason, st.Next = state, err.Error(), time.Now().Add(wait) })
+	l.set(func(st *Status) {
+		st.State, st.Reason, st.PortUsed, st.Next = state, err.Error(), used, time.Now().Add(wait)
+	})
 }
 
 // launch starts Xray and waits until it is ready.
-func (l *loop) launch(ctx context.Context, data []byte) error {
+func (l *loop) launch(ctx context.Context, c Config) error {
 	l.timer = nil
-	l.journal.hide(config.Secrets(data))
-	c, err := l.spawn(data)
+	l.journal.hide(config.Secrets(c.Data))
+	started, err := l.spawn(c.Data, func(id identity) error {
+		return record{id, l.hash(c), c.API, c.Note, l.stopped}.write(l.o.Dir)
+	})
 	if err != nil {
 		return err
 	}
-	l.child = c
-	if err := remember(l.pidFile(), c.process.Pid); err != nil {
-		// It may have ended already, which is told below.
-		if _, alive := identify(c.process.Pid); alive == nil {
-			l.end()
-			return fmt.Errorf("keep the pid: %w", err)
-		}
-	}
-	if err := l.ready(ctx, c); err != nil {
+	l.begin(started)
+	if err := l.ready(ctx, started, c); err != nil {
 		if exitCode(err) < 0 {
 			l.end()
 		} else {
@@ -188,82 +294,75 @@ func (l *loop) launch(ctx context.Context, data []byte) error {
 		}
 		return err
 	}
-	l.good = data
-	l.set(func(st *Status) { st.State, st.PID, st.Reason, st.Next = Running, c.process.Pid, "", time.Time{} })
+	l.running(c)
 	return nil
 }
 
-// command returns Xray with arguments, as whom it has to run.
-func (s *Supervisor) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, s.o.Binary, args...)
-	cmd.Env = []string{} // variables of Xray's own can lead it to other files
-	if s.o.Assets != "" {
-		cmd.Env = append(cmd.Env, "XRAY_LOCATION_ASSET="+s.o.Assets)
+// begin takes a process as the one that is watched.
+func (l *loop) begin(c *child) {
+	l.child = c
+	if l.journal.follow(nil); c.output != nil {
+		l.journal.follow(c.output)
 	}
-	cmd.WaitDelay = killWait
-	// A group of its own: a terminal that hangs up sends SIGHUP to ours.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if s.o.UID != 0 || s.o.GID != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.o.UID, Gid: s.o.GID}
-		cmd.SysProcAttr.AmbientCaps = []uintptr{capNetAdmin, capNetBindService}
-	}
-	return cmd
 }
 
-// spawn starts Xray. The thread that does has to live on: its end would be the
-// child's.
-func (s *Supervisor) spawn(data []byte) (*child, error) {
-	cmd := s.command(context.Background(), "run", "-config", "stdin:")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(data), &s.journal, &s.journal
-	if s.o.Cgroup != "" {
-		dir, err := os.Open(s.o.Cgroup)
-		if err != nil {
-			return nil, fmt.Errorf("open the cgroup: %w", err)
-		}
-		defer dir.Close()
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+func (l *loop) running(c Config) {
+	l.good = c
+	l.set(func(st *Status) {
+		st.State, st.PID, st.Adopted, st.Reason, st.PortUsed, st.Next = Running, l.child.id.PID, l.child.adopted, "", false, time.Time{}
+	})
+}
+
+// hash is of all that decides what runs.
+func (s *Supervisor) hash(c Config) string {
+	h := sha256.New()
+	who, err := json.Marshal([]any{s.o.Binary, s.o.Assets, s.o.UID, s.o.GID, s.o.Cgroup})
+	if err != nil {
+		panic("process: " + err.Error()) // texts and numbers
 	}
-	c := &child{exit: make(chan int, 1), started: time.Now()}
-	began := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		began <- err
-		if err == nil {
-			_ = cmd.Wait() // the code says it
-			c.exit <- cmd.ProcessState.ExitCode()
-		}
-	}()
-	if err := <-began; err != nil {
-		return nil, err
+	h.Write(who)
+	h.Write(c.Data)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// keep writes down who runs now.
+func (l *loop) keep() error {
+	r := record{Stopped: l.stopped}
+	if l.child != nil {
+		r.identity, r.Hash, r.API, r.Note = l.child.id, l.hash(l.good), l.good.API, l.good.Note
 	}
-	c.process = cmd.Process
-	return c, nil
+	if err := r.write(l.o.Dir); err != nil {
+		return fmt.Errorf("write down which xray runs: %w", err)
+	}
+	return nil
 }
 
 // ready waits until the API answers. An error with a code means that Xray ended.
-func (s *Supervisor) ready(ctx context.Context, c *child) error {
+func (s *Supervisor) ready(ctx context.Context, c *child, cfg Config) error {
+	client := api.New(cfg.API)
+	defer client.Close()
 	end := time.Now().Add(readyWithin)
-	for time.Now().Before(end) {
+	for wait := time.Duration(0); time.Now().Before(end); wait = askEvery {
 		select {
 		case code := <-c.exit:
 			c.exit <- code // for who ends it
+			s.journal.pull()
 			return s.exited(code)
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(askEvery):
+		case <-time.After(wait):
 		}
-		if conn, err := net.DialTimeout("tcp", s.o.API.String(), time.Second); err == nil {
-			conn.Close()
-			asked, cancel := context.WithDeadline(ctx, end)
-			err := runLocked(s.command(asked, "api", "statssys", "--server="+s.o.API.String()))
-			cancel()
-			// A port that somebody else has answers too.
-			if err == nil && len(c.exit) == 0 {
-				return nil
-			}
+		asked, cancel := context.WithTimeout(ctx, answerWithin)
+		_, err := client.Uptime(asked)
+		cancel()
+		// A port that somebody else has answers too.
+		if err != nil || len(c.exit) > 0 {
+			continue
 		}
+		if s.o.Ready != nil {
+			s.o.Ready(ctx, client)
+		}
+		return nil
 	}
 	return exitError{-1, "its API does not answer"}
 }
@@ -276,13 +375,6 @@ func (s *Supervisor) exited(code int) error {
 	return exitError{code, s.journal.last()}
 }
 
-// runLocked is cmd.Run on a thread that lives as long.
-func runLocked(cmd *exec.Cmd) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	return cmd.Run()
-}
-
 // end ends the child, if there is one, and waits for it: its ports are free then.
 func (l *loop) end() {
 	l.timer = nil
@@ -292,27 +384,17 @@ func (l *loop) end() {
 	l.gone()
 }
 
-func (c *child) end() {
-	for _, step := range []struct {
-		signal syscall.Signal
-		wait   time.Duration
-	}{{syscall.SIGTERM, termWait}, {syscall.SIGKILL, killWait}} {
-		_ = c.process.Signal(step.signal) // it may have ended already
-		select {
-		case <-c.exit:
-			return
-		case <-time.After(step.wait):
-		}
-	}
-}
-
 // gone forgets the child, which has ended.
 func (l *loop) gone() {
 	if l.child != nil {
-		_ = os.Remove(l.pidFile())
+		l.journal.follow(nil)
+		l.child.letGo()
+		l.child = nil
+		_ = l.keep() // what it says then is that of a process which is not there
 	}
-	l.child = nil
-	l.set(func(st *Status) { st.State, st.PID, st.Reason, st.Next = Stopped, 0, "", time.Time{} })
+	l.set(func(st *Status) {
+		st.State, st.PID, st.Adopted, st.Reason, st.PortUsed, st.Next = Stopped, 0, false, "", false, time.Time{}
+	})
 }
 
 // test runs Xray's own test. It makes the devices of tun inbounds, so that those
@@ -327,7 +409,7 @@ func (s *Supervisor) test(ctx context.Context, data []byte) error {
 	var out journal
 	out.hide(config.Secrets(data))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(data), &out, &out
-	err := runLocked(cmd)
+	err := helper.Run(cmd)
 	if err == nil {
 		return nil
 	}

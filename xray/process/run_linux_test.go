@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,7 +35,8 @@ func freePort(t *testing.T) netip.AddrPort {
 }
 
 // build returns a configuration with an inbound and an API.
-func build(t *testing.T, in, api netip.AddrPort) []byte {
+func build(t *testing.T, in netip.AddrPort) Config {
+	api := freePort(t)
 	p, _ := link.Parse("trojan://" + secret + "@192.0.2.1:443#Home")
 	data, findings := config.Build(config.V26_3, []link.Profile{p}, config.Options{
 		API: api, LogLevel: "debug", Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
@@ -44,7 +44,7 @@ func build(t *testing.T, in, api netip.AddrPort) []byte {
 	if config.Refused(findings) {
 		t.Fatal(findings)
 	}
-	return data
+	return Config{Data: data, API: api}
 }
 
 // supervise runs a Supervisor until the test ends.
@@ -62,8 +62,8 @@ func supervise(t *testing.T, o Options) *Supervisor {
 		if pid != 0 && syscall.Kill(pid, 0) == nil {
 			t.Error("xray goes on without us")
 		}
-		if _, err := os.Stat(s.pidFile()); err == nil {
-			t.Error("the pid stays")
+		if r, err := readRecord(o.Dir); r.PID != 0 || err != nil {
+			t.Errorf("the pid stays: %+v, %v", r, err)
 		}
 		if t.Failed() {
 			t.Log(strings.Join(s.Log(), "\n"))
@@ -85,9 +85,7 @@ func wait(t *testing.T, s *Supervisor, what string, ok func(Status) bool) Status
 	return Status{}
 }
 
-func options(t *testing.T) Options {
-	return Options{Binary: xraytest.Binary(t), Dir: t.TempDir(), API: freePort(t)}
-}
+func options(t *testing.T) Options { return Options{Binary: xraytest.Binary(t), Dir: t.TempDir()} }
 
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
@@ -99,7 +97,7 @@ func TestLifecycle(t *testing.T) {
 		t.Error("started without a configuration")
 	}
 	in := freePort(t)
-	good := build(t, in, o.API)
+	good := build(t, in)
 	if err := s.Apply(ctx, good); err != nil {
 		t.Fatal(err)
 	}
@@ -112,8 +110,8 @@ func TestLifecycle(t *testing.T) {
 	}
 
 	// What Xray refuses changes nothing, and its error repeats no secret.
-	bad := strings.Replace(string(good), `"password": "`, `"flow": "`+secret+`", "password": "`, 1)
-	err := s.Apply(ctx, []byte(bad))
+	bad := strings.Replace(string(good.Data), `"password": "`, `"flow": "`+secret+`", "password": "`, 1)
+	err := s.Apply(ctx, Config{Data: []byte(bad), API: good.API})
 	if exitCode(err) != exitConfig || strings.Contains(err.Error(), secret) || s.Status().PID != first.PID {
 		t.Errorf("%v, %+v", err, s.Status())
 	}
@@ -169,7 +167,7 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	busy := build(t, netip.MustParseAddrPort(taken.Addr().String()), o.API)
+	busy := build(t, netip.MustParseAddrPort(taken.Addr().String()))
 	err = s.Apply(t.Context(), busy)
 	if exitCode(err) != exitBind || !strings.Contains(err.Error(), "address already in use") {
 		t.Fatal(err)
@@ -177,7 +175,7 @@ func TestPortInUse(t *testing.T) {
 	if st := s.Status(); st.State != Waiting || st.Next.IsZero() {
 		t.Errorf("%+v", st)
 	}
-	if err := s.Apply(t.Context(), build(t, freePort(t), o.API)); err != nil {
+	if err := s.Apply(t.Context(), build(t, freePort(t))); err != nil {
 		t.Fatal(err)
 	}
 	err = s.Apply(t.Context(), busy)
@@ -197,57 +195,11 @@ func TestBackOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(t.Context(), build(t, netip.MustParseAddrPort(taken.Addr().String()), o.API)); err == nil {
+	if err := s.Apply(t.Context(), build(t, netip.MustParseAddrPort(taken.Addr().String()))); err == nil {
 		t.Error("started on a port that is taken")
 	}
 	taken.Close()
 	wait(t, s, "running", func(st Status) bool { return st.State == Running && st.Restarts >= 1 })
-}
-
-// TestOrphan: what an earlier run left is ended; another process with its pid is not.
-func TestOrphan(t *testing.T) {
-	t.Parallel()
-	o := options(t)
-	for _, same := range []bool{true, false} {
-		cmd := exec.Command(o.Binary, "run", "-config", "stdin:")
-		cmd.Stdin = strings.NewReader(string(build(t, freePort(t), freePort(t))))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() { _ = cmd.Wait(); close(ended) }()
-		path := filepath.Join(o.Dir, "xray.pid")
-		if err := remember(path, cmd.Process.Pid); err != nil {
-			t.Fatal(err)
-		}
-		if !same {
-			id, err := identify(cmd.Process.Pid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, fmt.Appendf(nil, `{"pid":%d,"start":"1","exe":%q}`, id.PID, id.Exe), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := endOrphan(t.Context(), path, o.Binary); err != nil {
-			t.Error(err)
-		}
-		if _, err := os.Stat(path); err == nil {
-			t.Error("the pid stays")
-		}
-		if same {
-			<-ended
-			continue
-		}
-		select {
-		case <-ended:
-			t.Error("a process that is not ours was ended")
-		default:
-			_ = cmd.Process.Kill()
-			<-ended
-		}
-	}
 }
 
 // TestUser: as another user, with a mark, which needs one of root's rights.
@@ -286,7 +238,7 @@ func TestUser(t *testing.T) {
 		}
 	}
 	s := supervise(t, o)
-	if err := s.Apply(t.Context(), build(t, freePort(t), o.API)); err != nil {
+	if err := s.Apply(t.Context(), build(t, freePort(t))); err != nil {
 		t.Fatal(err)
 	}
 	if o.Cgroup == "" {
@@ -310,24 +262,25 @@ func TestTraffic(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "through the proxy") }))
 	defer web.Close()
 	port := freePort(t)
-	server := supervise(t, Options{Binary: o.Binary, Dir: t.TempDir(), API: freePort(t)})
-	err := server.Apply(t.Context(), fmt.Appendf(nil, `{
+	server := supervise(t, Options{Binary: o.Binary, Dir: t.TempDir()})
+	api := freePort(t)
+	err := server.Apply(t.Context(), Config{API: api, Data: fmt.Appendf(nil, `{
 		"api": {"tag": "api", "listen": %q, "services": ["StatsService"]}, "stats": {},
 		"inbounds": [{"listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
-		"outbounds": [{"protocol": "freedom"}]}`, server.o.API, port.Port(), secret))
+		"outbounds": [{"protocol": "freedom"}]}`, api, port.Port(), secret)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p, findings := link.Parse(fmt.Sprintf("ss://aes-256-gcm:%s@%s#Home", secret, port))
-	in := freePort(t)
+	in, api := freePort(t), freePort(t)
 	data, more := config.Build(config.V26_3, []link.Profile{p}, config.Options{
-		API: o.API, Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
+		API: api, Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
 	})
 	if data == nil {
 		t.Fatal(findings, more)
 	}
 	client := supervise(t, o)
-	if err := client.Apply(t.Context(), data); err != nil {
+	if err := client.Apply(t.Context(), Config{Data: data, API: api}); err != nil {
 		t.Fatal(err)
 	}
 	proxy := &url.URL{Scheme: "socks5", Host: in.String()}

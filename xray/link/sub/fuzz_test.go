@@ -3,6 +3,8 @@ package sub
 import (
 	"encoding/base64"
 	"testing"
+
+	"netpolicy.dev/netpolicy/internal/alloctest"
 )
 
 func FuzzLinks(f *testing.F)    { fuzz(f, Links) }
@@ -25,9 +27,17 @@ func fuzz(f *testing.F, format Format) {
 	f.Fuzz(checkWrite)
 }
 
-// checkWrite: whatever is read can be written in every format and read again.
+// maxPerByte and maxFixed bound what reading takes of memory, in bytes.
+const (
+	maxPerByte = 2 << 10
+	maxFixed   = 1 << 20
+)
+
+// checkWrite: reading takes memory in proportion to the file; whatever is read can be written in every format and read again.
 func checkWrite(t *testing.T, data []byte) {
-	s, err := Parse(data)
+	var s Subscription
+	var err error
+	alloctest.Check(t, len(data), maxFixed, maxPerByte, func() { s, err = Parse(data) })
 	if err != nil {
 		return
 	}

@@ -38,14 +38,14 @@ var decisive = []string{"type", "security", "fm", "plugin", "encryption", "flow"
 func Write(format Format, profiles []link.Profile) (out []byte, losses []Loss) {
 	var b strings.Builder
 	var rows, endpoints []*node
-	names := map[string]bool{}
+	names := Names{}
 	for i, p := range profiles {
 		w := &writer{f: p.Fields(), p: p, o: &node{kind: '{'}}
 		label := p.Name
 		if label == "" {
-			label = p.Host + ":" + strconv.Itoa(int(p.Port))
+			label = link.HostPort(p.Host, strconv.Itoa(int(p.Port)))
 		}
-		w.name = unique(names, label)
+		w.name = names.Take(label)
 		switch format {
 		case SIP008:
 			w.sip008()
@@ -102,7 +102,7 @@ func file(b *strings.Builder, keys []string, lists [][]*node, first string) {
 		if i > 0 {
 			b.WriteString(",\n")
 		}
-		b.WriteString("  " + quote(key) + ": [")
+		b.WriteString("  " + link.QuoteJSON(key) + ": [")
 		for j, row := range lists[i] {
 			if j > 0 {
 				b.WriteByte(',')
@@ -114,14 +114,25 @@ func file(b *strings.Builder, keys []string, lists [][]*node, first string) {
 	b.WriteString("\n}\n")
 }
 
-// unique returns the name, with a number behind it where it is taken.
-func unique(names map[string]bool, name string) string {
+// Names makes names distinct. Make one with make; of each name that was given away it
+// holds the number to try next.
+type Names map[string]int
+
+// Take returns the name, with a number behind it where it is taken.
+func (names Names) Take(name string) string {
 	free := name
-	for n := 2; names[free]; n++ {
-		free = name + " " + strconv.Itoa(n)
+	for n := names[name]; ; n++ {
+		if n > 0 {
+			free = name + " " + strconv.Itoa(n)
+		}
+		if _, taken := names[free]; !taken {
+			names[free] = 2
+			if n > 0 {
+				names[name] = n + 1
+			}
+			return free
+		}
 	}
-	names[free] = true
-	return free
 }
 
 // writer writes one profile.

@@ -230,12 +230,16 @@ func numbers(s string) *node {
 	return n
 }
 
-// again writes what came out of the same format and only that format knows.
+// again writes what came out of the same format and only that format knows. What was
+// said twice there is not written a second time.
 func (w *writer) again(form link.Form) {
 	if w.p.Source.Form != form {
 		return
 	}
 	for _, u := range w.p.Unknown {
+		if !w.o.vacant(u.Key) {
+			continue
+		}
 		n := text(u.Value.Reveal())
 		if u.JSON {
 			parsed, err := readJSON([]byte(u.Value.Reveal()))

@@ -1,0 +1,107 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Xray is what runs for the routes via xray. It has no secrets.
+type Xray struct {
+	State   string    `json:"state"` // stopped, running, waiting, degraded, failed
+	Since   time.Time `json:"since,omitzero"`
+	Version string    `json:"version,omitempty"`
+	PID     int       `json:"pid,omitempty"`
+	// Adopted: an earlier run of the daemon started it.
+	Adopted       bool      `json:"adopted,omitempty"`
+	StoppedByUser bool      `json:"stopped_by_user,omitempty"`
+	Restarts      int       `json:"restarts"`
+	Reason        string    `json:"reason,omitempty"` // why it does not run
+	Next          time.Time `json:"next,omitzero"`    // when it is started again
+	Memory        int64     `json:"memory,omitempty"` // bytes
+	CPUms         int64     `json:"cpu_ms,omitempty"`
+	// Problems are what of the policy's routes is not carried out, and why.
+	Problems []string    `json:"problems,omitempty"`
+	Routes   []XrayRoute `json:"routes"`
+}
+
+// XrayRoute is one route via xray.
+type XrayRoute struct {
+	Route   string      `json:"route"`
+	Proxy   string      `json:"proxy"`            // the name in the policy
+	Listen  string      `json:"listen,omitempty"` // its SOCKS server
+	Proxies []XrayProxy `json:"proxies"`
+}
+
+// XrayProxy is one proxy that a route can use.
+type XrayProxy struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Used    bool   `json:"used"`
+	Chosen  bool   `json:"chosen,omitempty"` // by the user
+	Alive   string `json:"alive"`            // true, false or unknown
+	DelayMS int64  `json:"delay_ms,omitempty"`
+}
+
+// XrayRequest asks for something to be done with Xray: start, stop or restart.
+type XrayRequest struct {
+	Do string `json:"do"`
+}
+
+// XrayLog is what Xray has printed last, without secrets, the oldest line first.
+type XrayLog struct {
+	Lines []string `json:"lines"`
+}
+
+// Tunnels is the Xray of the routes via xray. Its methods are called concurrently and
+// fail with an error that wraps ErrConflict where the policy has no such routes.
+type Tunnels interface {
+	// Xray does what is asked for, if anything, and tells what runs then.
+	Xray(context.Context, XrayRequest) (Xray, error)
+	XrayLog() (XrayLog, error)
+}
+
+// tunnels adds the routes of Tunnels.
+func (s *Server) tunnels(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/xray", func(w http.ResponseWriter, r *http.Request) {
+		s.xray(w, r, XrayRequest{})
+	})
+	mux.HandleFunc("POST /v1/xray", func(w http.ResponseWriter, r *http.Request) {
+		var q XrayRequest
+		if body(w, r, &q) {
+			s.xray(w, r, q)
+		}
+	})
+	mux.HandleFunc("GET /v1/xray/log", func(w http.ResponseWriter, _ *http.Request) {
+		out, err := s.Tunnels.XrayLog()
+		if err != nil {
+			problem(w, statusOf(err), err)
+			return
+		}
+		answer(w, http.StatusOK, out)
+	})
+}
+
+func (s *Server) xray(w http.ResponseWriter, r *http.Request, q XrayRequest) {
+	out, err := s.Tunnels.Xray(r.Context(), q)
+	if err != nil {
+		problem(w, statusOf(err), err)
+		return
+	}
+	answer(w, http.StatusOK, out)
+}
+
+// Xray asks for something to be done with Xray ("" for nothing), and what runs then.
+func (c *Client) Xray(ctx context.Context, do string) (Xray, error) {
+	var x Xray
+	if do == "" {
+		return x, c.call(ctx, http.MethodGet, "/v1/xray", nil, &x)
+	}
+	return x, c.call(ctx, http.MethodPost, "/v1/xray", XrayRequest{Do: do}, &x)
+}
+
+// XrayLog asks for the last lines that Xray has printed.
+func (c *Client) XrayLog(ctx context.Context) (XrayLog, error) {
+	var l XrayLog
+	return l, c.call(ctx, http.MethodGet, "/v1/xray/log", nil, &l)
+}

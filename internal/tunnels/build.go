@@ -1,0 +1,309 @@
+package tunnels
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"netpolicy.dev/netpolicy/xray/api"
+	"netpolicy.dev/netpolicy/xray/config"
+	"netpolicy.dev/netpolicy/xray/link"
+	"netpolicy.dev/netpolicy/xray/process"
+)
+
+func logFile(dir string) string { return filepath.Join(dir, "xray.log") }
+
+// made is a configuration with what its parts stand for.
+type made struct {
+	config   process.Config
+	groups   []group
+	problems []string
+}
+
+// slug is a route's name as a tag: itself where it can be one.
+func slug(route string) string {
+	plain := route != "" && len(route) <= 32 && !strings.ContainsFunc(route, func(r rune) bool {
+		return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+	if plain {
+		return route
+	}
+	sum := sha256.Sum256([]byte(route))
+	return "route_" + hex.EncodeToString(sum[:8])
+}
+
+// build makes the configuration of routes. last are the profiles that each name stood
+// for, which hold where a source has lost it; build adds to them.
+func (t *Tunnels) build(v config.Version, routes []Route, p *ports, last map[string]Choice) (made, error) {
+	var m made
+	var profiles []link.Profile
+	o := config.Options{Stamp: p.note.Stamp, Observatory: config.Observatory{URL: t.o.Probe, Interval: t.o.Every}}
+	index := map[string]int{} // of a profile with a mark
+	slugs := map[string]bool{}
+	var used [][]int
+	for _, r := range routes {
+		c, ok := t.o.Source.Find(r.Profile)
+		runnable, why := sort(v, c.Profiles)
+		switch {
+		case !ok:
+			m.problems = append(m.problems, fmt.Sprintf("route %s: there is no proxy called %q", r.Name, r.Profile))
+		case len(c.Profiles) == 0:
+			m.problems = append(m.problems, fmt.Sprintf("route %s: %s has no proxy yet", r.Name, c.From))
+		}
+		if old, known := last[r.Profile]; len(runnable) > 0 {
+			last[r.Profile] = c
+		} else {
+			for _, w := range why {
+				m.problems = append(m.problems, fmt.Sprintf("route %s: %s", r.Name, w))
+			}
+			if known {
+				c = old
+				runnable, _ = sort(v, c.Profiles)
+			}
+		}
+		g := group{Route: r}
+		var members []int
+		for _, i := range runnable {
+			key := fmt.Sprintf("%d %s", r.Mark, c.Profiles[i].Format())
+			k, there := index[key]
+			if !there {
+				k = len(profiles)
+				index[key] = k
+				profiles, o.Marks = append(profiles, c.Profiles[i]), append(o.Marks, r.Mark)
+			}
+			if !slices.Contains(members, k) {
+				members = append(members, k)
+				g.members = append(g.members, member{name: c.Profiles[i].Name, address: address(c.Profiles[i])})
+				if i == c.Chosen {
+					g.chosen = "chosen" // until its tag is known
+					g.members[len(g.members)-1].tag = g.chosen
+				}
+			}
+		}
+		s := slug(r.Name)
+		slugs[s] = true
+		var err error
+		if g.listen, err = p.of(s); err != nil {
+			return m, err
+		}
+		o.Groups = append(o.Groups, config.Group{Name: s, Members: members})
+		o.Inbounds = append(o.Inbounds, config.Inbound{Name: s, Kind: config.Mixed, Listen: g.listen, Group: s})
+		used = append(used, members)
+		m.groups = append(m.groups, g)
+	}
+	p.keep(slugs)
+	if len(profiles) == 0 {
+		return m, nil
+	}
+	var err error
+	if o.API, err = p.forAPI(); err != nil {
+		return m, err
+	}
+	data, tags, findings := config.BuildTagged(v, profiles, o)
+	if data == nil {
+		for _, f := range findings {
+			if refused(f) {
+				return m, fmt.Errorf("build the configuration of xray: %s", f)
+			}
+		}
+		return m, fmt.Errorf("build the configuration of xray: nothing can be run")
+	}
+	for i := range m.groups {
+		g := &m.groups[i]
+		for k, j := range used[i] {
+			if g.members[k].tag != "" {
+				g.chosen = tags[j]
+			}
+			g.members[k].tag = tags[j]
+		}
+	}
+	n, err := json.Marshal(p.note)
+	if err != nil {
+		return m, err
+	}
+	m.config = process.Config{Data: data, API: o.API, Note: n}
+	return m, nil
+}
+
+func refused(f config.Finding) bool { return config.Refused([]config.Finding{f}) }
+
+// retryAfter is when what could not be brought about is tried again without a reason.
+const retryAfter = time.Minute
+
+// bring has Xray run what is wanted now.
+func (t *Tunnels) bring(ctx context.Context, p *ports) {
+	err := t.change(ctx, p)
+	if ctx.Err() != nil {
+		return
+	}
+	t.mu.Lock()
+	old := t.problem
+	t.problem, t.retry = "", time.Time{}
+	if err != nil {
+		t.problem, t.retry = err.Error(), time.Now().Add(retryAfter)
+	}
+	now := t.problem
+	t.mu.Unlock()
+	if now != "" && now != old {
+		t.o.Log.Error("xray does not run what the policy asks for", "error", now)
+	}
+	t.report(t.xray.Status().State == process.Running)
+}
+
+func (t *Tunnels) change(ctx context.Context, p *ports) error {
+	v, err := t.ask(ctx)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	wanted, before, groups := t.wanted, t.applied, t.groups
+	t.mu.Unlock()
+	m, err := t.build(v, wanted, p, t.last)
+	t.mu.Lock()
+	t.problems = m.problems
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, w := range m.problems {
+		t.o.Log.Warn("proxy not used", "why", w)
+	}
+	if m.config.Data == nil {
+		return fmt.Errorf("no proxy can be run")
+	}
+	carry(m.groups, groups)
+	added, gone, live := compare(before, m.config.Data)
+	t.use(m.groups, m.config)
+	switch {
+	case live && added == nil && len(gone) == 0:
+	case live:
+		err = t.xray.Amend(ctx, m.config, added)
+	default:
+		err = t.xray.Apply(ctx, m.config)
+	}
+	if err != nil {
+		if before != nil {
+			t.use(groups, process.Config{Data: before, API: t.api})
+		}
+		return err
+	}
+	t.mu.Lock()
+	t.applied = m.config.Data
+	t.mu.Unlock()
+	if live {
+		client := api.New(m.config.API)
+		defer client.Close()
+		t.steer(ctx, client)
+		for _, tag := range gone {
+			if err := client.RemoveOutbound(ctx, tag); err != nil {
+				t.o.Log.Warn("proxy not taken out of xray", "proxy", tag, "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// use has routes find their servers.
+func (t *Tunnels) use(groups []group, c process.Config) {
+	servers := map[string]netip.AddrPort{}
+	for _, g := range groups {
+		if len(g.members) > 0 {
+			servers[g.Name] = g.listen
+		}
+	}
+	t.mu.Lock()
+	t.groups, t.api = groups, c.API
+	t.mu.Unlock()
+	t.servers.Store(&servers)
+}
+
+// carry takes over what is known of members that stay.
+func carry(to, from []group) {
+	for i := range to {
+		j := slices.IndexFunc(from, func(g group) bool { return g.Name == to[i].Name })
+		if j < 0 {
+			continue
+		}
+		to[i].current, to[i].told = from[j].current, from[j].told
+		for k := range to[i].members {
+			m := &to[i].members[k]
+			if n := slices.IndexFunc(from[j].members, func(o member) bool { return o.tag == m.tag }); n >= 0 {
+				m.seen, m.alive, m.delay = from[j].members[n].seen, from[j].members[n].alive, from[j].members[n].delay
+			}
+		}
+	}
+}
+
+// compare says how one configuration becomes another while Xray runs: the outbounds to
+// add, as JSON, and the tags of those to remove afterwards. live is false where that does
+// not do: inbounds or rules are others.
+func compare(before, after []byte) (added []byte, gone []string, live bool) {
+	if before == nil {
+		return nil, nil, false
+	}
+	if bytes.Equal(before, after) {
+		return nil, nil, true
+	}
+	old, oldOut, ok1 := apart(before)
+	now, nowOut, ok2 := apart(after)
+	if !ok1 || !ok2 || !reflect.DeepEqual(old, now) {
+		return nil, nil, false
+	}
+	var list []any
+	for tag, o := range nowOut {
+		was, there := oldOut[tag]
+		switch {
+		case !there:
+			list = append(list, o)
+		case !reflect.DeepEqual(was, o):
+			return nil, nil, false
+		}
+	}
+	for tag := range oldOut {
+		if _, there := nowOut[tag]; !there {
+			gone = append(gone, tag)
+		}
+	}
+	slices.Sort(gone)
+	if list != nil {
+		var err error
+		if added, err = json.Marshal(map[string]any{"outbounds": list}); err != nil {
+			return nil, nil, false
+		}
+	}
+	return added, gone, true
+}
+
+// apart divides a configuration into its outbounds and the rest. Whom balancers choose
+// among is a matter of the outbounds: they are told.
+func apart(data []byte) (rest map[string]any, outbounds map[string]any, ok bool) {
+	if json.Unmarshal(data, &rest) != nil {
+		return nil, nil, false
+	}
+	list, _ := rest["outbounds"].([]any)
+	outbounds = map[string]any{}
+	for _, e := range list {
+		o, _ := e.(map[string]any)
+		tag, _ := o["tag"].(string)
+		outbounds[tag] = o
+	}
+	delete(rest, "outbounds")
+	routing, _ := rest["routing"].(map[string]any)
+	balancers, _ := routing["balancers"].([]any)
+	for _, e := range balancers {
+		if b, ok := e.(map[string]any); ok {
+			delete(b, "selector")
+			delete(b, "fallbackTag")
+		}
+	}
+	return rest, outbounds, true
+}
