@@ -102,8 +102,10 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 		return cli.Errors
 	}
 	live, problems := connections(cmd.Context(), lookers())
-	report := daemon.PlanReport{Program: prog, World: world, State: st, Plan: plan, Previous: previous, Live: live, Problems: problems,
-		Xray: daemon.DescribeXray(s.config, p, nil)}
+	report := daemon.PlanReport{
+		Program: prog, World: world, State: st, Plan: plan, Previous: previous, Live: live, Problems: problems,
+		Xray: daemon.DescribeXray(s.config, p, nil),
+	}
 	text, err := report.String(s.output == "json")
 	if err != nil {
 		return failed(cmd, err)

@@ -52,7 +52,7 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports, last map[str
 	var used [][]int
 	for _, r := range routes {
 		c, ok := t.o.Source.Find(r.Profile)
-		runnable, why := sort(v, c.Profiles)
+		runnable, why := sift(v, c.Profiles)
 		switch old, known := last[r.Profile]; {
 		case len(runnable) > 0:
 			last[r.Profile] = c
@@ -65,7 +65,7 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports, last map[str
 			}
 			if known {
 				c = old
-				runnable, _ = sort(v, c.Profiles)
+				runnable, _ = sift(v, c.Profiles)
 			}
 		}
 		g := group{Route: r}
@@ -163,7 +163,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 		return err
 	}
 	t.mu.Lock()
-	wanted, before, groups := t.wanted, t.applied, t.groups
+	wanted, before, groups, at := t.wanted, t.applied, t.groups, t.api
 	t.mu.Unlock()
 	m, err := t.build(v, wanted, p, t.last)
 	t.mu.Lock()
@@ -180,7 +180,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	}
 	carry(m.groups, groups)
 	added, gone, live := compare(before, m.config.Data)
-	t.use(m.groups, m.config)
+	t.use(m.groups, m.config.API)
 	switch {
 	case live && added == nil && len(gone) == 0:
 	case live:
@@ -190,7 +190,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	}
 	if err != nil {
 		if before != nil {
-			t.use(groups, process.Config{Data: before, API: t.api})
+			t.use(groups, at) // what ran before runs on, or again
 		}
 		return err
 	}
@@ -211,7 +211,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 }
 
 // use has routes find their servers.
-func (t *Tunnels) use(groups []group, c process.Config) {
+func (t *Tunnels) use(groups []group, at netip.AddrPort) {
 	servers := map[string]netip.AddrPort{}
 	for _, g := range groups {
 		if len(g.members) > 0 {
@@ -219,7 +219,7 @@ func (t *Tunnels) use(groups []group, c process.Config) {
 		}
 	}
 	t.mu.Lock()
-	t.groups, t.api = groups, c.API
+	t.groups, t.api = groups, at
 	t.mu.Unlock()
 	t.servers.Store(&servers)
 }
