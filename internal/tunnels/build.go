@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"netpolicy.dev/netpolicy/xray/api"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
@@ -198,8 +197,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	t.applied = m.config.Data
 	t.mu.Unlock()
 	if live {
-		client := api.New(m.config.API)
-		defer client.Close()
+		client := t.clientOf(m.config.API)
 		t.steer(ctx, client)
 		for _, tag := range gone {
 			if err := client.RemoveOutbound(ctx, tag); err != nil {
