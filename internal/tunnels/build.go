@@ -40,95 +40,115 @@ func slug(route string) string {
 	return "route_" + hex.EncodeToString(sum[:8])
 }
 
-// build makes the configuration of routes. last are the profiles that each name stood
-// for, which hold where a source has lost it; build adds to them.
-func (t *Tunnels) build(v config.Version, routes []Route, p *ports, last map[string]Choice) (made, error) {
-	var m made
-	var profiles []link.Profile
+// builder gathers what a configuration is made of.
+type builder struct {
+	made
+	v        config.Version
+	profiles []link.Profile
+	marks    []uint32
+	index    map[string]int // of a profile with a mark
+	used     [][]int        // the profiles of each group
+}
+
+// build makes the configuration of routes; without a proxy that can be run there is none.
+func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error) {
+	b := builder{v: v, index: map[string]int{}}
 	o := config.Options{Stamp: p.note.Stamp, Observatory: config.Observatory{URL: t.o.Probe, Interval: t.o.Every}}
-	index := map[string]int{} // of a profile with a mark
 	slugs := map[string]bool{}
-	var used [][]int
 	for _, r := range routes {
-		c, ok := t.o.Source.Find(r.Profile)
-		runnable, why := sift(v, c.Profiles)
-		switch old, known := last[r.Profile]; {
-		case len(runnable) > 0:
-			last[r.Profile] = c
-		case !ok:
-			m.problems = append(m.problems, fmt.Sprintf("route %s: there is no proxy called %q", r.Name, r.Profile))
-			fallthrough
-		default:
-			for _, w := range why {
-				m.problems = append(m.problems, fmt.Sprintf("route %s: %s", r.Name, w))
-			}
-			if known {
-				c = old
-				runnable, _ = sift(v, c.Profiles)
-			}
-		}
 		g := group{Route: r}
-		var members []int
-		for _, i := range runnable {
-			key := fmt.Sprintf("%d %s", r.Mark, c.Profiles[i].Format())
-			k, there := index[key]
-			if !there {
-				k = len(profiles)
-				index[key] = k
-				profiles, o.Marks = append(profiles, c.Profiles[i]), append(o.Marks, r.Mark)
-			}
-			if !slices.Contains(members, k) {
-				members = append(members, k)
-				g.members = append(g.members, member{name: c.Profiles[i].Name, address: address(c.Profiles[i])})
-				if i == c.Chosen {
-					g.chosen = "chosen" // until its tag is known
-					g.members[len(g.members)-1].tag = g.chosen
-				}
-			}
-		}
+		c, runnable := b.find(r, t.o.Source, t.last)
+		members := b.members(&g, c, runnable)
 		s := slug(r.Name)
 		slugs[s] = true
 		var err error
 		if g.listen, err = p.of(s); err != nil {
-			return m, err
+			return b.made, err
 		}
 		o.Groups = append(o.Groups, config.Group{Name: s, Members: members})
 		o.Inbounds = append(o.Inbounds, config.Inbound{Name: s, Kind: config.Mixed, Listen: g.listen, Group: s})
-		used = append(used, members)
-		m.groups = append(m.groups, g)
+		b.used, b.groups = append(b.used, members), append(b.groups, g)
 	}
 	p.keep(slugs)
-	if len(profiles) == 0 {
-		return m, nil
+	if len(b.profiles) == 0 {
+		return b.made, nil
 	}
 	var err error
 	if o.API, err = p.forAPI(); err != nil {
-		return m, err
+		return b.made, err
 	}
-	data, tags, findings := config.BuildTagged(v, profiles, o)
+	o.Marks = b.marks
+	data, tags, findings := config.BuildTagged(v, b.profiles, o)
 	if data == nil {
-		for _, f := range findings {
-			if refused(f) {
-				return m, fmt.Errorf("build the configuration of xray: %s", f)
-			}
-		}
-		return m, fmt.Errorf("build the configuration of xray: nothing can be run")
+		i := slices.IndexFunc(findings, refused)
+		return b.made, fmt.Errorf("build the configuration of xray: %s", findings[max(i, 0)])
 	}
-	for i := range m.groups {
-		g := &m.groups[i]
-		for k, j := range used[i] {
-			if g.members[k].tag != "" {
+	b.tag(tags)
+	n, err := json.Marshal(p.note)
+	if err != nil {
+		return b.made, err
+	}
+	b.config = process.Config{Data: data, API: o.API, Note: n}
+	return b.made, nil
+}
+
+// find returns what a route's name stands for now, and which of it can be run. What it
+// stood for last holds where the source has lost it, or nothing of it can be run.
+func (b *builder) find(r Route, source Source, last map[string]Choice) (Choice, []int) {
+	c, ok := source.Find(r.Profile)
+	runnable, why := sift(b.v, c.Profiles)
+	if !ok {
+		why = []string{fmt.Sprintf("there is no proxy called %q", r.Profile)}
+	}
+	for _, w := range why {
+		b.problems = append(b.problems, fmt.Sprintf("route %s: %s", r.Name, w))
+	}
+	if len(runnable) > 0 {
+		last[r.Profile] = c
+		return c, runnable
+	}
+	old := last[r.Profile]
+	runnable, _ = sift(b.v, old.Profiles)
+	return old, runnable
+}
+
+// preferred stands for the tag of the user's choice until tags are known.
+const preferred = "preferred"
+
+// members enters the profiles of a route, each once for each mark.
+func (b *builder) members(g *group, c Choice, runnable []int) (members []int) {
+	for _, i := range runnable {
+		key := fmt.Sprintf("%d %s", g.Mark, c.Profiles[i].Format())
+		k, there := b.index[key]
+		if !there {
+			k = len(b.profiles)
+			b.index[key] = k
+			b.profiles, b.marks = append(b.profiles, c.Profiles[i]), append(b.marks, g.Mark)
+		}
+		if slices.Contains(members, k) {
+			continue
+		}
+		members = append(members, k)
+		m := member{name: c.Profiles[i].Name, address: address(c.Profiles[i])}
+		if i == c.Chosen {
+			m.tag = preferred
+		}
+		g.members = append(g.members, m)
+	}
+	return members
+}
+
+// tag gives members the tags of their outbounds.
+func (b *builder) tag(tags []string) {
+	for i := range b.groups {
+		g := &b.groups[i]
+		for k, j := range b.used[i] {
+			if g.members[k].tag == preferred {
 				g.chosen = tags[j]
 			}
 			g.members[k].tag = tags[j]
 		}
 	}
-	n, err := json.Marshal(p.note)
-	if err != nil {
-		return m, err
-	}
-	m.config = process.Config{Data: data, API: o.API, Note: n}
-	return m, nil
 }
 
 func refused(f config.Finding) bool { return config.Refused([]config.Finding{f}) }
@@ -164,7 +184,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	t.mu.Lock()
 	wanted, before, groups, at := t.wanted, t.applied, t.groups, t.api
 	t.mu.Unlock()
-	m, err := t.build(v, wanted, p, t.last)
+	m, err := t.build(v, wanted, p)
 	t.mu.Lock()
 	t.problems = m.problems
 	t.mu.Unlock()
