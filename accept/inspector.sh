@@ -24,7 +24,7 @@ report $s 1 "${tls:-no TLS rows}, ${quic:-no QUIC rows}, ${files:-no captures}, 
 : >"$out"
 gotest ./internal/lab '^Test(RelayFirst|RelayQUIC|RelayHellos|ForwarderFirst)$' -timeout 0; s=$?
 grep -q 'is not installed' "$out" && s=1
-report $s 2 "api.zoom.us takes its line on the first connection: by the relay (TLS of Go, curl and openssl, post-quantum, ECH's outer name, QUIC), by the forwarder; not without both"
+report $s 2 "api.zoom.us takes its line on the first connection: by the relay (TLS of Go, curl, openssl and Chromium, post-quantum, ECH's outer name, QUIC of Go and Chromium), by the forwarder; not without both"
 
 # 3. eBPF.
 : >"$out"

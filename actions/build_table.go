@@ -162,8 +162,7 @@ func (b *builder) hooks() []Chain {
 	}
 	pre.Rules = append(pre.Rules, first)
 	out := Chain{Name: "out", Hook: p.hook("route", "output")}
-	// Sockets that chose their way by SO_MARK: our own, and the probes of each uplink.
-	out.Rules = append(out.Rules, lo(KeyOifname), Rule{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret}, Rule{If: reply, Do: ret})
+	out.Rules = append(append(append(out.Rules, lo(KeyOifname)), b.chosen()...), Rule{If: reply, Do: ret})
 	out.Rules = append(out.Rules, decided...)
 	out.Rules = append(out.Rules, first)
 	return []Chain{pre, out, {Name: "replies", Rules: []Rule{
@@ -271,8 +270,8 @@ func (b *builder) routeChains(route int) []Chain {
 	case rules.RouteMark:
 		set(p.MarkMask|r.Mark, r.Mark)
 	case rules.RouteOther:
-		// What the relay does not take must not leave in the clear.
-		every.Rules = append(every.Rules, Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
+		// What can't be tunnelled must not leave in the clear.
+		every.Rules = append(b.fromProxies(Stmt{Kind: SetMark, Mask: p.MarkMask, Value: p.tunnelMark(b.policy, r)}, Stmt{Kind: Return}), Rule{Do: []Stmt{{Kind: Goto, Target: "refuse"}}})
 	default:
 		set(p.MarkMask, place(p.IDs.Marks[wayOut(b.policy, r)], p.MarkMask))
 	}
@@ -286,6 +285,12 @@ func (b *builder) checkRoute(r *rules.Route) {
 	case r.Kind == rules.RouteMark && r.Mark&b.plan.MarkMask != 0:
 		b.lacks(diag.Warning, r.Span, "use other bits, or change daemon.mark_mask",
 			"route %s: mark %#x uses bits of netpolicy's own mark_mask %#x", r.Name, r.Mark, b.plan.MarkMask)
+	case r.Kind == rules.RouteOther && isSOCKS(r) && b.policy.Daemon.Relay.Used():
+		b.lacks(diag.Hint, r.Span, "", "route %s via %s: flows that do not go through the relay are rejected, so that nothing leaves in the clear", r.Name, r.Other)
+		if len(b.policy.Daemon.Relay.Listen) > 0 && len(b.policy.Daemon.DNS.Upstreams) == 0 && b.plan.prog.Reads(rules.FieldDstIP) {
+			b.lacks(diag.Hint, r.Span, "give daemon.dns_listen and dns_upstreams", "route %s: where a rule on dst_ip comes first, names that clients ask the relay for are looked up "+
+				"through the SOCKS server at this host's resolvers, and refused where those are in private networks", r.Name)
+		}
 	case r.Kind == rules.RouteOther && !b.policy.Daemon.Relay.Used():
 		b.lacks(diag.Warning, r.Span, "give the daemon `relay` or `tproxy`",
 			"route %s via %s is carried out by the relay alone, and there is none: its flows are rejected, so that nothing leaves in the clear", r.Name, r.Other)

@@ -21,6 +21,8 @@ const (
 	maxConnectDecisions = 1 << 18
 	// MaxRefusals is how many conditions a list of a Connect holds: the kernel looks at each.
 	MaxRefusals = 16
+	// MaxMarks is how many marks of their own routes may have.
+	MaxMarks = 16
 	// maxProgramName is what the kernel keeps of a program's name (TASK_COMM_LEN, 16 with its NUL).
 	maxProgramName = 15
 	// maxNames bounds the programs and the users that are told apart.
@@ -41,8 +43,10 @@ const nobody = "\x00"
 //
 // The answer for a destination is in the list of the longest prefix that holds it.
 type Connect struct {
-	// Mask are the bits of the packet mark by which sockets are exempt, as in the table.
+	// Mask are the bits of the packet mark by which sockets are exempt, as in the table;
+	// and so are those with one of Marks, at most MaxMarks.
 	Mask     uint32
+	Marks    []uint32
 	Dst      []ConnectDst // ordered by address, then length
 	Lists    [][]Refusal  // Lists[0] is empty
 	Programs []string     // the program n of a Refusal is Programs[n-1]
@@ -78,6 +82,10 @@ func ConnectFor(prog *engine.Program, h *Host, w *state.World) *Connect {
 		out: &Connect{Mask: settings(p.Daemon).MarkMask, Lists: [][]Refusal{nil}},
 	}
 	if !blocks(p) {
+		return c.out
+	}
+	if c.out.Marks = ownMarks(p, c.out.Mask); len(c.out.Marks) > MaxMarks {
+		c.out.Left, c.out.Marks = len(c.out.Marks), nil
 		return c.out
 	}
 	prefixes := c.survey(h)

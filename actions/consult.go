@@ -116,13 +116,11 @@ func (b *builder) askChains() []Chain {
 	}}
 	pre := append([]Rule{{If: []Match{{Key: KeyIifname, Texts: []string{"lo"}}}, Do: ret}}, b.relayed()...)
 	pre = append(pre, Rule{Do: []Stmt{{Kind: Goto, Target: ask.Name}}})
+	out := append([]Rule{{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: ret}}, b.chosen()...)
+	out = append(out, Rule{Do: []Stmt{{Kind: Goto, Target: ask.Name}}})
 	list := []Chain{
 		{Name: "ask_pre", Hook: "type filter hook prerouting priority mangle - 1; policy accept;", Rules: pre},
-		{Name: "ask_out", Hook: "type filter hook output priority mangle - 1; policy accept;", Rules: []Rule{
-			{If: []Match{{Key: KeyOifname, Texts: []string{"lo"}}}, Do: ret},
-			{If: []Match{{Key: KeyMark, Mask: p.MarkMask, Op: Not, Nums: num(0)}}, Do: ret},
-			{Do: []Stmt{{Kind: Goto, Target: ask.Name}}},
-		}},
+		{Name: "ask_out", Hook: "type filter hook output priority mangle - 1; policy accept;", Rules: out},
 		ask,
 	}
 	return append(list, b.answerChains()...)

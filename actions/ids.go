@@ -70,12 +70,11 @@ func lowest(lo, hi uint32, free func(uint32) bool) (uint32, bool) {
 }
 
 // wayOut names what a route's packets are marked for, "" for none: two routes
-// over the same uplink share a mark and a table.
+// over the same uplink share a mark and a table. A tunnel's own packets leave over
+// the uplink that it is on.
 func wayOut(p *rules.Policy, r *rules.Route) string {
 	switch r.Kind {
-	case rules.RouteUplink:
-		return "uplink " + p.Uplinks[r.Uplink].Name
-	case rules.RouteOther: // what the relay, or Xray, sends over the line
+	case rules.RouteUplink, rules.RouteOther:
 		if r.Uplink < 0 {
 			return ""
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
@@ -27,6 +28,86 @@ func (r Relay) Loopback() [2]netip.AddrPort {
 		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), r.Port),
 		netip.AddrPortFrom(netip.IPv6Loopback(), r.Port),
 	}
+}
+
+// ownMarks are the marks of routes that are the user's own, by which sockets of the
+// relay and of the DNS forwarder leave. A local socket with one has chosen its way, as
+// one with a mark of ours has, and is not decided again: it takes the same privilege.
+// In order; nil where there is neither relay nor forwarder.
+func ownMarks(p *rules.Policy, mask uint32) (list []uint32) {
+	if !p.Daemon.Relay.Used() && len(p.Daemon.DNS.Listen) == 0 {
+		return nil
+	}
+	for i := range p.Routes {
+		if r := &p.Routes[i]; r.Kind == rules.RouteMark && r.Mark&mask == 0 {
+			list = append(list, r.Mark)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// chosen lets sockets leave that chose their way by SO_MARK: our own, and the probes
+// of each uplink.
+func (b *builder) chosen() []Rule {
+	ret := []Stmt{{Kind: Return}}
+	list := []Rule{{If: []Match{{Key: KeyMark, Mask: b.plan.MarkMask, Op: Not, Nums: num(0)}}, Do: ret}}
+	if marks := ownMarks(b.policy, b.plan.MarkMask); len(marks) > 0 {
+		m := Match{Key: KeyMark}
+		for _, n := range marks {
+			m.Nums = append(m.Nums, Range{n, n})
+		}
+		list = append(list, Rule{If: []Match{m}, Do: ret})
+	}
+	return list
+}
+
+// isSOCKS reports whether the relay can take a route that is a tunnel.
+func isSOCKS(r *rules.Route) bool { return strings.HasPrefix(r.Other, "socks ") }
+
+// proxies are the addresses of the policy's SOCKS servers elsewhere, by family and in
+// order. What such a server sends for us is what the relay has given it: the relay does
+// not take it again, and a route through a server is direct for it.
+func (b *builder) proxies() (list [2][]netip.Prefix) {
+	own := ownPrefixes(b.host)
+	for i := range b.policy.Routes {
+		r := &b.policy.Routes[i]
+		at, err := netip.ParseAddrPort(strings.TrimPrefix(r.Other, "socks "))
+		if r.Kind != rules.RouteOther || !isSOCKS(r) || err != nil {
+			continue
+		}
+		a := at.Addr().Unmap().WithZone("")
+		p := netip.PrefixFrom(a, a.BitLen())
+		// This host's own programs have its addresses, and are no server of ours.
+		if a.IsLoopback() || a.IsUnspecified() || slices.Contains(own, p) {
+			continue
+		}
+		fi := 0
+		if a.Is6() {
+			fi = 1
+		}
+		list[fi] = append(list[fi], p)
+	}
+	for fi := range list {
+		slices.SortFunc(list[fi], comparePrefixes)
+		list[fi] = slices.Compact(list[fi])
+	}
+	return list
+}
+
+// fromProxies is a rule for each family in which there are such servers.
+func (b *builder) fromProxies(do ...Stmt) (list []Rule) {
+	for fi, prefixes := range b.proxies() {
+		if len(prefixes) > 0 {
+			list = append(list, Rule{If: []Match{{Key: KeySrc, V6: fi == 1, Prefixes: prefixes}}, Do: do})
+		}
+	}
+	return list
+}
+
+// tunnelMark is the packet mark of a tunnel's own packets.
+func (p *Plan) tunnelMark(policy *rules.Policy, r *rules.Route) uint32 {
+	return place(p.IDs.Marks[wayOut(policy, r)], p.MarkMask)
 }
 
 // RelaySees reports whether the relay can decide by a program: of its clients it
@@ -71,13 +152,24 @@ func (b *builder) relay(iptables bool) {
 func (p *Plan) wayMost() uint32 { return p.Bypass()>>trailing(p.MarkMask) - 1 }
 
 // relayed leads new forwarded flows to the relay: those that come from no uplink
-// and are not for this host.
+// and are not for this host, and not those of SOCKS servers.
 func (b *builder) relayed() []Rule {
-	p := b.plan
-	if p.Relay == (Relay{}) {
+	if b.plan.Relay == (Relay{}) {
 		return nil
 	}
-	fresh := []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: p.CTMask, Nums: num(0)}}
+	if len(b.fromProxies()) > 0 {
+		return []Rule{{If: b.fresh(), Do: []Stmt{{Kind: Jump, Target: "taken"}}}}
+	}
+	return b.takes()
+}
+
+// fresh is true of packets of flows that nobody has decided.
+func (b *builder) fresh() []Match {
+	return []Match{{Key: KeyCTState, Nums: num(CTNew)}, {Key: KeyCTMark, Mask: b.plan.CTMask, Nums: num(0)}}
+}
+
+func (b *builder) takes() []Rule {
+	p, fresh := b.plan, b.fresh()
 	var from []Match
 	var devs []string
 	for i := range b.policy.Uplinks {
@@ -128,6 +220,9 @@ func (b *builder) relayChains() []Chain {
 	c.Rules = append(c.Rules,
 		Rule{If: []Match{{Key: KeyCTState, Nums: num(CTNew)}}, Do: []Stmt{{Kind: Goto, Target: "first"}}},
 		Rule{Do: []Stmt{{Kind: Drop}}})
+	if but := b.fromProxies(Stmt{Kind: Return}); len(but) > 0 {
+		return []Chain{c, {Name: "taken", Rules: append(but, b.takes()...)}}
+	}
 	return []Chain{c}
 }
 
@@ -141,6 +236,8 @@ func (p *Plan) RouteMark(policy *rules.Policy, route int) (uint32, bool) {
 		return 0, true
 	case rules.RouteMark:
 		return r.Mark, true
+	case rules.RouteOther: // that is the tunnel's own
+		return 0, false
 	default:
 		n, ok := p.IDs.Marks[wayOut(policy, r)]
 		return place(n, p.MarkMask), ok

@@ -12,6 +12,7 @@ import (
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
 )
 
 // TestRelay: new forwarded flows to the ports that the relay takes go to it, and
@@ -97,6 +98,102 @@ func TestRelayNumbers(t *testing.T) {
 	xt, diags := actions.PlanFor(engine.Compile(p), h, nil, nil)
 	if xt == nil || xt.Relay != (actions.Relay{}) || !slices.ContainsFunc(diags, func(d diag.Diagnostic) bool { return strings.Contains(d.Message, "daemon.tproxy") }) {
 		t.Errorf("with iptables: %v", diags)
+	}
+}
+
+// tunnelled is zoom with a default that is a SOCKS server on the LAN, another on this
+// host, and a route by a mark of the user's own.
+func tunnelled() *rules.Policy {
+	p := zoom()
+	p.Routes = append(p.Routes,
+		rules.Route{Name: "tunnel", Kind: rules.RouteOther, Other: "socks 10.0.0.9:1080", Uplink: 1, Group: -1},
+		rules.Route{Name: "tunnel6", Kind: rules.RouteOther, Other: "socks [2001:db8:10::9]:1080", Uplink: -1, Group: -1},
+		rules.Route{Name: "here", Kind: rules.RouteOther, Other: "socks 10.0.0.1:1080", Uplink: -1, Group: -1},
+		rules.Route{Name: "vpn", Kind: rules.RouteMark, Mark: 0x100, Uplink: -1, Group: -1},
+	)
+	p.Rules = append(p.Rules, rules.Rule{
+		Name: "six", Priority: 50, Active: state.AllStates,
+		Match: pred(rules.Pred{Field: rules.FieldDstIP, Prefixes: []netip.Prefix{netip.MustParsePrefix("::/0")}}),
+		Do:    rules.Outcome{Kind: rules.ActRoute, Route: 5},
+	})
+	p.Default = &rules.Outcome{Kind: rules.ActRoute, Route: 4}
+	p.Daemon.OnCrash = rules.Last
+	p.Daemon.Relay = rules.Relay{TCP: []rules.PortRange{{Lo: 443, Hi: 443}}}
+	return p
+}
+
+// TestRelayProxies: what a SOCKS server on the LAN sends for the relay is not taken by
+// the relay again, and leaves by the tunnel's uplink; rules hold for it as for others.
+// Those of this host are not known by their addresses.
+func TestRelayProxies(t *testing.T) {
+	p := tunnelled()
+	got := plan(t, p, twoLines(), nil, nil)
+	golden(t, "tunnel.plan", got.String())
+	var k fake.Kernel
+	if err := k.Apply(context.Background(), actions.Diff(nil, got)); err != nil {
+		t.Fatal(err)
+	}
+	k.Listening = true
+	wan2, _ := got.UplinkMark("wan2")
+	for _, c := range []struct {
+		name, src, dst string
+		port           uint16
+		local          bool
+		want           fake.Verdict
+		mark           uint32
+	}{
+		{"a client's", "10.0.0.5", "203.0.113.7", 443, false, fake.Accept, got.Relay.Mark},
+		{"the server's", "10.0.0.9", "203.0.113.7", 443, false, fake.Accept, wan2},
+		{"the server's, IPv6", "2001:db8:10::9", "2001:db8::7", 443, false, fake.Accept, 0},
+		{"a client's, not through the relay", "10.0.0.5", "203.0.113.7", 444, false, fake.Reject, 0},
+		{"the server's, what a rule rejects", "10.0.0.9", "203.0.113.7", 5001, false, fake.Reject, 0},
+		{"a program's of this host", "10.0.0.1", "203.0.113.7", 443, true, fake.Reject, 0},
+	} {
+		x := fake.Packet{In: "lan0", Proto: 6, Src: netip.MustParseAddr(c.src), Dst: netip.MustParseAddr(c.dst), Sport: 5000, Dport: c.port, New: true}
+		if c.local {
+			x.In, x.Out = "", "wan1"
+		}
+		if r := k.Send(x); r.Verdict != c.want || r.Verdict == fake.Accept && r.Mark != c.mark {
+			t.Errorf("%s: %+v, want %v with mark %#x", c.name, r, c.want, c.mark)
+		}
+	}
+	h := twoLines()
+	h.NoNFTables, h.XTables = true, true
+	xt, diags := actions.PlanFor(engine.Compile(p), h, nil, nil)
+	if xt == nil {
+		t.Fatal(diags)
+	}
+	golden(t, "tunnel-iptables.plan", xt.String())
+}
+
+// TestOwnMarks: a socket that leaves by a route's own mark is not decided again, where
+// there is a relay or a forwarder that makes such; at connect neither.
+func TestOwnMarks(t *testing.T) {
+	for _, with := range []string{"nothing", "relay", "forwarder"} {
+		p := tunnelled()
+		p.Default = &rules.Outcome{Kind: rules.ActBlock}
+		p.Daemon.Relay = rules.Relay{}
+		switch with {
+		case "relay":
+			p.Daemon.Relay.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1080")}
+		case "forwarder":
+			p.Daemon.DNS.Listen = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:53")}
+		}
+		got := plan(t, p, twoLines(), nil, nil)
+		var k fake.Kernel
+		if err := k.Apply(context.Background(), actions.Diff(nil, got)); err != nil {
+			t.Fatal(err)
+		}
+		for mark, exempt := range map[uint32]bool{0: false, 0x100: with != "nothing", 0x101: false, got.Bypass(): true} {
+			r := k.Send(fake.Packet{Out: "wan1", Proto: 6, Src: netip.MustParseAddr("192.0.2.2"), Dst: netip.MustParseAddr("203.0.113.7"), Sport: 5000, Dport: 9, New: true, Mark: mark})
+			if want := map[bool]fake.Verdict{true: fake.Accept, false: fake.Drop}[exempt]; r.Verdict != want {
+				t.Errorf("with %s, mark %#x: %+v, want %v", with, mark, r, want)
+			}
+		}
+		c := actions.ConnectFor(engine.Compile(p), &actions.Host{}, &state.World{Primary: -1})
+		if want := map[bool][]uint32{true: {0x100}}[with != "nothing"]; !slices.Equal(c.Marks, want) {
+			t.Errorf("with %s: marks at connect %x, want %x", with, c.Marks, want)
+		}
 	}
 }
 

@@ -291,6 +291,10 @@ func (x *xtables) hooks() {
 	if x.local {
 		out = "traffic_l"
 	}
+	chosen := []string{"-o lo -j RETURN", "-m mark ! " + mark(0) + " -j RETURN"}
+	for _, n := range ownMarks(x.b.policy, p.MarkMask) {
+		chosen = append(chosen, fmt.Sprintf("-m mark --mark %#x -j RETURN", n))
+	}
 	devs := x.b.masqueraded()
 	for _, f := range []Family{IPv4, IPv6} {
 		x.chain(f, "mangle", "pre", []string{"PREROUTING"}, []string{
@@ -300,11 +304,7 @@ func (x *xtables) hooks() {
 			blocked + p.xct(p.top()) + " -j DROP",
 			"-g " + XPrefix + "traffic",
 		})
-		x.chain(f, "mangle", "out", []string{"OUTPUT"}, []string{
-			"-o lo -j RETURN",
-			"-m mark ! " + mark(0) + " -j RETURN",
-			"-g " + XPrefix + out,
-		})
+		x.chain(f, "mangle", "out", []string{"OUTPUT"}, append(slices.Clone(chosen), "-g "+XPrefix+out))
 		if len(devs) > 0 {
 			var lines []string
 			for _, d := range devs {
@@ -499,7 +499,13 @@ func (x *xtables) route(route int) {
 	case rules.RouteMark:
 		x.both(every, set(r.Mark, p.MarkMask|r.Mark))
 	case rules.RouteOther:
-		x.both(every, "-g "+XPrefix+"refuse")
+		for fi, f := range families {
+			var lines []string
+			for _, a := range x.b.proxies()[fi] {
+				lines = append(lines, "-s "+a.String()+" "+set(p.tunnelMark(x.b.policy, r), p.MarkMask), "-s "+a.String()+" -j RETURN")
+			}
+			x.chain(f, "mangle", every, nil, append(lines, "-g "+XPrefix+"refuse"))
+		}
 	default:
 		x.both(every, set(place(p.IDs.Marks[wayOut(x.b.policy, r)], p.MarkMask), p.MarkMask))
 	}

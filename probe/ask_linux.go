@@ -16,27 +16,13 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/sockmark"
 )
 
 // control binds a socket to the uplink before it is used.
-func (p *prober) control(_, _ string, raw syscall.RawConn) error {
-	var err error
-	if e := raw.Control(func(fd uintptr) { err = p.bind(int(fd)) }); e != nil {
-		return e
-	}
-	return err
-}
-
-func (p *prober) bind(fd int) error {
-	if p.uplink.Mark != 0 {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(p.uplink.Mark)); err != nil {
-			return fmt.Errorf("mark probe socket: %w", err)
-		}
-	}
-	if err := unix.BindToDevice(fd, p.uplink.Dev); err != nil {
-		return fmt.Errorf("bind probe socket to %s: %w", p.uplink.Dev, err)
-	}
-	return nil
+func (p *prober) control(network, address string, raw syscall.RawConn) error {
+	return sockmark.Control(p.uplink.Mark, p.uplink.Dev)(network, address, raw)
 }
 
 // connect measures from SYN to SYN-ACK, by opening a connection. It is closed

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,11 +26,11 @@ func (q *question) describe(proto flow.Proto, src netip.AddrPort) {
 	f := &q.flow
 	f.Proto = flow.Some(proto)
 	f.Src, f.SrcPort = flow.Some(src.Addr().WithZone("")), flow.Some(src.Port())
-	f.DstPort = flow.Some(q.target.port)
-	if q.target.name == "" {
-		f.Dst = flow.Some(q.target.addr)
+	f.DstPort = flow.Some(q.target.Port)
+	if q.target.Name == "" {
+		f.Dst = flow.Some(q.target.Addr)
 	} else {
-		f.Domain = flow.Name(q.target.name)
+		f.Domain = flow.Name(q.target.Name)
 	}
 	q.ask.Flow = f
 }
@@ -60,13 +61,13 @@ func (q *question) decide(ctx context.Context, sniff func(context.Context) error
 }
 
 func (q *question) resolve(ctx context.Context) error {
-	if q.target.name == "" {
+	if q.target.Name == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
 	defer cancel()
-	d := dialer{q.r, &q.verdict.Way}
-	addrs, err := d.resolve(ctx, q.target.name)
+	d := dialer{q.r, q.e.src.Addr(), &q.verdict.Way}
+	addrs, err := d.resolve(ctx, q.target.Name)
 	if err == nil {
 		q.addrs = q.allowed(addrs)
 		q.flow.Dst = flow.Some(q.addrs[0])
@@ -99,10 +100,17 @@ func (q *question) allowed(addrs []netip.Addr) (list []netip.Addr) {
 func (q *question) dial(ctx context.Context, sniff func(context.Context) error, try func(context.Context, *dialer, target, *Outcome) error) error {
 	var failed error
 	for range maxTries {
-		if err := q.decide(ctx, sniff); err != nil {
+		v := &q.verdict
+		switch err := q.decide(ctx, sniff); {
+		case err == nil:
+		case errors.Is(err, errNoName) && v.Way.Server.IsValid() && !slices.Contains(q.ask.Failed, v.Way.Route):
+			// It may be the server that is dead: another member of the group has its own.
+			failed = err
+			q.ask.Failed, q.ask.Resolved = append(q.ask.Failed, v.Way.Route), false
+			continue
+		default:
 			return err
 		}
-		v := &q.verdict
 		switch {
 		case v.Do != Dial && failed == nil:
 			return errBlocked
@@ -123,7 +131,7 @@ func (q *question) try(ctx context.Context, dial func(context.Context, *dialer, 
 	o := Outcome{ID: q.e.id, Route: w.Route, Uplink: w.Uplink}
 	start := time.Now()
 	limited, cancel := context.WithTimeout(ctx, q.r.limits.Dial)
-	err := dial(limited, &dialer{q.r, w}, q.wanted(w), &o)
+	err := dial(limited, &dialer{q.r, q.e.src.Addr(), w}, q.wanted(w), &o)
 	cancel()
 	o.Took = time.Since(start)
 	if err != nil {
@@ -139,9 +147,9 @@ func (q *question) try(ctx context.Context, dial func(context.Context, *dialer, 
 
 // wanted is the target as a way is asked for it.
 func (q *question) wanted(w *Way) target {
-	if w.SendName && w.Server.IsValid() && q.target.name == "" {
+	if w.SendName && w.Server.IsValid() && q.target.Name == "" {
 		if name, ok := sniffed(&q.flow); ok {
-			return target{name: name, port: q.target.port}
+			return target{Name: name, Port: q.target.Port}
 		}
 	}
 	return q.target

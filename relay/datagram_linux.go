@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/sockmark"
 )
 
 const (
@@ -211,7 +213,7 @@ func listenDatagrams(at netip.AddrPort, mark uint32) (int, error) {
 		err = unix.SetsockoptInt(fd, level, option, 1)
 	}
 	if err == nil {
-		err = setMark(fd, mark)
+		err = sockmark.Set(fd, mark)
 	}
 	if err == nil {
 		// The default holds a few hundred datagrams; one loop serves all clients.

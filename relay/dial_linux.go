@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 const (
@@ -37,30 +40,29 @@ var (
 	errLocal  = errors.New("this host can't make the socket")
 )
 
-// dialer dials for one way.
+// dialer dials for one client by one way.
 type dialer struct {
-	r   *Relay
-	way *Way
+	r      *Relay
+	client netip.Addr
+	way    *Way
 }
 
 // connect opens a TCP connection to t, or to the server before it. addrs are those
 // of t's name, if they have been resolved already.
 func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *Outcome) (*net.TCPConn, error) {
 	if d.way.Server.IsValid() {
-		o.Dst = t.addrPort()
-		c, _, err := d.server(ctx, commandConnect, t, o)
-		return c, err
+		return d.through(ctx, d.told(t, addrs), o)
 	}
-	if t.name == "" {
-		addrs = []netip.Addr{t.addr}
+	if t.Name == "" {
+		addrs = []netip.Addr{t.Addr}
 	} else if addrs == nil {
 		var err error
-		if addrs, err = d.resolve(ctx, t.name); err != nil {
+		if addrs, err = d.resolve(ctx, t.Name); err != nil {
 			return nil, err
 		}
 	}
-	o.Dst = netip.AddrPortFrom(addrs[0], t.port)
-	c, err := d.race(ctx, addrs, t.port, o)
+	o.Dst = netip.AddrPortFrom(addrs[0], t.Port)
+	c, err := d.race(ctx, addrs, t.Port, o)
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +72,34 @@ func (d *dialer) connect(ctx context.Context, t target, addrs []netip.Addr, o *O
 	return c, nil
 }
 
+// told is what a server is asked for, in order: the name; or the addresses that the
+// decision was about, where it hung on them.
+func (d *dialer) told(t target, addrs []netip.Addr) []target {
+	if t.Name == "" || len(addrs) == 0 || d.way.SendName {
+		return []target{t}
+	}
+	list := make([]target, len(addrs))
+	for i, a := range addrs {
+		list[i] = target{Addr: a, Port: t.Port}
+	}
+	return list
+}
+
+// through asks the way's server for each of list until it has one.
+func (d *dialer) through(ctx context.Context, list []target, o *Outcome) (c *net.TCPConn, err error) {
+	for _, t := range list {
+		o.Dst = t.AddrPort()
+		c, _, err = d.server(ctx, socks.Connect, t, o)
+		var said socks.ServerError
+		if !errors.As(err, &said) { // the server has not looked for it: nor would it for the next
+			break
+		}
+	}
+	return c, err
+}
+
 func (d *dialer) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
-	list, err := d.r.resolver.Resolve(ctx, name, d.way)
+	list, err := d.r.resolver.Resolve(ctx, d.client, name, d.way)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoName, err)
 	}
@@ -225,13 +253,11 @@ func (d *dialer) prepare(fd int) error {
 	if mark == 0 {
 		mark = d.r.cfg.Mark
 	}
-	if err := setMark(fd, mark); err != nil {
+	if err := sockmark.Set(fd, mark); err != nil {
 		return fmt.Errorf("%w: %w", errLocal, err)
 	}
-	if d.way.Dev != "" {
-		if err := unix.BindToDevice(fd, d.way.Dev); err != nil {
-			return fmt.Errorf("%w: device %q: %w", errLocal, d.way.Dev, err)
-		}
+	if err := sockmark.Bind(fd, d.way.Dev); err != nil {
+		return fmt.Errorf("%w: %w", errLocal, err)
 	}
 	if d.way.Src4.IsValid() || d.way.Src6.IsValid() {
 		// The kernel finds the port once it knows the destination, so that one port
@@ -248,32 +274,25 @@ func (d *dialer) server(ctx context.Context, command byte, t target, o *Outcome)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	bound, err := askServer(c, d.way.User, d.way.Password, command, t)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
+	bound, err := socks.Handshake(ctx, c, d.way.User, d.way.Password, command, t)
 	if err != nil {
 		_ = c.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
 		return nil, netip.AddrPort{}, fmt.Errorf("%w: %w", errServer, err)
 	}
-	return c, bound.addrPort(), nil
+	return c, bound.AddrPort(), nil
 }
 
 var errServer = errors.New("ask the SOCKS server")
 
 // failureOf says what an error means for the line.
 func failureOf(err error) Failure {
-	var said serverError
+	var said socks.ServerError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
 		return Canceled
 	case errors.Is(err, errNoName):
 		return NoName
-	case errors.As(err, &said), errors.Is(err, errSOCKS):
+	case errors.As(err, &said), errors.Is(err, socks.ErrProtocol):
 		return ByServer
 	case errors.Is(err, errLocal), errors.Is(err, errSelf), errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EMFILE),
 		errors.Is(err, unix.ENFILE), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOBUFS):
@@ -292,7 +311,10 @@ func failureOf(err error) Failure {
 // systemResolver asks as every program on this host does.
 type systemResolver struct{}
 
-func (systemResolver) Resolve(ctx context.Context, name string, _ *Way) ([]netip.Addr, error) {
+func (systemResolver) Resolve(ctx context.Context, _ netip.Addr, name string, way *Way) ([]netip.Addr, error) {
+	if way.Server.IsValid() {
+		return nil, errors.New("the system's resolver can't be asked through a SOCKS server")
+	}
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 }
 

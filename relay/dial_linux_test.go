@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/internal/nstest"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // TestHappyEyeballs: an address that does not answer costs a quarter of a second,
@@ -35,7 +36,7 @@ func TestHappyEyeballs(t *testing.T) {
 				c.Reporter = &h
 				c.Resolver = names{"both.example": {netip.MustParseAddr("2001:db8::2"), at.Addr()}}
 			})
-			conn, err := socksTo(server, target{name: "both.example", port: at.Port()})
+			conn, err := socksTo(server, target{Name: "both.example", Port: at.Port()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,8 +78,8 @@ func TestFailures(t *testing.T) {
 		{"through a server that refuses", Way{Server: refused}, netip.MustParseAddrPort("192.0.2.9:80"), Refused},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), r.limits.Dial)
-		d := dialer{r, &c.way}
-		conn, err := d.connect(ctx, targetOf(c.to), nil, &Outcome{})
+		d := dialer{r, netip.Addr{}, &c.way}
+		conn, err := d.connect(ctx, socks.TargetOf(c.to), nil, &Outcome{})
 		if err == nil {
 			_ = conn.Close()
 		}

@@ -15,6 +15,7 @@ import (
 
 	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/inspector/first"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // maxHTTPHead bounds the head of a request. Go's own server takes as much again
@@ -32,7 +33,7 @@ func requestHTTP(in *greeting, c net.Conn) (*request, error) {
 	}
 	if len(in.users) > 0 && !loggedIn(hr, in.users) {
 		_, _ = io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"netpolicy\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-		return nil, errAuth
+		return nil, socks.ErrAuth
 	}
 	req := &request{left: -1}
 	if hr.Method == http.MethodConnect {
@@ -94,7 +95,7 @@ func plain(req *request, in *greeting, hr *http.Request, c net.Conn) {
 		req.left = n - int64(len(begin))
 	}
 	req.early = head.Bytes()
-	req.facts = &first.Facts{App: apps.HTTP, Host: req.name}
+	req.facts = &first.Facts{App: apps.HTTP, Host: req.Name}
 	req.answer = func(err error) error {
 		if err == nil && goesOn {
 			_, err = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
@@ -131,9 +132,9 @@ func hostPort(s string, port uint16) (target, error) {
 		return target{}, errHTTP
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
-		return target{addr: a.Unmap().WithZone(""), port: uint16(n)}, nil
+		return target{Addr: a.Unmap().WithZone(""), Port: uint16(n)}, nil
 	}
-	return target{name: host, port: uint16(n)}, nil
+	return target{Name: host, Port: uint16(n)}, nil
 }
 
 // loggedIn looks at the request's Proxy-Authorization (RFC 7617).
@@ -141,7 +142,7 @@ func loggedIn(hr *http.Request, users map[string]string) bool {
 	kind, code, _ := strings.Cut(hr.Header.Get("Proxy-Authorization"), " ")
 	text, err := base64.StdEncoding.DecodeString(code)
 	user, password, ok := strings.Cut(string(text), ":")
-	return err == nil && ok && strings.EqualFold(kind, "Basic") && known(users, user, password)
+	return err == nil && ok && strings.EqualFold(kind, "Basic") && socks.Known(users, user, password)
 }
 
 func statusLine(code int) string {

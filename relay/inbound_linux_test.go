@@ -11,8 +11,11 @@ import (
 	"net/netip"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 func TestSOCKS(t *testing.T) {
@@ -32,20 +35,20 @@ func TestSOCKS(t *testing.T) {
 		to   target
 		code byte
 	}{
-		{"IPv4", targetOf(at), replyOK},
-		{"IPv6", targetOf(at6), replyOK},
-		{"name", target{name: "echo.example", port: at.Port()}, replyOK},
-		{"address as name", target{name: "127.0.0.1", port: at.Port()}, replyOK},
-		{"refused", targetOf(refused), replyRefused},
-		{"no such name", target{name: "nothing.example", port: 1}, replyUnreachable},
-		{"blocked", target{name: "blocked.example", port: 1}, replyNotAllowed},
-		{"the relay itself", targetOf(server), replyFailed},
+		{"IPv4", socks.TargetOf(at), socks.ReplyOK},
+		{"IPv6", socks.TargetOf(at6), socks.ReplyOK},
+		{"name", target{Name: "echo.example", Port: at.Port()}, socks.ReplyOK},
+		{"address as name", target{Name: "127.0.0.1", Port: at.Port()}, socks.ReplyOK},
+		{"refused", socks.TargetOf(refused), socks.ReplyRefused},
+		{"no such name", target{Name: "nothing.example", Port: 1}, socks.ReplyUnreachable},
+		{"blocked", target{Name: "blocked.example", Port: 1}, socks.ReplyNotAllowed},
+		{"the relay itself", socks.TargetOf(server), socks.ReplyFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := socksTo(server, c.to)
-			if c.code != replyOK {
-				var said serverError
-				if !errors.As(err, &said) || said.code != c.code {
+			if c.code != socks.ReplyOK {
+				var said socks.ServerError
+				if !errors.As(err, &said) || said.Code != c.code {
 					t.Fatalf("got %v, want code %d", err, c.code)
 				}
 				return
@@ -84,7 +87,7 @@ func TestPasswords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = askServer(conn, c.user, c.password, commandConnect, targetOf(at))
+		_, err = socks.Ask(conn, c.user, c.password, socks.Connect, socks.TargetOf(at))
 		if (err == nil) != c.ok {
 			t.Errorf("SOCKS %s:%s: %v", c.user, c.password, err)
 		}
@@ -224,6 +227,69 @@ func TestCurl(t *testing.T) {
 	}
 }
 
-func (n names) Resolve(_ context.Context, name string, _ *Way) ([]netip.Addr, error) {
+func (n names) Resolve(_ context.Context, _ netip.Addr, name string, _ *Way) ([]netip.Addr, error) {
 	return n[name], nil
+}
+
+// TestReopen: inbounds come and go while the others, and all connections, stay.
+func TestReopen(t *testing.T) {
+	at := serveTCP(t, "127.0.0.1:0", echo)
+	free := func() netip.AddrPort { return closedPort(t) }
+	one, two, three := free(), free(), free()
+	inbound := func(a netip.AddrPort) Inbound { return Inbound{Kind: Mixed, Listen: a} }
+	r := start(t, Config{Inbounds: []Inbound{inbound(one), inbound(two)}, Decider: deciderFunc(direct), Mark: markIfRoot()})
+	byOne, byTwo := mustSOCKS(t, one, at), mustSOCKS(t, two, at)
+	waits, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(two)) // says nothing yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waits.Close()
+	eventually(t, "all are in the table", func() bool { return len(r.Conns()) == 3 })
+
+	closed, err := net.Listen("tcp", "127.0.0.1:0") // somebody else's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closed.Close()
+	taken := closed.Addr().(*net.TCPAddr).AddrPort()
+	if err := r.Reopen([]Inbound{inbound(one), inbound(three), inbound(taken)}); err == nil || !strings.Contains(err.Error(), taken.String()) {
+		t.Errorf("an address that is taken: %v", err)
+	}
+	if got := r.Addrs(); !slices.Equal(got, []netip.AddrPort{one, three}) {
+		t.Errorf("open: %v", got)
+	}
+	for name, c := range map[string]*net.TCPConn{"of the inbound that stays": byOne, "of the inbound that has gone": byTwo} {
+		if err := say(c, "still here"); err != nil {
+			t.Errorf("the connection %s: %v", name, err)
+		}
+	}
+	if _, err := socks.Ask(waits, "", "", socks.Connect, socks.TargetOf(at)); err != nil {
+		t.Errorf("the one that was not through yet: %v", err)
+	}
+	if c, err := socksTo(two, socks.TargetOf(at)); err == nil {
+		_ = c.Close()
+		t.Error("the inbound that has gone takes connections")
+	}
+	for _, server := range []netip.AddrPort{one, three} {
+		if err := say(mustSOCKS(t, server, at), "hello"); err != nil {
+			t.Errorf("%s: %v", server, err)
+		}
+	}
+	if c, err := socksTo(one, socks.TargetOf(three)); err == nil { // a new listener is the relay itself, too
+		_ = c.Close()
+		t.Error("the relay reaches itself")
+	}
+	// Other users at the same address are another inbound.
+	private := inbound(one)
+	private.Users = map[string]string{"ada": "secret"}
+	if err := r.Reopen([]Inbound{private}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := socksTo(one, socks.TargetOf(at)); err == nil {
+		_ = c.Close()
+		t.Error("nobody is asked for a password")
+	}
+	if err := say(byOne, "and here"); err != nil {
+		t.Error(err)
+	}
 }

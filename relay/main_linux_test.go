@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/internal/nstest"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // TestMain lets the test's own program be the far ends of TestIdleConns.
@@ -226,7 +227,7 @@ func socksTo(server netip.AddrPort, to target) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := askServer(c, "", "", commandConnect, to); err != nil {
+	if _, err := socks.Ask(c, "", "", socks.Connect, to); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
@@ -235,7 +236,7 @@ func socksTo(server netip.AddrPort, to target) (*net.TCPConn, error) {
 
 func mustSOCKS(t testing.TB, server netip.AddrPort, to netip.AddrPort) *net.TCPConn {
 	t.Helper()
-	c, err := socksTo(server, targetOf(to))
+	c, err := socksTo(server, socks.TargetOf(to))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/internal/child"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // endsVar tells the test binary that it is a helper: "SERVER COUNT".
@@ -32,7 +33,7 @@ func helpEnds(server netip.AddrPort, count int) error {
 	}
 	var far, near []net.Conn
 	for range count {
-		c, err := socksTo(server, targetOf(l.Addr().(*net.TCPAddr).AddrPort()))
+		c, err := socksTo(server, socks.TargetOf(l.Addr().(*net.TCPAddr).AddrPort()))
 		if err != nil {
 			return err
 		}
@@ -223,7 +224,7 @@ func churn(t *testing.T, server, at, atUDP, dead netip.AddrPort, long time.Durat
 		},
 		func() { talk(server, dead, "x", true) },
 		func() { // a sender that does not read
-			if c, err := socksTo(server, targetOf(at)); err == nil {
+			if c, err := socksTo(server, socks.TargetOf(at)); err == nil {
 				_ = c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 				_, _ = c.Write(much)
 				refuse(c)
@@ -235,9 +236,9 @@ func churn(t *testing.T, server, at, atUDP, dead netip.AddrPort, long time.Durat
 				return
 			}
 			defer control.Close()
-			if bound, err := askServer(control, "", "", commandAssociate, target{addr: netip.IPv4Unspecified()}); err == nil {
-				if c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(bound.addrPort())); err == nil {
-					_, _ = c.Write(append(appendDatagramHead(nil, targetOf(atUDP)), "x"...))
+			if bound, err := socks.Ask(control, "", "", socks.Associate, target{Addr: netip.IPv4Unspecified()}); err == nil {
+				if c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(bound.AddrPort())); err == nil {
+					_, _ = c.Write(append(socks.AppendHead(nil, socks.TargetOf(atUDP)), "x"...))
 					_ = c.SetReadDeadline(time.Now().Add(time.Second))
 					_, _ = c.Read(make([]byte, 100))
 					_ = c.Close()
@@ -267,7 +268,7 @@ func churn(t *testing.T, server, at, atUDP, dead netip.AddrPort, long time.Durat
 
 // talk sends text and reads it back, and closes with a reset where hard.
 func talk(server, at netip.AddrPort, text string, hard bool) {
-	c, err := socksTo(server, targetOf(at))
+	c, err := socksTo(server, socks.TargetOf(at))
 	if err != nil {
 		return
 	}

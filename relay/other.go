@@ -15,8 +15,8 @@ type Relay struct{}
 
 // Stats are counters.
 type Stats struct {
-	Conns, Limit        int
-	Full, Self, Dropped uint64
+	Conns, Limit                   int
+	Full, Self, Dropped, Displaced uint64
 }
 
 // New needs Linux.
@@ -24,6 +24,9 @@ func New(Config) (*Relay, error) { return nil, errSystem }
 
 // Run needs Linux.
 func (*Relay) Run(context.Context) error { return errSystem }
+
+// Reopen needs Linux.
+func (*Relay) Reopen([]Inbound) error { return errSystem }
 
 // Addrs returns none.
 func (*Relay) Addrs() []netip.AddrPort { return nil }

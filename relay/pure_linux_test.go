@@ -1,8 +1,6 @@
 package relay
 
 import (
-	"bytes"
-	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -13,66 +11,6 @@ import (
 )
 
 var addrEqual = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-
-func drawTarget(t *rapid.T) target {
-	port := rapid.Uint16().Draw(t, "port")
-	switch rapid.IntRange(0, 2).Draw(t, "kind") {
-	case 0:
-		return target{addr: netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "v4"))), port: port}
-	case 1:
-		a := netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "v6"))).Unmap()
-		return target{addr: a, port: port}
-	default:
-		return target{name: rapid.StringMatching(`[a-z][a-z0-9.-]{0,250}[g-z]`).Draw(t, "name"), port: port}
-	}
-}
-
-// TestTargets: what is written is read, from memory, from a stream, and at the
-// head of a datagram.
-func TestTargets(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		want := drawTarget(t)
-		tail := rapid.SliceOfN(rapid.Byte(), 0, 10).Draw(t, "tail")
-		b := append(appendTarget(nil, want), tail...)
-		got, rest, err := cutTarget(b)
-		if err != nil || got != want || !bytes.Equal(rest, tail) {
-			t.Fatalf("cutTarget: %v, %x, %v; want %v, %x", got, rest, err, want, tail)
-		}
-		r := bytes.NewReader(b)
-		if got, err := readTarget(r); err != nil || got != want || r.Len() != len(tail) {
-			t.Fatalf("readTarget: %v, %v, %d left; want %v", got, err, r.Len(), want)
-		}
-		got, rest, err = cutDatagram(append(appendDatagramHead(nil, want), tail...))
-		if err != nil || got != want || !bytes.Equal(rest, tail) {
-			t.Fatalf("cutDatagram: %v, %x, %v", got, rest, err)
-		}
-	})
-}
-
-// both is a stream that is read from one place and written to another.
-type both struct {
-	io.Reader
-	io.Writer
-}
-
-func FuzzSOCKS(f *testing.F) {
-	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50"), false)
-	f.Add([]byte("\x05\x02\x00\x02\x01\x03ada\x06secret\x05\x03\x00\x03\x0bexample.com\x01\xbb"), true)
-	f.Add([]byte("\x05\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x04\x38"), false)
-	f.Fuzz(func(t *testing.T, b []byte, auth bool) {
-		users := map[string]string{"ada": "secret"}
-		if !auth {
-			users = nil
-		}
-		if _, to, err := acceptSOCKS(bytes.NewReader(b), io.Discard, users); err == nil && to.name == "" && !to.addr.IsValid() {
-			t.Error("a request for nothing")
-		}
-		if to, rest, err := cutDatagram(b); err == nil && (len(rest) > len(b) || to.name == "" && !to.addr.IsValid()) {
-			t.Errorf("a datagram for %v", to)
-		}
-		_, _ = askServer(both{bytes.NewReader(b), io.Discard}, "ada", "secret", commandConnect, target{name: "x", port: 1})
-	})
-}
 
 func TestHostPort(t *testing.T) {
 	for _, c := range []struct {

@@ -62,7 +62,8 @@ type Config struct {
 	Decider  Decider
 	// Reporter hears what becomes of connections; nil: nobody does.
 	Reporter Reporter
-	// Resolver finds the addresses of names that clients ask for; nil: the system's.
+	// Resolver finds the addresses of names that clients ask for; nil: the system's,
+	// which refuses to where the way has a Server.
 	Resolver Resolver
 	// Mark is the SO_MARK of outbound sockets whose way has none: the bypass mark.
 	// 0 marks nothing, which is right only without TProxy.
@@ -91,6 +92,10 @@ type Limits struct {
 	HalfClosed time.Duration
 	// UDPIdle ends UDP sessions. Default 2 min (RFC 4787, REQ-5); those to port 53 end after 10 s.
 	UDPIdle time.Duration
+	// Sessions is how many UDP sessions one client has at an inbound; then the one that
+	// has been unused for longest ends for the next. Default 1024: a quarter of the
+	// destinations that are answered for at once.
+	Sessions int
 	// Drain is how long connections may go on when Run ends. Default: not at all.
 	Drain time.Duration
 }
@@ -107,6 +112,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Handshakes <= 0 {
 		l.Handshakes = 1024
+	}
+	if l.Sessions <= 0 {
+		l.Sessions = 1024
 	}
 	or(&l.Sniff, 300*time.Millisecond)
 	or(&l.Request, 10*time.Second)
@@ -178,10 +186,12 @@ type Way struct {
 	// Src4 and Src6 are the sockets' source addresses; the zero Addr leaves it to the kernel.
 	Src4, Src6 netip.Addr
 	// Server is a SOCKS5 server to go through; the zero AddrPort is none. User and
-	// Password are for it. Names are left to the server to resolve.
+	// Password are for it. Names that were not resolved for the decision are left to it.
 	Server         netip.AddrPort
 	User, Password string
-	// SendName gives the server the sniffed name in place of the address.
+	// SendName gives the server the name, asked for or sniffed, also where an address
+	// is known. It must not be set where the decision hangs on the address: the server
+	// may find another one.
 	SendName bool
 }
 
@@ -206,10 +216,11 @@ const (
 	PerConn            // each flow has its own
 )
 
-// Resolver finds the addresses of a name. way is how the connection will be
-// dialled; its Server is not set.
+// Resolver finds the addresses of a name that a client asks for. way is how the
+// connection will be dialled, and the question must leave by it: where it has a
+// Server, through that.
 type Resolver interface {
-	Resolve(ctx context.Context, name string, way *Way) ([]netip.Addr, error)
+	Resolve(ctx context.Context, client netip.Addr, name string, way *Way) ([]netip.Addr, error)
 }
 
 // Reporter hears what becomes of connections, from many goroutines. It must not
@@ -289,9 +300,10 @@ const (
 	Idled                  // nothing moved for too long
 	Killed                 // Relay.Kill
 	Stopped                // Run ended
+	Displaced              // a newer session took its place
 )
 
-var whyNames = [...]string{"finished", "client reset", "server reset", "idle", "killed", "stopped"}
+var whyNames = [...]string{"finished", "client reset", "server reset", "idle", "killed", "stopped", "displaced"}
 
 // String returns the reason in lower case.
 func (w Why) String() string { return whyNames[w] }

@@ -4,21 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/admit"
+	"netpolicy.dev/netpolicy/internal/sockmark"
 )
 
 // reserve are descriptors that are kept for others: files, netlink, the API,
 // handshakes with two sockets for a moment.
 const reserve = 512
+
+// callerPart is the part of all handshakes that one client may have under way: a
+// scan of dead addresses, or silence, must not keep the others out.
+const callerPart = 4
 
 // Relay is made by New and works while Run runs.
 type Relay struct {
@@ -26,27 +35,38 @@ type Relay struct {
 	limits   Limits
 	resolver Resolver
 	epoch    time.Time
-	inbounds []*inbound
 	loops    []*loop
 	table    *table
 	shaper   shaper
 	gate     chan struct{} // Limits.Handshakes
-	callers  callers
+	callers  admit.Gate    // handshakes of each client
 	serving  sync.WaitGroup
 	counts   counts
-	own      map[uint16]bool // the ports of TCP and UDP listeners
+
+	mu        sync.Mutex // of what follows
+	inbounds  []*inbound
+	work      context.Context // nil before Run
+	ended     bool
+	accepting sync.WaitGroup
+	failed    chan error                          // of an inbound; one is enough
+	own       atomic.Pointer[map[uint16]struct{}] // the ports of TCP and UDP listeners
+
+	// maxReplies is maxReplySockets, less in tests.
+	maxReplies int
 }
 
 // inbound is an open Inbound.
 type inbound struct {
 	Inbound
-	tcp *net.TCPListener
-	udp int // TProxy's second socket, -1 without; it belongs to a loop when Run runs
+	tcp   *net.TCPListener
+	udp   int    // TProxy's second socket, -1 without; its front's when Run runs
+	loop  *loop  // the front's
+	front *front // nil without
 }
 
 // counts are for Stats.
 type counts struct {
-	full, self, dropped atomic.Uint64
+	full, self, dropped, displaced atomic.Uint64
 }
 
 // Stats are counters since New, and what is there now.
@@ -61,6 +81,8 @@ type Stats struct {
 	// Dropped counts datagrams that were dropped while a decision was made or
 	// because the way out was full.
 	Dropped uint64
+	// Displaced counts UDP sessions that ended for a newer one.
+	Displaced uint64
 }
 
 // New opens the inbounds, so that clients wait in the backlog until Run runs.
@@ -69,12 +91,10 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Decider == nil {
 		return nil, errors.New("a relay needs a decider")
 	}
-	for _, in := range cfg.Inbounds {
-		if in.Kind == TProxy && cfg.Mark == 0 {
-			return nil, errors.New("a tproxy inbound needs a mark for the relay's own sockets: else they come back to it")
-		}
+	if err := cfg.sound(cfg.Inbounds); err != nil {
+		return nil, err
 	}
-	r := &Relay{cfg: cfg, limits: cfg.Limits.withDefaults(), resolver: cfg.Resolver, epoch: time.Now(), own: map[uint16]bool{}}
+	r := &Relay{cfg: cfg, limits: cfg.Limits.withDefaults(), resolver: cfg.Resolver, epoch: time.Now(), maxReplies: maxReplySockets, failed: make(chan error, 1)}
 	if r.resolver == nil {
 		r.resolver = systemResolver{}
 	}
@@ -83,6 +103,7 @@ func New(cfg Config) (*Relay, error) {
 	}
 	r.table = newTable(r.limits.Conns)
 	r.gate = make(chan struct{}, r.limits.Handshakes)
+	r.callers.MaxEach = max(1, r.limits.Handshakes/callerPart)
 	for _, in := range cfg.Inbounds {
 		open, err := listen(in, cfg.Mark)
 		if err != nil {
@@ -90,8 +111,8 @@ func New(cfg Config) (*Relay, error) {
 			return nil, err
 		}
 		r.inbounds = append(r.inbounds, open)
-		r.own[portOf(open.tcp)] = true
 	}
+	r.know()
 	for range min(runtime.GOMAXPROCS(0), maxLoops) {
 		l, err := newLoop(r)
 		if err != nil {
@@ -101,6 +122,25 @@ func New(cfg Config) (*Relay, error) {
 		r.loops = append(r.loops, l)
 	}
 	return r, nil
+}
+
+// sound reports what is wrong with inbounds.
+func (cfg *Config) sound(list []Inbound) error {
+	for _, in := range list {
+		if in.Kind == TProxy && cfg.Mark == 0 {
+			return errors.New("a tproxy inbound needs a mark for the relay's own sockets: else they come back to it")
+		}
+	}
+	return nil
+}
+
+// know notes the ports of the inbounds.
+func (r *Relay) know() {
+	own := map[uint16]struct{}{}
+	for _, in := range r.inbounds {
+		own[portOf(in.tcp)] = struct{}{}
+	}
+	r.own.Store(&own)
 }
 
 // room is how many connections the descriptor limit holds: two descriptors each.
@@ -121,9 +161,12 @@ func (r *Relay) closeAll() {
 	}
 }
 
+// close ends what comes in; what has come in by TCP goes on.
 func (in *inbound) close() {
 	_ = in.tcp.Close()
-	if in.udp >= 0 {
+	if in.front != nil {
+		in.loop.post(func(l *loop) { in.front.end(l, Stopped) })
+	} else if in.udp >= 0 {
 		_ = unix.Close(in.udp)
 	}
 }
@@ -135,7 +178,7 @@ func listen(in Inbound, mark uint32) (*inbound, error) {
 		ctlErr := c.Control(func(fd uintptr) {
 			// The sockets of connections have all this as well.
 			stayAlive(int(fd))
-			if err = setMark(int(fd), mark); err == nil && in.Kind == TProxy {
+			if err = sockmark.Set(int(fd), mark); err == nil && in.Kind == TProxy {
 				err = transparent(int(fd), in.Listen.Addr())
 			}
 		})
@@ -162,17 +205,6 @@ func listen(in Inbound, mark uint32) (*inbound, error) {
 	return open, nil
 }
 
-// setMark gives a socket its mark; 0 is none.
-func setMark(fd int, mark uint32) error {
-	if mark == 0 {
-		return nil
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
-		return fmt.Errorf("mark a socket with %#x: %w", mark, err)
-	}
-	return nil
-}
-
 // transparent lets a socket have addresses that are not this host's.
 func transparent(fd int, a netip.Addr) error {
 	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
@@ -190,8 +222,10 @@ func portOf(l *net.TCPListener) uint16 {
 	return a.AddrPort().Port()
 }
 
-// Addrs returns where the inbounds listen, in the order of Config.Inbounds.
+// Addrs returns where the inbounds listen, in the order in which they were opened.
 func (r *Relay) Addrs() []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	list := make([]netip.AddrPort, len(r.inbounds))
 	for i, in := range r.inbounds {
 		list[i] = netip.AddrPortFrom(in.Listen.Addr(), portOf(in.tcp))
@@ -205,8 +239,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	// Work goes on after ctx ended, while connections drain.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, len(r.loops)+len(r.inbounds)) // one from each
-	var accepting, looping sync.WaitGroup
+	failed := make(chan error, len(r.loops)) // one from each
+	var looping sync.WaitGroup
 	for _, l := range r.loops {
 		looping.Go(func() {
 			if err := l.run(work); err != nil {
@@ -214,25 +248,25 @@ func (r *Relay) Run(ctx context.Context) error {
 			}
 		})
 	}
-	for i, in := range r.inbounds {
-		if in.udp >= 0 {
-			r.loops[i%len(r.loops)].post(func(l *loop) { l.openTProxy(in) })
-		}
-		accepting.Go(func() {
-			if err := r.accept(work, in); err != nil {
-				failed <- err
-			}
-		})
+	r.mu.Lock()
+	r.work = work
+	for _, in := range r.inbounds {
+		r.begin(in)
 	}
+	r.mu.Unlock()
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case err = <-r.failed:
 	}
+	r.mu.Lock()
+	r.ended = true
 	for _, in := range r.inbounds {
 		_ = in.tcp.Close()
 	}
-	accepting.Wait()
+	r.mu.Unlock()
+	r.accepting.Wait()
 	if r.limits.Drain > 0 && err == nil {
 		drain, cancel := context.WithTimeout(work, r.limits.Drain)
 		r.table.drain(drain)
@@ -247,6 +281,67 @@ func (r *Relay) Run(ctx context.Context) error {
 	return err
 }
 
+// begin serves an inbound. r.mu is held.
+func (r *Relay) begin(in *inbound) {
+	if in.udp >= 0 {
+		in.loop, in.front = r.pick(), tproxyFront(in.udp)
+		if !in.loop.post(func(l *loop) { l.open(in.front) }) {
+			closeFD(in.udp) // the loop has failed, and Run is about to end
+		}
+	}
+	work := r.work
+	r.accepting.Go(func() {
+		if err := r.accept(work, in); err != nil {
+			select {
+			case r.failed <- err:
+			default: // Run ends already
+			}
+		}
+	})
+}
+
+// Reopen makes the inbounds those of list. One that is open already stays as it is;
+// connections that have come in by one that is closed go on, but for datagrams by TPROXY.
+// The error says which could not be opened; the others are.
+func (r *Relay) Reopen(list []Inbound) error {
+	if err := r.cfg.sound(list); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return errors.New("the relay has ended")
+	}
+	wanted := func(in *inbound) bool { return slices.ContainsFunc(list, in.same) }
+	r.inbounds = slices.DeleteFunc(r.inbounds, func(in *inbound) bool {
+		if !wanted(in) {
+			in.close()
+		}
+		return !wanted(in)
+	})
+	var errs []error
+	for _, want := range list {
+		if slices.ContainsFunc(r.inbounds, func(in *inbound) bool { return in.same(want) }) {
+			continue
+		}
+		in, err := listen(want, r.cfg.Mark)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if r.inbounds = append(r.inbounds, in); r.work != nil {
+			r.begin(in)
+		}
+	}
+	r.know()
+	return errors.Join(errs...)
+}
+
+// same reports whether the inbound is what is wanted.
+func (in *inbound) same(want Inbound) bool {
+	return in.Kind == want.Kind && in.Listen == want.Listen && maps.Equal(in.Users, want.Users)
+}
+
 // accept takes connections until the listener is closed.
 func (r *Relay) accept(ctx context.Context, in *inbound) error {
 	for pause := time.Millisecond; ; {
@@ -255,7 +350,7 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 			pause = time.Millisecond
 			remote, _ := c.RemoteAddr().(*net.TCPAddr)
 			src := unmap(remote.AddrPort())
-			if !r.callers.take(src.Addr(), max(1, r.limits.Handshakes/callerPart)) {
+			if !r.callers.Enter(src.Addr()) {
 				r.counts.full.Add(1)
 				refuse(c)
 				continue
@@ -267,7 +362,7 @@ func (r *Relay) accept(ctx context.Context, in *inbound) error {
 				return nil
 			}
 			r.serving.Go(func() {
-				defer func() { r.callers.give(src.Addr()); <-r.gate }()
+				defer func() { r.callers.Leave(src.Addr()); <-r.gate }()
 				r.serve(ctx, in, c, src)
 			})
 			continue
@@ -306,7 +401,7 @@ func (r *Relay) Kill(id uint64) bool { return r.table.kill(id) }
 func (r *Relay) Stats() Stats {
 	return Stats{
 		Conns: r.table.len(), Limit: r.limits.Conns, Full: r.counts.full.Load(),
-		Self: r.counts.self.Load(), Dropped: r.counts.dropped.Load(),
+		Self: r.counts.self.Load(), Dropped: r.counts.dropped.Load(), Displaced: r.counts.displaced.Load(),
 	}
 }
 
@@ -334,7 +429,7 @@ func (r *Relay) closed(e *entry, end *End) {
 // isSelf reports whether an address is that of one of our own listeners. It
 // looks at this host's addresses only for their ports.
 func (r *Relay) isSelf(a netip.AddrPort) bool {
-	if !r.own[a.Port()] {
+	if _, own := (*r.own.Load())[a.Port()]; !own {
 		return false
 	}
 	if a.Addr().IsLoopback() || a.Addr().IsUnspecified() {

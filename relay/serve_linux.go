@@ -12,7 +12,11 @@ import (
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector/first"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
+
+// target is where a client wants to go.
+type target = socks.Target
 
 // request is what a client wants.
 type request struct {
@@ -90,19 +94,19 @@ func (r *Relay) request(kind Kind, in *greeting, c *net.TCPConn, e *entry) (*req
 		if r.isSelf(unmap(to.AddrPort())) {
 			return nil, errSelf
 		}
-		return &request{target: targetOf(to.AddrPort()), left: -1}, nil
+		return &request{target: socks.TargetOf(to.AddrPort()), left: -1}, nil
 	}
 	begin, err := in.Peek(1)
 	if err != nil {
 		return nil, err
 	}
-	switch socks := begin[0] == socksVersion; {
-	case socks && kind != HTTP:
+	switch asks := begin[0] == socks.Version; {
+	case asks && kind != HTTP:
 		return r.requestSOCKS(in, c, e)
-	case !socks && kind != SOCKS:
+	case !asks && kind != SOCKS:
 		return requestHTTP(in, c)
 	}
-	return nil, errSOCKS
+	return nil, socks.ErrProtocol
 }
 
 // greeting is what a client says first, in as few reads as can be.
@@ -326,38 +330,38 @@ func (r *Relay) hand(a *attempt, to *net.TCPConn) bool {
 
 // requestSOCKS reads a SOCKS request.
 func (r *Relay) requestSOCKS(in *greeting, c *net.TCPConn, e *entry) (*request, error) {
-	command, t, err := acceptSOCKS(in, c, in.users)
+	command, t, err := socks.Accept(in, c, in.users)
 	if err != nil {
 		return nil, err
 	}
 	switch command {
-	case commandConnect:
+	case socks.Connect:
 		return &request{target: t, left: -1, early: in.rest(), answer: func(err error) error {
-			return writeReply(c, replyOf(err), netip.AddrPort{})
+			return socks.WriteReply(c, replyOf(err), netip.AddrPort{})
 		}}, nil
-	case commandAssociate:
+	case socks.Associate:
 		return nil, r.associate(c, e)
 	}
-	_ = writeReply(c, replyCommand, netip.AddrPort{})
-	return nil, errSOCKS
+	_ = socks.WriteReply(c, socks.ReplyCommand, netip.AddrPort{})
+	return nil, socks.ErrProtocol
 }
 
 // replyOf is what a SOCKS client is told.
 func replyOf(err error) byte {
 	switch {
 	case err == nil:
-		return replyOK
+		return socks.ReplyOK
 	case errors.Is(err, errBlocked):
-		return replyNotAllowed
+		return socks.ReplyNotAllowed
 	}
 	switch failureOf(err) {
 	case Refused:
-		return replyRefused
+		return socks.ReplyRefused
 	case Unreachable, NoName:
-		return replyUnreachable
+		return socks.ReplyUnreachable
 	case TimedOut:
-		return replyTimedOut
+		return socks.ReplyTimedOut
 	default:
-		return replyFailed
+		return socks.ReplyFailed
 	}
 }

@@ -131,8 +131,8 @@ func (e *entry) aim(t target) {
 func (e *entry) called(name string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.dst.name == "" {
-		e.dst.name = name
+	if e.dst.Name == "" {
+		e.dst.Name = name
 	}
 }
 
@@ -142,7 +142,7 @@ func (e *entry) taken(w *Way, to netip.AddrPort) {
 	defer e.mu.Unlock()
 	e.route, e.uplink = w.Route, w.Uplink
 	if to.IsValid() {
-		e.dst.addr, e.dst.port = to.Addr(), to.Port()
+		e.dst.Addr, e.dst.Port = to.Addr(), to.Port()
 	}
 }
 
@@ -151,7 +151,7 @@ func (e *entry) show(c *Conn, epoch time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	*c = Conn{
-		ID: e.id, Inbound: e.inbound, Proto: flow.TCP, Src: e.src, Dst: e.dst.addrPort(), Name: e.dst.name,
+		ID: e.id, Inbound: e.inbound, Proto: flow.TCP, Src: e.src, Dst: e.dst.AddrPort(), Name: e.dst.Name,
 		Route: e.route, Uplink: e.uplink, Opened: epoch.Add(time.Duration(e.opened)),
 		Up: e.up.Load(), Down: e.down.Load(),
 	}

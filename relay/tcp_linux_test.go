@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // TestTransfer moves much both ways at once, by splice and by copies.
@@ -245,7 +247,7 @@ func TestFull(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if c, err := socksTo(server, targetOf(at)); err == nil {
+	if c, err := socksTo(server, socks.TargetOf(at)); err == nil {
 		_ = c.Close()
 		t.Error("a third connection was taken")
 	}
@@ -333,7 +335,7 @@ func TestThrottledTransfer(t *testing.T) {
 		done := make(chan error, 2)
 		for range 2 {
 			go func() {
-				conn, err := socksTo(server, targetOf(at))
+				conn, err := socksTo(server, socks.TargetOf(at))
 				if err == nil {
 					var n int64
 					if n, err = io.Copy(io.Discard, conn); n != size {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -250,5 +251,76 @@ func (n *network) udp(t *testing.T, r *Relay, addr string) {
 	}
 	if len(list) < len(conns) || up != 3*8*(1+1200+1472+20_000) {
 		t.Errorf("table: %d bytes up in %+v", up, list)
+	}
+}
+
+// TestManyDestinations: a client that asks for more destinations than it may loses its
+// own oldest sessions, and one that fills the table does not keep others out of it.
+func TestManyDestinations(t *testing.T) {
+	n := newNetwork(t)
+	n.client.Run(t, "", "ip", "addr", "add", "10.1.0.3/24", "dev", "eth0")
+	const most, each = 6, 4
+	var h heard
+	r, err := New(Config{
+		Inbounds: []Inbound{{Kind: TProxy, Listen: n.needs.ipv4}},
+		Decider:  deciderFunc(direct), Reporter: &h, Mark: bypass, Limits: Limits{Sessions: each},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.maxReplies = most
+	run(t, r)
+	var servers []netip.AddrPort
+	for range 2*each + 2 {
+		var pc net.PacketConn
+		n.servers.Do(t, func() { pc, err = net.ListenPacket("udp", "203.0.113.10:0") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers = append(servers, echoUDP(t, pc))
+	}
+	exchange := func(from string, to netip.AddrPort) {
+		t.Helper()
+		var c *net.UDPConn
+		n.client.Do(t, func() {
+			c, err = net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, net.UDPAddrFromAddrPort(to))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 10)); err != nil {
+			t.Errorf("%s has no answer of %s: %v", from, to, err)
+		}
+	}
+	held := func() (list []netip.AddrPort) {
+		for _, c := range r.Conns() {
+			list = append(list, c.Dst)
+		}
+		return list
+	}
+	for _, s := range servers[:2*each] {
+		exchange("10.1.0.2", s)
+	}
+	// The newest stay.
+	if got, want := held(), servers[each:2*each]; !slices.Equal(got, want) {
+		t.Errorf("the client has sessions with %v, want %v", got, want)
+	}
+	if s := r.Stats(); s.Displaced != each {
+		t.Errorf("%+v", s)
+	}
+	exchange("10.1.0.3", servers[0])
+	exchange("10.1.0.3", servers[1]) // the last free place
+	exchange("10.1.0.3", servers[2*each])
+	want := append(slices.Clone(servers[each+1:2*each]), servers[0], servers[1], servers[2*each])
+	if got := held(); !slices.Equal(got, want) {
+		t.Errorf("both have sessions with %v, want %v", got, want)
+	}
+	if _, end := h.end(t, 1); end.Why != Displaced {
+		t.Errorf("it ended because of %s", end.Why)
 	}
 }

@@ -1,17 +1,16 @@
 package relay
 
 import (
+	"container/list"
 	"context"
 	"errors"
-	"net"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector/first"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 const (
@@ -26,43 +25,22 @@ const (
 	// another question.
 	blockedFor = 5 * time.Second
 	// maxReplySockets bounds the sockets that answer in the name of destinations;
-	// sessions with one destination share one.
+	// sessions with one destination share one. Beyond it the client that has most
+	// sessions loses the one unused for longest.
 	maxReplySockets = 4096
+	// maxDisplaced bounds the sessions that end for one more.
+	maxDisplaced = 16
 )
-
-// front is a UDP socket where clients come in: a TProxy inbound, or a SOCKS
-// client's association. It belongs to a loop, and its sessions with it.
-type front struct {
-	kind     Kind
-	fd       int
-	control  int    // an association's TCP connection, -1 without
-	e        *entry // an association's
-	client   netip.Addr
-	sessions map[sessionKey]*session
-	replies  map[netip.AddrPort]*replySocket // TProxy
-	queued   bool
-	closed   bool
-}
-
-// sessionKey is what tells sessions of a front apart.
-type sessionKey struct {
-	src netip.AddrPort
-	dst target
-}
-
-// replySocket sends in the name of a destination.
-type replySocket struct {
-	fd, users int
-}
 
 // session is one client's datagrams to one destination, and back.
 type session struct {
 	f        *front
 	e        *entry
 	key      sessionKey
-	opening  *opening // until it has a way
-	fd       int      // connected to the far end or to the SOCKS server, -1 while there is none
-	control  int      // the connection to the SOCKS server, -1 without
+	place    *list.Element // among its client's
+	opening  *opening      // until it has a way
+	fd       int           // connected to the far end or to the SOCKS server, -1 while there is none
+	control  int           // the connection to the SOCKS server, -1 without
 	replies  *replySocket
 	name     unix.RawSockaddrInet6 // the client's
 	nameLen  uint32
@@ -88,202 +66,10 @@ type opening struct {
 	bytes   int
 }
 
-// openTProxy takes over the UDP socket of an inbound.
-func (l *loop) openTProxy(in *inbound) {
-	f := &front{kind: TProxy, fd: in.udp, control: -1, sessions: map[sessionKey]*session{}, replies: map[netip.AddrPort]*replySocket{}}
-	in.udp = -1
-	if err := l.watch(f.fd, f); err != nil {
-		f.end(l, Stopped)
-	}
-}
-
-// associate opens a UDP socket for a SOCKS client and gives it to a loop,
-// together with the client's connection and its entry.
-func (r *Relay) associate(c *net.TCPConn, e *entry) error {
-	local, _ := c.LocalAddr().(*net.TCPAddr)
-	at := netip.AddrPortFrom(local.AddrPort().Addr().Unmap().WithZone(""), 0)
-	fd, err := socketFor(at.Addr())
-	if err != nil {
-		_ = writeReply(c, replyFailed, netip.AddrPort{})
-		return err
-	}
-	if err = bindTo(fd, at); err == nil {
-		err = setMark(fd, r.cfg.Mark)
-	}
-	var bound netip.AddrPort
-	if err == nil {
-		bound, err = boundTo(fd)
-	}
-	if err != nil {
-		closeFD(fd)
-		_ = writeReply(c, replyFailed, netip.AddrPort{})
-		return err
-	}
-	err = writeReply(c, replyOK, bound)
-	control := -1
-	if err == nil {
-		_ = c.SetDeadline(time.Time{})
-		control, err = dup(c)
-	}
-	if err != nil {
-		closeFD(fd)
-		return err
-	}
-	_ = c.Close()
-	f := &front{kind: SOCKS, fd: fd, control: control, e: e, client: e.src.Addr(), sessions: map[sessionKey]*session{}}
-	l := r.pick()
-	killed := e.stage(func() { l.post(func(l *loop) { f.end(l, Killed) }) })
-	ok := l.post(func(l *loop) {
-		if !f.closed && (l.watch(f.fd, f) != nil || l.watch(f.control, f) != nil || killed) {
-			f.end(l, Killed)
-		}
-	})
-	if !ok {
-		closeFD(fd)
-		closeFD(control)
-		r.table.remove(e)
-	}
-	return nil
-}
-
-// boundTo is a socket's own address.
-func boundTo(fd int) (netip.AddrPort, error) {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), nil
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)), nil
-	default:
-		return netip.AddrPort{}, errors.New("not an address of the internet")
-	}
-}
-
-func (f *front) event(l *loop, fd int, events uint32) {
-	if fd == f.control {
-		if gone(fd) {
-			f.end(l, Finished)
-		}
-		return
-	}
-	if events&unix.EPOLLIN != 0 && !f.queued {
-		f.serve(l)
-	}
-}
-
-// gone reads away what a control connection says, and reports whether it has ended.
-func gone(fd int) bool {
-	var b [64]byte
-	for {
-		n, err := unix.Read(fd, b[:])
-		if errors.Is(err, unix.EAGAIN) {
-			return false
-		}
-		if n <= 0 && !errors.Is(err, unix.EINTR) {
-			return true
-		}
-	}
-}
-
-func (f *front) again(l *loop) {
-	f.queued = false
-	if !f.closed {
-		f.serve(l)
-	}
-}
-
-// serve takes datagrams from clients and gives them on: those that follow each
-// other in one session with one system call.
-func (f *front) serve(l *loop) {
-	d := l.buffers()
-	for range rounds {
-		n, err := d.take(f.fd)
-		if err != nil {
-			return // nothing there, or an ICMP message about an answer
-		}
-		var last *session
-		for i := range n {
-			key, payload, ok := f.read(d, i)
-			if !ok {
-				l.r.counts.dropped.Add(1)
-				continue
-			}
-			s := f.sessions[key]
-			if s == nil {
-				if s = f.begin(l, key); s == nil {
-					continue
-				}
-			}
-			if last != nil && last != s {
-				last.flush(l)
-			}
-			last = s
-			s.take(l, payload)
-		}
-		if last != nil {
-			last.flush(l)
-		}
-		if n < batchSize {
-			return
-		}
-	}
-	f.queued = true
-	l.ready(f)
-}
-
-// read says whose the i-th datagram is, and what is in it.
-func (f *front) read(d *datagrams, i int) (key sessionKey, payload []byte, ok bool) {
-	payload, ok = d.payload(i)
-	key.src = d.from(i)
-	if !ok || !key.src.IsValid() {
-		return key, nil, false
-	}
-	if f.kind == TProxy {
-		dst, ok := d.to(i)
-		key.dst = targetOf(dst)
-		return key, payload, ok
-	}
-	if key.src.Addr() != f.client {
-		return key, nil, false
-	}
-	dst, payload, err := cutDatagram(payload)
-	key.dst = dst
-	return key, payload, err == nil
-}
-
-// begin makes a session; nil when there is no room.
-func (f *front) begin(l *loop, key sessionKey) *session {
-	r := l.r
-	if f.kind == TProxy && r.isSelf(key.dst.addrPort()) {
-		return nil
-	}
-	s := &session{f: f, key: key, fd: -1, control: -1, moved: l.now, idle: int64(r.limits.UDPIdle)}
-	if key.dst.port == 53 {
-		s.idle = min(s.idle, int64(dnsIdle))
-	}
-	s.e = r.table.add(f.kind, true, key.src, l.now, func() { l.post(func(l *loop) { s.end(l, Killed) }) })
-	if s.e == nil {
-		r.counts.full.Add(1)
-		return nil
-	}
-	s.e.aim(key.dst)
-	s.nameLen = sockaddr(&s.name, key.src)
-	ctx, cancel := context.WithCancel(context.Background()) // canceled by end
-	s.opening = &opening{question: question{r: r, e: s.e, target: key.dst}, ctx: ctx, cancel: cancel}
-	s.opening.describe(flow.UDP, key.src)
-	f.sessions[key] = s
-	var v Verdict
-	r.cfg.Decider.Decide(&s.opening.ask, &v)
-	if v.Sniff {
-		s.opening.until = l.now + int64(r.limits.Sniff)
-		l.after(r.limits.Sniff, s)
-	} else {
-		s.dial(l)
-	}
-	return s
+// touch notes that the session is used.
+func (s *session) touch(l *loop) {
+	s.moved = l.now
+	s.f.clients[s.key.src.Addr()].MoveToBack(s.place)
 }
 
 // take takes one datagram of the client's. An open session gathers it: flush sends.
@@ -291,7 +77,7 @@ func (s *session) take(l *loop, payload []byte) {
 	if s.blocked || s.closed {
 		return
 	}
-	s.moved = l.now
+	s.touch(l)
 	if o := s.opening; o != nil {
 		s.wait(l, payload)
 		if o.until > 0 && o.sniff.Write(payload) != first.More {
@@ -400,15 +186,15 @@ func (s *session) open(l *loop, w *wayOut, err error) {
 func (s *session) ready(l *loop, w *wayOut) error {
 	if s.f.kind == TProxy {
 		var err error
-		if s.replies, err = s.f.replySocket(l, s.key.dst.addrPort()); err != nil {
+		if s.replies, err = s.f.replySocket(l, s); err != nil {
 			return err
 		}
 	} else {
 		from := s.key.dst
 		if w.from.Addr().IsValid() {
-			from = targetOf(w.from)
+			from = socks.TargetOf(w.from)
 		}
-		s.backHead = appendDatagramHead(nil, from)
+		s.backHead = socks.AppendHead(nil, from)
 	}
 	if err := l.watch(s.fd, s); err != nil {
 		return err
@@ -417,40 +203,6 @@ func (s *session) ready(l *loop, w *wayOut) error {
 		return l.watch(s.control, s)
 	}
 	return nil
-}
-
-var errReplies = errors.New("too many destinations at once")
-
-// replySocket returns a socket that sends in the name of dst. It takes nothing:
-// TPROXY looks at connected sockets only before it gives datagrams to the inbound.
-func (f *front) replySocket(l *loop, dst netip.AddrPort) (*replySocket, error) {
-	if s := f.replies[dst]; s != nil {
-		s.users++
-		return s, nil
-	}
-	if len(f.replies) >= maxReplySockets {
-		return nil, errReplies
-	}
-	fd, err := socketFor(dst.Addr())
-	if err != nil {
-		return nil, err
-	}
-	if err = transparent(fd, dst.Addr()); err == nil {
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	}
-	if err == nil {
-		err = setMark(fd, l.r.cfg.Mark)
-	}
-	if err == nil {
-		err = bindTo(fd, dst)
-	}
-	if err != nil {
-		closeFD(fd)
-		return nil, err
-	}
-	s := &replySocket{fd, 1}
-	f.replies[dst] = s
-	return s, nil
 }
 
 func (s *session) event(l *loop, fd int, events uint32) {
@@ -476,13 +228,13 @@ func (s *session) answer(l *loop) {
 		if err != nil {
 			return
 		}
-		s.moved = l.now
+		s.touch(l)
 		want := 0
 		for i := range n {
 			payload, ok := d.payload(i)
 			if ok && s.outHead != nil {
 				var err error
-				_, payload, err = cutDatagram(payload)
+				_, payload, err = socks.CutDatagram(payload)
 				ok = err == nil
 			}
 			if !ok || s.down != nil && !s.down.takeAll(int64(len(payload)), l.now) {
@@ -521,21 +273,13 @@ func (s *session) count(l *loop, counter *atomic.Uint64, want, sent, bytes int) 
 // sweep is the front's to do: it has all sessions, also those without a socket.
 func (s *session) sweep(*loop) {}
 
-func (f *front) sweep(l *loop) {
-	for _, s := range f.sessions {
-		if l.now-s.moved >= s.idle {
-			s.end(l, Idled)
-		}
-	}
-}
-
 // end closes what the session has.
 func (s *session) end(l *loop, why Why) {
 	if s.closed {
 		return
 	}
 	s.closed = true
-	delete(s.f.sessions, s.key)
+	s.f.drop(s)
 	if s.opening != nil {
 		s.opening.cancel()
 	}
@@ -547,7 +291,7 @@ func (s *session) end(l *loop, why Why) {
 	}
 	if s.replies != nil {
 		if s.replies.users--; s.replies.users == 0 {
-			delete(s.f.replies, s.key.dst.addrPort())
+			delete(s.f.replies, s.key.dst.AddrPort())
 			closeFD(s.replies.fd)
 		}
 	}
@@ -555,23 +299,5 @@ func (s *session) end(l *loop, why Why) {
 		l.r.closed(s.e, &End{Why: why})
 	} else {
 		l.r.table.remove(s.e)
-	}
-}
-
-// end closes the front with all its sessions.
-func (f *front) end(l *loop, why Why) {
-	if f.closed {
-		return
-	}
-	f.closed = true
-	for _, s := range f.sessions {
-		s.end(l, why)
-	}
-	l.forget(f.fd)
-	if f.control >= 0 {
-		l.forget(f.control)
-	}
-	if f.e != nil {
-		l.r.table.remove(f.e)
 	}
 }

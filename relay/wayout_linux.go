@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // wayOut is a way for datagrams.
@@ -25,11 +27,12 @@ func (w *wayOut) close() {
 // datagrams opens a socket for datagrams to t.
 func (d *dialer) datagrams(ctx context.Context, t target, addrs []netip.Addr, o *Outcome) (wayOut, error) {
 	w := wayOut{control: -1}
-	to := t.addrPort()
+	to := t.AddrPort()
 	switch {
 	case d.way.Server.IsValid():
-		o.Dst = t.addrPort()
-		c, relay, err := d.server(ctx, commandAssociate, target{addr: netip.IPv4Unspecified()}, o)
+		t = d.told(t, addrs)[0]
+		o.Dst = t.AddrPort()
+		c, relay, err := d.server(ctx, socks.Associate, target{Addr: netip.IPv4Unspecified()}, o)
 		if err != nil {
 			return w, err
 		}
@@ -41,15 +44,15 @@ func (d *dialer) datagrams(ctx context.Context, t target, addrs []netip.Addr, o 
 		if to = relay; !to.Addr().IsValid() || to.Addr().IsUnspecified() {
 			to = netip.AddrPortFrom(d.way.Server.Addr(), relay.Port())
 		}
-		w.head, w.from = appendDatagramHead(nil, t), t.addrPort()
-	case t.name != "":
+		w.head, w.from = socks.AppendHead(nil, t), t.AddrPort()
+	case t.Name != "":
 		if addrs == nil {
 			var err error
-			if addrs, err = d.resolve(ctx, t.name); err != nil {
+			if addrs, err = d.resolve(ctx, t.Name); err != nil {
 				return w, err
 			}
 		}
-		to = netip.AddrPortFrom(addrs[0], t.port)
+		to = netip.AddrPortFrom(addrs[0], t.Port)
 		fallthrough
 	default:
 		o.Dst, w.from = to, to

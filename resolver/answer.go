@@ -16,6 +16,8 @@ type flight struct {
 	// Set before done is closed.
 	entry *entry // nil: no answer
 	err   error  // why there is none, or errPoor: a stale answer is better, if there is one
+
+	stop context.CancelFunc
 }
 
 // first reads a message and answers at once what needs no upstream and no
@@ -34,6 +36,10 @@ func (r *Resolver) first(dst, msg []byte, from netip.AddrPort, limit int) (q que
 	if c.Blocked {
 		r.counters.Blocked.Add(1)
 		return q, c, append(dst, q.block(r.cfg.Blocked)...), false
+	}
+	if c.NoWay {
+		r.counters.NoWay.Add(1)
+		return q, c, q.reject(dst, rcodeServFail, edeNoReachable), false
 	}
 	now := time.Now()
 	if e, fresh := r.cache.get(q.key(c), now); fresh && (r.cfg.Learn == nil || e.known(now)) {
@@ -95,7 +101,7 @@ func (r *Resolver) respond(ctx context.Context, dst []byte, q *query, c Choice, 
 		defer timer.Stop()
 		patience = timer.C
 	}
-	f := r.join(ctx, k, q, c)
+	f := r.join(k, q, c)
 	select {
 	case <-f.done:
 	case <-patience:
@@ -124,7 +130,7 @@ func (r *Resolver) give(ctx context.Context, dst []byte, e *entry, q *query, sta
 }
 
 // join returns the flight for k, and begins it if there is none.
-func (r *Resolver) join(ctx context.Context, k key, q *query, c Choice) *flight {
+func (r *Resolver) join(k key, q *query, c Choice) *flight {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f := r.flights[k]; f != nil {
@@ -137,6 +143,14 @@ func (r *Resolver) join(ctx context.Context, k key, q *query, c Choice) *flight 
 		close(f.done)
 		return f
 	}
+	if r.ended {
+		f.err = errClosed
+		close(f.done)
+		return f
+	}
+	// It is for all who join it, so that it ends with none of them.
+	var ctx context.Context
+	ctx, f.stop = context.WithCancel(context.Background())
 	r.flights[k] = f
 	mine := *q
 	mine.wire = slices.Clone(q.wire) // the client's buffer may go on to its next question
@@ -146,9 +160,21 @@ func (r *Resolver) join(ctx context.Context, k key, q *query, c Choice) *flight 
 		r.mu.Lock()
 		delete(r.flights, k)
 		r.mu.Unlock()
+		f.stop()
 		close(f.done)
 	})
 	return f
+}
+
+// land ends all flights, waits for them, and lets no other begin.
+func (r *Resolver) land() {
+	r.mu.Lock()
+	r.ended = true
+	for _, f := range r.flights {
+		f.stop()
+	}
+	r.mu.Unlock()
+	r.running.Wait()
 }
 
 // fly asks the upstreams, learns, and keeps the answer. Learning comes first: from

@@ -13,6 +13,7 @@ type Counters struct {
 	Stale          atomic.Uint64 // answered from the cache beyond its time
 	Coalesced      atomic.Uint64 // waited for an equal question on its way
 	Blocked        atomic.Uint64 // answered as blocked
+	NoWay          atomic.Uint64 // answered SERVFAIL: the name's traffic has no way out
 	Failed         atomic.Uint64 // answered SERVFAIL: no upstream replied
 	Malformed      atomic.Uint64 // not a sound query: FORMERR, or no answer at all
 	Refused        atomic.Uint64 // ANY, zone transfers, other classes and opcodes
@@ -36,39 +37,6 @@ const (
 	maxConns          = 256
 	maxConnsPerClient = 16
 )
-
-// limiter counts what is under way, in all and for each client.
-type limiter struct {
-	max, maxEach int
-
-	mu   sync.Mutex
-	all  int
-	each map[netip.Addr]int
-}
-
-// take reports whether one more may begin; then give must follow.
-func (l *limiter) take(client netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.all >= l.max || l.each[client] >= l.maxEach {
-		return false
-	}
-	if l.each == nil {
-		l.each = map[netip.Addr]int{}
-	}
-	l.all++
-	l.each[client]++
-	return true
-}
-
-func (l *limiter) give(client netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.all--
-	if l.each[client]--; l.each[client] <= 0 {
-		delete(l.each, client)
-	}
-}
 
 // ownAddrs are the local addresses of our sockets towards upstreams. A question
 // that comes from one of them is our own: something leads it back, such as a

@@ -34,6 +34,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/admit"
 )
 
 const (
@@ -117,12 +119,18 @@ type Route struct {
 	Mark   uint32     // SO_MARK
 	Device string     // SO_BINDTODEVICE
 	Source netip.Addr // the address to send from
+	// Server is a SOCKS5 server to go through; the zero AddrPort is none. What goes
+	// over UDP elsewhere goes over TCP then.
+	Server netip.AddrPort
 }
 
 // Choice is what becomes of a question.
 type Choice struct {
 	// Blocked: it is answered here, as Config.Blocked says.
 	Blocked bool
+	// NoWay: the name's traffic has no way out, and so the question has none. It is
+	// answered SERVFAIL.
+	NoWay bool
 	// Upstreams are indices into Config.Upstreams, in order; nil: all.
 	Upstreams []int
 	Route     Route
@@ -154,13 +162,14 @@ type Resolver struct {
 	all      []int // every upstream
 	ups      []exchanger
 	cache    *cache
-	clients  limiter // questions that are being answered
-	conns    limiter // TCP connections of clients
+	clients  admit.Gate // questions that are being answered
+	conns    admit.Gate // TCP connections of clients
 	own      ownAddrs
 	counters Counters
 
 	mu        sync.Mutex
 	flights   map[key]*flight
+	ended     bool // Run has, or is about to: no flight begins
 	penalties map[tried]time.Time
 	running   sync.WaitGroup // flights
 }
@@ -184,8 +193,8 @@ func New(cfg Config) (*Resolver, error) {
 	r := &Resolver{
 		cfg:       cfg,
 		cache:     newCache(cfg.CacheEntries, cfg.CacheBytes, cfg.Stale),
-		clients:   limiter{max: maxQueries, maxEach: maxQueriesPerClient},
-		conns:     limiter{max: maxConns, maxEach: maxConnsPerClient},
+		clients:   admit.Gate{Max: maxQueries, MaxEach: maxQueriesPerClient},
+		conns:     admit.Gate{Max: maxConns, MaxEach: maxConnsPerClient},
 		flights:   map[key]*flight{},
 		penalties: map[tried]time.Time{},
 	}
@@ -249,22 +258,27 @@ func (r *Resolver) Run(ctx context.Context) error {
 		s.close()
 	}
 	serving.Wait()
-	r.running.Wait()
+	r.land()
 	for _, u := range r.ups {
 		u.close()
 	}
 	return err
 }
 
-// choose asks Config.Choose and drops indices that are none.
+// choose asks Config.Choose.
 func (r *Resolver) choose(q *query, client netip.Addr) Choice {
 	if r.cfg.Choose == nil {
 		return Choice{Upstreams: r.all}
 	}
 	c := r.cfg.Choose(q.name(), q.qtype, client.WithZone(""))
-	if c.Blocked {
-		return c
+	if !c.Blocked && !c.NoWay {
+		r.sound(&c)
 	}
+	return c
+}
+
+// sound fills in the upstreams of a choice, and drops indices that are none.
+func (r *Resolver) sound(c *Choice) {
 	if len(c.Upstreams) == 0 {
 		c.Upstreams = r.all
 	}
@@ -275,7 +289,6 @@ func (r *Resolver) choose(q *query, client netip.Addr) Choice {
 		}
 	}
 	c.Upstreams = c.Upstreams[:min(len(c.Upstreams), maxUpstreams)]
-	return c
 }
 
 // order returns the upstreams of c, those last that lately did not reply.

@@ -116,14 +116,14 @@ func (r *Resolver) serveUDP(ctx context.Context, s *sock) error {
 			}
 			continue
 		}
-		if !r.clients.take(client.Addr()) {
+		if !r.clients.Enter(client.Addr()) {
 			r.counters.Dropped.Add(1)
 			continue
 		}
 		q.wire = append([]byte(nil), q.wire...)
 		source = append([]byte(nil), source...)
 		waiting.Go(func() {
-			defer r.clients.give(client.Addr())
+			defer r.clients.Leave(client.Addr())
 			if reply := r.respond(ctx, nil, &q, choice, 0); reply != nil {
 				_, _, _ = s.udp.WriteMsgUDPAddrPort(reply, source, from)
 			}
@@ -156,13 +156,13 @@ func (r *Resolver) serveTCP(ctx context.Context, l net.Listener) error {
 			}
 		}
 		client := addrPort(c.RemoteAddr())
-		if !r.conns.take(client.Addr()) {
+		if !r.conns.Enter(client.Addr()) {
 			r.counters.Dropped.Add(1)
 			_ = c.Close()
 			continue
 		}
 		serving.Go(func() {
-			defer r.conns.give(client.Addr())
+			defer r.conns.Leave(client.Addr())
 			r.serveConn(ctx, c, client)
 		})
 	}
@@ -206,14 +206,14 @@ func (r *Resolver) serveConn(ctx context.Context, c net.Conn, client netip.AddrP
 			write(reply)
 			continue
 		}
-		if !r.clients.take(client.Addr()) {
+		if !r.clients.Enter(client.Addr()) {
 			r.counters.Dropped.Add(1)
 			return
 		}
 		slots <- struct{}{}
 		waiting.Go(func() {
 			defer func() { <-slots }()
-			defer r.clients.give(client.Addr())
+			defer r.clients.Leave(client.Addr())
 			write(r.respond(ctx, make([]byte, lengthSize, maxPayload), &q, choice, maxTCP))
 		})
 	}

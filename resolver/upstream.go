@@ -10,6 +10,9 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 )
 
 // target is an upstream's URL, read.
@@ -93,19 +96,28 @@ type dialer struct {
 func (d dialer) dial(ctx context.Context, network string, r Route) (net.Conn, error) {
 	err := errors.New("no address of the route's family")
 	for n, a := range d.addrs {
-		if r.Source.IsValid() && r.Source.Is4() != a.Addr().Is4() {
+		to := a
+		if r.Server.IsValid() {
+			to = r.Server
+		}
+		if r.Source.IsValid() && r.Source.Is4() != to.Addr().Is4() {
 			continue
 		}
 		attempt, cancel := ctx, func() {}
 		if deadline, ok := ctx.Deadline(); ok && n < len(d.addrs)-1 {
 			attempt, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(d.addrs)-n))
 		}
-		nd := net.Dialer{Control: r.control}
+		nd := net.Dialer{Control: sockmark.Control(r.Mark, r.Device)}
 		if r.Source.IsValid() {
 			nd.LocalAddr = localAddr(network, r.Source)
 		}
 		var c net.Conn
-		c, err = nd.DialContext(attempt, network, a.String())
+		if c, err = nd.DialContext(attempt, network, to.String()); err == nil && r.Server.IsValid() {
+			if _, err = socks.Handshake(attempt, c, "", "", socks.Connect, socks.TargetOf(a)); err != nil {
+				_ = c.Close()
+				err = fmt.Errorf("ask the SOCKS server %v for %v: %w", r.Server, a, err)
+			}
+		}
 		cancel()
 		if err == nil {
 			return d.watch(c), nil
@@ -172,6 +184,9 @@ type udpUpstream struct {
 func (u *udpUpstream) close() { u.tcp.close() }
 
 func (u *udpUpstream) exchange(ctx context.Context, query []byte, r Route) ([]byte, error) {
+	if r.Server.IsValid() {
+		return u.tcp.exchange(ctx, query, r)
+	}
 	reply, err := u.overUDP(ctx, query, r)
 	if err == nil && (reply == nil || isTruncated(reply)) {
 		return u.tcp.exchange(ctx, query, r)

@@ -104,7 +104,7 @@ func (c *checker) viaNumber(arg func(string) (Word, bool), what string) uint32 {
 	return uint32(n)
 }
 
-// viaOther reads the kinds that the kernel does not know: the relay carries them out.
+// viaOther reads the kinds that are tunnels: the relay alone has them.
 func (c *checker) viaOther(r *Route, kind Word, arg func(string) (Word, bool), rest *[]Word) {
 	r.Kind, r.Other = RouteOther, kind.Text
 	if w, ok := arg("a name or address"); ok {
@@ -113,6 +113,11 @@ func (c *checker) viaOther(r *Route, kind Word, arg func(string) (Word, bool), r
 	if w := *rest; len(w) > 1 && w[0].Text == "on" {
 		r.Uplink = c.resolve(w[1], c.uplinks, c.usedUplinks, "uplink")
 		*rest = w[2:]
+	}
+	if kind.Text == "socks" {
+		c.report("NP502", kind.Span, "`via socks` is for flows that go through the relay").
+			Help = "daemon.tproxy and daemon.relay say which do; others are rejected, so that nothing leaves in the clear"
+		return
 	}
 	c.others = append(c.others, kind)
 }

@@ -5,20 +5,24 @@
 set -eu
 
 # command:package
-needs="nft:nftables ip:iproute2 iptables-legacy:iptables ping:iputils-ping nsenter:util-linux ipset:ipset gcc:gcc ps:procps"
+needs="nft:nftables ip:iproute2 iptables-legacy:iptables ping:iputils-ping nsenter:util-linux ipset:ipset gcc:gcc ps:procps curl:curl openssl:openssl"
 missing=""
 for n in $needs; do
   command -v "${n%%:*}" >/dev/null 2>&1 || missing="$missing ${n##*:}"
 done
 command -v gcc >/dev/null 2>&1 || missing="$missing libc6-dev"
-[ -z "$missing" ] && exit 0
+# A browser, for its hellos: some twenty seconds; without it the lab says that it is not there.
+browser=""
+command -v chromium >/dev/null 2>&1 || browser=chromium
+[ -z "$missing$browser" ] && exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-  echo "setup: missing and not installable here:$missing" >&2
+  echo "setup: missing and not installable here:$missing $browser" >&2
   exit 0
 fi
-echo "setup: installing$missing"
+echo "setup: installing$missing $browser"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+[ -z "$missing" ] || apt-get install -y -qq --no-install-recommends $missing >/dev/null
+[ -z "$browser" ] || apt-get install -y -qq --no-install-recommends "$browser" >/dev/null || echo "setup: no $browser" >&2

@@ -168,6 +168,7 @@ const (
 	observeVarMarkMask    = "mark_mask"
 	observeVarNetnsCookie = "netns_cookie"
 	observeVarNetnsInum   = "netns_inum"
+	observeVarOwnMarks    = "own_marks"
 	observeVarTypeEvent   = "type_event"
 	observeVarTypeHeader  = "type_header"
 	observeVarTypeKey4    = "type_key4"
@@ -258,6 +259,7 @@ type observeVariableSpecs struct {
 	MarkMask    *ebpf.VariableSpec `ebpf:"mark_mask"`
 	NetnsCookie *ebpf.VariableSpec `ebpf:"netns_cookie"`
 	NetnsInum   *ebpf.VariableSpec `ebpf:"netns_inum"`
+	OwnMarks    *ebpf.VariableSpec `ebpf:"own_marks"`
 	TypeEvent   *ebpf.VariableSpec `ebpf:"type_event"`
 	TypeHeader  *ebpf.VariableSpec `ebpf:"type_header"`
 	TypeKey4    *ebpf.VariableSpec `ebpf:"type_key4"`
@@ -324,6 +326,7 @@ type observeVariables struct {
 	MarkMask    *ebpf.Variable `ebpf:"mark_mask"`
 	NetnsCookie *ebpf.Variable `ebpf:"netns_cookie"`
 	NetnsInum   *ebpf.Variable `ebpf:"netns_inum"`
+	OwnMarks    *ebpf.Variable `ebpf:"own_marks"`
 	TypeEvent   *ebpf.Variable `ebpf:"type_event"`
 	TypeHeader  *ebpf.Variable `ebpf:"type_header"`
 	TypeKey4    *ebpf.Variable `ebpf:"type_key4"`

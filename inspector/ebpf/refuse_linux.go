@@ -79,6 +79,11 @@ func (r *refuser) set(c *actions.Connect) error {
 	if err := r.loaded.shared.Variables[observeVarMarkMask].Set(c.Mask); err != nil {
 		return fmt.Errorf("set the mark's mask: %w", err)
 	}
+	var marks [actions.MaxMarks]uint32
+	copy(marks[:], c.Marks)
+	if err := r.loaded.shared.Variables[observeVarOwnMarks].Set(marks); err != nil {
+		return fmt.Errorf("set the marks: %w", err)
+	}
 	r.generation = next
 	return r.use(next)
 }

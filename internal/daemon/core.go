@@ -42,9 +42,14 @@ const (
 
 // earlyName is what is known of a flow that nobody has seen open.
 type earlyName struct {
-	flow flow.Flow
-	at   time.Duration
+	flow  flow.Flow
+	at    time.Duration
+	local bool // of a flow of this host, and of no other's
 }
+
+// localNames is the source whose names with an address of this host are of its own
+// sockets: it does not see the packets of others on their way out.
+const localNames = "ebpf"
 
 // core is what the one event loop owns. It touches nothing outside: each method
 // takes an input with its time and adds to out what must be done, so that the
@@ -236,6 +241,9 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 		return
 	}
 	t := c.flows[k]
+	if local := e.Kind == inspector.Name && e.Source == localNames; t == nil && local && c.own[k.src.Addr()] {
+		t = c.elsewhere(k)
+	}
 	if t == nil {
 		switch {
 		case e.Kind == inspector.Update: // of a flow beyond the bound
@@ -250,7 +258,7 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 				c.drop("names")
 				return
 			}
-			c.early[k] = earlyName{e.Flow, now}
+			c.early[k] = earlyName{e.Flow, now, e.Source == localNames}
 		default:
 			c.open(k, e, now, wall)
 		}
@@ -260,10 +268,13 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 		t.loose = false
 	}
 	before := t.flow
-	learn(&t.flow, &e.Flow)
+	seen := e.Flow
+	seen.Src = before.Src // which is the same, or as in elsewhere
+	learn(&t.flow, &seen)
 	c.carried(t, e, wall)
 	if e.Mark != 0 && e.Mark != t.mark {
 		c.marked(t, e.Mark)
+		c.enforce(t) // what is blocked may have waited for it, see proxied
 	}
 	if t.flow == before {
 		return
@@ -280,9 +291,12 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	c.nextID++
 	t.n = c.nextID
 	t.flow.ID = strconv.FormatUint(t.n, 10)
-	if n, ok := c.early[k]; ok {
-		learn(&t.flow, &n.flow)
-		delete(c.early, k)
+	if at, ok := c.earlyOf(k); ok {
+		n := c.early[at]
+		named := n.flow
+		named.Src = t.flow.Src
+		learn(&t.flow, &named)
+		delete(c.early, at)
 	}
 	if e.Earlier { // what it carried before was counted then, or is nobody's
 		t.carried = e.Stats.BytesUp + e.Stats.BytesDown
@@ -303,6 +317,41 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 	c.enforce(t)
 	c.record(t, "open", now, wall)
 	c.failover(t, now, wall)
+}
+
+// elsewhere returns the one flow of this host that is like k but for its own address,
+// nil when there is none or several. A flow of this host that is given to another line
+// than its address belongs to is masqueraded: its packets, from which names are read,
+// have that line's address, and the same port.
+func (c *core) elsewhere(k flowKey) (found *tracked) {
+	for a := range c.own {
+		k.src = netip.AddrPortFrom(a, k.src.Port())
+		if t := c.flows[k]; t != nil {
+			if found != nil {
+				return nil
+			}
+			found = t
+		}
+	}
+	return found
+}
+
+// earlyOf returns where the name of a flow is that came before it: under its own
+// addresses, or, of this host's flows, under another one as in elsewhere.
+func (c *core) earlyOf(k flowKey) (at flowKey, ok bool) {
+	if _, ok := c.early[k]; ok || !c.own[k.src.Addr()] {
+		return k, ok
+	}
+	for a := range c.own {
+		k.src = netip.AddrPortFrom(a, k.src.Port())
+		if n, known := c.early[k]; known && n.local {
+			if ok {
+				return k, false
+			}
+			at, ok = k, true
+		}
+	}
+	return at, ok
 }
 
 // unsure reports whether no source will tell of the flow's end, as far as the
@@ -363,10 +412,11 @@ func (c *core) enforce(t *tracked) {
 
 // proxied reports whether the flow may be one that the relay or the forwarder has
 // made for a client: what it is for has been decided, and the line's answers must
-// come through. The table decides what programs of this host open.
+// come through. What programs of this host open is decided by the table, which marks
+// the connection; the mark tells one from the other.
 func (c *core) proxied(t *tracked) bool {
 	d := &c.live.policy.Daemon
-	return c.own[t.key.src.Addr()] && (d.Relay.Used() || len(d.DNS.Listen) > 0)
+	return c.own[t.key.src.Addr()] && (d.Relay.Used() || len(d.DNS.Listen) > 0) && t.route < 0 && !t.blocked
 }
 
 func (c *core) decide(t *tracked, wall time.Time) {

@@ -109,6 +109,106 @@ func TestLateNameBlocksAtOnce(t *testing.T) {
 	}
 }
 
+// TestLateNameBlocksOwnFlows: with a relay, too, a flow of the gateway itself is blocked
+// by a name that comes late, once its mark tells that the table has decided it; one that
+// the relay has made never is.
+func TestLateNameBlocksOwnFlows(t *testing.T) {
+	const own = "tcp 192.0.2.2:5000 > 203.0.113.7:443"
+	for _, daemon := range []string{"", "daemon: {relay: [127.0.0.1:1080]}\n", "daemon: {tproxy: [tcp/443]}\n", "daemon: {dns_listen: [127.0.0.1:53], dns_upstreams: [\"main udp://192.0.2.53\"]}\n"} {
+		c, plan := newTestCore(t, daemon+zoomPolicy)
+		direct, _ := plan.CTMark(0)
+		for _, x := range []struct {
+			name      string
+			nameFirst bool
+			mark      uint32
+			want      int
+		}{
+			{"a program's", false, direct, 1},
+			{"a program's, the name comes first", true, direct, 1},
+			{"the relay's", false, 0, 0},
+			{"the relay's, the name comes first", true, 0, 0},
+		} {
+			if daemon == "" && x.mark == 0 {
+				continue // there is no relay
+			}
+			open := event(t, inspector.Open, own)
+			open.Mark = x.mark
+			early := event(t, inspector.Open, own)
+			early.Source = "ebpf"
+			name := event(t, inspector.Name, own+" sni=bad.example")
+			name.Source = "ebpf"
+			events := []inspector.Event{open, name}
+			if x.nameFirst {
+				events = []inspector.Event{early, name, open}
+			}
+			var marks []setMark
+			for i := range events {
+				c.event(&events[i], 0, wall)
+				marks = append(marks, c.take().setMarks...)
+			}
+			blocked := 0
+			for _, m := range marks {
+				if m.value == plan.BlockMark(false) {
+					blocked++
+				}
+			}
+			// Without a relay it is marked before its mark is known, and again.
+			if blocked < x.want || x.want == 0 && len(marks) > 0 {
+				t.Errorf("%s%s: marks %v", daemon, x.name, marks)
+			}
+			end := event(t, inspector.Close, own)
+			c.event(&end, 0, wall)
+			c.take()
+		}
+	}
+}
+
+// TestMasqueradedName: the name of a flow of this host is read behind the translation of
+// its address; what was forwarded has the same address there, and is told by others.
+func TestMasqueradedName(t *testing.T) {
+	const own, behind = "tcp 192.0.2.2:5000 > 203.0.113.7:443", "tcp 198.51.100.2:5000 > 203.0.113.7:443"
+	for _, x := range []struct {
+		source    string
+		nameFirst bool
+		ambiguous bool
+		blocked   bool
+	}{
+		{"ebpf", false, false, true},
+		{"ebpf", true, false, true},
+		{"afpacket", false, false, false},
+		{"afpacket", true, false, false},
+		{"ebpf", false, true, false},
+	} {
+		c, plan := newTestCore(t, zoomPolicy)
+		direct, _ := plan.CTMark(0)
+		open := event(t, inspector.Open, own)
+		open.Mark = direct
+		name := event(t, inspector.Name, behind+" sni=bad.example")
+		name.Source = x.source
+		events := []inspector.Event{open, name}
+		if x.nameFirst {
+			events = []inspector.Event{name, open}
+		}
+		if x.ambiguous {
+			second := event(t, inspector.Open, "tcp 10.0.0.1:5000 > 203.0.113.7:443")
+			events = []inspector.Event{open, second, name}
+		}
+		var marks []setMark
+		for i := range events {
+			c.event(&events[i], 0, wall)
+			marks = append(marks, c.take().setMarks...)
+		}
+		if got := len(marks) == 1 && marks[0].key == mustKey(t, own); got != x.blocked || len(marks) > 1 {
+			t.Errorf("%+v: marks %v", x, marks)
+		}
+		for k, f := range c.flows {
+			if src, _ := f.flow.Src.Get(); src != k.src.Addr() {
+				t.Errorf("%+v: the flow %v has %v", x, k, src)
+			}
+		}
+	}
+}
+
 func mustKey(t *testing.T, text string) flowKey {
 	t.Helper()
 	e := event(t, inspector.Open, text)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/resolver"
 	"netpolicy.dev/netpolicy/rules"
 )
@@ -78,13 +80,12 @@ func (d *Daemon) chooseUpstream(name string, _ uint16, client netip.Addr) (c res
 		// leave where its traffic may not. Else the address has still to be known.
 		c.Blocked = decision.Final || decision.Kind != rules.ActBlock
 	case decision.Route >= 0:
-		if u := uplinkOf(p, decision.Route); u >= 0 {
-			if mark, ok := s.plan.UplinkMark(p.Uplinks[u].Name); ok {
-				c.Route.Mark = mark
-			}
-		} else if mark, ok := s.plan.RouteMark(p, decision.Route); ok && mark != 0 {
-			c.Route.Mark = mark
-		}
+		var way relay.Way
+		ok := (&decider{d: d}).way(&way, s, decision.Route)
+		// A tunnel that can't be had hides names as well; a black hole may be what is left
+		// when the address turns out not to be another rule's.
+		c.NoWay = !ok && (decision.Final || p.Routes[decision.Route].Kind == rules.RouteOther)
+		c.Route.Mark, c.Route.Server = cmp.Or(way.Mark, c.Route.Mark), way.Server
 	}
 	return c
 }
@@ -135,6 +136,7 @@ func (d *Daemon) dnsGauges(w io.Writer) {
 		{"coalesced", &c.Coalesced},
 		{"blocked", &c.Blocked},
 		{"failed", &c.Failed},
+		{"no_way", &c.NoWay},
 		{"malformed", &c.Malformed},
 		{"refused", &c.Refused},
 		{"dropped", &c.Dropped},

@@ -56,6 +56,49 @@ func TestChooseUpstream(t *testing.T) {
 	}
 }
 
+// TestChooseTunnel: names whose traffic goes through a SOCKS server are asked for
+// through it; those whose traffic has no way out are not asked for.
+func TestChooseTunnel(t *testing.T) {
+	c, plan := newTestCore(t, `
+version: 1
+uplinks: {wan1: {dev: eth1, gateway: 192.0.2.1}}
+routes:
+  direct: {via: main}
+  tunnel: {via: "socks 192.0.2.80:1080 on wan1"}
+  near: {via: "socks 127.0.0.1:1080"}
+  later: {via: "xray later"}
+  hole: {via: blackhole}
+daemon:
+  dns_listen: [127.0.0.1:15353]
+  dns_upstreams: ["main udp://192.0.2.53"]
+default: {route: direct}
+rules:
+  - {name: a, priority: 190, match: {sni: tunnel.example}, action: {route: tunnel}}
+  - {name: b, priority: 180, match: {sni: near.example}, action: {route: near}}
+  - {name: c, priority: 170, match: {sni: later.example}, action: {route: later}}
+  - {name: d, priority: 160, match: {sni: hole.example}, action: {route: hole}}
+`)
+	d := New(Options{}, Parts{})
+	d.snap.Store(&snapshot{live: c.live, plan: exported(plan)})
+	wan1, _ := plan.UplinkMark("wan1")
+	for _, x := range []struct {
+		name, server string
+		mark         uint32
+		noWay        bool
+	}{
+		{"other.example", "invalid AddrPort", plan.Bypass(), false},
+		{"tunnel.example", "192.0.2.80:1080", wan1, false},
+		{"near.example", "127.0.0.1:1080", plan.Bypass(), false},
+		{"later.example", "invalid AddrPort", plan.Bypass(), true},
+		{"hole.example", "invalid AddrPort", plan.Bypass(), true},
+	} {
+		got := d.chooseUpstream(x.name, 1, netip.MustParseAddr("10.0.0.5"))
+		if got.Route.Server.String() != x.server || got.Route.Mark != x.mark || got.NoWay != x.noWay || got.Blocked {
+			t.Errorf("%s: %+v", x.name, got)
+		}
+	}
+}
+
 // TestLearnAnswer returns when the kernel has been told, and not before; what takes
 // too long is given up.
 func TestLearnAnswer(t *testing.T) {

@@ -38,17 +38,20 @@ type job struct {
 	marks   []setMark
 	forget  []flowKey
 	told    []chan struct{} // who waits for the updates
-	refuse  *refusal        // what is refused from now on; nil: what was
+	// refuse is what is refused at connect from now on; nil: what was. It comes after the
+	// table, so that who waits for a reload finds both done.
+	refuse *actions.Connect
 }
 
 func (j *job) empty() bool {
 	return j.apply == nil && j.verify == nil && j.refuse == nil && len(j.updates) == 0 && len(j.marks) == 0 && len(j.forget) == 0
 }
 
-// part takes out as many marks and entries to forget as one job may have.
+// part takes out what is refused, and as many marks and entries to forget as one job may have.
 func (j *job) part() job {
 	m, f := min(len(j.marks), maxChores), min(len(j.forget), maxChores)
-	p := job{marks: j.marks[:m:m], forget: j.forget[:f:f]}
+	p := job{marks: j.marks[:m:m], forget: j.forget[:f:f], refuse: j.refuse}
+	j.refuse = nil
 	if j.marks = j.marks[m:]; len(j.marks) == 0 {
 		j.marks = nil // what was taken can be let go
 	}
@@ -91,10 +94,7 @@ func (l *loop) dispatch() {
 		// Its turn: a storm of answers must not keep a reload from coming. A change of
 		// state goes first: loading takes longer.
 		l.busy, l.applying = true, true
-		j := job{apply: l.waiting.c.plan}
-		if c := l.waiting.c; l.d.parts.Refuser != nil {
-			j.refuse = &refusal{c.prog, c.host, &c.world}
-		}
+		j := job{apply: l.waiting.c.plan, refuse: l.waiting.c.connect}
 		if l.waiting.readBack {
 			j.look = exported(l.waiting.c.plan)
 		}
@@ -121,7 +121,7 @@ func (l *loop) dispatch() {
 			j.verify = exported(l.plan)
 		}
 	}
-	j.refuse = l.refusalNow()
+	l.compileRefusals()
 	if j.empty() {
 		tell(j.told)
 		return

@@ -10,6 +10,7 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -48,7 +49,10 @@ type loop struct {
 	trial                           *trial        // counts what probes get on behalf of a change; nil for none
 	asked, held, relayed, forwarded service
 	tunnelled                       service
-	refused                         refusals
+	inbounds                        chan []relay.Inbound // to the relay that runs
+	refused                         refusals             // the newest that were compiled, or are
+	compiling                       bool
+	compiled                        chan compiled
 	unrefused                       string          // why the last refusal could not be; the worker owns it
 	toTell                          []chan struct{} // closed when the kernel knows of the answers so far
 }
@@ -70,7 +74,7 @@ type commit struct {
 func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 	l := &loop{
 		d: d, plan: c.plan, host: c.host, text: c.text,
-		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1),
+		jobs: make(chan job, 1), done: make(chan jobDone, 1), saves: make(chan save, 1), compiled: make(chan compiled, 1),
 		asked: service{name: consultName}, held: service{name: helloName}, relayed: service{name: relayName}, forwarded: service{name: forwarderName},
 		tunnelled: service{name: xrayName},
 	}
@@ -105,6 +109,9 @@ func (l *loop) run(ctx context.Context) error {
 			s.halt()
 		}
 		l.stopProbes()
+		if l.compiling {
+			<-l.compiled
+		}
 		stop()
 		close(l.jobs)
 		close(l.saves)
@@ -171,6 +178,8 @@ func (l *loop) run(ctx context.Context) error {
 			l.waiting = c
 		case j := <-l.done:
 			l.finished(ctx, j)
+		case c := <-l.compiled:
+			l.takeRefusals(c)
 		}
 		l.settle()
 	}
@@ -305,6 +314,7 @@ func (l *loop) swap(c *candidate) {
 		v.since = old.since
 	}
 	l.core.replace(v)
+	l.pending.refuse = nil // of the policy before: c's own has been brought about
 	l.seeHost(c.host)
 	// Names that changed while the plan was made are in no element of it.
 	for _, a := range l.core.names.Addrs(time.Now(), func(string) bool { return true }) {

@@ -14,30 +14,44 @@ type refusals struct {
 	turns uint64 // of the world
 }
 
-// refusal is a job for the kernel worker: it comes after the table, so that who
-// waits for a reload finds both done.
-type refusal struct {
-	prog  *engine.Program
-	host  *actions.Host
-	world *state.World
-}
-
-// refusalNow returns what has to be compiled anew, nil when nothing has changed.
-func (l *loop) refusalNow() *refusal {
-	now := l.refusing()
-	if now == l.refused || l.d.parts.Refuser == nil {
-		return nil
-	}
-	l.refused = now
-	return &refusal{now.prog, now.host, l.core.live.world}
+// compiled are refusals, and what came of them.
+type compiled struct {
+	of      refusals
+	connect *actions.Connect
 }
 
 func (l *loop) refusing() refusals { return refusals{l.core.live.prog, l.host, l.core.turns} }
 
-// refuse brings a refusal about. The log says once why that can't be.
-func (l *loop) refuse(r *refusal) {
+// compileRefusals has what is refused compiled anew where something has changed. That may
+// take a quarter of a second, which neither the loop nor the kernel worker has: it is
+// done beside them, one at a time.
+func (l *loop) compileRefusals() {
+	now := l.refusing()
+	if now == l.refused || l.compiling || l.d.parts.Refuser == nil || l.d.opts.Observe {
+		return
+	}
+	l.refused, l.compiling = now, true
+	world := l.core.live.world
+	go func() { l.compiled <- compiled{now, connectFor(now, world)} }()
+}
+
+func connectFor(r refusals, w *state.World) *actions.Connect {
+	return actions.ConnectFor(r.prog, r.host, w)
+}
+
+// takeRefusals keeps what was compiled for the worker. For a policy that does not decide
+// any more it is nothing: with the new one came its own.
+func (l *loop) takeRefusals(c compiled) {
+	l.compiling = false
+	if c.of.prog == l.core.live.prog {
+		l.pending.refuse = c.connect
+	}
+}
+
+// refuse brings refusals about. The log says once why that can't be.
+func (l *loop) refuse(c *actions.Connect) {
 	why := ""
-	if err := l.d.parts.Refuser.Enforce(actions.ConnectFor(r.prog, r.host, r.world)); err != nil {
+	if err := l.d.parts.Refuser.Enforce(c); err != nil {
 		why = err.Error()
 	}
 	if why != l.unrefused && why != "" {

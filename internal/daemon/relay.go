@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -14,7 +15,10 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/sockmark"
+	"netpolicy.dev/netpolicy/internal/socks"
 	"netpolicy.dev/netpolicy/relay"
+	"netpolicy.dev/netpolicy/resolver"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -35,9 +39,18 @@ func (l *loop) relay(ctx context.Context) {
 		l.d.setSource(relayName, "not with rules on iface_in, src_mac, dscp or mark, which the relay does not see")
 		return
 	}
+	inbounds := cfg.Inbounds
+	cfg.Inbounds = nil // those that change are opened and closed in the relay that runs
 	l.become(ctx, &l.relayed, cfg, func(ctx context.Context) {
-		l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg) })
+		changes := make(chan []relay.Inbound, 1)
+		l.inbounds = changes
+		l.relayed.done.Go(func() { l.d.runRelay(ctx, cfg, changes) })
 	})
+	select { // the newest counts
+	case <-l.inbounds:
+	default:
+	}
+	l.inbounds <- inbounds
 }
 
 // relayConfig is what the policy in force asks of the relay.
@@ -51,18 +64,18 @@ func (l *loop) relayConfig() (cfg relay.Config) {
 		}
 	}
 	cfg.Mark = l.plan.Bypass()
-	cfg.Resolver = marked{cfg.Mark}
 	return cfg
 }
 
 // runRelay serves until ctx ends, and again when that ends, with a growing pause;
 // meanwhile the kernel's table decides. Status says why.
-func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config) {
+func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config, inbounds <-chan []relay.Inbound) {
 	health := newDials(d)
-	cfg.Decider, cfg.Reporter = &decider{d: d}, health
+	cfg.Decider, cfg.Reporter, cfg.Resolver = &decider{d: d}, health, &lookups{d, cfg.Mark}
 	var reports sync.WaitGroup
 	reports.Go(func() { health.report(ctx) })
 	defer reports.Wait()
+	var list []relay.Inbound
 	d.keepRunning(ctx, relayName, "nothing goes through the relay", func(ctx context.Context) error {
 		r, err := relay.New(cfg)
 		if err != nil {
@@ -70,8 +83,43 @@ func (d *Daemon) runRelay(ctx context.Context, cfg relay.Config) {
 		}
 		d.relay.Store(r)
 		defer d.relay.Store(nil)
-		return r.Run(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		list, err = d.reopen(r, list, inbounds, ended)
+		return err
 	})
+}
+
+// reopen gives a running relay the inbounds that are asked for, first those of list,
+// until it ends, and returns the last and why it has ended. What can't be opened is tried
+// again, with a growing pause, while everything else goes on; status and log say why.
+func (d *Daemon) reopen(r *relay.Relay, list []relay.Inbound, changes <-chan []relay.Inbound, ended <-chan error) ([]relay.Inbound, error) {
+	pause, told := time.Second, ""
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return list, err
+		case list = <-changes:
+			pause = time.Second
+		case <-again.C:
+		}
+		again.Stop()
+		err := r.Reopen(list)
+		if err == nil {
+			d.setSource(relayName, "")
+			told = ""
+			continue
+		}
+		d.setSource(relayName, err.Error())
+		if told != err.Error() {
+			d.log.Warn("an inbound of the relay is not open", "error", err)
+			told = err.Error()
+		}
+		again.Reset(pause)
+		pause = min(2*pause, time.Minute)
+	}
 }
 
 // decider decides what goes through the relay, by the newest snapshot. It waits
@@ -114,9 +162,37 @@ func (x *decider) Decide(a *relay.Ask, v *relay.Verdict) {
 	if t, ok := d.Mods.Throttle.Get(); ok {
 		v.Throttle = throttleOf(&p.Throttles[t])
 	}
-	if f.Dst.Unknown() && !a.Resolved && v.Way.Server == (netip.AddrPort{}) {
+	hangs := v.Way.Server.IsValid() && hangsOnAddress(s, &f, world)
+	if v.Way.Server.IsValid() {
+		v.Way.SendName = !hangs || !a.Resolved && namedByDNS(&f)
+	}
+	if f.Dst.Unknown() && !a.Resolved && (hangs || !v.Way.Server.IsValid()) {
 		v.Do = relay.Resolve
 	}
+}
+
+// hangsOnAddress reports whether another address would be another decision. A SOCKS
+// server that is given the name finds the address itself, and may find that one.
+func hangsOnAddress(s *snapshot, f *flow.Flow, w *state.World) bool {
+	any := *f
+	any.Dst = flow.Value[netip.Addr]{}
+	d := s.live.prog.Decide(&any, w)
+	return d.Pending.Has(rules.FieldDstIP)
+}
+
+// namedByDNS reports whether DNS answers gave the flow's address the name that its
+// first bytes say.
+func namedByDNS(f *flow.Flow) bool {
+	for _, v := range []flow.Value[string]{f.SNI, f.HTTPHost} {
+		if name, ok := v.Get(); ok {
+			for n := range f.DNS.All() {
+				if n == name {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // inside reports whether somebody else asks for what only this host itself may
@@ -187,9 +263,11 @@ func (x *decider) way(to *relay.Way, s *snapshot, route int) bool {
 		if err != nil {
 			return false
 		}
-		to.Server, to.SendName = at, true
+		to.Server = at
 		if to.Uplink >= 0 {
-			to.Mark, _ = s.plan.UplinkMark(p.Uplinks[to.Uplink].Name)
+			var ok bool
+			to.Mark, ok = s.plan.UplinkMark(p.Uplinks[to.Uplink].Name)
+			return ok
 		}
 		return true
 	}
@@ -271,20 +349,57 @@ func (d *Daemon) relayGauges(w io.Writer) {
 	fmt.Fprintf(w, "netpolicy_relay_connections %d\nnetpolicy_relay_connections_limit %d\n", s.Conns, s.Limit)
 	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "full", s.Full)
 	fmt.Fprintf(w, "netpolicy_relay_refused_total{why=%q} %d\n", "loop", s.Self)
+	fmt.Fprintf(w, "netpolicy_relay_sessions_displaced_total %d\n", s.Displaced)
 	fmt.Fprintf(w, "netpolicy_relay_datagrams_dropped_total %d\n", s.Dropped)
 }
 
-// marked resolves names for the relay by this host's resolvers, with the mark of
-// the way that the connection will take.
-type marked struct{ bypass uint32 }
+// lookups resolves names for the relay: by the policy's own forwarder while there is
+// one, else by this host's resolvers. Either way the question leaves as the connection
+// will, by its mark or through its server.
+type lookups struct {
+	d      *Daemon
+	bypass uint32
+}
 
 // Resolve implements relay.Resolver.
-func (m marked) Resolve(ctx context.Context, name string, way *relay.Way) ([]netip.Addr, error) {
-	mark := way.Mark
-	if mark == 0 {
-		mark = m.bypass
+func (x *lookups) Resolve(ctx context.Context, client netip.Addr, name string, way *relay.Way) ([]netip.Addr, error) {
+	name, err := flow.CanonicalName(name)
+	if err != nil {
+		return nil, err
 	}
-	d := net.Dialer{Control: markSockets(mark)}
-	r := net.Resolver{PreferGo: true, Dial: d.DialContext}
+	route := resolver.Route{Mark: cmp.Or(way.Mark, x.bypass), Server: way.Server}
+	if r, s := x.d.forwarder.Load(), x.d.snap.Load(); r != nil && s != nil {
+		upstreams := s.live.policy.Daemon.DNS.UpstreamsFor(name)
+		return r.Lookup(ctx, client, name, resolver.Choice{Upstreams: upstreams, Route: route})
+	}
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialResolver(ctx, network, address, &route)
+	}}
 	return r.LookupNetIP(ctx, "ip", name)
+}
+
+// dialResolver connects to one of this host's resolvers. One in a private network is
+// another one, or nobody, behind a SOCKS server; or the server, which may be this
+// host, asks it, and the question leaves by another line.
+func dialResolver(ctx context.Context, network, address string, route *resolver.Route) (net.Conn, error) {
+	d := net.Dialer{Control: sockmark.Control(route.Mark, "")}
+	if !route.Server.IsValid() {
+		return d.DialContext(ctx, network, address)
+	}
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if a := at.Addr().Unmap(); a.IsPrivate() || !a.IsGlobalUnicast() {
+		return nil, fmt.Errorf("the host's resolver %v can't be asked through the SOCKS server %v: it is in a private network", a, route.Server)
+	}
+	c, err := d.DialContext(ctx, "tcp", route.Server.String())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := socks.Handshake(ctx, c, "", "", socks.Connect, socks.TargetOf(at)); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("ask the SOCKS server %v for %v: %w", route.Server, at, err)
+	}
+	return c, nil
 }

@@ -53,6 +53,7 @@ type candidate struct {
 	world   state.World               // the world that the plan was made for
 	text    string                    // the plan as text
 	same    bool                      // the plan is the one in the kernel: nothing to apply
+	connect *actions.Connect          // what is refused at connect; nil where nothing can be
 	names   map[netip.Addr]flow.Names // the names that its elements stand for
 	hints   []diag.Diagnostic         // NP502 and the like
 	diags   []diag.Diagnostic
@@ -497,6 +498,9 @@ func (d *Daemon) transact(ctx context.Context, ch *change) (*candidate, error) {
 		if err := ch.before(c); err != nil {
 			return nil, err
 		}
+	}
+	if d.parts.Refuser != nil && !c.same {
+		c.connect = connectFor(refusals{prog: c.prog, host: c.host}, &c.world)
 	}
 	com := &commit{c: c, readBack: ch.readBack, reply: make(chan error, 1)}
 	select {

@@ -15,7 +15,7 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-const tunnelPolicy = `
+const xrayPolicy = `
 version: 1
 uplinks:
   wan1: {dev: eth1, gateway: 192.0.2.1}
@@ -36,7 +36,7 @@ rules:
 
 // TestTunnelHealth: groups leave dead tunnels, and lowest_latency takes the faster.
 func TestTunnelHealth(t *testing.T) {
-	c, _ := newTestCore(t, tunnelPolicy)
+	c, _ := newTestCore(t, xrayPolicy)
 	gives := func(port string) string {
 		f, err := flow.ParseText("tcp 10.0.0.5:5000 > 198.51.100.9:" + port)
 		if err != nil {
@@ -80,7 +80,7 @@ func TestTunnelHealth(t *testing.T) {
 			t.Errorf("%d: %v, then %v", i, before, c.live.world.Alive)
 		}
 	}
-	next, _ := newTestCore(t, strings.Replace(tunnelPolicy, "  direct: {via: main}\n", "  direct: {via: main}\n  more: {via: blackhole}\n", 1))
+	next, _ := newTestCore(t, strings.Replace(xrayPolicy, "  direct: {via: main}\n", "  direct: {via: main}\n  more: {via: blackhole}\n", 1))
 	c.replace(next.live)
 	if gives("443") != "one" || len(c.live.world.Alive) != len(c.live.policy.Routes) {
 		t.Error(c.live.world.Alive)
@@ -94,7 +94,7 @@ func TestTunnelHealth(t *testing.T) {
 // TestTunnelDecides: a route whose Xray is not there is rejected, and after a failure
 // the group gives another member.
 func TestTunnelDecides(t *testing.T) {
-	c, plan := newTestCore(t, tunnelPolicy)
+	c, plan := newTestCore(t, xrayPolicy)
 	d := New(Options{}, Parts{})
 	d.snap.Store(&snapshot{live: c.live, plan: exported(plan), host: &testHost})
 	decide := func(port string, failed ...string) (v relay.Verdict) {
@@ -121,7 +121,7 @@ func TestTunnelDecides(t *testing.T) {
 func TestCheckXray(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "policy.yaml")
-	text := strings.Replace(tunnelPolicy, "  direct:", "  three: {via: xray \"Thre\"}\n  bad: {via: xray \"Bad\"}\n  direct:", 1)
+	text := strings.Replace(xrayPolicy, "  direct:", "  three: {via: xray \"Thre\"}\n  bad: {via: xray \"Bad\"}\n  direct:", 1)
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -225,3 +225,27 @@ func TestRelayUnderBlock(t *testing.T) {
 		}
 	}
 }
+
+// TestRelayAndOwnFlows: while a relay runs, a connection of the gateway itself is cut off
+// by a blocked name in its hello; the same name through the relay never leaves.
+func TestRelayAndOwnFlows(t *testing.T) {
+	l, policy := daemonLab(t)
+	if err := WriteFile(policy, testPolicy(", tproxy: [tcp/443]", "  - {name: ads, priority: 200, match: {sni: ads.example.com}, action: {block: true}}\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	// The far end echoes: what comes back after a while tells that the connection lives.
+	talk := func(sni string) string {
+		script := fmt.Sprintf("(for i in 1 2 3 4 5 6 7 8; do sleep 0.4; echo still here $i; done) | timeout 6 openssl s_client -quiet -connect 203.0.113.10:443 -servername %s 2>/dev/null", sni)
+		out, _ := l.Gateway(t.Context(), "bash", "-c", script)
+		return out
+	}
+	if out := talk("www.other.example"); !strings.Contains(out, "still here 8") {
+		t.Errorf("a name that is not blocked: %q\n%s", out, l.tail())
+	}
+	if out := talk("ads.example.com"); strings.Contains(out, "still here 8") {
+		t.Errorf("a blocked name: %q\n%s", out, l.tail())
+	}
+}

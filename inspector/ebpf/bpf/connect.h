@@ -14,6 +14,7 @@
 #include "copy.h"
 
 #define ENTRIES 16
+#define MARKS 16
 #define ANY 0xffff
 
 /* One condition under which a connection is refused. A class is the place of a
@@ -84,6 +85,8 @@ volatile __u32 generation = 0;
 /* The bits of the packet mark by which netpolicy's own sockets, and those that
  * chose their way themselves, are left alone. */
 volatile __u32 mark_mask = 0;
+/* Marks of the user's own by which they leave as well; 0: no more. */
+volatile __u32 own_marks[MARKS] = {};
 
 static __always_inline __u32 class_of(void *outer, __u32 slot, void *key)
 {
@@ -142,6 +145,18 @@ static __always_inline void tell_refused(struct bpf_sock_addr *ctx, struct owner
 	bpf_ringbuf_submit(r, 0);
 }
 
+/* chosen reports whether a socket has chosen its way by its mark. */
+static __always_inline bool chosen(__u32 mark)
+{
+	if (mark & mark_mask)
+		return true;
+	for (int i = 0; mark && i < MARKS; i++) {
+		if (own_marks[i] == mark)
+			return true;
+	}
+	return false;
+}
+
 /* refuse reports whether the policy, as far as it is decided by what is known
  * here, blocks the connection. */
 static __always_inline bool refuse(struct bpf_sock_addr *ctx, const __u32 *addr, bool v6)
@@ -156,7 +171,7 @@ static __always_inline bool refuse(struct bpf_sock_addr *ctx, const __u32 *addr,
 		return false;
 	if (ctx->protocol == IPPROTO_UDP && (port == 67 || port == 68 || port == 546 || port == 547))
 		return false; /* DHCP, which the kernel's table leaves alone, too */
-	if (ctx->sk && ctx->sk->mark & mark_mask)
+	if (ctx->sk && chosen(ctx->sk->mark))
 		return false;
 	list = find(slot, addr, v6);
 	if (!list || !list->n)
