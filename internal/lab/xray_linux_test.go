@@ -194,7 +194,19 @@ func TestXray(t *testing.T) {
 	write(links, []byte("nonsense\n"))
 	time.Sleep(time.Second) // it is noticed after 150 ms
 	goes(Wan1)
+	// Other links are taken over while Xray runs.
+	write(links, []byte(strings.Replace(two, "#Two", "#One", 1)+two))
+	moved := xrayStatus(t, l, "one leads to the other server", func(x *api.Xray) bool {
+		return alive("true", "true")(x) && x.Routes[0].Proxies[0].Address == "ss 198.51.100.1:8388"
+	})
+	goes(Wan1)
 	write(links, []byte(one+two))
+	first = xrayStatus(t, l, "one leads to its server", func(x *api.Xray) bool {
+		return alive("true", "true")(x) && x.Routes[0].Proxies[0].Address == "ss 203.0.113.1:8388"
+	})
+	if moved.PID != first.PID || first.Restarts != 0 {
+		t.Errorf("xray was started again: %+v", first)
+	}
 
 	// The daemon is killed: Xray serves, and is adopted.
 	socks := first.Routes[0].Listen

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"netpolicy.dev/netpolicy/xray/api"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
@@ -41,97 +40,118 @@ func slug(route string) string {
 	return "route_" + hex.EncodeToString(sum[:8])
 }
 
-// build makes the configuration of routes. last are the profiles that each name stood
-// for, which hold where a source has lost it; build adds to them.
-func (t *Tunnels) build(v config.Version, routes []Route, p *ports, last map[string]Choice) (made, error) {
-	var m made
-	var profiles []link.Profile
+// builder gathers what a configuration is made of.
+type builder struct {
+	made
+	v        config.Version
+	profiles []link.Profile
+	marks    []uint32
+	index    map[string]int // of a profile with a mark
+	used     [][]int        // the profiles of each group
+}
+
+// build makes the configuration of routes; without a proxy that can be run there is none.
+func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error) {
+	b := builder{v: v, index: map[string]int{}}
 	o := config.Options{Stamp: p.note.Stamp, Observatory: config.Observatory{URL: t.o.Probe, Interval: t.o.Every}}
-	index := map[string]int{} // of a profile with a mark
 	slugs := map[string]bool{}
-	var used [][]int
 	for _, r := range routes {
-		c, ok := t.o.Source.Find(r.Profile)
-		runnable, why := sort(v, c.Profiles)
-		switch {
-		case !ok:
-			m.problems = append(m.problems, fmt.Sprintf("route %s: there is no proxy called %q", r.Name, r.Profile))
-		case len(c.Profiles) == 0:
-			m.problems = append(m.problems, fmt.Sprintf("route %s: %s has no proxy yet", r.Name, c.From))
-		}
-		if old, known := last[r.Profile]; len(runnable) > 0 {
-			last[r.Profile] = c
-		} else {
-			for _, w := range why {
-				m.problems = append(m.problems, fmt.Sprintf("route %s: %s", r.Name, w))
-			}
-			if known {
-				c = old
-				runnable, _ = sort(v, c.Profiles)
-			}
-		}
 		g := group{Route: r}
-		var members []int
-		for _, i := range runnable {
-			key := fmt.Sprintf("%d %s", r.Mark, c.Profiles[i].Format())
-			k, there := index[key]
-			if !there {
-				k = len(profiles)
-				index[key] = k
-				profiles, o.Marks = append(profiles, c.Profiles[i]), append(o.Marks, r.Mark)
-			}
-			if !slices.Contains(members, k) {
-				members = append(members, k)
-				g.members = append(g.members, member{name: c.Profiles[i].Name, address: address(c.Profiles[i])})
-				if i == c.Chosen {
-					g.chosen = "chosen" // until its tag is known
-					g.members[len(g.members)-1].tag = g.chosen
-				}
-			}
-		}
+		c, runnable := b.find(r, t.o.Source, t.last)
+		members := b.members(&g, c, runnable)
 		s := slug(r.Name)
 		slugs[s] = true
 		var err error
 		if g.listen, err = p.of(s); err != nil {
-			return m, err
+			return b.made, err
 		}
 		o.Groups = append(o.Groups, config.Group{Name: s, Members: members})
 		o.Inbounds = append(o.Inbounds, config.Inbound{Name: s, Kind: config.Mixed, Listen: g.listen, Group: s})
-		used = append(used, members)
-		m.groups = append(m.groups, g)
+		b.used, b.groups = append(b.used, members), append(b.groups, g)
 	}
 	p.keep(slugs)
-	if len(profiles) == 0 {
-		return m, nil
+	if len(b.profiles) == 0 {
+		return b.made, nil
 	}
 	var err error
 	if o.API, err = p.forAPI(); err != nil {
-		return m, err
+		return b.made, err
 	}
-	data, tags, findings := config.BuildTagged(v, profiles, o)
+	o.Marks = b.marks
+	data, tags, findings := config.BuildTagged(v, b.profiles, o)
 	if data == nil {
-		for _, f := range findings {
-			if refused(f) {
-				return m, fmt.Errorf("build the configuration of xray: %s", f)
-			}
-		}
-		return m, fmt.Errorf("build the configuration of xray: nothing can be run")
+		i := slices.IndexFunc(findings, refused)
+		return b.made, fmt.Errorf("build the configuration of xray: %s", findings[max(i, 0)])
 	}
-	for i := range m.groups {
-		g := &m.groups[i]
-		for k, j := range used[i] {
-			if g.members[k].tag != "" {
+	b.tag(tags)
+	n, err := json.Marshal(p.note)
+	if err != nil {
+		return b.made, err
+	}
+	b.config = process.Config{Data: data, API: o.API, Note: n}
+	return b.made, nil
+}
+
+// find returns what a route's name stands for now, and which of it can be run. What it
+// stood for last holds where the source has lost it, or nothing of it can be run.
+func (b *builder) find(r Route, source Source, last map[string]Choice) (Choice, []int) {
+	c, ok := source.Find(r.Profile)
+	runnable, why := sift(b.v, c.Profiles)
+	if len(runnable) > 0 {
+		last[r.Profile] = c
+		return c, runnable
+	}
+	switch {
+	case !ok:
+		why = []string{fmt.Sprintf("there is no proxy called %q", r.Profile)}
+	case len(c.Profiles) == 0:
+		why = []string{c.From + " has no proxy yet"}
+	}
+	for _, w := range why {
+		b.problems = append(b.problems, fmt.Sprintf("route %s: %s", r.Name, w))
+	}
+	old := last[r.Profile]
+	runnable, _ = sift(b.v, old.Profiles)
+	return old, runnable
+}
+
+// preferred stands for the tag of the user's choice until tags are known.
+const preferred = "preferred"
+
+// members enters the profiles of a route, each once for each mark.
+func (b *builder) members(g *group, c Choice, runnable []int) (members []int) {
+	for _, i := range runnable {
+		key := fmt.Sprintf("%d %s", g.Mark, c.Profiles[i].Format())
+		k, there := b.index[key]
+		if !there {
+			k = len(b.profiles)
+			b.index[key] = k
+			b.profiles, b.marks = append(b.profiles, c.Profiles[i]), append(b.marks, g.Mark)
+		}
+		if slices.Contains(members, k) {
+			continue
+		}
+		members = append(members, k)
+		m := member{name: c.Profiles[i].Name, address: address(c.Profiles[i])}
+		if i == c.Chosen {
+			m.tag = preferred
+		}
+		g.members = append(g.members, m)
+	}
+	return members
+}
+
+// tag gives members the tags of their outbounds.
+func (b *builder) tag(tags []string) {
+	for i := range b.groups {
+		g := &b.groups[i]
+		for k, j := range b.used[i] {
+			if g.members[k].tag == preferred {
 				g.chosen = tags[j]
 			}
 			g.members[k].tag = tags[j]
 		}
 	}
-	n, err := json.Marshal(p.note)
-	if err != nil {
-		return m, err
-	}
-	m.config = process.Config{Data: data, API: o.API, Note: n}
-	return m, nil
 }
 
 func refused(f config.Finding) bool { return config.Refused([]config.Finding{f}) }
@@ -165,9 +185,9 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 		return err
 	}
 	t.mu.Lock()
-	wanted, before, groups := t.wanted, t.applied, t.groups
+	wanted, before, groups, at := t.wanted, t.applied, t.groups, t.api
 	t.mu.Unlock()
-	m, err := t.build(v, wanted, p, t.last)
+	m, err := t.build(v, wanted, p)
 	t.mu.Lock()
 	t.problems = m.problems
 	t.mu.Unlock()
@@ -182,7 +202,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	}
 	carry(m.groups, groups)
 	added, gone, live := compare(before, m.config.Data)
-	t.use(m.groups, m.config)
+	t.use(m.groups, m.config.API)
 	switch {
 	case live && added == nil && len(gone) == 0:
 	case live:
@@ -192,7 +212,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	}
 	if err != nil {
 		if before != nil {
-			t.use(groups, process.Config{Data: before, API: t.api})
+			t.use(groups, at) // what ran before runs on, or again
 		}
 		return err
 	}
@@ -200,8 +220,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	t.applied = m.config.Data
 	t.mu.Unlock()
 	if live {
-		client := api.New(m.config.API)
-		defer client.Close()
+		client := t.clientOf(m.config.API)
 		t.steer(ctx, client)
 		for _, tag := range gone {
 			if err := client.RemoveOutbound(ctx, tag); err != nil {
@@ -213,7 +232,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 }
 
 // use has routes find their servers.
-func (t *Tunnels) use(groups []group, c process.Config) {
+func (t *Tunnels) use(groups []group, at netip.AddrPort) {
 	servers := map[string]netip.AddrPort{}
 	for _, g := range groups {
 		if len(g.members) > 0 {
@@ -221,7 +240,7 @@ func (t *Tunnels) use(groups []group, c process.Config) {
 		}
 	}
 	t.mu.Lock()
-	t.groups, t.api = groups, c.API
+	t.groups, t.api = groups, at
 	t.mu.Unlock()
 	t.servers.Store(&servers)
 }

@@ -37,16 +37,16 @@ func Check(p *rules.Policy, source Source, files *Files, v config.Version) (list
 		}
 		if len(c.Profiles) == 0 {
 			list = append(list, diag.New("NP504", r.Span, "%s has no proxy yet", c.From))
-		} else if runnable, why := sort(v, c.Profiles); len(runnable) == 0 {
+		} else if runnable, why := sift(v, c.Profiles); len(runnable) == 0 {
 			list = append(list, diag.New("NP504", r.Span, "%s can't be run: %s", diag.Quote(name), strings.Join(why, "; ")))
 		}
 	}
 	return list
 }
 
-// sort returns the indexes of the profiles that can be run, and why others can't,
+// sift returns the indexes of the profiles that can be run, and why others can't,
 // without secrets.
-func sort(v config.Version, profiles []link.Profile) (runnable []int, why []string) {
+func sift(v config.Version, profiles []link.Profile) (runnable []int, why []string) {
 	for i, p := range profiles[:min(len(profiles), MaxMembers)] {
 		reason := ""
 		for _, f := range config.Check(v, p) {
@@ -77,7 +77,7 @@ func Describe(p *rules.Policy, source Source, v config.Version) (list []string) 
 			line += " on " + p.Uplinks[r.Uplink].Name
 		}
 		c, found := source.Find(name)
-		switch runnable, why := sort(v, c.Profiles); {
+		switch runnable, why := sift(v, c.Profiles); {
 		case !p.Daemon.Relay.Used():
 			line += ": rejected, there is no relay"
 		case !found:

@@ -70,8 +70,10 @@ type Tunnels struct {
 	retry    time.Time // when to try again what does not run; zero is not
 
 	// Run's goroutine owns what follows.
-	last  map[string]Choice // what each name stood for
-	asked asked
+	last     map[string]Choice // what each name stood for
+	asked    asked
+	client   *api.Client // nil before the first question
+	clientAt netip.AddrPort
 }
 
 // group is a route as it runs.
@@ -156,6 +158,7 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.close()
+	defer t.closeClient()
 	var group sync.WaitGroup
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -164,6 +167,7 @@ func (t *Tunnels) Run(ctx context.Context) error {
 	group.Go(func() {
 		if err := t.xray.Run(ctx); err != nil {
 			failed <- err
+			cancel() // who asks it for something waits for nobody
 		}
 	})
 	group.Go(func() { t.o.Source.Watch(ctx, t.poke) })
@@ -172,9 +176,13 @@ func (t *Tunnels) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return err
+			group.Wait()
+			select {
+			case err := <-failed:
+				return err
+			default:
+				return nil
+			}
 		case <-t.wake:
 			t.bring(ctx, p)
 		case <-look.C:
@@ -212,8 +220,7 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 	}
 	t.mu.Unlock()
 	if st.State == process.Running && t.o.Probe != "" {
-		client := api.New(at)
-		defer client.Close()
+		client := t.clientOf(at)
 		ask, cancel := context.WithTimeout(ctx, askWithin)
 		defer cancel()
 		list, err := client.Observatory(ask)
@@ -224,6 +231,21 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 		t.steer(ask, client)
 	}
 	t.report(st.State == process.Running)
+}
+
+// clientOf returns the client for an address, which keeps its connection.
+func (t *Tunnels) clientOf(at netip.AddrPort) *api.Client {
+	if t.client == nil || t.clientAt != at {
+		t.closeClient()
+		t.client, t.clientAt = api.New(at), at
+	}
+	return t.client
+}
+
+func (t *Tunnels) closeClient() {
+	if t.client != nil {
+		t.client.Close()
+	}
 }
 
 // askWithin bounds how long the API may take for an answer.
