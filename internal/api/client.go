@@ -106,6 +106,12 @@ func (c *Client) Clear(ctx context.Context, uplink string) ([]Uplink, error) {
 	return u, c.call(ctx, http.MethodDelete, "/api/v1/state?uplink="+url.QueryEscape(uplink), nil, &u)
 }
 
+// Token asks for the token of a role, or for a new one.
+func (c *Client) Token(ctx context.Context, q TokenRequest) (Token, error) {
+	var t Token
+	return t, c.call(ctx, http.MethodPost, "/api/v1/token", q, &t)
+}
+
 // Change applies, confirms or takes back a policy. A rejected or reverted one is a
 // result, not an error. With ConfirmProbe it returns when the probes have decided.
 func (c *Client) Change(ctx context.Context, q ChangeRequest) (ChangeResult, error) {
