@@ -114,7 +114,7 @@ func (l *DecisionLog) write(r *Record) {
 	if r.Near != nil {
 		r.Context.Near = r.Near()
 	}
-	line, err := json.Marshal(r)
+	line, err := r.MarshalJSON()
 	if err != nil {
 		l.log.Error("decision record not written", "error", err)
 		return
@@ -129,7 +129,7 @@ func (l *DecisionLog) write(r *Record) {
 	}
 	if l.mask != nil || r.Context.Sampled > 0 {
 		l.mask.apply(r)
-		if line, err = json.Marshal(r); err != nil {
+		if line, err = r.MarshalJSON(); err != nil {
 			l.log.Error("decision record not written", "error", err)
 			return
 		}
