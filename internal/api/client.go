@@ -76,6 +76,15 @@ func (c *Client) Flows(ctx context.Context, q FlowsRequest) (Flows, error) {
 	return f, c.call(ctx, http.MethodGet, "/api/v1/connections?"+q.query().Encode(), nil, &f)
 }
 
+// Kill ends a connection, by the id that Flows gives it.
+func (c *Client) Kill(ctx context.Context, id string) error {
+	resp, err := c.do(ctx, http.MethodDelete, "/api/v1/connections/"+url.PathEscape(id), nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // Plan asks for the host state that the daemon wants, as text.
 func (c *Client) Plan(ctx context.Context) (string, error) { return c.text(ctx, "/api/v1/plan") }
 
@@ -204,7 +213,7 @@ func (c *Client) text(ctx context.Context, path string) (string, error) {
 	return string(b), nil
 }
 
-// do returns an answer of status 200 or 422, whose body the caller closes; any other is an error.
+// do returns an answer of status 2xx or 422, whose body the caller closes; any other is an error.
 func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var payload io.Reader
 	if in != nil {
@@ -229,7 +238,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusUnprocessableEntity {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusUnprocessableEntity {
 		return resp, nil
 	}
 	defer resp.Body.Close()
