@@ -23,6 +23,7 @@ var (
 		"enforce", "hello", "relay", "tproxy", "tproxy_port",
 		"dns_listen", "dns_upstreams", "dns_blocked", "dns_stale", "dns_strip_ech",
 		"xray_binary", "xray_links", "xray_user", "xray_probe", "xray_probe_every",
+		"api_listen", "api_tls", "api_hosts", "insecure_lan", "decision_log", "decision_log_sample", "decision_mask", "alerts",
 	}
 )
 

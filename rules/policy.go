@@ -444,6 +444,9 @@ type Daemon struct {
 	Relay        Relay
 	DNS          DNS
 	Xray         Xray
+	Web          Web
+	Records      Records
+	Alerts       []string // webhooks, and with the prefix "ntfy+" ntfy topics
 }
 
 // Xray is how routes via xray are carried out. The zero value leaves it to defaults.

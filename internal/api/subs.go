@@ -91,7 +91,7 @@ type SubscribedProfile struct {
 var errNoSubscriptions = fmt.Errorf("the daemon keeps no subscriptions: it has no state directory, or only observes: %w", ErrConflict)
 
 // subscriptions adds the routes of Subscriptions.
-func (s *Server) subscriptions(mux *http.ServeMux) {
+func (s *Server) subscriptions(r *router) {
 	list := func(w http.ResponseWriter, name string) ([]Subscription, bool) {
 		err := errNoSubscriptions
 		var all []Subscription
@@ -103,26 +103,26 @@ func (s *Server) subscriptions(mux *http.ServeMux) {
 		}
 		return all, err == nil
 	}
-	mux.HandleFunc("GET /v1/subscriptions", func(w http.ResponseWriter, _ *http.Request) {
+	r.HandleFunc("GET /api/v1/subscriptions", func(w http.ResponseWriter, _ *http.Request) {
 		if all, ok := list(w, ""); ok {
 			answer(w, http.StatusOK, append([]Subscription{}, all...))
 		}
 	})
-	mux.HandleFunc("GET /v1/subscriptions/{name}", func(w http.ResponseWriter, r *http.Request) {
-		if all, ok := list(w, r.PathValue("name")); ok {
+	r.HandleFunc("GET /api/v1/subscriptions/{name}", func(w http.ResponseWriter, req *http.Request) {
+		if all, ok := list(w, req.PathValue("name")); ok {
 			answer(w, http.StatusOK, all[0])
 		}
 	})
-	mux.HandleFunc("POST /v1/subscriptions", func(w http.ResponseWriter, r *http.Request) {
+	r.HandleFunc("POST /api/v1/subscriptions", func(w http.ResponseWriter, req *http.Request) {
 		var q SubscriptionRequest
-		if !body(w, r, &q) {
+		if !body(w, req, &q) {
 			return
 		}
 		if s.Subscriptions == nil {
 			problem(w, statusOf(errNoSubscriptions), errNoSubscriptions)
 			return
 		}
-		out, err := s.Subscriptions.ChangeSubscription(r.Context(), q)
+		out, err := s.Subscriptions.ChangeSubscription(req.Context(), q)
 		if err != nil {
 			problem(w, statusOf(err), err)
 			return
@@ -134,7 +134,7 @@ func (s *Server) subscriptions(mux *http.ServeMux) {
 // Subscriptions lists all subscriptions, without their profiles.
 func (c *Client) Subscriptions(ctx context.Context) ([]Subscription, error) {
 	var all []Subscription
-	return all, c.call(ctx, http.MethodGet, "/v1/subscriptions", nil, &all)
+	return all, c.call(ctx, http.MethodGet, "/api/v1/subscriptions", nil, &all)
 }
 
 // Subscription returns one with its profiles.
@@ -143,11 +143,11 @@ func (c *Client) Subscription(ctx context.Context, name string) (Subscription, e
 		return Subscription{}, errors.New("a subscription has a name")
 	}
 	var s Subscription
-	return s, c.call(ctx, http.MethodGet, "/v1/subscriptions/"+url.PathEscape(name), nil, &s)
+	return s, c.call(ctx, http.MethodGet, "/api/v1/subscriptions/"+url.PathEscape(name), nil, &s)
 }
 
 // ChangeSubscription adds, updates, removes one, or chooses a profile of it.
 func (c *Client) ChangeSubscription(ctx context.Context, q SubscriptionRequest) (Subscription, error) {
 	var s Subscription
-	return s, c.call(ctx, http.MethodPost, "/v1/subscriptions", q, &s)
+	return s, c.call(ctx, http.MethodPost, "/api/v1/subscriptions", q, &s)
 }

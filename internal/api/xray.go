@@ -62,17 +62,17 @@ type Tunnels interface {
 }
 
 // tunnels adds the routes of Tunnels.
-func (s *Server) tunnels(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/xray", func(w http.ResponseWriter, r *http.Request) {
-		s.xray(w, r, XrayRequest{})
+func (s *Server) tunnels(r *router) {
+	r.HandleFunc("GET /api/v1/xray", func(w http.ResponseWriter, req *http.Request) {
+		s.xray(w, req, XrayRequest{})
 	})
-	mux.HandleFunc("POST /v1/xray", func(w http.ResponseWriter, r *http.Request) {
+	r.HandleFunc("POST /api/v1/xray", func(w http.ResponseWriter, req *http.Request) {
 		var q XrayRequest
-		if body(w, r, &q) {
-			s.xray(w, r, q)
+		if body(w, req, &q) {
+			s.xray(w, req, q)
 		}
 	})
-	mux.HandleFunc("GET /v1/xray/log", func(w http.ResponseWriter, _ *http.Request) {
+	r.HandleFunc("GET /api/v1/xray/log", func(w http.ResponseWriter, _ *http.Request) {
 		out, err := s.Tunnels.XrayLog()
 		if err != nil {
 			problem(w, statusOf(err), err)
@@ -95,13 +95,13 @@ func (s *Server) xray(w http.ResponseWriter, r *http.Request, q XrayRequest) {
 func (c *Client) Xray(ctx context.Context, do string) (Xray, error) {
 	var x Xray
 	if do == "" {
-		return x, c.call(ctx, http.MethodGet, "/v1/xray", nil, &x)
+		return x, c.call(ctx, http.MethodGet, "/api/v1/xray", nil, &x)
 	}
-	return x, c.call(ctx, http.MethodPost, "/v1/xray", XrayRequest{Do: do}, &x)
+	return x, c.call(ctx, http.MethodPost, "/api/v1/xray", XrayRequest{Do: do}, &x)
 }
 
 // XrayLog asks for the last lines that Xray has printed.
 func (c *Client) XrayLog(ctx context.Context) (XrayLog, error) {
 	var l XrayLog
-	return l, c.call(ctx, http.MethodGet, "/v1/xray/log", nil, &l)
+	return l, c.call(ctx, http.MethodGet, "/api/v1/xray/log", nil, &l)
 }

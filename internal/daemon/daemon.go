@@ -83,6 +83,8 @@ type Options struct {
 	Record *Recording
 	// SocketGroup may use the API, too; 0: nobody but the daemon's user and root.
 	SocketGroup int
+	Web         Web
+	Telemetry   Telemetry
 }
 
 // Daemon is a running netpolicyd. Make one with New and call Run once.
@@ -91,9 +93,12 @@ type Daemon struct {
 	parts Parts
 	log   *slog.Logger
 
-	records *telemetry.Ring
-	metrics *telemetry.Metrics
-	store   *store
+	records   *telemetry.Ring
+	decisions *telemetry.DecisionLog
+	feeds     api.Feeds
+	alerts    *telemetry.Alerts // nil: nobody is told
+	metrics   *telemetry.Metrics
+	store     *store
 
 	events  chan inspector.Event
 	answers chan inspector.Event
@@ -138,6 +143,11 @@ type Daemon struct {
 	confirm  *api.Confirm  // what status shows of waiting
 	deadline time.Duration // of confirm, on the logical clock
 	reverted *api.Revert
+
+	book     book
+	places   []placed // of the loop, where the rules of policies stand
+	metering sync.Mutex
+	meter    *meter
 }
 
 // snapshot is what everything outside the loop reads; immutable.
@@ -169,15 +179,20 @@ type taggedRound struct {
 // New returns a daemon that is not running yet.
 func New(opts Options, parts Parts) *Daemon {
 	d := &Daemon{
-		opts: opts, parts: parts, log: opts.Log,
-		records: telemetry.NewRing(0), store: &store{},
+		opts: opts, parts: parts, meter: newMeter(),
+		records: telemetry.NewRing(0), feeds: newFeeds(), store: &store{},
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue),
 		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1),
 		drifted: make(chan struct{}, 1), healthy: make(chan struct{}, 1),
 	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	d.log = telemetry.Tee(opts.Log, d.feeds.Logs)
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
+	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: d.records, Log: d.log, Dropped: d.metrics.DecisionDropped})
 	return d
 }
 
@@ -199,17 +214,27 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		policyfile.Sweep(d.opts.StateDir)
 		d.openSubscriptions()
 	}
+	if err := d.openTelemetry(); err != nil {
+		return err
+	}
+	server := d.server()
+	web, err := d.serveWeb(server)
+	if err != nil {
+		return err
+	}
 	var listener net.Listener
 	if d.opts.Socket != "" {
-		var err error
-		if listener, err = api.Listen(d.opts.Socket, d.opts.SocketGroup); err != nil {
-			return err
-		}
+		listener, err = api.Listen(d.opts.Socket, d.opts.SocketGroup)
 	}
-	l, err := d.begin(ctx)
+	var l *loop
+	if err == nil {
+		l, err = d.begin(ctx)
+	}
 	if err != nil {
-		if listener != nil {
-			listener.Close()
+		for _, one := range []net.Listener{listener, web} {
+			if one != nil {
+				one.Close()
+			}
 		}
 		return err
 	}
@@ -227,12 +252,11 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Tunnels: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
-		if d.subs != nil {
-			server.Subscriptions = d.subs
-		}
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
+	run("API over TCP", func(ctx context.Context) error { return d.runWeb(ctx, server, web) })
+	run("alerts", func(ctx context.Context) error { d.alerts.Run(ctx); return nil })
+	run("meter", d.measure)
 	run("reload", d.transactions)
 	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
 	for _, s := range d.parts.Sources {
@@ -247,12 +271,16 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			run("drift", d.watchDrift)
 		}
 	}
+	// What the loop has decided is written down, whatever else ends.
+	writing, written := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() { d.decisions.Run(writing) })
 	endTape, err := d.startTape(l)
 	if err == nil {
 		d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
 		err = l.run(ctx)
 		endTape()
 	}
+	written()
 	d.notify("STOPPING=1")
 	cancel()
 	group.Wait()
@@ -333,6 +361,7 @@ func (d *Daemon) launch(ctx context.Context, loaded load.Result, readBack bool) 
 		return nil, nil, err
 	}
 	c.diags, c.sources, c.loaded = loaded.Diags, loaded.Sources, loaded
+	c.places = placesIn(p, c.sources)
 	if kernel != nil {
 		start := time.Now()
 		err := kernel.Apply(ctx, c.plan)
@@ -516,6 +545,7 @@ func (d *Daemon) writeGauges(w io.Writer) {
 	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())
 	fmt.Fprintf(w, "netpolicy_hello_packets_total %d\nnetpolicy_hello_missed_total %d\nnetpolicy_hello_late_total %d\n",
 		d.hellos.Packets.Load(), d.hellos.Missed.Load()+d.held.Full.Load(), d.held.Late.Load())
+	fmt.Fprintf(w, "netpolicy_decision_log_bytes %d\n", d.decisions.Bytes())
 	fmt.Fprintf(w, "netpolicy_flows %d\nnetpolicy_dns_addresses %d\nnetpolicy_enforced %d\n", s.flows, s.names, toInt(s.broken == "" && !d.opts.Observe))
 }
 

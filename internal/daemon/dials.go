@@ -96,7 +96,7 @@ func (x *dials) news(a netip.Addr) bool {
 
 // Dialled implements relay.Reporter.
 func (x *dials) Dialled(o *relay.Outcome) {
-	if _, xray := x.d.server(o.Route); xray {
+	if _, xray := x.d.proxyServer(o.Route); xray {
 		return // it stands as soon as Xray has taken it, which says nothing of the line
 	}
 	if o.Uplink < 0 || o.Uplink >= maxUplinks || o.Failure != relay.None && (!o.Failure.BlamesUplink() || !x.news(o.Dst.Addr())) {

@@ -2,14 +2,13 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
-	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -42,8 +41,8 @@ type loop struct {
 	saves                           chan save
 	unsaved                         save
 	saveDue                         time.Time
-	decided                         uint64
-	gen                             int // generation of probes
+	decided, seen                   uint64 // decisions; events
+	gen                             int    // generation of probes
 	stopProb                        context.CancelFunc
 	probing                         chan struct{} // closed when the probes of this generation have ended
 	trial                           *trial        // counts what probes get on behalf of a change; nil for none
@@ -91,7 +90,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 
 func (l *loop) liveOf(c *candidate) live {
 	w := c.world
-	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}}.count()
+	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}, places: l.d.placesOf(c)}.count()
 	if !l.d.opts.Observe {
 		v.marks = marksOf(c.plan, c.policy)
 	}
@@ -152,9 +151,9 @@ func (l *loop) run(ctx context.Context) error {
 		case <-ready:
 			l.core.work(eventBatch, l.d.parts.Now(), time.Now())
 		case e := <-l.d.answers:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 		case e := <-l.d.events:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 			l.moreEvents()
 		case r := <-l.d.rounds:
 			l.round(r)
@@ -207,6 +206,18 @@ func (l *loop) step(e state.Event, at time.Time) {
 	l.dispatch()
 }
 
+// timeEvery is how many events one is measured of.
+const timeEvery = 64
+
+// event has the core take an event.
+func (l *loop) event(e *inspector.Event) {
+	at := time.Now()
+	l.core.event(e, l.d.parts.Now(), at)
+	if l.seen++; l.seen%timeEvery == 0 {
+		l.d.metrics.Evaluated(time.Since(at))
+	}
+}
+
 // moreEvents takes the events that wait already, answers first: a name that was
 // just resolved is about to be used.
 func (l *loop) moreEvents() {
@@ -216,13 +227,13 @@ func (l *loop) moreEvents() {
 		}
 		select {
 		case e := <-l.d.answers:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 			continue
 		default:
 		}
 		select {
 		case e := <-l.d.events:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 		default:
 			return
 		}
@@ -233,8 +244,11 @@ func (l *loop) moreEvents() {
 // kernel, and publishes the new snapshot.
 func (l *loop) settle() {
 	out := l.core.take()
-	for _, r := range out.records {
-		l.emit(&r)
+	for i := range out.records {
+		l.d.decisions.Add(out.records[i])
+	}
+	for i := range out.ended {
+		l.d.feeds.Ended.Append(out.ended[i].line(time.Now()))
 	}
 	for _, n := range out.counts {
 		l.d.metrics.Decision(n.rule, n.action, n.route, n.event)
@@ -279,18 +293,6 @@ func (l *loop) queue(out *outputs) {
 	l.pending.forget = append(l.pending.forget, out.flush...)
 }
 
-func (l *loop) emit(r *telemetry.Record) {
-	line, err := json.Marshal(r)
-	if err != nil {
-		l.d.log.Error("decision record not written", "error", err)
-		return
-	}
-	l.d.records.Append(line)
-	if r.Log {
-		l.d.log.Info("decision", "record", json.RawMessage(line))
-	}
-}
-
 func (l *loop) transition(t state.Transition) {
 	name := ""
 	if t.Uplink >= 0 {
@@ -301,6 +303,7 @@ func (l *loop) transition(t state.Transition) {
 		l.d.metrics.Transition("", t.From.String(), t.To.String())
 		l.d.log.Info("state changed", "from", t.From.String(), "to", t.To.String(), "why", t.Why)
 	}
+	l.d.announceTransition(name, t)
 	l.saveDue = time.Time{}
 }
 

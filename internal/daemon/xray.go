@@ -217,8 +217,8 @@ func proxiesOf(path string, p *rules.Policy, more tunnels.Source) (*tunnels.File
 	return files, source
 }
 
-// server returns the SOCKS server of a route via xray.
-func (d *Daemon) server(route string) (netip.AddrPort, bool) {
+// proxyServer returns the SOCKS server of a route via xray.
+func (d *Daemon) proxyServer(route string) (netip.AddrPort, bool) {
 	t := d.tunnels.Load()
 	if t == nil {
 		return netip.AddrPort{}, false

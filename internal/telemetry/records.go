@@ -18,9 +18,19 @@ const RingSize = 4096
 // Record added to it.
 type Record struct {
 	Decision json.RawMessage // the engine's object; must be a JSON object
-	Log      bool            // a rule wants it in the log; not encoded
 	Context  Context
+	// What follows is not encoded.
+
+	Log    bool   // a rule wants it in the log
+	Rule   string // that decided; "" is the default
+	Always bool   // it is never sampled away
+	// Near returns Context.Near; nil leaves it out. Finding it takes longer than deciding, so that is
+	// for who writes records down.
+	Near func() json.RawMessage
 }
+
+// Schema names the form of records.
+const Schema = "np.decision/1"
 
 // Context is what a record adds to a decision.
 type Context struct {
@@ -32,8 +42,11 @@ type Context struct {
 	// Mode is "enforce", or "observe" where nothing is carried out.
 	Mode string `json:"mode"`
 	// Policy is the first 12 hexadecimal digits of the policy's hash.
-	Policy string          `json:"policy"`
-	Flow   json.RawMessage `json:"flow"`
+	Policy string `json:"policy"`
+	// State is the state of the host, and RuleSrc where the rule stands, "policy.npl:12".
+	State   string          `json:"state,omitempty"`
+	RuleSrc string          `json:"rule_src,omitempty"`
+	Flow    json.RawMessage `json:"flow"`
 	// Name is the best name known of the far end, and NameFrom the fact that it
 	// comes from: sni, http_host or dns. Of names out
 	// of DNS the first four are given, with commas.
@@ -51,6 +64,11 @@ type Context struct {
 	LogRule string `json:"log_rule,omitempty"`
 	// Text is what the rule's log action says, where it says something.
 	Text string `json:"text,omitempty"`
+	// Near are the rules that came nearest, each with its first condition that did not
+	// hold. They are left out when too much is decided to look for them.
+	Near json.RawMessage `json:"near,omitempty"`
+	// Sampled says that the record stands for so many of its rule, in a segment.
+	Sampled int `json:"sampled_1_in,omitempty"`
 }
 
 // MarshalJSON merges the decision and its context into one flat object.
@@ -63,10 +81,11 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode decision record: %w", err)
 	}
-	out := make([]byte, 0, len(head)+len(tail))
-	out = append(out, bytes.TrimRight(head[:len(head)-1], " \t\r\n")...)
-	if len(out) > 1 {
-		out = append(out, ',')
+	const schema = `{"schema":"` + Schema + `",`
+	out := make([]byte, 0, len(schema)+len(head)+len(tail))
+	out = append(out, schema...)
+	if inner := bytes.TrimSpace(head[1 : len(head)-1]); len(inner) > 0 {
+		out = append(append(out, inner...), ',')
 	}
 	return append(out, tail[1:]...), nil
 }
@@ -77,8 +96,8 @@ func (r Record) MarshalJSON() ([]byte, error) {
 type Ring struct {
 	mu    sync.Mutex
 	lines [][]byte
-	next  uint64 // sequence number of the next record
-	wake  chan struct{}
+	next  uint64        // sequence number of the next record
+	wake  chan struct{} // nil while nobody waits
 }
 
 // NewRing returns an empty ring of size records; 0 means RingSize.
@@ -86,7 +105,7 @@ func NewRing(size int) *Ring {
 	if size <= 0 {
 		size = RingSize
 	}
-	return &Ring{lines: make([][]byte, size), wake: make(chan struct{})}
+	return &Ring{lines: make([][]byte, size)}
 }
 
 // Append adds a line, which the ring then owns.
@@ -95,8 +114,10 @@ func (r *Ring) Append(line []byte) {
 	defer r.mu.Unlock()
 	r.lines[r.next%uint64(len(r.lines))] = line
 	r.next++
-	close(r.wake)
-	r.wake = make(chan struct{})
+	if r.wake != nil {
+		close(r.wake)
+		r.wake = nil
+	}
 }
 
 // Batch is what one Read found.
@@ -112,7 +133,7 @@ type Batch struct {
 func (r *Ring) Read(from uint64, limit int) Batch {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := Batch{Next: from, More: r.wake}
+	b := Batch{Next: from}
 	if oldest := r.oldest(); from < oldest {
 		b.Missed, b.Next = oldest-from, oldest
 	}
@@ -122,7 +143,12 @@ func (r *Ring) Read(from uint64, limit int) Batch {
 	}
 	if b.Next < r.next {
 		b.More = closed
+		return b
 	}
+	if r.wake == nil {
+		r.wake = make(chan struct{})
+	}
+	b.More = r.wake
 	return b
 }
 
