@@ -80,6 +80,8 @@ type Event struct {
 	// name may lie: Flow.SNI is the outer one. GREASE looks the same (RFC 9849,
 	// 6.2). For kind Answered: the answer gives out the keys for that.
 	ECH bool
+	// Hello is set by sources that were asked for such details, else nil.
+	Hello *Hello
 	// PID is the number of the process that owns the socket, where the source can
 	// tell it for sure (ebpf), else 0.
 	PID uint32
@@ -102,12 +104,27 @@ type Stats struct {
 	Reset bool
 }
 
+// Hello is what people ask of a ClientHello beside its names, and no rule does. ""
+// is not known. It is not changed once it is in an event.
+type Hello struct {
+	// TLS is the highest version offered: "1.3".
+	TLS string `json:"tls,omitempty"`
+	// QUIC is the version of the packets that carry it: "1", "2", "draft-29",
+	// "Q046". It may be known without the rest.
+	QUIC string `json:"quic,omitempty"`
+	// JA4 is the fingerprint of the program that sent it.
+	JA4 string `json:"ja4,omitempty"`
+}
+
 // Answer is one DNS answer, its CNAME chain resolved to the name that was asked for.
 type Answer struct {
 	Name  string // canonical
 	Addrs []netip.Addr
 	// TTL is the least TTL along the chain, as sent (see ClampTTL).
 	TTL time.Duration
+	// ALPN are the protocols that the first HTTPS or SVCB record offers besides
+	// the default, joined by commas.
+	ALPN string
 }
 
 // Source observes connections.

@@ -24,6 +24,7 @@ type eventJSON struct {
 
 	Earlier bool   `json:"earlier,omitempty"`
 	ECH     bool   `json:"ech,omitempty"`
+	Hello   *Hello `json:"hello,omitempty"`
 	PID     uint32 `json:"pid,omitempty"`
 }
 
@@ -43,14 +44,15 @@ type answerJSON struct {
 	Name  string       `json:"name"`
 	Addrs []netip.Addr `json:"addrs"`
 	TTL   int64        `json:"ttl"` // seconds
+	ALPN  string       `json:"alpn,omitempty"`
 }
 
 // AppendJSON appends the event as one JSON object, without a newline. ParseJSON
 // reads it back, durations to the microsecond, TTLs to the second.
 func (e *Event) AppendJSON(b []byte) ([]byte, error) {
-	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier, ECH: e.ECH, PID: e.PID}
+	j := eventJSON{Kind: e.Kind.String(), At: e.At, Source: e.Source, Mark: e.Mark, Prefix: e.Prefix, Earlier: e.Earlier, ECH: e.ECH, Hello: e.Hello, PID: e.PID}
 	if e.Kind == Answered {
-		j.Answer = &answerJSON{e.Answer.Name, e.Answer.Addrs, int64(e.Answer.TTL / time.Second)}
+		j.Answer = &answerJSON{e.Answer.Name, append([]netip.Addr{}, e.Answer.Addrs...), int64(e.Answer.TTL / time.Second), e.Answer.ALPN}
 	} else {
 		j.Flow = e.Flow.AppendJSON(nil)
 	}
@@ -87,7 +89,7 @@ func ParseJSON(line []byte) (Event, error) {
 	if !ok {
 		return Event{}, fmt.Errorf("read event: unknown kind %q", j.Kind)
 	}
-	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier, ECH: j.ECH, PID: j.PID}
+	e := Event{Kind: kind, At: j.At, Source: j.Source, Mark: j.Mark, Prefix: j.Prefix, Earlier: j.Earlier, ECH: j.ECH, Hello: j.Hello, PID: j.PID}
 	if s := j.Stats; s != nil {
 		e.Stats = Stats{
 			time.Duration(s.RTT) * time.Microsecond, time.Duration(s.MinRTT) * time.Microsecond,
@@ -98,7 +100,7 @@ func ParseJSON(line []byte) (Event, error) {
 	case kind == Answered && j.Answer == nil:
 		return Event{}, errors.New("read event: an answer without its answer")
 	case kind == Answered:
-		e.Answer = Answer{j.Answer.Name, j.Answer.Addrs, time.Duration(j.Answer.TTL) * time.Second}
+		e.Answer = Answer{j.Answer.Name, j.Answer.Addrs, time.Duration(j.Answer.TTL) * time.Second, j.Answer.ALPN}
 	default:
 		f, err := flow.ParseJSON(j.Flow)
 		if err != nil {

@@ -199,7 +199,7 @@ func (r *Resolver) fly(ctx context.Context, f *flight, k key, q *query, c Choice
 		}
 		a.life = failureLife
 	}
-	if m, err := dns.Parse(a.msg); err == nil && m.Answer.Name != "" {
+	if m, err := dns.Parse(a.msg); err == nil && len(m.Answer.Addrs) > 0 {
 		a.learn = Answer{Name: m.Answer.Name, Addrs: m.Answer.Addrs, TTL: m.Answer.TTL}
 	}
 	f.entry = newEntry(k, a, now)

@@ -24,27 +24,34 @@ import (
 // newInspectCmd shows connections and their names, from a capture or live.
 func newInspectCmd() *cobra.Command {
 	var file, output string
-	var live, tunnels bool
+	var live, tunnels, answers bool
 	var watch watchOptions
 	cmd := &cobra.Command{
 		Use:   "inspect --pcap FILE | --live | --iface NAME",
 		Short: "Show connections and the names they carry, from a capture or live",
 		Long: `Show one line for each connection: its ends, the server name of its ClientHello (sni, null when it is known
 that there is none), the Host of its HTTP request, and the DNS names of its destination. name_source tells where
-the best name comes from: tls, http or dns.
+the best name comes from: tls, http or dns. Of a hello with an encrypted part (ECH) the name is the outer, public one,
+and another may lie inside: such a line has "ech":true, and tls+ech in the table. Browsers also send such a part without
+a use, which looks the same. -o wide adds to the table what ndjson tells besides: the protocol (app), the TLS version offered (tls), the
+QUIC version (quic), the protocols offered (alpn) and the JA4 fingerprint of the program (ja4).
+
+--answers shows DNS answers, too, also those of HTTPS and SVCB records, with the protocols that these offer.
 
 --live watches this host (or network namespace) until interrupted: conntrack, local sockets, DNS answers and
 ClientHellos. It needs root and changes nothing. --iface captures on one interface alone, and shows the connections whose
 first bytes pass there; programs, round-trip times and ends come from local sockets and conntrack, where they know the
 same addresses. It needs CAP_NET_RAW. Both end at Ctrl-C, after --for, or after --count connections.`,
 		Example: `  netpolicy inspect --pcap capture.pcapng -o ndjson
-  netpolicy inspect --live -o table
+  netpolicy inspect --live -o wide
   netpolicy inspect --iface eth1 --for 1m -o ndjson`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "ndjson" && output != "table" {
-				return fmt.Errorf("unknown output %q: ndjson or table", output)
+			if !slices.Contains([]string{"ndjson", "table", "wide"}, output) {
+				return fmt.Errorf("unknown output %q: ndjson, table or wide", output)
 			}
+			c := newConnections()
+			c.answers, c.wide = answers, output == "wide"
 			given := 0
 			for _, is := range []bool{live, file != "", watch.iface != ""} {
 				if is {
@@ -59,10 +66,10 @@ same addresses. It needs CAP_NET_RAW. Both end at Ctrl-C, after --for, or after 
 			case watch.time < 0 || watch.count < 0:
 				return errors.New("--for and --count can't be negative")
 			case file == "":
-				watch.table = output == "table"
-				return inspectLive(cmd, watch)
+				watch.table = output != "ndjson"
+				return inspectLive(cmd, c, watch)
 			}
-			return inspectFile(cmd, file, output, !tunnels)
+			return inspectFile(cmd, c, file, output, !tunnels)
 		},
 	}
 	cmd.Flags().StringVar(&file, "pcap", "", "read this capture (pcap or pcapng; - for standard input)")
@@ -71,7 +78,8 @@ same addresses. It needs CAP_NET_RAW. Both end at Ctrl-C, after --for, or after 
 	cmd.Flags().DurationVar(&watch.time, "for", 0, "with --live and --iface: end after this time; 0 does not")
 	cmd.Flags().IntVar(&watch.count, "count", 0, "with --live and --iface: end after `N` connections; 0 does not")
 	cmd.Flags().BoolVar(&tunnels, "tunnels", false, "show tunnels themselves, not the connections inside them")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "ndjson or table")
+	cmd.Flags().BoolVar(&answers, "answers", false, "show DNS answers, too")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "ndjson, table or wide")
 	return cmd
 }
 
@@ -83,7 +91,7 @@ type watchOptions struct {
 	table bool
 }
 
-func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
+func inspectFile(cmd *cobra.Command, c *connections, file, output string, inside bool) error {
 	in := cmd.InOrStdin()
 	if file != "-" {
 		f, err := os.Open(file)
@@ -93,8 +101,7 @@ func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
 		defer func() { _ = f.Close() }()
 		in = f
 	}
-	src := replay.New(in, replay.Options{CaptureOnly: true, KeepTunnels: !inside})
-	c := newConnections()
+	src := replay.New(in, replay.Options{CaptureOnly: true, KeepTunnels: !inside, Details: true})
 	// What was read before an error is worth showing.
 	runErr := src.Run(cmd.Context(), c.take)
 	var err error
@@ -102,10 +109,10 @@ func inspectFile(cmd *cobra.Command, file, output string, inside bool) error {
 		fmt.Fprintf(cmd.ErrOrStderr(), "error: %s: %v\n", file, runErr)
 		return cli.Errors
 	}
-	if output == "table" {
-		err = c.table(cmd.OutOrStdout())
-	} else {
+	if output == "ndjson" {
 		err = c.lines(cmd.OutOrStdout())
+	} else {
+		err = c.table(cmd.OutOrStdout())
 	}
 	if err != nil {
 		return err
@@ -132,13 +139,17 @@ type ends struct {
 	src, dst netip.AddrPort
 }
 
-// connection is what was gathered of one connection.
+// connection is what was gathered of one connection; or a DNS answer.
 type connection struct {
 	flow  flow.Flow
-	began time.Time
-	shown bool
-	over  bool
-	seen  bool // by connections.only
+	hello inspector.Hello // empty where none was whole
+	ech   bool
+	// answer is set for an answer alone, and then all that counts.
+	answer *inspector.Event
+	began  time.Time
+	shown  bool
+	over   bool
+	seen   bool // by connections.only
 }
 
 // connections gathers events into connections, in the order of their beginning.
@@ -150,6 +161,10 @@ type connections struct {
 	// only is the source that has to have seen a connection for watch to show it;
 	// "" is any.
 	only string
+	// answers: DNS answers are shown, too.
+	answers bool
+	// wide: the table has the details of hellos.
+	wide bool
 }
 
 func newConnections() *connections {
@@ -172,7 +187,10 @@ func (c *connections) take(e inspector.Event) { c.enter(e) }
 func (c *connections) enter(e inspector.Event) *connection {
 	if e.Kind == inspector.Answered {
 		c.names.Add(e.Answer, e.At)
-		return nil
+		if !c.answers {
+			return nil
+		}
+		return c.list(&connection{answer: &e, began: e.At, over: true, seen: true})
 	}
 	k := endsOf(e.Flow)
 	n := c.byEnds[k]
@@ -187,20 +205,31 @@ func (c *connections) enter(e inspector.Event) *connection {
 		if e.Kind == inspector.Close && n == nil {
 			return nil
 		}
-		if len(c.order) >= maxShown {
-			c.dropped++
+		if n = c.list(&connection{flow: e.Flow, began: e.At}); n == nil {
 			return nil
 		}
-		n = &connection{flow: e.Flow, began: e.At}
 		c.byEnds[k] = n
-		c.order = append(c.order, n)
 	}
 	n.seen = n.seen || e.Source == c.only
 	merge(&n.flow, e.Flow)
+	n.ech = n.ech || e.ECH
+	if e.Hello != nil {
+		n.hello = *e.Hello
+	}
 	if dst, ok := n.flow.Dst.Get(); ok && (n.flow.DNS.Empty() || e.Kind == inspector.Name) {
 		n.flow.DNS = c.names.Names(dst, e.At)
 	}
 	n.over = n.over || e.Kind == inspector.Close
+	return n
+}
+
+// list puts n behind the others and returns it, nil when there are too many.
+func (c *connections) list(n *connection) *connection {
+	if len(c.order) >= maxShown {
+		c.dropped++
+		return nil
+	}
+	c.order = append(c.order, n)
 	return n
 }
 
@@ -239,22 +268,39 @@ func best(f flow.Flow) (name, source string) {
 	return "", ""
 }
 
-// appendLine appends the connection as a flow record with its name_source.
-func appendLine(b []byte, f flow.Flow) []byte {
-	b = f.AppendJSON(b)
+// appendLine appends the connection as a flow record with its name_source and
+// what is known of its hello, or the answer as an event.
+func (n *connection) appendLine(b []byte) ([]byte, error) {
+	if n.answer != nil {
+		b, err := n.answer.AppendJSON(b)
+		return append(b, '\n'), err
+	}
+	b = n.flow.AppendJSON(b)
 	b = append(b[:len(b)-1], `,"name_source":`...)
-	if _, source := best(f); source != "" {
+	if _, source := best(n.flow); source != "" {
 		b = flow.AppendString(b, source)
 	} else {
 		b = append(b, "null"...)
 	}
-	return append(b, "}\n"...)
+	if n.ech {
+		b = append(b, `,"ech":true`...)
+	}
+	for _, x := range []struct{ key, value string }{{"tls", n.hello.TLS}, {"quic", n.hello.QUIC}, {"ja4", n.hello.JA4}} {
+		if x.value != "" {
+			b = append(b, `,"`+x.key+`":`...)
+			b = flow.AppendString(b, x.value)
+		}
+	}
+	return append(b, "}\n"...), nil
 }
 
 func (c *connections) lines(w io.Writer) error {
 	var b []byte
 	for _, n := range c.order {
-		b = appendLine(b, n.flow)
+		var err error
+		if b, err = n.appendLine(b); err != nil {
+			return err
+		}
 		const enough = 64 << 10
 		if len(b) >= enough {
 			if _, err := w.Write(b); err != nil {
@@ -271,9 +317,9 @@ func (c *connections) lines(w io.Writer) error {
 
 func (c *connections) table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PROTO\tSOURCE\tDESTINATION\tNAME\tFROM")
+	fmt.Fprintln(t, strings.Join(c.heading(), "\t"))
 	for _, n := range c.order {
-		fmt.Fprintln(t, row(n.flow, "\t"))
+		fmt.Fprintln(t, strings.Join(c.row(n), "\t"))
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write output: %w", err)
@@ -281,16 +327,47 @@ func (c *connections) table(w io.Writer) error {
 	return nil
 }
 
+// heading names the fields of rows, but for the program.
+func (c *connections) heading() []string {
+	fields := []string{"PROTO", "SOURCE", "DESTINATION", "NAME", "FROM"}
+	if c.wide {
+		fields = append(fields, "APP", "TLS", "QUIC", "ALPN", "JA4")
+	}
+	return fields
+}
+
 // row is a connection for people. Control characters can't occur: names are
-// canonical, and a process's name is quoted when it has any.
-func row(f flow.Flow, sep string) string {
-	k := endsOf(f)
-	name, source := best(f)
-	fields := []string{k.proto.String(), end(k.src, f.SrcPort), end(k.dst, f.DstPort), cmp.Or(name, "-"), cmp.Or(source, "-")}
-	if p, ok := f.Process.Get(); ok {
+// canonical, ALPN and app are printable, and a process's name is quoted when it has any.
+func (c *connections) row(n *connection) []string {
+	var fields []string
+	var app, alpn string
+	if a := n.answer; a != nil {
+		var addrs []string
+		for _, x := range a.Answer.Addrs {
+			addrs = append(addrs, x.String())
+		}
+		fields = []string{"dns", "", strings.Join(addrs, ","), a.Answer.Name, "answer"}
+		alpn = a.Answer.ALPN
+	} else {
+		k := endsOf(n.flow)
+		name, source := best(n.flow)
+		fields = []string{k.proto.String(), end(k.src, n.flow.SrcPort), end(k.dst, n.flow.DstPort), name, source}
+		app, _ = n.flow.App.Get()
+		alpn, _ = n.flow.ALPN.Get()
+	}
+	if n.ech || n.answer != nil && n.answer.ECH {
+		fields[4] = strings.TrimPrefix(fields[4]+"+ech", "+")
+	}
+	if c.wide {
+		fields = append(fields, app, n.hello.TLS, n.hello.QUIC, alpn, n.hello.JA4)
+	}
+	for i, f := range fields {
+		fields[i] = cmp.Or(f, "-")
+	}
+	if p, ok := n.flow.Process.Get(); ok {
 		fields = append(fields, fmt.Sprintf("%q", p))
 	}
-	return strings.Join(fields, sep)
+	return fields
 }
 
 func end(a netip.AddrPort, port flow.Value[uint16]) string {
@@ -302,7 +379,7 @@ func end(a netip.AddrPort, port flow.Value[uint16]) string {
 
 // watch shows connections as they come: each once, when its name is known, at
 // the latest a moment after it was seen, or when it ends.
-func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, show func(flow.Flow) error) error {
+func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, show func(*connection) error) error {
 	const patience = 2 * time.Second
 	// memory is after what time a connection is forgotten of whose end nobody told.
 	const memory = 10 * time.Minute
@@ -317,9 +394,9 @@ func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, 
 			}
 			// Of one interface's connections the program, which is looked for each
 			// second, is worth a moment's patience.
-			if e.Kind == inspector.Name && (c.only == "" || !n.flow.Process.Unknown()) || e.Kind == inspector.Close {
+			if e.Kind == inspector.Name && (c.only == "" || !n.flow.Process.Unknown()) || e.Kind == inspector.Close || e.Kind == inspector.Answered {
 				n.shown = true
-				if err := show(n.flow); err != nil {
+				if err := show(n); err != nil {
 					return err
 				}
 			}
@@ -333,7 +410,7 @@ func (c *connections) watch(ctx context.Context, events <-chan inspector.Event, 
 				n.over = n.over || c.only != "" && now.Sub(n.began) > memory
 				if !n.shown && (c.only == "" || n.seen) && now.Sub(n.began) > patience {
 					n.shown = true
-					if err := show(n.flow); err != nil {
+					if err := show(n); err != nil {
 						return err
 					}
 				}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/conntrack"
@@ -29,7 +29,7 @@ var errEnough = errors.New("enough")
 
 // inspectLive shows the connections of this network namespace, or of one of its
 // interfaces, until interrupted or until there is enough.
-func inspectLive(cmd *cobra.Command, o watchOptions) error {
+func inspectLive(cmd *cobra.Command, c *connections, o watchOptions) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if o.time > 0 {
@@ -49,8 +49,7 @@ func inspectLive(cmd *cobra.Command, o watchOptions) error {
 			dropped.Add(1)
 		}
 	}
-	capture := afpacket.New(afpacket.Options{Interface: o.iface})
-	c := newConnections()
+	capture := afpacket.New(afpacket.Options{Interface: o.iface, Details: true})
 	if o.iface != "" {
 		c.only = capture.Name()
 	}
@@ -91,15 +90,21 @@ func inspectLive(cmd *cobra.Command, o watchOptions) error {
 func watchConnections(ctx context.Context, cmd *cobra.Command, c *connections, events <-chan inspector.Event, o watchOptions) error {
 	w, left := cmd.OutOrStdout(), o.count
 	if o.table {
-		fmt.Fprintln(w, "PROTO SOURCE DESTINATION NAME FROM PROGRAM")
+		fmt.Fprintln(w, strings.Join(append(c.heading(), "PROGRAM"), " "))
 	}
-	err := c.watch(ctx, events, func(f flow.Flow) error {
-		line := append([]byte(row(f, " ")), '\n')
+	err := c.watch(ctx, events, func(n *connection) error {
+		line := []byte(strings.Join(c.row(n), " ") + "\n")
 		if !o.table {
-			line = appendLine(nil, f)
+			var err error
+			if line, err = n.appendLine(nil); err != nil {
+				return err
+			}
 		}
 		if _, err := w.Write(line); err != nil {
 			return fmt.Errorf("write output: %w", err)
+		}
+		if n.answer != nil {
+			return nil
 		}
 		if left--; left == 0 {
 			return errEnough

@@ -8,25 +8,41 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
+
 	"netpolicy.dev/netpolicy/internal/nstest"
 )
 
-// TestInspectLive watches a namespace of its own.
+// TestInspectLive watches a namespace of its own, in which a hello and a DNS answer pass.
 func TestInspectLive(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
+	for _, c := range []struct{ output, hello, answer string }{
+		{"ndjson", `"dst":"127.0.0.1:443","sni":"live.example".*"name_source":"tls","tls":"1.3","ja4":"t13d`, `"kind":"answer".*"name":"svc.example","addrs":\[\],"ttl":60,"alpn":"h3,h2"`},
+		{"wide", `^tcp 127.0.0.1:\d+ 127.0.0.1:443 live.example tls tls 1.3 - - t13d\S+`, `^dns - - svc.example answer - - - h3,h2 -$`},
+	} {
+		t.Run(c.output, func(t *testing.T) {
+			watched(t, c.output, regexp.MustCompile(c.hello), regexp.MustCompile(c.answer))
+		})
+	}
+}
+
+// watched runs inspect --live until lines have matched all wanted.
+func watched(t *testing.T, output string, wanted ...*regexp.Regexp) {
+	t.Helper()
 	ns := nstest.New(t)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := &exec.Cmd{Path: exe, Args: []string{"netpolicy", "inspect", "--live", "-o", "ndjson"}, Stderr: os.Stderr}
+	cmd := &exec.Cmd{Path: exe, Args: []string{"netpolicy", "inspect", "--live", "--answers", "-o", output}, Stderr: os.Stderr}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -35,6 +51,7 @@ func TestInspectLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // has no effect after the end
 	lines := make(chan string, 10_000)
 	go func() {
 		defer close(lines)
@@ -42,37 +59,28 @@ func TestInspectLive(t *testing.T) {
 			lines <- s.Text()
 		}
 	}()
-	var l net.Listener
-	ns.Do(t, func() { l, err = net.Listen("tcp", "127.0.0.1:443") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Read(make([]byte, 4096))
-			_ = c.Close()
+	hangUp(t, ns, "127.0.0.1:443")
+	resolver := serveService(t, ns)
+	// It may not watch yet: connect and ask until it tells of it.
+	const patience = 30 * time.Second
+	for began := time.Now(); len(wanted) > 0; {
+		if time.Since(began) > patience {
+			t.Fatalf("no line like %q", wanted)
 		}
-	}()
-	// It may not watch yet: connect until it tells of one.
-	for seen := false; !seen; {
 		ns.Do(t, func() {
+			ask(resolver)
 			if c, err := net.Dial("tcp", "127.0.0.1:443"); err == nil {
 				_ = tls.Client(c, &tls.Config{ServerName: "live.example", InsecureSkipVerify: true}).Handshake() // #nosec: no TLS server answers
 				_ = c.Close()
 			}
 		})
-		for more := true; more && !seen; {
+		for more := true; more && len(wanted) > 0; {
 			select {
 			case line, ok := <-lines:
 				if !ok {
 					t.Fatal("it ended: ", cmd.Wait())
 				}
-				seen = strings.Contains(line, `"dst":"127.0.0.1:443","sni":"live.example"`) && strings.Contains(line, `"name_source":"tls"`)
+				wanted = slices.DeleteFunc(wanted, func(r *regexp.Regexp) bool { return r.MatchString(line) })
 			default:
 				more = false
 			}
@@ -85,6 +93,80 @@ func TestInspectLive(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("after an interrupt: %v", err)
+	}
+}
+
+// hangUp accepts connections in the namespace, reads once, and closes them.
+func hangUp(t *testing.T, ns *nstest.NS, addr string) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	ns.Do(t, func() { l, err = net.Listen("tcp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 4096))
+			_ = c.Close()
+		}
+	}()
+}
+
+// serviceQuery asks for the HTTPS record of svc.example.
+var serviceQuery = dnsmessage.Question{Name: dnsmessage.MustNewName("svc.example."), Type: dnsmessage.TypeHTTPS, Class: dnsmessage.ClassINET}
+
+// serveService answers serviceQuery in the namespace with protocols alone, and returns
+// where.
+func serveService(t *testing.T, ns *nstest.NS) string {
+	t.Helper()
+	var server net.PacketConn
+	var err error
+	ns.Do(t, func() { server, err = net.ListenPacket("udp", "127.0.0.1:53") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	service := dnsmessage.SVCBResource{Priority: 1, Target: dnsmessage.MustNewName(".")}
+	service.SetParam(dnsmessage.SVCParamALPN, []byte("\x02h3\x02h2"))
+	go func() {
+		b := make([]byte, 512)
+		for {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil {
+				continue
+			}
+			m.Response = true
+			header := dnsmessage.ResourceHeader{Name: serviceQuery.Name, Class: serviceQuery.Class, TTL: 60}
+			m.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.HTTPSResource{SVCBResource: service}}}
+			if answer, err := m.Pack(); err == nil {
+				_, _ = server.WriteTo(answer, from)
+			}
+		}
+	}()
+	return server.LocalAddr().String()
+}
+
+// ask asks serviceQuery once. Whether the answer comes shows in what is watched.
+func ask(resolver string) {
+	query, err := (&dnsmessage.Message{Questions: []dnsmessage.Question{serviceQuery}}).Pack()
+	if err != nil {
+		panic(err)
+	}
+	if c, err := net.Dial("udp", resolver); err == nil {
+		_, _ = c.Write(query)
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		_, _ = c.Read(make([]byte, 512))
+		_ = c.Close()
 	}
 }
 
@@ -159,7 +241,7 @@ func TestInspectInterface(t *testing.T) {
 		}
 	}
 	got := out.String()
-	if !strings.Contains(got, `"dst":"192.0.2.1:443","sni":"wire.example"`) || !strings.Contains(got, `"name_source":"tls"`) || strings.Count(got, "\n") != 1 {
+	if !strings.Contains(got, `"dst":"192.0.2.1:443","sni":"wire.example"`) || !strings.Contains(got, `"name_source":"tls","tls":"1.3","ja4":"t13d`) || strings.Count(got, "\n") != 1 {
 		t.Errorf("shown:\n%s", got)
 	}
 	if !strings.Contains(got, `"process":"netpolicy.test"`) {

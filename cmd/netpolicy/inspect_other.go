@@ -9,6 +9,6 @@ import (
 )
 
 // inspectLive needs sources that only Linux has so far.
-func inspectLive(*cobra.Command, watchOptions) error {
+func inspectLive(*cobra.Command, *connections, watchOptions) error {
 	return errors.New("inspect --live and --iface work on Linux only")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 	"golang.org/x/net/dns/dnsmessage"
 
+	"netpolicy.dev/netpolicy/inspector/tlshello"
 	"netpolicy.dev/netpolicy/internal/cli"
 )
 
@@ -111,10 +113,18 @@ func inspect(args ...string) (out, errs string, err error) {
 
 func TestInspectCapture(t *testing.T) {
 	file := capture(t)
+	// What crypto/tls sends depends on its version.
+	ja4 := func(name string) string {
+		h, err := new(tlshello.Parser).Parse(firstFlight(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(h.AppendJA4(nil, tlshello.OverTCP))
+	}
 	for _, c := range []struct{ output, want string }{
 		{"ndjson", `{"proto":"udp","src":"10.0.0.5:39999","dst":"192.0.2.53:53","dscp":0,"name_source":null}
-{"proto":"tcp","src":"10.0.0.5:40000","dst":"192.0.2.9:443","sni":"us01.zoom.us","http_host":null,"dns":["zoom.us"],"dscp":0,"app":"tls","alpn":null,"name_source":"tls"}
-{"proto":"tcp","src":"10.0.0.5:40001","dst":"192.0.2.9:443","sni":null,"http_host":null,"dns":["zoom.us"],"dscp":0,"app":"tls","alpn":null,"name_source":"dns"}
+{"proto":"tcp","src":"10.0.0.5:40000","dst":"192.0.2.9:443","sni":"us01.zoom.us","http_host":null,"dns":["zoom.us"],"dscp":0,"app":"tls","alpn":null,"name_source":"tls","tls":"1.3","ja4":"` + ja4("us01.zoom.us") + `"}
+{"proto":"tcp","src":"10.0.0.5:40001","dst":"192.0.2.9:443","sni":null,"http_host":null,"dns":["zoom.us"],"dscp":0,"app":"tls","alpn":null,"name_source":"dns","tls":"1.3","ja4":"` + ja4("") + `"}
 {"proto":"icmp","src":"10.0.0.5","dst":"192.0.2.9","dns":["zoom.us"],"dscp":0,"name_source":"dns"}
 `},
 		{"table", `PROTO  SOURCE          DESTINATION    NAME          FROM
@@ -162,6 +172,28 @@ func TestInspectRefuses(t *testing.T) {
 		_, errs, err := inspect(c.args...)
 		if err == nil || c.code != nil && err != c.code || !strings.Contains(errs+err.Error(), c.want) {
 			t.Errorf("%q: %v, %q", c.args, err, errs)
+		}
+	}
+}
+
+// TestInspectCaptures compares with what another engine, nDPI, tells of public
+// captures: the tables that its own tests compare with.
+func TestInspectCaptures(t *testing.T) {
+	const captures = "../../../shared/data/pcap"
+	if _, err := os.Stat(captures); errors.Is(err, os.ErrNotExist) {
+		t.Skip("no captures in", captures)
+	}
+	for _, c := range []struct{ file, want string }{
+		{"tls_esni_sni_both.pcap", "these-are-not-the-droids-youre-looking-for.com tls+ech tls 1.3 - - t13d031100_55b375c5d22e_77359c92d649"},
+		{"google_chat.pcapng", "chat.google.com tls+ech tls 1.3 - h2,http/1.1 t13d1715h2_5b57614c22b0_5c2c66f702b0"},
+		{"quic-28.pcap", "www.wireshark.org tls quic 1.3 draft-28 h3-28,h3-27 q13d0309h8_55b375c5d22e_f68d9329452a"},
+		{"quic-mvfst-27.pcapng", "graph.facebook.com tls quic 1.3 mvfst-27 h3-fb-05 q00d0108h5_0f2cb44170f4_f4b4187450f5"},
+		{"quic_frags_different_dcid.pcapng", "cdnjs.cloudflare.com tls+ech quic 1.3 1 h3 q13d0311h3_55b375c5d22e_5a1f323ef56d"},
+		{"quic_q46_b.pcap", "upload.youtube.com tls quic - Q046 - -"}, // a CHLO is no ClientHello
+	} {
+		out, errs, err := inspect("--pcap", filepath.Join(captures, c.file), "-o", "wide")
+		if rows := strings.Join(strings.Fields(out), " "); err != nil || errs != "" || !strings.Contains(rows, c.want) {
+			t.Errorf("%s: %v %q, want %s in:\n%s", c.file, err, errs, c.want, out)
 		}
 	}
 }

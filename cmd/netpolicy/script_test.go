@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -15,13 +16,19 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs testdata/script/*.txtar; each is one behaviour of the command line.
+// $TESTDATA is the folder above, for what is no text.
 // UPDATE_SCRIPTS=1 rewrites the files that `cmp` compares with.
 func TestScripts(t *testing.T) {
+	testdata, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("NO_COLOR", "1")
+			e.Setenv("TESTDATA", testdata)
 			return nil
 		},
 	})

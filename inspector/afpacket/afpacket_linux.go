@@ -43,6 +43,8 @@ type Options struct {
 	MaxFlows int
 	// Interface is the one to observe; "" means all.
 	Interface string
+	// Details is sniff.Options.Details.
+	Details bool
 }
 
 // Counters says what a source did. They may be read at any time; those of the
@@ -110,7 +112,7 @@ func (s *Source) Run(ctx context.Context, emit func(inspector.Event)) error {
 	defer links.Close()
 	r := &run{
 		source: s, conn: c, links: links,
-		sniffer: sniff.New(s.Name(), sniff.Options{MaxFlows: s.opt.MaxFlows}, emit),
+		sniffer: sniff.New(s.Name(), sniff.Options{MaxFlows: s.opt.MaxFlows, Details: s.opt.Details}, emit),
 		counts:  make(map[shed]int),
 	}
 	defer r.publish()

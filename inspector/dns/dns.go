@@ -45,12 +45,10 @@ type Message struct {
 	// dot; "" for the root.
 	Question string
 	Type     dnsmessage.Type
-	// Answer is set for successful responses that hold addresses: Name is the
-	// question in canonical form. It is empty (no Addrs) otherwise.
+	// Answer is set for successful responses that hold addresses, or an HTTPS or
+	// SVCB record that tells something else: Name is the question in canonical
+	// form. It is empty otherwise.
 	Answer inspector.Answer
-	// ALPN are the protocols that the first HTTPS or SVCB record of the question's
-	// chain offers besides the default, joined by commas.
-	ALPN string
 	// ECH is true when one of these records has keys for encrypted hellos: the
 	// name in the ClientHello that follows may be an outer one.
 	ECH bool
@@ -84,9 +82,9 @@ func Parse(b []byte) (Message, error) {
 		return m, nil // such as the root, or a name that no rule can have
 	}
 	found := resolve(records(&p), m.Question)
-	m.ALPN, m.ECH = found.alpn, found.ech
-	if len(found.addrs) > 0 {
-		m.Answer = inspector.Answer{Name: name, Addrs: found.addrs, TTL: time.Duration(found.ttl) * time.Second}
+	m.ECH = found.ech
+	if len(found.addrs) > 0 || found.alpn != "" || found.ech {
+		m.Answer = inspector.Answer{Name: name, Addrs: found.addrs, TTL: time.Duration(found.ttl) * time.Second, ALPN: found.alpn}
 	}
 	return m, nil
 }

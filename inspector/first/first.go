@@ -2,24 +2,27 @@
 // says which protocol they are and whom they are for. It is for everyone who
 // sees them: the sniffer, which has packets, and a relay, which has a stream.
 //
-//	var s first.Stream
-//	for s.State() == first.More {
+//	var r first.Reader
+//	facts, state := r.Stream(stream) // what has come so far
+//	for state == first.More {
 //		n, err := conn.Read(buf) // with a deadline
 //		if err != nil {
 //			break
 //		}
-//		s.Write(buf[:n])
+//		stream = append(stream, buf[:n]...)
+//		facts, state = r.Stream(stream)
 //	}
-//	s.Facts().Fill(&f, true) // what is not there now is absent
+//	facts.Fill(&f, true) // what is not there now is absent
 //
 // It is pure, safe on hostile input, and what it keeps is bounded (MaxStream,
-// MaxDatagrams). Write never fails and never keeps what it is given.
+// MaxDatagrams). It never keeps what it is given.
 package first
 
 import (
 	"errors"
 
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/apps"
 	"netpolicy.dev/netpolicy/inspector/httphost"
 	"netpolicy.dev/netpolicy/inspector/quic"
@@ -75,6 +78,9 @@ type Facts struct {
 	// ECH is true when the ClientHello has the extension encrypted_client_hello
 	// (or its forerunner): another name may lie inside. GREASE looks the same.
 	ECH bool
+	// Hello is what the ClientHello says besides, for a reader with Details; else
+	// nil. But for the QUIC version it is told of whole hellos alone.
+	Hello *inspector.Hello
 }
 
 // Fill sets f's facts. With final, what was not found is set to absent;
@@ -96,7 +102,11 @@ func fill(v *flow.Value[string], s string, final bool, known func(string) flow.V
 
 // Reader reads beginnings of streams that the caller keeps. The zero Reader is
 // ready; it is for one goroutine and any number of streams.
-type Reader struct{ tls tlshello.Parser }
+type Reader struct {
+	// Details also fills Facts.Hello, which takes two hashes and some strings.
+	Details bool
+	tls     tlshello.Parser
+}
 
 // Stream reads the beginning of a TCP stream that stream is a prefix of, as far
 // as it is there. It needs no more than MaxStream bytes, and says More only
@@ -108,7 +118,7 @@ func (r *Reader) Stream(stream []byte) (Facts, State) {
 	h, err := r.tls.Parse(stream)
 	switch {
 	case err == nil:
-		return ofHello(h, apps.TLS), Done
+		return ofWhole(h, apps.TLS, r.Details), Done
 	case errors.Is(err, tlshello.ErrIncomplete) && len(stream) > 0:
 		return untilFull(ofPart(h, apps.TLS), full)
 	}
@@ -138,7 +148,21 @@ func untilFull(x Facts, full bool) (Facts, State) {
 	return x, More
 }
 
-// ofHello takes the facts of a whole ClientHello.
+// ofWhole takes the facts of a whole ClientHello.
+func ofWhole(h tlshello.Hello, app string, details bool) Facts {
+	x := ofHello(h, app)
+	if details {
+		transport := byte(tlshello.OverTCP)
+		if app == apps.QUIC {
+			transport = tlshello.OverQUIC
+		}
+		var room [64]byte
+		x.Hello = &inspector.Hello{TLS: h.VersionName(), JA4: string(h.AppendJA4(room[:0], transport))}
+	}
+	return x
+}
+
+// ofHello takes what rules ask for.
 func ofHello(h tlshello.Hello, app string) Facts {
 	return Facts{App: app, SNI: string(h.ServerName), ALPN: flow.JoinALPN(h.Protocols()), ECH: h.ECH}
 }
@@ -152,44 +176,12 @@ func ofPart(h tlshello.Hello, app string) Facts {
 	return x
 }
 
-// Stream keeps the first bytes of one TCP stream, from the side that opened the
-// connection. The zero Stream is ready; it is for one goroutine.
-type Stream struct {
-	reader Reader
-	buf    []byte
-	facts  Facts
-	state  State
-}
-
-// Write takes the bytes that come next. Once the state is not More, it does nothing.
-func (s *Stream) Write(p []byte) State {
-	if s.state != More {
-		return s.state
-	}
-	whole := p
-	if len(s.buf) > 0 {
-		s.buf = append(s.buf, p[:min(len(p), MaxStream-len(s.buf))]...)
-		whole = s.buf
-	}
-	s.facts, s.state = s.reader.Stream(whole)
-	switch {
-	case s.state != More:
-		s.buf, s.reader = nil, Reader{}
-	case len(s.buf) == 0:
-		s.buf = append(s.buf, p...)
-	}
-	return s.state
-}
-
-// State returns what the last Write returned; More before the first.
-func (s *Stream) State() State { return s.state }
-
-// Facts returns what is known so far.
-func (s *Stream) Facts() Facts { return s.facts }
-
 // Datagrams keeps what the first datagrams of one UDP flow say, from one side.
 // The zero Datagrams is ready; it is for one goroutine.
 type Datagrams struct {
+	// Details also fills Facts.Hello, which takes two hashes and some strings.
+	Details bool
+
 	facts Facts
 	state State
 	count int
@@ -216,7 +208,13 @@ func (d *Datagrams) Write(p []byte) State {
 		d.quic, d.state = nil, Unknown
 		return d.state
 	}
-	d.facts, d.state = ofQUIC(d.quic)
+	d.facts, d.state = ofQUIC(d.quic, d.Details)
+	if v := d.quic.Version(); d.Details && v != "" {
+		if d.facts.Hello == nil {
+			d.facts.Hello = new(inspector.Hello)
+		}
+		d.facts.Hello.QUIC = v
+	}
 	d.lost = d.quic.Lost()
 	if d.state == More && d.count >= MaxDatagrams {
 		d.state = Done
@@ -228,7 +226,7 @@ func (d *Datagrams) Write(p []byte) State {
 }
 
 // ofQUIC takes the facts of what a client has said so far.
-func ofQUIC(c *quic.Client) (Facts, State) {
+func ofQUIC(c *quic.Client, details bool) (Facts, State) {
 	x := Facts{App: apps.QUIC}
 	if c.Google() {
 		name, err := quic.ServerName(c.Message())
@@ -240,7 +238,7 @@ func ofQUIC(c *quic.Client) (Facts, State) {
 	}
 	switch h, err := tlshello.ParseMessage(c.Message()); {
 	case err == nil:
-		return ofHello(h, apps.QUIC), Done
+		return ofWhole(h, apps.QUIC, details), Done
 	case errors.Is(err, tlshello.ErrIncomplete):
 		if part := ofPart(h, apps.QUIC); part != (Facts{}) {
 			x = part
@@ -261,9 +259,6 @@ func (d *Datagrams) Held() int {
 
 // Lost counts the pieces of a hello that were too many, or lay too far ahead.
 func (d *Datagrams) Lost() int { return d.lost }
-
-// State returns what the last Write returned; More before the first.
-func (d *Datagrams) State() State { return d.state }
 
 // Facts returns what is known so far.
 func (d *Datagrams) Facts() Facts { return d.facts }

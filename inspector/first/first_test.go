@@ -11,7 +11,9 @@ import (
 	"pgregory.net/rapid"
 
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/quic/quictest"
+	"netpolicy.dev/netpolicy/inspector/tlshello"
 )
 
 var dcid = []byte("12345678")
@@ -77,28 +79,27 @@ func withECH(msg []byte) []byte {
 	return b
 }
 
-// TestStream writes the streams in pieces of any size: the end is the same, and
-// on the way facts are only added.
+// TestStream reads prefixes that grow by pieces of any size: the end is the same,
+// and on the way facts are only added.
 func TestStream(t *testing.T) {
 	for text, want := range streams(t) {
 		t.Run(text[:min(len(text), 12)], func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
-				var s Stream
-				before := s.Facts()
-				for rest := []byte(text); len(rest) > 0; {
-					n := rapid.IntRange(1, min(len(rest), 900)).Draw(t, "piece")
-					state := s.Write(rest[:n])
-					rest = rest[n:]
-					if state != s.State() || state == More && len(rest) == 0 {
-						t.Fatalf("%v, then %v, at the end", state, s.State())
+				var r Reader
+				before, state := Facts{}, More
+				for n := 0; state == More; {
+					if n == len(text) {
+						t.Fatal("more, at the end")
 					}
-					if got := s.Facts(); !grown(before, got) {
-						t.Fatalf("%+v became %+v", before, got)
+					n += rapid.IntRange(1, min(len(text)-n, 900)).Draw(t, "piece")
+					var x Facts
+					if x, state = r.Stream([]byte(text[:n])); !grown(before, x) {
+						t.Fatalf("%+v became %+v", before, x)
 					}
-					before = s.Facts()
+					before = x
 				}
-				if s.Facts() != want || (want == Facts{}) != (s.State() == Unknown) {
-					t.Fatalf("%v %+v, want %+v", s.State(), s.Facts(), want)
+				if before != want || (want == Facts{}) != (state == Unknown) {
+					t.Fatalf("%v %+v, want %+v", state, before, want)
 				}
 			})
 		})
@@ -113,24 +114,80 @@ func grown(a, b Facts) bool {
 
 func TestEarly(t *testing.T) {
 	b := hello(t, "us01.zoom.us")
-	var s Stream
-	if state := s.Write(b[:len(b)-1]); state != More || s.Facts().SNI != "us01.zoom.us" || s.Facts().App != "tls" {
-		t.Errorf("%v %+v", state, s.Facts())
+	r := Reader{Details: true}
+	x, state := r.Stream(b[:len(b)-1])
+	if want := (Facts{App: "tls", SNI: "us01.zoom.us"}); state != More || x.App != want.App || x.SNI != want.SNI || x.Hello != nil {
+		t.Errorf("%v %+v", state, x)
 	}
 }
 
 func TestBound(t *testing.T) {
 	for _, text := range []string{"GET /", "\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03"} {
-		var s Stream
-		for i := 0; s.Write([]byte(text)) == More; i++ {
-			text = strings.Repeat("x", 1000)
-			if len(s.buf) > MaxStream || i > 2*MaxStream/1000 {
-				t.Fatalf("%d bytes held", len(s.buf))
+		var r Reader
+		long := []byte(text + strings.Repeat("x", 2*MaxStream))
+		if _, state := r.Stream(long[:MaxStream-1]); state != More {
+			t.Errorf("%q: %v below the bound", text, state)
+		}
+		at, state := r.Stream(long[:MaxStream])
+		if beyond, same := r.Stream(long); state == More || same != state || beyond != at {
+			t.Errorf("%q: %v %+v, beyond the bound %v %+v", text, state, at, same, beyond)
+		}
+	}
+}
+
+// TestDetails are for readers that ask, and the others' facts are the same but for them.
+func TestDetails(t *testing.T) {
+	msg := message(t, "us01.zoom.us", true)
+	h, err := tlshello.ParseMessage(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	print := func(transport byte) string { return string(h.AppendJA4(nil, transport)) }
+	google := []byte("\x09abcdefghQ043\x01rest")
+	for _, c := range []struct {
+		name string
+		read func(details bool) Facts
+		want inspector.Hello
+	}{
+		{"TLS", func(details bool) Facts {
+			r := Reader{Details: details}
+			x, _ := r.Stream(records(msg, 700))
+			return x
+		}, inspector.Hello{TLS: "1.3", JA4: print(tlshello.OverTCP)}},
+		{"QUIC", func(details bool) Facts {
+			d := Datagrams{Details: details}
+			d.Write(quictest.V2.Initial(dcid, dcid, 0, quictest.Crypto(0, msg)))
+			return d.Facts()
+		}, inspector.Hello{TLS: "1.3", QUIC: "2", JA4: print(tlshello.OverQUIC)}},
+		{"half of QUIC", func(details bool) Facts {
+			d := Datagrams{Details: details}
+			d.Write(quictest.V1.Initial(dcid, dcid, 0, quictest.Crypto(0, msg[:900])))
+			return d.Facts()
+		}, inspector.Hello{QUIC: "1"}},
+		{"Google's QUIC", func(details bool) Facts {
+			d := Datagrams{Details: details}
+			d.Write(google)
+			return d.Facts()
+		}, inspector.Hello{QUIC: "Q043"}},
+		{"SSH", func(details bool) Facts {
+			r := Reader{Details: details}
+			x, _ := r.Stream([]byte("SSH-2.0-x\r\n"))
+			return x
+		}, inspector.Hello{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			plain, full := c.read(false), c.read(true)
+			if plain.App == "" || plain.Hello != nil {
+				t.Errorf("%+v", plain)
 			}
-		}
-		if s.buf != nil {
-			t.Error("still held")
-		}
+			var got inspector.Hello
+			if full.Hello != nil {
+				got = *full.Hello
+			}
+			if full.Hello = nil; got != c.want || full != plain {
+				t.Errorf("%+v %+v, without details %+v", full, got, plain)
+			}
+		})
 	}
 }
 
@@ -161,15 +218,17 @@ func TestDatagrams(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var d Datagrams
+			state := More
 			for i, b := range c.datagrams {
-				if state := d.Write([]byte(b)); state != More && i < len(c.datagrams)-1 {
-					t.Fatalf("%v after %d", state, i+1)
+				if state != More {
+					t.Fatalf("%v after %d", state, i)
 				}
+				state = d.Write([]byte(b))
 			}
-			if d.State() != c.state || d.Facts() != c.want {
-				t.Errorf("%v %+v", d.State(), d.Facts())
+			if state != c.state || d.Facts() != c.want {
+				t.Errorf("%v %+v", state, d.Facts())
 			}
-			if d.State() != More && d.Held() != 0 {
+			if state != More && d.Held() != 0 {
 				t.Error("still held")
 			}
 		})
@@ -237,17 +296,11 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, cut uint16) {
 		n := min(int(cut), len(b))
-		var s Stream
-		state := s.Write(b[:n])
-		early := s.Facts()
-		s.Write(b[n:])
 		var r Reader
+		early, state := r.Stream(b[:n])
 		x, whole := r.Stream(b)
 		if state != More && (whole != state || x != early) {
 			t.Fatalf("%v %+v became %v %+v", state, early, whole, x)
-		}
-		if s.State() != whole || s.Facts() != x {
-			t.Fatalf("in two: %v %+v, at once: %v %+v", s.State(), s.Facts(), whole, x)
 		}
 		if whole != Unknown && !grown(early, x) {
 			t.Fatalf("%+v became %+v", early, x)
@@ -264,9 +317,8 @@ func FuzzDatagrams(f *testing.F) {
 		var d Datagrams
 		state := d.Write(a)
 		early := d.Facts()
-		d.Write(b)
-		if state != More && (d.State() != state || d.Facts() != early) {
-			t.Fatalf("%v %+v became %v %+v", state, early, d.State(), d.Facts())
+		if later := d.Write(b); state != More && (later != state || d.Facts() != early) {
+			t.Fatalf("%v %+v became %v %+v", state, early, later, d.Facts())
 		}
 	})
 }

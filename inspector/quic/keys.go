@@ -16,6 +16,9 @@ const (
 	q050     = 0x51303530
 	t050     = 0x54303530
 	t051     = 0x54303531
+
+	facebook           = 0xfaceb0 // before a number of eight bits
+	facebookExperiment = 0xfaceb00e
 )
 
 // schedule is what the keys of Initial packets are made from.
@@ -48,7 +51,7 @@ func draft(version uint32) uint32 {
 		return version & 0xff
 	case version == 0xfaceb001:
 		return 22
-	case version>>8 == 0xfaceb0:
+	case version>>8 == facebook:
 		return 27
 	default:
 		return 0

@@ -18,7 +18,10 @@
 // input.
 package quic
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 const (
 	// MaxHello is how much of a client's handshake is put together. Post-quantum
@@ -55,6 +58,28 @@ const maxKeys = 2
 // beginning on: a TLS ClientHello without record header, or with Google a CHLO
 // (see ServerName). It lives until the next Datagram.
 func (c *Client) Message() []byte { return c.message.prefix() }
+
+// Version returns the version of the packets that were read: "1", "2",
+// "draft-29", "mvfst-27" (Facebook's, by its draft) and "mvfst-exp", or Google's
+// four letters, such as "Q046"; "" while none was.
+func (c *Client) Version() string {
+	switch v := c.version; {
+	case v == 0:
+		return ""
+	case v == version1:
+		return "1"
+	case v == version2:
+		return "2"
+	case v == facebookExperiment:
+		return "mvfst-exp"
+	case v>>8 == facebook:
+		return fmt.Sprintf("mvfst-%d", draft(v))
+	case draft(v) != 0:
+		return fmt.Sprintf("draft-%d", draft(v))
+	default:
+		return string(binary.BigEndian.AppendUint32(nil, v))
+	}
+}
 
 // Google reports whether Message is a CHLO of Google's own handshake.
 func (c *Client) Google() bool { return c.google }

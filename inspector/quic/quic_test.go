@@ -86,6 +86,37 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+func TestVersionNames(t *testing.T) {
+	msg := hello(t, "us01.zoom.us")
+	names := map[uint32]string{1: "1", 0x6b3343cf: "2", 0xff000016: "draft-22", 0xff00001d: "draft-29", 0xfaceb001: "mvfst-22", 0xfaceb002: "mvfst-27", 0xfaceb00e: "mvfst-exp"}
+	for _, v := range versions() {
+		want, ok := names[v.Number]
+		if !ok {
+			continue
+		}
+		delete(names, v.Number)
+		var c Client
+		if c.Version() != "" {
+			t.Errorf("before the first packet: %q", c.Version())
+		}
+		c.Datagram(v.Initial(dcid, []byte("others"), 0, quictest.Crypto(0, msg)))
+		if c.Version() != "" {
+			t.Errorf("%#x: %q of a packet that can't be read", v.Number, c.Version())
+		}
+		c.Datagram(v.Initial(dcid, dcid, 0, quictest.Crypto(0, msg)))
+		if c.Version() != want {
+			t.Errorf("%#x: %q, want %q", v.Number, c.Version(), want)
+		}
+	}
+	if len(names) > 0 {
+		t.Errorf("not tried: %v", names)
+	}
+	var c Client
+	if c.Datagram([]byte("\x09abcdefghQ043\x01rest")); c.Version() != "Q043" {
+		t.Errorf("Google's: %q", c.Version())
+	}
+}
+
 // TestAnyOrder cuts a hello into frames, shuffles them over packets, coalesces
 // some of these, and puts other packets and frames between them.
 func TestAnyOrder(t *testing.T) {

@@ -47,6 +47,8 @@ type Options struct {
 	CaptureOnly bool
 	// KeepTunnels reports tunnels instead of the connections inside them.
 	KeepTunnels bool
+	// Details is sniff.Options.Details.
+	Details bool
 }
 
 // Counters says what was read.
@@ -136,7 +138,7 @@ func (s *Source) pcapng(ctx context.Context, r io.Reader, emit func(inspector.Ev
 func (s *Source) packets(ctx context.Context, emit func(inspector.Event),
 	next func() ([]byte, gopacket.CaptureInfo, packet.LinkType, error),
 ) error {
-	sniffer := sniff.New("replay", sniff.Options{MaxFlows: maxFlows, MaxBuffered: maxBuffered, Idle: idle, Recorded: true}, emit)
+	sniffer := sniff.New("replay", sniff.Options{MaxFlows: maxFlows, MaxBuffered: maxBuffered, Idle: idle, Recorded: true, Details: s.opt.Details}, emit)
 	var last time.Time
 	defer func() {
 		sniffer.Flush(last)

@@ -94,10 +94,12 @@ func TestLines(t *testing.T) {
 	const in = `{"id":"1","proto":"tcp","src":"10.0.0.5:5000","dst":"192.0.2.4:443","sni":"us01.zoom.us"}
 
 {"kind":"answer","at":"2026-01-02T12:00:00Z","answer":{"name":"a.example","addrs":["192.0.2.1"],"ttl":60}}
+{"kind":"answer","answer":{"name":"a.example","addrs":[],"ttl":60,"alpn":"h3,h2"},"ech":true}
+{"kind":"name","flow":{"proto":"udp","sni":"a.example"},"ech":true,"hello":{"tls":"1.3","quic":"1","ja4":"q13d0313h3_55b375c5d22e_f902b76752af"}}
 {"kind":"close","at":"2026-01-02T12:00:01Z","flow":{"proto":"udp","src":"10.0.0.5:5000","dst":"192.0.2.4:53"},"stats":{"rtt_us":1500,"bytes_up":7},"ct_mark":5}
 `
 	events, err := read(t, []byte(in), Options{})
-	if err != nil || len(events) != 3 {
+	if err != nil || len(events) != 5 {
 		t.Fatal(events, err)
 	}
 	var out []string

@@ -35,7 +35,7 @@ func (s *Sniffer) dnsMessage(p packet.Packet, msg []byte, at time.Time, stream b
 		}
 		return
 	}
-	if len(m.Answer.Addrs) == 0 {
+	if len(m.Answer.Addrs) == 0 && (!s.opt.Details || m.Answer.Name == "") {
 		return
 	}
 	if !s.opt.Recorded {

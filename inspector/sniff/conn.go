@@ -62,13 +62,14 @@ type conn struct {
 type told struct {
 	app, sni, host, alpn flow.Value[string]
 	ech                  bool
+	hello                *inspector.Hello
 }
 
 // tell makes facts final: what is not there is absent.
 func tell(x first.Facts) told {
 	var f flow.Flow
 	x.Fill(&f, true)
-	return told{f.App, f.SNI, f.HTTPHost, f.ALPN, x.ECH}
+	return told{f.App, f.SNI, f.HTTPHost, f.ALPN, x.ECH, x.Hello}
 }
 
 func (c *conn) link(ring *conn) {

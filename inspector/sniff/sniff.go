@@ -37,6 +37,9 @@ type Options struct {
 	// blue may come from anyone), and takes a forwarded packet, seen on two
 	// interfaces, once.
 	Recorded bool
+	// Details tells also what no rule asks for: inspector.Hello, and DNS answers
+	// without addresses.
+	Details bool
 }
 
 // Counters says what a Sniffer did. They belong to its goroutine.
@@ -79,6 +82,7 @@ func New(source string, opt Options, emit func(inspector.Event)) *Sniffer {
 		opt.Idle = Idle
 	}
 	s := &Sniffer{opt: opt, source: source, emit: emit, conns: make(map[key]*conn)}
+	s.reader.Details = opt.Details
 	s.oldest.prev, s.oldest.next = &s.oldest, &s.oldest
 	return s
 }
@@ -157,7 +161,7 @@ func (s *Sniffer) datagram(c *conn, p packet.Packet, fromA bool, at time.Time) {
 	i := dirIndex(fromA)
 	d := c.datagrams[i]
 	if d == nil {
-		d = new(first.Datagrams)
+		d = &first.Datagrams{Details: s.opt.Details}
 		c.datagrams[i] = d
 	}
 	before := d.Held()
@@ -184,6 +188,7 @@ func (s *Sniffer) datagram(c *conn, p packet.Packet, fromA bool, at time.Time) {
 // its connection is known under another address when NAT lies between; a capture
 // tells of all that it holds.
 func (s *Sniffer) doubtful(x first.Facts) bool {
+	x.Hello = nil
 	return !s.opt.Recorded && (x == first.Facts{} || x == first.Facts{App: apps.QUIC})
 }
 
@@ -366,7 +371,7 @@ func (s *Sniffer) settle(c *conn) {
 
 // event tells what is known of c.
 func (s *Sniffer) event(kind inspector.Kind, c *conn, at time.Time) {
-	e := inspector.Event{Kind: kind, At: at, Source: s.source, Flow: c.flow(), ECH: c.told.ech}
+	e := inspector.Event{Kind: kind, At: at, Source: s.source, Flow: c.flow(), ECH: c.told.ech, Hello: c.told.hello}
 	if kind == inspector.Update || kind == inspector.Close {
 		e.Stats = c.stats
 	}

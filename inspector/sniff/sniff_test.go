@@ -381,6 +381,51 @@ func TestECH(t *testing.T) {
 	}
 }
 
+// TestDetails: who asks for them gets the hello's, and answers without addresses.
+func TestDetails(t *testing.T) {
+	question := dnsmessage.Question{Name: dnsmessage.MustNewName("a.example."), Type: dnsmessage.TypeHTTPS, Class: dnsmessage.ClassINET}
+	service := dnsmessage.SVCBResource{Priority: 1, Target: dnsmessage.MustNewName(".")}
+	service.SetParam(dnsmessage.SVCParamALPN, []byte("\x02h3\x02h2"))
+	m := dnsmessage.Message{
+		Header: dnsmessage.Header{Response: true}, Questions: []dnsmessage.Question{question},
+		Answers: []dnsmessage.Resource{{
+			Header: dnsmessage.ResourceHeader{Name: question.Name, Class: question.Class, TTL: 60}, Body: &dnsmessage.HTTPSResource{SVCBResource: service},
+		}},
+	}
+	services, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, packets := open()
+	packets = append(packets, l.segment(true, packet.ACK, string(hello(t, "us01.zoom.us"))))
+	resolver := netip.MustParseAddrPort("192.0.2.53:53")
+	packets = append(packets, udp(resolver, client, services), udp(resolver, client, message(t, 7, "none.example.", "0.0.0.0")[:12]))
+	for _, details := range []bool{false, true} {
+		var names, answers []inspector.Event
+		s := New("test", Options{Recorded: true, Details: details}, func(e inspector.Event) {
+			switch e.Kind {
+			case inspector.Name:
+				names = append(names, e)
+			case inspector.Answered:
+				answers = append(answers, e)
+			}
+		})
+		for _, p := range packets {
+			s.Packet(p, noon, "")
+		}
+		switch {
+		case len(names) != 1 || names[0].Flow.SNI != flow.Some("us01.zoom.us"):
+			t.Fatalf("details %v: %+v", details, names)
+		case !details && (names[0].Hello != nil || answers != nil):
+			t.Errorf("not asked for: %+v %+v", names[0].Hello, answers)
+		case details && (names[0].Hello == nil || names[0].Hello.TLS != "1.3" || !strings.HasPrefix(names[0].Hello.JA4, "t13d")):
+			t.Errorf("%+v", names[0].Hello)
+		case details && (len(answers) != 1 || answers[0].Answer.ALPN != "h3,h2" || answers[0].Answer.Addrs != nil):
+			t.Errorf("%+v", answers)
+		}
+	}
+}
+
 func TestAnswersOverTCP(t *testing.T) {
 	l, packets := open()
 	var stream []byte

@@ -70,7 +70,7 @@ func numbers(list []uint16, b []byte) []uint16 {
 }
 
 func (h Hello) ja4Version() string {
-	switch h.Version {
+	switch h.offered {
 	case 0x0304:
 		return "13"
 	case 0x0303:

@@ -63,6 +63,9 @@ func TestJA4(t *testing.T) {
 		{"nothing at all", made(0x0301, nil), OverTCP, "t10i000000_000000000000_000000000000"},
 		{"a protocol of one letter", made(0x0303, nil, extension(16, "\x00\x02\x01h")), OverTCP, "t12i0001hh_000000000000_000000000000"},
 		{"a protocol that is no text", made(0x0303, nil, extension(16, "\x00\x03\x02\xab\xcd")), OverTCP, "t12i0001ad_000000000000_000000000000"},
+		{"an older version", made(0x0303, nil, extension(43, "\x04\x03\x02\x03\x01")), OverTCP, "t11i000100_000000000000_b9a491fefe05"},
+		// The highest value counts, also one that has no letters (a draft, Facebook's).
+		{"a draft beside a version", made(0x0303, nil, extension(43, "\x04\x7f\x1c\x03\x04")), OverQUIC, "q00i000100_000000000000_b9a491fefe05"},
 		{"a name that is empty", made(0x0303, nil, extension(0, "\x00\x00")), OverTCP, "t12d000100_000000000000_000000000000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -74,6 +77,18 @@ func TestJA4(t *testing.T) {
 				t.Errorf("%s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+func TestVersionName(t *testing.T) {
+	for text, want := range map[string]string{
+		"\x06\x2a\x2a\x03\x04\x03\x03": "1.3", "\x04\x7f\x1c\x03\x04": "1.3", "\x02\x7f\x1c": "1.2",
+		"\x02\x03\x03": "1.2", "\x02\x03\x02": "1.1", "\x02\x03\x01": "1.0", "\x02\x03\x00": "SSL3", "\x02\x03\x05": "0x0305",
+	} {
+		h, err := ParseMessage(made(0x0303, nil, extension(43, text)))
+		if err != nil || h.VersionName() != want {
+			t.Errorf("%q: %q %v, want %q", text, h.VersionName(), err, want)
+		}
 	}
 }
 

@@ -16,8 +16,10 @@
 package tlshello
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"iter"
 )
 
@@ -46,6 +48,7 @@ type Hello struct {
 	// server name) is present; GREASE ECH looks the same by design.
 	ECH bool
 
+	offered    uint16 // the highest version offered, drafts and private ones too, for JA4
 	alpn       []byte // the ProtocolNameList, checked
 	named      bool   // there is a server_name extension, even an empty one
 	ciphers    []byte // cipher_suites
@@ -63,6 +66,25 @@ func (h Hello) Protocols() iter.Seq[[]byte] {
 			}
 			list = list[1+n:]
 		}
+	}
+}
+
+// VersionName returns the highest version offered as people write it: "1.3", or
+// "SSL3"; in hexadecimal what has no name.
+func (h Hello) VersionName() string {
+	switch h.Version {
+	case 0x0304:
+		return "1.3"
+	case 0x0303:
+		return "1.2"
+	case 0x0302:
+		return "1.1"
+	case 0x0301:
+		return "1.0"
+	case 0x0300:
+		return "SSL3"
+	default:
+		return fmt.Sprintf("0x%04x", h.Version)
 	}
 }
 
@@ -203,7 +225,7 @@ func parseBody(body []byte, whole bool) (Hello, error) {
 	if ok && version>>8 != 3 {
 		return h, ErrNotTLS
 	}
-	h.Version = version
+	h.Version, h.offered = version, version
 	// random, legacy_session_id, cipher_suites, legacy_compression_methods
 	if !ok || !r.skip(32) || !r.skipVector8() {
 		return short()
@@ -284,15 +306,17 @@ func (h *Hello) extension(kind uint16, data []byte) bool {
 		if !ok || len(r.b) > 0 || len(list)%2 != 0 {
 			return false
 		}
-		best := uint16(0)
+		best, offered := uint16(0), uint16(0)
 		for versions := (reader{list}); len(versions.b) > 0; {
-			if v, _ := versions.uint16(); v>>8 == 3 { // leaves GREASE and drafts out
+			v, _ := versions.uint16()
+			if v>>8 == 3 { // leaves GREASE and drafts out
 				best = max(best, v)
 			}
+			if !grease(v) {
+				offered = max(offered, v)
+			}
 		}
-		if best != 0 {
-			h.Version = best
-		}
+		h.Version, h.offered = cmp.Or(best, h.Version), cmp.Or(offered, h.offered)
 	case extSigAlgs:
 		list, ok := r.vector16()
 		if !ok || len(r.b) > 0 || len(list)%2 != 0 {
