@@ -33,7 +33,7 @@ gotest ./inspector/ebpf "^Test($quick${full:+|Overhead})\$" -timeout 0; s=$?
 n=$(figure '[0-9]+ connections, [0-9]+ with a path; lost [0-9]+') rtt=$(figure '[0-9]+ connections, off by .*')
 has '[0-9]+ connections, [0-9]+ with a path; lost 0' || s=1
 gotest ./internal/lab '^TestRefusedAtConnect$' || s=1
-report $s 3 "$n; RTT against TCP_INFO: $rtt; $(grep -oE '(ebpf|afpacket|sockdiag|nfqueue) +[0-9]+ connections/s.*' "$out" | tr -s ' ' | tr '\n' ';'); a blocked program gets EPERM ($(part '2,000 connections, 20 for RTT'))"
+report $s 3 "$n; RTT against TCP_INFO: $rtt; $(grep -oE '(ebpf|afpacket|sockdiag|nfqueue|relay) +[0-9]+ connections/s.*' "$out" | tr -s ' ' | tr '\n' ';'); a blocked program gets EPERM ($(part '2,000 connections, 20 for RTT'))"
 
 # 4. The relay beside sing-box and a plain splice.
 : >"$out"

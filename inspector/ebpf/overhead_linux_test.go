@@ -5,9 +5,11 @@ package ebpf
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -20,10 +22,13 @@ import (
 	"netpolicy.dev/netpolicy/inspector/afpacket"
 	"netpolicy.dev/netpolicy/inspector/nfqueue"
 	"netpolicy.dev/netpolicy/inspector/sockdiag"
+	"netpolicy.dev/netpolicy/internal/socks"
+	"netpolicy.dev/netpolicy/relay"
 )
 
-// observers are what is compared: "" is nobody.
-var observers = []string{"", "ebpf", "afpacket", "sockdiag", "nfqueue"}
+// observers are what is compared: "" is nobody. The relay does not look at connections
+// but makes them itself: the clients ask it by SOCKS.
+var observers = []string{"", "ebpf", "afpacket", "sockdiag", "nfqueue", "relay"}
 
 // observeAs runs an observer, as a child.
 func observeAs(name, group string) error {
@@ -44,6 +49,16 @@ func observeAs(name, group string) error {
 	case "sockdiag":
 		fmt.Println("running")
 		return sockdiag.New(sockdiag.Options{}).Run(ctx, ignore)
+	case "relay":
+		r, err := relay.New(relay.Config{
+			Inbounds: []relay.Inbound{{Kind: relay.SOCKS, Listen: netip.MustParseAddrPort("127.0.0.1:0")}},
+			Decider:  direct{}, Reporter: direct{},
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Println("running", r.Addrs()[0])
+		return r.Run(ctx)
 	default:
 		q, err := nfqueue.Open(nfqueue.Options{Queue: 78, FailOpen: true})
 		if err != nil {
@@ -53,6 +68,14 @@ func observeAs(name, group string) error {
 		return q.Run(ctx, func(*nfqueue.Packet, *nfqueue.Verdict) {})
 	}
 }
+
+// direct sends everything where its client wants it.
+type direct struct{}
+
+func (direct) Decide(_ *relay.Ask, v *relay.Verdict) { v.Way.Uplink = -1 }
+func (direct) Dialled(*relay.Outcome)                {}
+func (direct) Opened(*relay.Conn)                    {}
+func (direct) Closed(*relay.Conn, *relay.End)        {}
 
 // TestOverhead compares connections a second, throughput and processor time
 // without an observer and with each, in turns, briefly unless FULL=1. Each observer
@@ -97,6 +120,7 @@ func TestOverhead(t *testing.T) {
 func underObserver(t *testing.T, name, dir string, each time.Duration) (conns, mb, cpu float64) {
 	t.Helper()
 	spent := func() time.Duration { return 0 }
+	dial := func(to string) (net.Conn, error) { return net.Dial("tcp", to) }
 	if name != "" {
 		cmd := command(t, "np-"+name, "as "+name+" "+dir)
 		cmd.Stderr = os.Stderr
@@ -109,14 +133,19 @@ func underObserver(t *testing.T, name, dir string, each time.Duration) (conns, m
 		}
 		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 		b := make([]byte, 200)
-		if n, _ := out.Read(b); !strings.HasPrefix(string(b[:n]), "running") {
+		n, _ := out.Read(b)
+		line, running := strings.CutPrefix(strings.TrimSpace(string(b[:n])), "running")
+		if !running {
 			t.Fatalf("%s: %s", name, b[:n])
+		}
+		if server := strings.TrimSpace(line); server != "" {
+			dial = func(to string) (net.Conn, error) { return dialSOCKS(server, to) }
 		}
 		spent = func() time.Duration { return cpuOf(t, cmd.Process.Pid) }
 	}
 	n, before, start := 0, spent(), time.Now()
 	for time.Since(start) < each {
-		c, err := net.Dial("tcp", "192.0.2.2:9000")
+		c, err := dial("192.0.2.2:9000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +156,7 @@ func underObserver(t *testing.T, name, dir string, each time.Duration) (conns, m
 	}
 	conns = float64(n) / time.Since(start).Seconds()
 	cpu = float64((spent() - before).Microseconds()) / float64(n)
-	c, err := net.Dial("tcp", "192.0.2.2:9001")
+	c, err := dial("192.0.2.2:9001")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +171,18 @@ func underObserver(t *testing.T, name, dir string, each time.Duration) (conns, m
 		sent += k
 	}
 	return conns, float64(sent) / 1e6 / time.Since(start).Seconds(), cpu
+}
+
+// dialSOCKS connects through a SOCKS server.
+func dialSOCKS(server, to string) (net.Conn, error) {
+	c, err := net.Dial("tcp", server)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := socks.Handshake(context.Background(), c, "", "", socks.Connect, socks.TargetOf(netip.MustParseAddrPort(to))); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // cpuOf returns the processor time of a process, by its own clock: clock ticks are
