@@ -1,0 +1,1 @@
+import{h as e}from"./api-Cnv_sIzc.js";var t=e(null);export{t};
