@@ -52,8 +52,14 @@ func (p *Program) AppendExplanation(b []byte, id string, e *Explanation) []byte 
 	b = appendSpecificity(b, e.Rule >= 0, e.Specificity)
 	b = append(b, `,"runner_up":`...)
 	b = appendSpecificity(b, e.RunnerUp >= 0, e.RunnerUpSpecificity)
-	b = append(b, `},"near":[`...)
-	for i, n := range e.Near {
+	b = append(b, `},"near":`...)
+	return append(p.AppendNear(b, e.Near), '}')
+}
+
+// AppendNear appends the rules that came nearest, as an explanation has them.
+func (p *Program) AppendNear(b []byte, list []Near) []byte {
+	b = append(b, '[')
+	for i, n := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -62,7 +68,7 @@ func (p *Program) AppendExplanation(b []byte, id string, e *Explanation) []byte 
 		b = append(b, `,"failed":`...)
 		b = append(flow.AppendString(b, n.Failed), '}')
 	}
-	return append(b, "]}"...)
+	return append(b, ']')
 }
 
 func (p *Program) appendDecision(b []byte, id string, d *Decision) []byte {
@@ -168,29 +174,40 @@ func appendSpecificity(b []byte, some bool, s rules.Specificity) []byte {
 // ActionText returns what the decision does, as a person says it:
 // "route best -> tunnel_fast, log, throttle slow".
 func (p *Program) ActionText(d *Decision) string {
-	parts := []string{p.askedText(d.Kind, d.Asked, d.AskedList, d.Reject)}
+	text := p.askedText(d.Kind, d.Asked, d.AskedList, d.Reject)
 	switch {
 	case d.Kind == rules.ActNone:
-		parts[0] = "none: the flow is left to the kernel"
+		text = "none: the flow is left to the kernel"
 	case d.Kind == rules.ActBlock:
 	case d.Route < 0:
-		parts[0] += " -> blocked: no member is usable"
+		text += " -> blocked: no member is usable"
 	case d.Route != d.Asked:
-		parts[0] += " -> " + p.policy.Routes[d.Route].Name
+		text += " -> " + p.policy.Routes[d.Route].Name
 	}
-	if text, set := d.Mods.Log.Get(); set {
-		parts = append(parts, strings.TrimSpace("log "+quoteUnlessEmpty(text)))
+	return text + p.modsText(&d.Mods)
+}
+
+// OutcomeText returns what a rule, or the default, asks for: "fallback best, backup, log".
+func (p *Program) OutcomeText(o *rules.Outcome) string {
+	return p.askedText(o.Kind, o.Route, o.Routes, o.Reject) + p.modsText(&o.Mods)
+}
+
+// modsText spells modifiers behind an action.
+func (p *Program) modsText(m *rules.Modifiers) string {
+	var b strings.Builder
+	if text, set := m.Log.Get(); set {
+		b.WriteString(strings.TrimRight(", log "+quoteUnlessEmpty(text), " "))
 	}
-	if t, set := d.Mods.Throttle.Get(); set {
-		parts = append(parts, "throttle "+p.policy.Throttles[t].Name)
+	if t, set := m.Throttle.Get(); set {
+		b.WriteString(", throttle " + p.policy.Throttles[t].Name)
 	}
-	if m, set := d.Mods.Mark.Get(); set {
-		parts = append(parts, fmt.Sprintf("mark %#x", m))
+	if n, set := m.Mark.Get(); set {
+		fmt.Fprintf(&b, ", mark %#x", n)
 	}
-	if v, set := d.Mods.DSCP.Get(); set {
-		parts = append(parts, fmt.Sprintf("dscp %d", v))
+	if v, set := m.DSCP.Get(); set {
+		fmt.Fprintf(&b, ", dscp %d", v)
 	}
-	return strings.Join(parts, ", ")
+	return b.String()
 }
 
 // askedText spells a primary action and its target.

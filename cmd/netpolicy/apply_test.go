@@ -33,6 +33,8 @@ func (c *changer) Change(_ context.Context, who string, q api.ChangeRequest) (ap
 	return c.result, c.err
 }
 
+func (c *changer) Present(context.Context) (api.EntryText, error) { return api.EntryText{}, nil }
+
 func (c *changer) Compare(context.Context, api.PlanRequest) (api.PlanAnswer, error) {
 	return c.plan, nil
 }

@@ -153,6 +153,8 @@ func (b *backend) Explain(api.ExplainRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100 before 10","final":true,"runner_up":"video"}`), nil
 }
 
+func (b *backend) Kill(context.Context, uint64) error { return nil }
+
 func (b *backend) Flows(_ context.Context, q api.FlowsRequest) (api.Flows, error) {
 	return api.Flows{Now: night, Total: 7, Matched: 1, Flows: []api.Flow{{
 		Flow: json.RawMessage(`{"id":"1","proto":"tcp","src":"10.0.0.5:5000","dst":"203.0.113.1:443"}`), Name: "us01.zoom.us", NameFrom: "sni",

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/actions"
@@ -35,7 +36,7 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 		return parts, nil, err
 	}
 	bpf := ebpf.New(ebpf.Options{})
-	parts = daemon.Parts{Sources: sources(bpf), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs}
+	parts = daemon.Parts{Sources: sources(bpf), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs, Counters: counters}
 	if observe {
 		parts.Host = reader{stateDir}
 		return parts, nil, nil
@@ -75,6 +76,19 @@ func readHost(_ context.Context, stateDir string) (*actions.Host, *actions.Plan,
 func accounting() bool {
 	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_acct")
 	return err != nil || strings.TrimSpace(string(b)) != "0"
+}
+
+// counters reads what a device has received and sent, in bytes.
+func counters(dev string) (rx, tx uint64, err error) {
+	link, err := netlink.LinkByName(dev)
+	if err != nil {
+		return 0, 0, err
+	}
+	s := link.Attrs().Statistics
+	if s == nil {
+		return 0, 0, errors.New("the device counts nothing")
+	}
+	return s.RxBytes, s.TxBytes, nil
 }
 
 // reader is the daemon's view of links, addresses and routes.

@@ -44,6 +44,17 @@ func (f *fake) History(context.Context, string, bool) ([]EntryText, error) {
 	return []EntryText{{Entry: Entry{N: 1}}}, nil
 }
 
+func (f *fake) Present(context.Context) (EntryText, error) {
+	return EntryText{Policy: policyfile.Bundle{Name: "/etc/p.npl", Main: []byte("policy 1\n")}}, nil
+}
+
+func (f *fake) Kill(_ context.Context, id uint64) error {
+	if id != 7 {
+		return fmt.Errorf("no connection %d: %w", id, ErrNotFound)
+	}
+	return nil
+}
+
 func (f *fake) Compare(context.Context, PlanRequest) (PlanAnswer, error) { return PlanAnswer{}, nil }
 
 func (f *fake) Status() Status {

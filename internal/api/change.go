@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -33,46 +32,30 @@ type Changes interface {
 	History(ctx context.Context, ref string, diff bool) ([]EntryText, error)
 	// Compare tells what a policy would change.
 	Compare(ctx context.Context, q PlanRequest) (PlanAnswer, error)
+	// Present is the policy that decides, with its text; N is 0 where no history is kept.
+	Present(ctx context.Context) (EntryText, error)
+}
+
+// limited keeps requests with large bodies few.
+func (s *Server) limited(w http.ResponseWriter, do func()) {
+	if s.working.Add(1) > maxChanges {
+		s.working.Add(-1)
+		problem(w, http.StatusServiceUnavailable, errors.New("other changes are being made; try again in a moment"))
+		return
+	}
+	defer s.working.Add(-1)
+	do()
 }
 
 // changes adds the routes of Changes.
-func (s *Server) changes(mux *http.ServeMux) {
-	working := make(chan struct{}, maxChanges)
-	// limited keeps requests with large bodies few.
-	limited := func(w http.ResponseWriter, do func()) {
-		select {
-		case working <- struct{}{}:
-			defer func() { <-working }()
-			do()
-		default:
-			problem(w, http.StatusServiceUnavailable, errors.New("other changes are being made; try again in a moment"))
-		}
-	}
-	mux.HandleFunc("POST /v1/change", func(w http.ResponseWriter, r *http.Request) {
-		limited(w, func() {
-			var q ChangeRequest
-			if !bodyOf(w, r, &q, maxPolicy) {
-				return
-			}
-			res, err := s.Changes.Change(r.Context(), cmp.Or(Who(r.Context()), "unknown"), q)
-			if err != nil {
-				problem(w, statusOf(err), err)
-				return
-			}
-			status := http.StatusOK
-			if res.Result == Rejected || res.Result == Reverted && q.Do != DoRollback {
-				status = http.StatusUnprocessableEntity
-			}
-			answer(w, status, res)
-		})
-	})
-	mux.HandleFunc("POST /v1/plan", func(w http.ResponseWriter, r *http.Request) {
-		limited(w, func() {
+func (s *Server) changes(r *router) {
+	r.HandleFunc("POST /api/v1/plan", func(w http.ResponseWriter, req *http.Request) {
+		s.limited(w, func() {
 			var q PlanRequest
-			if !bodyOf(w, r, &q, maxPolicy) {
+			if !bodyOf(w, req, &q, maxPolicy) {
 				return
 			}
-			res, err := s.Changes.Compare(r.Context(), q)
+			res, err := s.Changes.Compare(req.Context(), q)
 			if err != nil {
 				problem(w, statusOf(err), err)
 				return
@@ -84,8 +67,8 @@ func (s *Server) changes(mux *http.ServeMux) {
 			answer(w, status, res)
 		})
 	})
-	history := func(w http.ResponseWriter, r *http.Request, ref string) {
-		list, err := s.Changes.History(r.Context(), ref, r.URL.Query().Get("diff") == "1")
+	history := func(w http.ResponseWriter, req *http.Request, ref string) {
+		list, err := s.Changes.History(req.Context(), ref, req.URL.Query().Get("diff") == "1")
 		switch {
 		case err != nil:
 			problem(w, statusOf(err), err)
@@ -99,8 +82,8 @@ func (s *Server) changes(mux *http.ServeMux) {
 			answer(w, http.StatusOK, entries)
 		}
 	}
-	mux.HandleFunc("GET /v1/history", func(w http.ResponseWriter, r *http.Request) { history(w, r, "") })
-	mux.HandleFunc("GET /v1/history/{ref}", func(w http.ResponseWriter, r *http.Request) { history(w, r, r.PathValue("ref")) })
+	r.HandleFunc("GET /api/v1/config/versions", func(w http.ResponseWriter, req *http.Request) { history(w, req, "") })
+	r.HandleFunc("GET /api/v1/config/versions/{ref}", func(w http.ResponseWriter, req *http.Request) { history(w, req, req.PathValue("ref")) })
 }
 
 // peerKey is where a connection's context has who is at its other end.
@@ -112,11 +95,4 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, peerKey{}, who)
 	}
 	return ctx
-}
-
-// Who returns who asks, as the socket tells, in the context of a request; "" in any
-// other and where the system does not tell.
-func Who(ctx context.Context) string {
-	who, _ := ctx.Value(peerKey{}).(string)
-	return who
 }

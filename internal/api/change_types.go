@@ -8,21 +8,21 @@ import (
 
 // ChangeRequest asks for another policy, or settles the change that waits.
 type ChangeRequest struct {
-	Do string `json:"do"` // DoApply, DoConfirm, DoRollback
+	Do string // DoApply, DoConfirm, DoRollback
 	// Policy is the one to apply; of no use to others.
-	Policy *policyfile.Bundle `json:"policy,omitempty"`
+	Policy *policyfile.Bundle
 	// To is the policy of the history to go back to, a number or the beginning of
 	// a hash; "" takes back the change that waits, or else the last one.
-	To string `json:"to,omitempty"`
+	To string
 	// Confirm is "" to keep the new policy at once, a Go duration within which it
 	// has to be confirmed, or ConfirmProbe.
-	Confirm string `json:"confirm,omitempty"`
+	Confirm string
 	// Within is how long probes may take, a Go duration; "" leaves it to the daemon.
-	Within string `json:"within,omitempty"`
+	Within string
 	// Control is the connection by which the caller came, in the text spelling of
 	// flows ("tcp 192.0.2.7:51000 > 198.51.100.1:22"), if there is one: a policy that
 	// blocks it is refused under ConfirmProbe, and warned of otherwise.
-	Control string `json:"control,omitempty"`
+	Control string
 }
 
 // What a ChangeRequest can do, and the confirmation by probes.
@@ -121,4 +121,11 @@ type PlanAnswer struct {
 	Output      string       `json:"output"`
 	Error       string       `json:"error,omitempty"` // the policy is rejected, or the kernel refuses it
 	Diagnostics []Diagnostic `json:"diagnostics"`
+	// Of one that is not rejected: what it is, and how its texts differ from those in force.
+	Hash    string `json:"hash,omitempty"`
+	Rules   int    `json:"rules,omitempty"`
+	Tried   int    `json:"tried,omitempty"` // its assertions, all of which hold
+	Diff    string `json:"diff,omitempty"`
+	Added   int    `json:"added,omitempty"`
+	Removed int    `json:"removed,omitempty"`
 }

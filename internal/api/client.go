@@ -61,23 +61,23 @@ func NewClient(path string) *Client {
 // Status asks for the daemon's status.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var s Status
-	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, c.call(ctx, http.MethodGet, "/api/v1/status", nil, &s)
 }
 
 // Uplinks asks for the uplinks alone.
 func (c *Client) Uplinks(ctx context.Context) ([]Uplink, error) {
 	var u []Uplink
-	return u, c.call(ctx, http.MethodGet, "/v1/uplinks", nil, &u)
+	return u, c.call(ctx, http.MethodGet, "/api/v1/uplinks", nil, &u)
 }
 
 // Flows asks for a page of the connections that the daemon follows.
 func (c *Client) Flows(ctx context.Context, q FlowsRequest) (Flows, error) {
 	var f Flows
-	return f, c.call(ctx, http.MethodGet, "/v1/flows?"+q.query().Encode(), nil, &f)
+	return f, c.call(ctx, http.MethodGet, "/api/v1/connections?"+q.query().Encode(), nil, &f)
 }
 
 // Plan asks for the host state that the daemon wants, as text.
-func (c *Client) Plan(ctx context.Context) (string, error) { return c.text(ctx, "/v1/plan") }
+func (c *Client) Plan(ctx context.Context) (string, error) { return c.text(ctx, "/api/v1/plan") }
 
 // Metrics asks for the metrics in the Prometheus text format.
 func (c *Client) Metrics(ctx context.Context) (string, error) { return c.text(ctx, "/metrics") }
@@ -85,37 +85,45 @@ func (c *Client) Metrics(ctx context.Context) (string, error) { return c.text(ct
 // Explain asks how a flow would be decided now.
 func (c *Client) Explain(ctx context.Context, q ExplainRequest) (json.RawMessage, error) {
 	var out json.RawMessage
-	return out, c.call(ctx, http.MethodPost, "/v1/explain", q, &out)
+	return out, c.call(ctx, http.MethodPost, "/api/v1/explain", q, &out)
 }
 
 // Reload makes the daemon read its policy again. A rejected policy is a result, not an error.
 func (c *Client) Reload(ctx context.Context) (ReloadResult, error) {
 	var r ReloadResult
-	return r, c.call(ctx, http.MethodPost, "/v1/reload", struct{}{}, &r)
+	return r, c.call(ctx, http.MethodPost, "/api/v1/reload", struct{}{}, &r)
 }
 
 // Force overrides a state.
 func (c *Client) Force(ctx context.Context, q ForceRequest) ([]Uplink, error) {
 	var u []Uplink
-	return u, c.call(ctx, http.MethodPut, "/v1/state", q, &u)
+	return u, c.call(ctx, http.MethodPut, "/api/v1/state", q, &u)
 }
 
 // Clear ends the override of an uplink; "" is the primary.
 func (c *Client) Clear(ctx context.Context, uplink string) ([]Uplink, error) {
 	var u []Uplink
-	return u, c.call(ctx, http.MethodDelete, "/v1/state?uplink="+url.QueryEscape(uplink), nil, &u)
+	return u, c.call(ctx, http.MethodDelete, "/api/v1/state?uplink="+url.QueryEscape(uplink), nil, &u)
 }
 
 // Change applies, confirms or takes back a policy. A rejected or reverted one is a
 // result, not an error. With ConfirmProbe it returns when the probes have decided.
 func (c *Client) Change(ctx context.Context, q ChangeRequest) (ChangeResult, error) {
 	var r ChangeResult
-	return r, c.call(ctx, http.MethodPost, "/v1/change", q, &r)
+	switch q.Do {
+	case DoConfirm:
+		return r, c.call(ctx, http.MethodPost, "/api/v1/config/confirm", struct{}{}, &r)
+	case DoRollback:
+		return r, c.call(ctx, http.MethodPost, "/api/v1/config/rollback", RollbackRequest{q.To, q.Confirm, q.Within, q.Control}, &r)
+	default:
+		path := "/api/v1/config/commit?" + url.Values{"confirm": {q.Confirm}, "within": {q.Within}}.Encode()
+		return r, c.call(ctx, http.MethodPost, path, CommitRequest{q.Policy, q.Control}, &r)
+	}
 }
 
 // History lists the policies of late, the newest first.
 func (c *Client) History(ctx context.Context, diff bool) ([]Entry, error) {
-	path := "/v1/history"
+	path := "/api/v1/config/versions"
 	if diff {
 		path += "?diff=1"
 	}
@@ -126,21 +134,21 @@ func (c *Client) History(ctx context.Context, diff bool) ([]Entry, error) {
 // Entry returns one policy of the history, by its number or the beginning of its hash.
 func (c *Client) Entry(ctx context.Context, ref string) (EntryText, error) {
 	var e EntryText
-	return e, c.call(ctx, http.MethodGet, "/v1/history/"+url.PathEscape(ref)+"?diff=1", nil, &e)
+	return e, c.call(ctx, http.MethodGet, "/api/v1/config/versions/"+url.PathEscape(ref)+"?diff=1", nil, &e)
 }
 
 // Compare asks what a policy would change in the kernel. A rejected one is a
 // result, not an error.
 func (c *Client) Compare(ctx context.Context, q PlanRequest) (PlanAnswer, error) {
 	var r PlanAnswer
-	return r, c.call(ctx, http.MethodPost, "/v1/plan", q, &r)
+	return r, c.call(ctx, http.MethodPost, "/api/v1/plan", q, &r)
 }
 
 // Decisions calls each with the newest last records, oldest first, and then, if
 // follow is set, with those that come, until ctx ends, the daemon stops, or each
 // fails. The line is valid only during the call. It returns nil when ctx ended it.
 func (c *Client) Decisions(ctx context.Context, last int, follow bool, each func(line []byte) error) error {
-	path := "/v1/decisions?last=" + strconv.Itoa(last)
+	path := "/api/v1/decisions?last=" + strconv.Itoa(last)
 	if follow {
 		path += "&follow=1"
 	}
@@ -203,6 +211,9 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	req, err := http.NewRequestWithContext(ctx, method, "http://netpolicyd"+path, payload)
 	if err != nil {
 		return nil, fmt.Errorf("write the request of %s %s: %w", method, path, err)
+	}
+	if payload != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -104,6 +104,7 @@ type Flows struct {
 
 // Flow is one connection, with what was decided about it.
 type Flow struct {
+	ID   string          `json:"id"`   // the same as in decision records
 	Flow json.RawMessage `json:"flow"` // its facts
 	// Name is the best name known of the far end, and NameFrom the fact that it
 	// comes from: sni, http_host or dns. Of names out
@@ -132,9 +133,10 @@ type Flow struct {
 }
 
 // flows adds the route of Lister.
-func (s *Server) flows(mux *http.ServeMux) {
+func (s *Server) flows(r *router) {
+	r.HandleFunc("DELETE /api/v1/connections/{id}", s.kill)
 	working := make(chan struct{}, maxLists)
-	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) {
+	r.HandleFunc("GET /api/v1/connections", func(w http.ResponseWriter, r *http.Request) {
 		q, err := parseFlows(r.URL.Query())
 		if err != nil {
 			problem(w, statusOf(err), err)

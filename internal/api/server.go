@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	_ "embed" // the contract
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/telemetry"
@@ -21,10 +23,6 @@ import (
 const (
 	// maxBody bounds a request: the largest is a flow object, far below this.
 	maxBody = 64 << 10
-	// maxFollowers bounds the tails that are open at once; each costs a goroutine and a connection.
-	maxFollowers = 64
-	// tailBatch is how many records are written between flushes.
-	tailBatch = 256
 	// drainTime is how long answers under way may take when the daemon stops.
 	drainTime = 2 * time.Second
 )
@@ -46,25 +44,50 @@ type Admin interface {
 	Clear(ctx context.Context, uplink string) error
 }
 
-// Lister lists the connections that are followed. Its method is called
-// concurrently and ends early when its context does.
+// Lister lists the connections that are followed, and ends them. Its methods are called
+// concurrently and end early when their context does.
 type Lister interface {
 	Flows(context.Context, FlowsRequest) (Flows, error)
+	// Kill ends a connection. ErrNotFound: there is none; ErrConflict: it can't be ended.
+	Kill(ctx context.Context, id uint64) error
 }
 
 // ErrBadRequest marks errors that are the caller's: the answer is 400.
 var ErrBadRequest = errors.New("bad request")
 
-// Server serves the API. Every field but Log must be set before Run.
+// Server serves the API. Every field but Log, Feeds and Tokens must be set before Run.
 type Server struct {
 	Reader  Reader
 	Admin   Admin
 	Changes Changes
 	Lister  Lister
+	Viewer  Viewer
+	Desk    Desk
 	Records *telemetry.Ring
+	Feeds   Feeds
 	Metrics func(io.Writer)
 	Log     *slog.Logger
+	// Tokens are what opens the API over TCP; nil: nothing does.
+	Tokens *Tokens
+
+	stage   stage
+	status  lastStatus
+	working atomic.Int32 // requests that carry policies
+	ran     sync.Once
+	runID   string
 }
+
+// run names this run of the daemon, for ids of events.
+func (s *Server) run() string {
+	s.ran.Do(func() { s.runID = strconv.FormatInt(time.Now().UnixNano(), 36) })
+	return s.runID
+}
+
+// Contract is the OpenAPI file.
+func Contract() []byte { return contract }
+
+//go:embed openapi.yaml
+var contract []byte
 
 // Listen makes the unix socket at path, in a directory made 0755 where there is none:
 // with mode 0600, or with 0660 for a group that is not 0, since root needs none. A
@@ -130,16 +153,16 @@ func (s *socket) Close() error {
 	return err
 }
 
-// Run serves on l until ctx ends, then closes it, ends every tail, and waits a
+// Run serves the unix socket l until ctx ends, then closes it, ends every tail, and waits a
 // moment for the other answers.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s.Handler(),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnContext:       withPeer,
-		ReadHeaderTimeout: 5 * time.Second,
-		MaxHeaderBytes:    16 << 10,
-	}
+	return serveOn(ctx, &http.Server{Handler: s.Handler(), ConnContext: withPeer}, l)
+}
+
+// serveOn serves l until ctx ends.
+func serveOn(ctx context.Context, srv *http.Server, l net.Listener) error {
+	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	srv.ReadHeaderTimeout, srv.MaxHeaderBytes = 5*time.Second, 16<<10
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
@@ -159,53 +182,59 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve the API: %w", err)
 }
 
-// Handler returns the API as a handler.
+func (s *Server) logger() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+// errBrowser is why a browser's request that comes by the unix socket is not served: behind a
+// forwarded port nothing would tell the user's own pages from any other site's.
+var errBrowser = errors.New("browsers are served over TCP alone (api_listen in the policy's daemon section)")
+
+// Handler returns the API as a handler, for whoever comes by the unix socket.
 func (s *Server) Handler() http.Handler {
-	followers := make(chan struct{}, maxFollowers)
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Reader.Status()) })
-	mux.HandleFunc("GET /v1/uplinks", func(w http.ResponseWriter, _ *http.Request) {
+	api := s.routes().handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+			problem(w, http.StatusForbidden, errBrowser)
+			return
+		}
+		who, _ := r.Context().Value(peerKey{}).(string)
+		api.ServeHTTP(w, r.WithContext(withCaller(r.Context(), caller{role: RoleAdmin, by: bySocket, who: who})))
+	})
+}
+
+// routes are all operations.
+func (s *Server) routes() *router {
+	r := new(router)
+	r.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Reader.Status()) })
+	r.HandleFunc("GET /api/v1/uplinks", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, s.Reader.Status().Uplinks)
 	})
-	mux.HandleFunc("GET /v1/plan", func(w http.ResponseWriter, _ *http.Request) {
+	r.HandleFunc("GET /api/v1/plan", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		io.WriteString(w, s.Reader.Plan())
 	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+	r.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.Metrics(w)
 	})
-	mux.HandleFunc("GET /v1/decisions", func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case followers <- struct{}{}:
-			defer func() { <-followers }()
-			s.decisions(w, r)
-		default:
-			problem(w, http.StatusServiceUnavailable, fmt.Errorf("%d tails are open already", maxFollowers))
-		}
+	s.tails(r)
+	s.flows(r)
+	s.views(r)
+	s.editor(r)
+	s.changes(r)
+	s.config(r)
+	s.sessions(r)
+	s.health(r)
+	r.HandleFunc("POST /api/v1/reload", s.reload)
+	r.HandleFunc("PUT /api/v1/state", s.force)
+	r.HandleFunc("DELETE /api/v1/state", func(w http.ResponseWriter, req *http.Request) {
+		s.changed(w, s.Admin.Clear(req.Context(), req.URL.Query().Get("uplink")))
 	})
-	s.flows(mux)
-	s.changes(mux)
-	mux.HandleFunc("POST /v1/explain", s.explain)
-	mux.HandleFunc("POST /v1/reload", s.reload)
-	mux.HandleFunc("PUT /v1/state", s.force)
-	mux.HandleFunc("DELETE /v1/state", func(w http.ResponseWriter, r *http.Request) {
-		s.changed(w, s.Admin.Clear(r.Context(), r.URL.Query().Get("uplink")))
-	})
-	return mux
-}
-
-func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
-	var q ExplainRequest
-	if !body(w, r, &q) {
-		return
-	}
-	out, err := s.Reader.Explain(q)
-	if err != nil {
-		problem(w, statusOf(err), err)
-		return
-	}
-	answer(w, http.StatusOK, out)
+	return r
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
@@ -233,106 +262,4 @@ func (s *Server) changed(w http.ResponseWriter, err error) {
 		return
 	}
 	answer(w, http.StatusOK, s.Reader.Status().Uplinks)
-}
-
-// decisions writes the newest records, and with follow=1 those that come, until
-// the caller leaves. A caller who is too slow gets {"dropped":n} in their place.
-func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	last := 0
-	if v := q.Get("last"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 0 {
-			problem(w, http.StatusBadRequest, fmt.Errorf("last=%q: want a number of records", v))
-			return
-		}
-		last = n
-	}
-	follow := q.Get("follow") == "1"
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush := http.NewResponseController(w)
-	next := s.Records.Last(last)
-	// The headers go out now, so that a follower knows that it is connected.
-	if err := flush.Flush(); err != nil {
-		return
-	}
-	for {
-		b := s.Records.Read(next, tailBatch)
-		next = b.Next
-		if b.Missed > 0 {
-			fmt.Fprintf(w, "{\"dropped\":%d}\n", b.Missed)
-		}
-		for _, line := range b.Lines {
-			if _, err := w.Write(append(line[:len(line):len(line)], '\n')); err != nil {
-				return
-			}
-		}
-		if err := flush.Flush(); err != nil || !follow && len(b.Lines) < tailBatch {
-			return
-		}
-		select {
-		case <-b.More:
-		case <-r.Context().Done():
-			return
-		}
-	}
-}
-
-func body(w http.ResponseWriter, r *http.Request, into any) bool { return bodyOf(w, r, into, maxBody) }
-
-// bodyOf reads a request of at most limit bytes.
-func bodyOf(w http.ResponseWriter, r *http.Request, into any, limit int64) bool {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
-	d.DisallowUnknownFields()
-	err := d.Decode(into)
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		problem(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the request is larger than %d bytes", limit))
-		return false
-	case err != nil:
-		problem(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
-		return false
-	}
-	return true
-}
-
-func answer(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		problem(w, http.StatusInternalServerError, err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
-}
-
-func problem(w http.ResponseWriter, status int, err error) {
-	detail := err.Error()
-	for _, mark := range []error{ErrBadRequest, ErrConflict, ErrNotFound} {
-		detail = strings.TrimSuffix(detail, ": "+mark.Error())
-	}
-	b, jerr := json.Marshal(Problem{Title: http.StatusText(status), Status: status, Detail: detail})
-	if jerr != nil {
-		status, b = http.StatusInternalServerError, []byte("{}")
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
-}
-
-func statusOf(err error) int {
-	switch {
-	case errors.Is(err, ErrBadRequest):
-		return http.StatusBadRequest
-	case errors.Is(err, ErrConflict):
-		return http.StatusConflict
-	case errors.Is(err, ErrNotFound):
-		return http.StatusNotFound
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
 }

@@ -1,23 +1,9 @@
 // Package api is how people and programs speak with a running netpolicyd: HTTP
-// over a unix socket, and the Go client that `netpolicy status`, `tail`, `top`,
-// `uplinks`, `reload` and `state` use. It knows nothing of the daemon but small
-// interfaces: Reader, Lister, Admin, Changes.
+// over a unix socket, and over TCP where the policy asks for it; and the Go client that
+// `netpolicy` uses. It knows nothing of the daemon but small interfaces.
 //
-//	GET    /v1/status              Status
-//	GET    /v1/uplinks             []Uplink
-//	GET    /v1/decisions?last=20&follow=1   NDJSON, one decision record a line
-//	GET    /v1/flows?sort=rate&limit=100&offset=0&match=zoom   Flows
-//	POST   /v1/explain             ExplainRequest -> the engine's explanation
-//	POST   /v1/reload              ReloadResult (422 when the new policy is rejected)
-//	PUT    /v1/state               ForceRequest
-//	DELETE /v1/state?uplink=U
-//	GET    /v1/plan                text
-//	POST   /v1/plan                PlanRequest -> PlanAnswer (422 when the policy is rejected)
-//	POST   /v1/change              ChangeRequest -> ChangeResult (422 when rejected or reverted)
-//	GET    /v1/history?diff=1      []Entry; GET /v1/history/N (or a hash): EntryText
-//	GET    /metrics                Prometheus text
-//
-// Errors are problem objects (RFC 9457).
+// openapi.yaml is the contract; a test holds the two together. Errors are problem
+// objects (RFC 9457).
 package api
 
 import (
@@ -121,8 +107,11 @@ type Diagnostic struct {
 	File     string `json:"file,omitempty"`
 	Line     int    `json:"line,omitempty"`
 	Column   int    `json:"column,omitempty"`
-	Message  string `json:"message"`
-	Help     string `json:"help,omitempty"`
+	// EndLine and EndColumn are the place of the character behind it.
+	EndLine   int    `json:"end_line,omitempty"`
+	EndColumn int    `json:"end_column,omitempty"`
+	Message   string `json:"message"`
+	Help      string `json:"help,omitempty"`
 }
 
 // Source is one source of flow events.
@@ -165,6 +154,21 @@ type Uplink struct {
 	HoldUntil  time.Time `json:"hold_until,omitzero"`
 	Suppressed bool      `json:"suppressed,omitempty"`
 	Forced     *Forced   `json:"forced,omitempty"`
+	// Thresholds are those of the policy.
+	Thresholds *Thresholds `json:"thresholds,omitempty"`
+}
+
+// Thresholds are what makes a line bad.
+type Thresholds struct {
+	RTTms  Threshold `json:"rtt_ms"`
+	Loss   Threshold `json:"loss"`       // 0..1
+	Errors Threshold `json:"error_rate"` // 0..1
+}
+
+// Threshold has two values: a line is bad from Enter on, and good at Exit or below.
+type Threshold struct {
+	Enter float64 `json:"enter"`
+	Exit  float64 `json:"exit"`
 }
 
 // Forced is a state override.
@@ -199,10 +203,13 @@ const (
 )
 
 // ExplainRequest asks how a flow would be decided now. Flow is a JSON string in
-// the text spelling of flows, or a flow object. State "" is the live state.
+// the text spelling of flows, or a flow object. State "" is the live state. With Text
+// it is decided by that policy instead of the one in force.
 type ExplainRequest struct {
-	Flow  json.RawMessage `json:"flow"`
-	State string          `json:"state,omitempty"`
+	Flow   json.RawMessage `json:"flow"`
+	State  string          `json:"state,omitempty"`
+	Text   string          `json:"text,omitempty"`
+	Syntax string          `json:"syntax,omitempty"`
 }
 
 // Problem is an error answer (RFC 9457).

@@ -60,8 +60,16 @@ func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswe
 	if q.Policy != nil {
 		r.File = q.Policy.Name
 	}
-	out.Output, err = r.String(q.JSON)
-	return out, err
+	if out.Output, err = r.String(q.JSON); err != nil {
+		return out, err
+	}
+	out.Hash, out.Rules, out.Tried = shortHash(c.policy.Hash), len(c.policy.Rules), c.tried
+	if e, err := d.Present(ctx); err == nil && q.Policy != nil {
+		diff := diffOf(&e.Policy, q.Policy, maxDiff)
+		out.Diff = string(diff)
+		out.Added, out.Removed = countChanges(diff)
+	}
+	return out, nil
 }
 
 // outline is a plan as the ledger keeps it: what the table has is told by its shape.

@@ -219,6 +219,7 @@ func (d *Daemon) apply(ctx context.Context, call *changeCall, b *policyfile.Bund
 		d.forget(w)
 		result = d.refused(err, b)
 		d.metrics.Reload(api.Rejected)
+		d.announce(api.Rejected, call.who, err.Error())
 		call.answer(result, nil)
 	default:
 		result.Diagnostics = renamed(append(apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)...), d.opts.Config, b)
@@ -299,6 +300,7 @@ func (d *Daemon) keep(ctx context.Context, call *changeCall, b *policyfile.Bundl
 	c.bundle = b
 	n := d.record(c, call.who, trigger, int(d.live.Load()))
 	d.live.Store(int64(n))
+	d.announce(result.Result, call.who, trigger)
 	result.N, result.Policy = n, policyStatus(now)
 	call.answer(result, nil)
 }
@@ -328,6 +330,7 @@ func (d *Daemon) watchOver(w *waiting) {
 	w.ticker = time.NewTicker(lookEvery)
 	d.waiting = w
 	d.show(w, "")
+	d.announce(api.Pending, w.Who, fmt.Sprintf("policy %d", w.N))
 	d.log.Warn("policy waits for its confirmation", "n", w.N, "hash", w.Hash, "mode", w.Mode, "left", (w.Deadline - d.parts.Now()).String(), "who", w.Who)
 }
 
@@ -384,6 +387,7 @@ func (d *Daemon) confirmed(ctx context.Context, who string) (api.ChangeResult, e
 		return api.ChangeResult{}, errors.Join(fmt.Errorf("confirm: %w", err), d.store.savePending(&w.pending))
 	}
 	d.done(ctx, w, api.Confirmed, "by "+who)
+	d.announce(api.Confirmed, who, fmt.Sprintf("policy %d", w.N))
 	d.log.Info("policy confirmed", "n", w.N, "hash", w.Hash, "who", who)
 	d.readPostponed(ctx, w)
 	return api.ChangeResult{Result: api.Confirmed, Policy: policyStatus(d.snap.Load()), N: w.N}, nil
@@ -456,6 +460,7 @@ func (d *Daemon) tellReverted(p *pending, c *candidate, why string) *api.Revert 
 	if !r.Verified {
 		verified = "not verified"
 	}
+	d.announce(api.Reverted, p.Who, why)
 	d.log.Warn("policy reverted, "+verified, "n", p.N, "hash", p.Hash, "to", r.Hash, "why", why)
 	return r
 }

@@ -120,7 +120,7 @@ func TestConsult(t *testing.T) {
 	}
 	r.sync()
 	records := strings.Join(recordsOf(r), "\n")
-	for what, n := range map[string]int{`"source":"consult"`: 8, `"event":"logged"`: 1, `"rule":"loud"`: 1, `"rule":"silent"`: 0, `"rule":"shut"`: 0} {
+	for what, n := range map[string]int{`"source":"consult"`: 8, `"event":"logged"`: 1, `"rule":"loud","action"`: 1, `"rule":"silent","action"`: 0, `"rule":"shut","action"`: 0} {
 		if got := strings.Count(records, what); got != n {
 			t.Errorf("%d records with %s, want %d\n%s", got, what, n, records)
 		}

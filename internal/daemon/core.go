@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/apps"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -72,6 +74,7 @@ type core struct {
 	journaled int    // bytes in the present journal
 	tape      *tape  // what --record keeps; nil: nothing
 	turns     uint64 // how often states and conditions changed
+	near      budget // of looks for the rules that came nearest
 
 	dirty map[netip.Addr]bool // addresses whose elements the kernel must be told
 	// early are names that came before their flow was seen, by another source.
@@ -93,6 +96,7 @@ type live struct {
 	world  *state.World
 	marks  marks
 	since  time.Time // when the policy became live
+	places []string  // where each rule stands, "file:line"; nil where that is not known
 	// hits counts the decisions by rule; only the core adds to tally.
 	hits  *engine.Hits
 	tally *engine.Tally
@@ -127,11 +131,20 @@ type outputs struct {
 	transitions []state.Transition
 	setMarks    []setMark
 	flush       []flowKey
+	ended       []ended
 	journal     []journalPart
 	taped       []journalPart
 	died        []int        // uplinks
 	named       []netip.Addr // addresses whose names changed
 	drops       map[string]int
+}
+
+// ended is a flow that is not followed any more.
+type ended struct {
+	n        uint64
+	up, down uint64
+	began    time.Time // zero: before the daemon
+	reason   string
 }
 
 // journalPart is some whole lines of the journal; fresh ones begin a new journal.
@@ -186,7 +199,7 @@ func (c *core) event(e *inspector.Event, now time.Duration, wall time.Time) {
 				c.carried(t, e, wall)
 			}
 			if c.closes(e) {
-				c.forget(k)
+				c.forget(k, api.EndClosed)
 			}
 		}
 	case inspector.Logged:
@@ -321,7 +334,7 @@ func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time
 	c.enforce(t)
 	if c.interrupted(t) {
 		c.out.flush = append(c.out.flush, t.key)
-		c.forget(t.key)
+		c.forget(t.key, api.EndMoved)
 		t.route = t.decision.Route
 	}
 	c.record(t, event, now, wall)
@@ -345,7 +358,7 @@ func (c *core) interrupted(t *tracked) bool {
 // policy, or a fact came late), or lets one go again.
 func (c *core) enforce(t *tracked) {
 	blocked := t.decision.Blocked()
-	if blocked == t.blocked || c.observe || c.proxied(t) {
+	if blocked == t.blocked || t.killed || c.observe || c.proxied(t) {
 		return
 	}
 	if len(c.out.setMarks) >= maxMarks {
@@ -432,7 +445,7 @@ func (c *core) expire(now time.Duration) {
 		}
 		delete(c.loose, k)
 		if t := c.flows[k]; t != nil && t.loose {
-			c.forget(k)
+			c.forget(k, api.EndForgotten)
 		}
 	}
 	for k, n := range c.early {
@@ -493,7 +506,7 @@ func (c *core) work(n int, now time.Duration, wall time.Time) {
 		case t == nil: // gone meanwhile
 		case c.stranded(t, wall):
 			c.out.flush = append(c.out.flush, k)
-			c.forget(k)
+			c.forget(k, api.EndMoved)
 		default:
 			c.again(t, c.why, now, wall)
 		}
@@ -630,7 +643,19 @@ func (c *core) record(t *tracked, event string, now time.Duration, wall time.Tim
 	ctx.Name, ctx.NameFrom = nameOf(&t.flow)
 	ctx.Uplink, ctx.PinnedRoute = whereTo(p, d, t.route)
 	ctx.Pinned = ctx.PinnedRoute != ""
-	c.out.records = append(c.out.records, telemetry.Record{Decision: decisionJSON(c.live.prog, t.flow.ID, d), Log: logs, Context: ctx})
+	ctx.State = c.machine.Host().State.String()
+	if d.Rule >= 0 && d.Rule < len(c.live.places) {
+		ctx.RuleSrc = c.live.places[d.Rule]
+	}
+	r := telemetry.Record{
+		Decision: decisionJSON(c.live.prog, t.flow.ID, d), Context: ctx, Log: logs, Rule: ruleName(p, d),
+		Always: d.Blocked() || d.Kind == rules.ActFailover,
+	}
+	if c.near.take(wall, len(p.Rules)) {
+		f, prog, world := t.flow, c.live.prog, c.live.world
+		r.Near = func() json.RawMessage { return prog.AppendNear(nil, prog.Near(&f, world)) }
+	}
+	c.out.records = append(c.out.records, r)
 	c.out.counts = append(c.out.counts, count{ruleName(p, d), engine.ActionName(d.Kind), routeName(p, d.Route), event})
 }
 

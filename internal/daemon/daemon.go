@@ -88,9 +88,11 @@ type Daemon struct {
 	parts Parts
 	log   *slog.Logger
 
-	records *telemetry.Ring
-	metrics *telemetry.Metrics
-	store   *store
+	records   *telemetry.Ring
+	decisions *telemetry.DecisionLog
+	feeds     api.Feeds
+	metrics   *telemetry.Metrics
+	store     *store
 
 	events  chan inspector.Event
 	answers chan inspector.Event
@@ -127,6 +129,11 @@ type Daemon struct {
 	confirm  *api.Confirm  // what status shows of waiting
 	deadline time.Duration // of confirm, on the logical clock
 	reverted *api.Revert
+
+	book     book
+	places   []placed // of the loop, where the rules of policies stand
+	metering sync.Mutex
+	meter    *meter
 }
 
 // snapshot is what everything outside the loop reads; immutable.
@@ -158,14 +165,21 @@ type taggedRound struct {
 // New returns a daemon that is not running yet.
 func New(opts Options, parts Parts) *Daemon {
 	d := &Daemon{
-		opts: opts, parts: parts, log: opts.Log,
-		records: telemetry.NewRing(0), store: &store{},
+		opts: opts, parts: parts, meter: newMeter(),
+		records: telemetry.NewRing(0), feeds: newFeeds(), store: &store{},
 		events: make(chan inspector.Event, eventQueue), answers: make(chan inspector.Event, answerQueue),
 		rounds: make(chan taggedRound, roundQueue), calls: make(chan func(*loop), callQueue),
 		commits: make(chan *commit), reloads: make(chan *reloadCall, callQueue),
 		changes: make(chan *changeCall, callQueue), asks: make(chan func(context.Context)), changed: make(chan string, 1), nudge: make(chan string, 1),
 		drifted: make(chan struct{}, 1),
 	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	d.log = telemetry.Tee(opts.Log, d.feeds.Logs)
+	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{
+		Ring: d.records, Log: d.log, Dropped: func(reason string, n int) { d.metrics.DecisionDropped(reason, n) },
+	})
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
 	return d
 }
@@ -215,9 +229,10 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := &api.Server{Reader: d, Admin: d, Changes: d, Lister: d, Records: d.records, Metrics: d.metrics.WritePrometheus, Log: d.log}
+		server := d.server()
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
+	run("meter", d.measure)
 	run("reload", d.transactions)
 	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
 	for _, s := range d.parts.Sources {
@@ -229,12 +244,16 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			run("drift", d.watchDrift)
 		}
 	}
+	// What the loop has decided is written down, whatever else ends.
+	writing, written := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() { d.decisions.Run(writing) })
 	endTape, err := d.startTape(l)
 	if err == nil {
 		d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
 		err = l.run(ctx)
 		endTape()
 	}
+	written()
 	d.notify("STOPPING=1")
 	cancel()
 	group.Wait()
@@ -315,6 +334,7 @@ func (d *Daemon) launch(ctx context.Context, loaded load.Result, readBack bool) 
 		return nil, nil, err
 	}
 	c.diags, c.sources, c.loaded = loaded.Diags, loaded.Sources, loaded
+	c.places = placesIn(p, c.sources)
 	if kernel != nil {
 		start := time.Now()
 		err := kernel.Apply(ctx, c.plan)

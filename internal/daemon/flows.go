@@ -47,6 +47,7 @@ type tracked struct {
 	route   int
 	mark    uint32    // the conntrack mark last seen
 	blocked bool      // its mark says blocked
+	killed  bool      // and that by hand, whatever is decided
 	loose   bool      // only its name was seen, see core.loose
 	asked   bool      // its `failover` decision was carried out
 	carried uint64    // bytes that quotas have counted

@@ -64,7 +64,7 @@ func TestHello(t *testing.T) {
 	}
 	r.sync()
 	records := strings.Join(recordsOf(r), "\n")
-	for what, n := range map[string]int{`"source":"hello"`: 3, `"rule":"web"`: 1, `"http_host":"other.example"`: 1} {
+	for what, n := range map[string]int{`"source":"hello"`: 3, `"rule":"web","action"`: 1, `"http_host":"other.example"`: 1} {
 		if got := strings.Count(records, what); got != n {
 			t.Errorf("%d records with %s, want %d\n%s", got, what, n, records)
 		}

@@ -95,6 +95,8 @@ type Parts struct {
 	// Programs reports whether the programs behind other users' sockets can be seen;
 	// nil: they can. Without it rules on programs hold for few, and the daemon says so.
 	Programs func() bool
+	// Counters returns the bytes that a device has received and sent; nil: they are not known.
+	Counters func(dev string) (rx, tx uint64, err error)
 	// Previous is the plan that a former run left in the kernel, nil for none:
 	// its numbers are kept.
 	Previous *actions.Plan

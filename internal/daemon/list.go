@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,12 +79,13 @@ func (c *core) follow(t *tracked) {
 	c.flows[t.key] = t
 }
 
-// forget ends that; an unknown key is nothing to forget.
-func (c *core) forget(k flowKey) {
+// forget ends that, for a reason of the API's; an unknown key is nothing to forget.
+func (c *core) forget(k flowKey, reason string) {
 	t := c.flows[k]
 	if t == nil {
 		return
 	}
+	c.out.ended = append(c.out.ended, ended{t.n, t.traffic.up, t.traffic.down, t.began, reason})
 	delete(c.flows, k)
 	last := len(c.roster) - 1
 	c.roster[t.place] = c.roster[last]
@@ -212,7 +214,7 @@ func (d *Daemon) Flows(ctx context.Context, q api.FlowsRequest) (api.Flows, erro
 // describe returns the flow as the API spells it; l must be what it was decided by.
 func (t *tracked) describe(l *live, wall time.Time) api.Flow {
 	out := api.Flow{
-		Flow: flowJSON(&t.flow), Decision: decisionJSON(l.prog, "", &t.decision), Source: t.source, Age: -1, RTTms: -1,
+		ID: strconv.FormatUint(t.n, 10), Flow: flowJSON(&t.flow), Decision: decisionJSON(l.prog, "", &t.decision), Source: t.source, Age: -1, RTTms: -1,
 		Retransmits: t.traffic.retrans, BytesUp: t.traffic.up, BytesDown: t.traffic.down,
 	}
 	out.Name, out.NameFrom = nameOf(&t.flow)

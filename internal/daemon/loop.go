@@ -2,14 +2,12 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
-	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -85,7 +83,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 
 func (l *loop) liveOf(c *candidate) live {
 	w := c.world
-	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}}.count()
+	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}, places: l.d.placesOf(c)}.count()
 	if !l.d.opts.Observe {
 		v.marks = marksOf(c.plan, c.policy)
 	}
@@ -211,8 +209,11 @@ func (l *loop) moreEvents() {
 // kernel, and publishes the new snapshot.
 func (l *loop) settle() {
 	out := l.core.take()
-	for _, r := range out.records {
-		l.emit(&r)
+	for i := range out.records {
+		l.d.decisions.Add(out.records[i])
+	}
+	for i := range out.ended {
+		l.d.feeds.Ended.Append(out.ended[i].line(time.Now()))
 	}
 	for _, n := range out.counts {
 		l.d.metrics.Decision(n.rule, n.action, n.route, n.event)
@@ -257,18 +258,6 @@ func (l *loop) queue(out *outputs) {
 	l.pending.forget = append(l.pending.forget, out.flush...)
 }
 
-func (l *loop) emit(r *telemetry.Record) {
-	line, err := json.Marshal(r)
-	if err != nil {
-		l.d.log.Error("decision record not written", "error", err)
-		return
-	}
-	l.d.records.Append(line)
-	if r.Log {
-		l.d.log.Info("decision", "record", json.RawMessage(line))
-	}
-}
-
 func (l *loop) transition(t state.Transition) {
 	name := ""
 	if t.Uplink >= 0 {
@@ -279,6 +268,7 @@ func (l *loop) transition(t state.Transition) {
 		l.d.metrics.Transition("", t.From.String(), t.To.String())
 		l.d.log.Info("state changed", "from", t.From.String(), "to", t.To.String(), "why", t.Why)
 	}
+	l.d.announceTransition(name, t)
 	l.saveDue = time.Time{}
 }
 

@@ -248,7 +248,7 @@ func (r *rig) sync() {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if idle || r.opts.Observe {
+		if (idle || r.opts.Observe) && r.decisions.Idle() {
 			return
 		}
 	}

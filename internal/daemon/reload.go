@@ -58,6 +58,7 @@ type candidate struct {
 	sources []*diag.Source
 	loaded  load.Result        // what was read; zero for a policy that was there
 	bundle  *policyfile.Bundle // where it was read from; nil for the policy's file
+	places  []string           // where its rules stand; nil for a policy that was there
 	tried   int                // its assertions, all of which hold
 	// found is what is wrong with the kernel's state as it was read back, when
 	// that was asked for and could be done (looked).
@@ -143,6 +144,7 @@ func prepare(ctx context.Context, path, stateDir string, ch *change, b base, hos
 		if c.policy == nil {
 			return nil, &rejection{c.diags, c.sources}
 		}
+		c.places = placesIn(c.policy, c.sources)
 		old := b.live.policy
 		if same := old != nil && c.policy.Hash == old.Hash && sameDaemon(&c.policy.Daemon, &old.Daemon); same && !ch.again {
 			return nil, errSame
@@ -255,6 +257,7 @@ func apiDiagnostics(list []diag.Diagnostic, sources []*diag.Source, errorsOnly b
 		for _, s := range sources {
 			if s.Name == d.Span.File {
 				a.Line, a.Column = s.Position(d.Span.Start)
+				a.EndLine, a.EndColumn = s.Position(d.Span.End)
 			}
 		}
 		out = append(out, a)
@@ -432,6 +435,7 @@ func (d *Daemon) reload(ctx context.Context, who, why string) api.ReloadResult {
 	}
 	d.metrics.Reload(result.Result)
 	result.Policy = policyStatus(d.snap.Load())
+	d.announce(result.Result, who, cmp.Or(result.Error, why))
 	return result
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/api"
@@ -33,6 +34,7 @@ func (d *Daemon) Status() api.Status {
 	for _, q := range queues {
 		out.Drops[q] = d.metrics.Drops(q)
 	}
+	out.Drops["decision log"] = d.metrics.DecisionDrops()
 	out.Drops[consultName] = d.questions.Missed.Load()
 	out.Drops[helloName] = d.hellos.Missed.Load() + d.held.Full.Load()
 	d.mu.Lock()
@@ -107,6 +109,12 @@ func (s *snapshot) uplink(i int, u *state.UplinkStatus) api.Uplink {
 		RTTms: milliseconds(u.RTT), P90ms: milliseconds(u.P90), Loss: ratio(u.Loss), Errors: ratio(u.ErrorRate),
 		Penalty: u.Penalty, Suppressed: u.Suppressed,
 	}
+	h := &s.live.health.Uplinks[i]
+	out.Thresholds = &api.Thresholds{
+		RTTms:  api.Threshold{Enter: float64(h.RTT.Enter) / 1e3, Exit: float64(h.RTT.Exit) / 1e3},
+		Loss:   api.Threshold{Enter: float64(h.Loss.Enter) / 1e6, Exit: float64(h.Loss.Exit) / 1e6},
+		Errors: api.Threshold{Enter: float64(h.Errors.Enter) / 1e6, Exit: float64(h.Errors.Exit) / 1e6},
+	}
 	if u.Verdict != "" {
 		out.Verdict, out.VerdictSince, out.Why = u.Verdict, s.at(u.VerdictSince), u.VerdictWhy
 	}
@@ -148,18 +156,27 @@ func (d *Daemon) Plan() string {
 	return s.text
 }
 
-// Explain answers how a flow would be decided now; it waits for nobody.
-func (d *Daemon) Explain(q api.ExplainRequest) (json.RawMessage, error) {
+// flowOf reads the flow that is asked about.
+func flowOf(q *api.ExplainRequest) (flow.Flow, error) {
 	f, err := parseFlow(q.Flow)
 	if err != nil {
-		return nil, fmt.Errorf("flow: %w: %w", err, api.ErrBadRequest)
+		return f, fmt.Errorf("flow: %w: %w", err, api.ErrBadRequest)
 	}
 	if q.State != "" {
 		st, ok := state.Parse(q.State)
 		if !ok {
-			return nil, fmt.Errorf("state %q: want NORMAL, DEGRADED, FAILOVER or RECOVERY: %w", q.State, api.ErrBadRequest)
+			return f, fmt.Errorf("state %q: want NORMAL, DEGRADED, FAILOVER or RECOVERY: %w", q.State, api.ErrBadRequest)
 		}
 		f.State = st.String()
+	}
+	return f, nil
+}
+
+// Explain answers how a flow would be decided now; it waits for nobody.
+func (d *Daemon) Explain(q api.ExplainRequest) (json.RawMessage, error) {
+	f, err := flowOf(&q)
+	if err != nil {
+		return nil, err
 	}
 	s := d.snap.Load()
 	if s == nil {

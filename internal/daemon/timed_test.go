@@ -72,7 +72,7 @@ func TestQuotaIsUsedUp(t *testing.T) {
 		}
 		return last
 	}
-	if got := decided(r); !strings.Contains(got, `"rule":"over"`) {
+	if got := decided(r); !strings.Contains(got, `"rule":"over","action"`) {
 		t.Errorf("decided as %s", got)
 	}
 	if err := r.stop(); err != nil {

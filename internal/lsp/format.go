@@ -22,24 +22,27 @@ func (s *server) formatting(p documentParams) (any, error) {
 	if ast == nil || ast.Partial || ast.Lost || diag.HasErrors(diags) {
 		return nil, failed("a text with errors is not formatted")
 	}
-	var out []byte
-	if d.npl {
-		out = print.NPL(ast)
-	} else {
-		out = print.YAML(ast)
-	}
+	out := printed(ast, d.npl)
 	if bytes.Equal(out, d.text.bytes) {
 		return []textEdit{}, nil
 	}
-	if err := s.same(d, ast, out); err != nil {
+	if err := s.same(d, d.name, ast, out); err != nil {
 		return nil, err
 	}
 	return []textEdit{d.text.change(out)}, nil
 }
 
-// same compares a formatted text with the document that it was made from.
-func (s *server) same(d *document, ast *rules.AST, out []byte) error {
-	again, diags := load.Parse(d.name, out)
+// printed returns a text in its usual form.
+func printed(ast *rules.AST, npl bool) []byte {
+	if npl {
+		return print.NPL(ast)
+	}
+	return print.YAML(ast)
+}
+
+// same compares a formatted text, called name, with the document that it was made from.
+func (s *server) same(d *document, name string, ast *rules.AST, out []byte) error {
+	again, diags := load.Parse(name, out)
 	if again == nil || diag.HasErrors(diags) {
 		return &rpcError{codeInternal, "the formatted text can't be read"}
 	}
@@ -50,7 +53,7 @@ func (s *server) same(d *document, ast *rules.AST, out []byte) error {
 	if before == nil {
 		return nil // errors of meaning: nothing to compare
 	}
-	after := load.Policy(d.name, out, s.loading(d, new([]string))).Policy
+	after := load.Policy(name, out, s.loading(d, new([]string))).Policy
 	if after == nil || before.Hash != after.Hash {
 		return &rpcError{codeInternal, "the formatted text would mean something else"}
 	}

@@ -28,21 +28,29 @@ func (s *server) codeActions(p codeActionParams) (any, error) {
 		if f.Span.File != d.name || f.Span.End < from || f.Span.Start > to || len(list) == maxFixes {
 			continue
 		}
-		for _, with := range replacements(f, d.text.slice(f.Span.Start, f.Span.End)) {
-			if !s.mends(d, a, f, with) {
-				continue
-			}
-			list = append(list, codeAction{
-				Title: "Write " + diag.Quote(with), Kind: "quickfix", Diagnostics: []diagnostic{s.diagnostic(d, a, f)},
-				IsPreferred: true,
-				Edit: workspaceEdit{map[string][]textEdit{
-					d.uri: {{d.text.rangeOfSpan(f.Span), with}},
-				}},
-			})
-			break
+		with, ok := s.fix(d, a, f)
+		if !ok {
+			continue
 		}
+		list = append(list, codeAction{
+			Title: "Write " + diag.Quote(with), Kind: "quickfix", Diagnostics: []diagnostic{s.diagnostic(d, a, f)},
+			IsPreferred: true,
+			Edit: workspaceEdit{map[string][]textEdit{
+				d.uri: {{d.text.rangeOfSpan(f.Span), with}},
+			}},
+		})
 	}
 	return list, nil
+}
+
+// fix returns what to write in a diagnostic's place, if there is something that mends it.
+func (s *server) fix(d *document, a *knowledge, f *diag.Diagnostic) (with string, ok bool) {
+	for _, with := range replacements(f, d.text.slice(f.Span.Start, f.Span.End)) {
+		if s.mends(d, a, f, with) {
+			return with, true
+		}
+	}
+	return "", false
 }
 
 // The forms of help that say what should stand there.

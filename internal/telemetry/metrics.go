@@ -115,6 +115,19 @@ func (m *Metrics) Drop(queue string, n int) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_queue_dropped_total{queue=%q}", queue)).Add(n)
 }
 
+// DecisionDropped counts n decision records that were not written down.
+func (m *Metrics) DecisionDropped(reason string, n int) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decision_log_dropped_total{reason=%q}", reason)).Add(n)
+}
+
+// DecisionDrops returns how many decision records were not written down, for any reason.
+func (m *Metrics) DecisionDrops() (n uint64) {
+	for _, reason := range []string{DropQueue, DropDisk} {
+		n += m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decision_log_dropped_total{reason=%q}", reason)).Get()
+	}
+	return n
+}
+
 // Drops returns how many messages the named queue has lost.
 func (m *Metrics) Drops(queue string) uint64 {
 	return m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_queue_dropped_total{queue=%q}", queue)).Get()

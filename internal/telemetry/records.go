@@ -18,9 +18,19 @@ const RingSize = 4096
 // Record added to it.
 type Record struct {
 	Decision json.RawMessage // the engine's object; must be a JSON object
-	Log      bool            // a rule wants it in the log; not encoded
 	Context  Context
+	// What follows is not encoded.
+
+	Log    bool   // a rule wants it in the log
+	Rule   string // that decided; "" is the default
+	Always bool   // it is never sampled away
+	// Near returns Context.Near; nil leaves it out. Finding it takes longer than deciding, so that is
+	// for who writes records down.
+	Near func() json.RawMessage
 }
+
+// Schema names the form of records.
+const Schema = "np.decision/1"
 
 // Context is what a record adds to a decision.
 type Context struct {
@@ -32,8 +42,11 @@ type Context struct {
 	// Mode is "enforce", or "observe" where nothing is carried out.
 	Mode string `json:"mode"`
 	// Policy is the first 12 hexadecimal digits of the policy's hash.
-	Policy string          `json:"policy"`
-	Flow   json.RawMessage `json:"flow"`
+	Policy string `json:"policy"`
+	// State is the state of the host, and RuleSrc where the rule stands, "policy.npl:12".
+	State   string          `json:"state,omitempty"`
+	RuleSrc string          `json:"rule_src,omitempty"`
+	Flow    json.RawMessage `json:"flow"`
 	// Name is the best name known of the far end, and NameFrom the fact that it
 	// comes from: sni, http_host or dns. Of names out
 	// of DNS the first four are given, with commas.
@@ -51,6 +64,11 @@ type Context struct {
 	LogRule string `json:"log_rule,omitempty"`
 	// Text is what the rule's log action says, where it says something.
 	Text string `json:"text,omitempty"`
+	// Near are the rules that came nearest, each with its first condition that did not
+	// hold. They are left out when too much is decided to look for them.
+	Near json.RawMessage `json:"near,omitempty"`
+	// Sampled says that the record stands for so many of its rule, in a segment.
+	Sampled int `json:"sampled_1_in,omitempty"`
 }
 
 // MarshalJSON merges the decision and its context into one flat object.
@@ -63,10 +81,11 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode decision record: %w", err)
 	}
-	out := make([]byte, 0, len(head)+len(tail))
-	out = append(out, bytes.TrimRight(head[:len(head)-1], " \t\r\n")...)
-	if len(out) > 1 {
-		out = append(out, ',')
+	const schema = `{"schema":"` + Schema + `",`
+	out := make([]byte, 0, len(schema)+len(head)+len(tail))
+	out = append(out, schema...)
+	if inner := bytes.TrimSpace(head[1 : len(head)-1]); len(inner) > 0 {
+		out = append(append(out, inner...), ',')
 	}
 	return append(out, tail[1:]...), nil
 }

@@ -4,6 +4,8 @@
 package telemetry
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -35,4 +37,28 @@ func NewLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	default:
 		return nil, fmt.Errorf("log format %q: want json or text", format)
 	}
+}
+
+// LogLines is how many lines of the log are kept in memory.
+const LogLines = 2000
+
+// Tee returns a logger that writes to log and, as JSON, to the ring.
+func Tee(log *slog.Logger, ring *Ring) *slog.Logger {
+	least := slog.LevelError
+	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
+		if log.Enabled(context.Background(), l) {
+			least = l
+			break
+		}
+	}
+	kept := slog.NewJSONHandler(ringWriter{ring}, &slog.HandlerOptions{Level: least})
+	return slog.New(slog.NewMultiHandler(log.Handler(), kept))
+}
+
+// ringWriter appends what is written, a line each time.
+type ringWriter struct{ ring *Ring }
+
+func (w ringWriter) Write(line []byte) (int, error) {
+	w.ring.Append(bytes.Clone(bytes.TrimSuffix(line, []byte("\n"))))
+	return len(line), nil
 }

@@ -26,7 +26,7 @@ func TestRecordIsTheDecisionWithMore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"id":"1","rule":"zoom","action":"route","time":"1970-01-01T00:00:01Z","event":"open",` +
+	want := `{"schema":"np.decision/1","id":"1","rule":"zoom","action":"route","time":"1970-01-01T00:00:01Z","event":"open",` +
 		`"mode":"enforce","policy":"abc","flow":{"proto":"tcp"},"uplink":"wan1"}`
 	if diff := cmp.Diff(want, string(b)); diff != "" {
 		t.Error(diff)

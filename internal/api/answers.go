@@ -1,0 +1,88 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// bodyTime is how long a body may take to come.
+const bodyTime = time.Minute
+
+func body(w http.ResponseWriter, r *http.Request, into any) bool { return bodyOf(w, r, into, maxBody) }
+
+// bodyOf reads a request of at most limit bytes: one JSON value, whose keys are all known.
+func bodyOf(w http.ResponseWriter, r *http.Request, into any, limit int64) bool {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(bodyTime)) // where it can't be, it is not needed: tests
+	defer c.SetReadDeadline(time.Time{})
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if err == nil && d.More() {
+		err = errors.New("more than one value")
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		problem(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the request is larger than %d bytes", limit))
+		return false
+	case err != nil:
+		problem(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
+		return false
+	}
+	return true
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		problem(w, http.StatusInternalServerError, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}
+
+// answerOr answers with v, or tells the error.
+func answerOr(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		problem(w, statusOf(err), err)
+		return
+	}
+	answer(w, http.StatusOK, v)
+}
+
+func problem(w http.ResponseWriter, status int, err error) {
+	detail := err.Error()
+	for _, mark := range []error{ErrBadRequest, ErrConflict, ErrNotFound} {
+		detail = strings.TrimSuffix(detail, ": "+mark.Error())
+	}
+	b, jerr := json.Marshal(Problem{Title: http.StatusText(status), Status: status, Detail: detail})
+	if jerr != nil {
+		status, b = http.StatusInternalServerError, []byte("{}")
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}
+
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, ErrBadRequest):
+		return http.StatusBadRequest
+	case errors.Is(err, ErrConflict):
+		return http.StatusConflict
+	case errors.Is(err, ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}

@@ -1,0 +1,290 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"netpolicy.dev/netpolicy/analysis"
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/internal/lsp"
+)
+
+const (
+	// maxText bounds a request with a policy's text: what people edit in a browser is far below.
+	maxText = 16 << 20
+	// maxLooks bounds the questions about texts that are at work at once: each may take as much
+	// time and memory as loading the policy.
+	maxLooks = 2
+)
+
+// Desk is what questions about texts need. Its methods are called concurrently.
+type Desk interface {
+	// Lent is where a text is said to stand and what it may refer to.
+	Lent() (name string, o lsp.Options)
+	// Decide explains a flow by another policy in the world of now.
+	Decide(ExplainRequest, *engine.Program) ([]byte, error)
+	// Replay decides the flows of late by another policy.
+	Replay(context.Context, ReplayRequest, *engine.Program) (Replay, error)
+}
+
+// Text is a policy's text. Syntax is npl or yaml, "" finds it out.
+type Text struct {
+	Text   string `json:"text"`
+	Syntax string `json:"syntax,omitempty"`
+}
+
+// TextAt is a place in a text, in UTF-16 units.
+type TextAt struct {
+	Text
+	At int `json:"at"`
+}
+
+// ConvertRequest asks for the text in the syntax To.
+type ConvertRequest struct {
+	Text
+	To string `json:"to"`
+}
+
+// Lint is what was found in a text.
+type Lint struct {
+	OK       bool          `json:"ok"` // there is no error
+	Rules    int           `json:"rules"`
+	Findings []lsp.Finding `json:"findings"`
+}
+
+// TestResult is what became of the assertions of a text.
+type TestResult struct {
+	OK       bool          `json:"ok"`
+	Tried    int           `json:"tried"`
+	Failed   int           `json:"failed"`
+	Unproven int           `json:"unproven"`
+	Findings []lsp.Finding `json:"findings"`
+}
+
+// ReplayRequest asks which of the last decisions a policy would make otherwise; without
+// a text, the one that is staged.
+type ReplayRequest struct {
+	Text
+	Last int `json:"last,omitempty"` // 0: all that are kept
+	Most int `json:"most,omitempty"` // how many differences are listed; 0: 100
+}
+
+// Replay is what the other policy would do.
+type Replay struct {
+	Flows   int            `json:"flows"`
+	Changed int            `json:"changed"`
+	Changes []ReplayChange `json:"changes"`
+	Rules   map[string]int `json:"rules"` // how many each rule decides; "" is the default
+}
+
+// ReplayChange is a flow that is treated otherwise.
+type ReplayChange struct {
+	ID   string `json:"id"`
+	Flow any    `json:"flow"`
+	Name string `json:"name,omitempty"`
+	Was  string `json:"was"`
+	Is   string `json:"is"`
+}
+
+// editor adds the questions about texts.
+func (s *Server) editor(r *router) {
+	working := make(chan struct{}, maxLooks)
+	turn := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, req *http.Request) {
+			select {
+			case working <- struct{}{}:
+				defer func() { <-working }()
+				h(w, req)
+			case <-req.Context().Done():
+			}
+		}
+	}
+	r.ask("POST /api/v1/explain", turn(s.explain))
+	r.ask("POST /api/v1/lint", turn(s.lint))
+	r.ask("POST /api/v1/format", turn(s.format))
+	r.ask("POST /api/v1/convert", turn(s.convert))
+	r.ask("POST /api/v1/complete", turn(s.complete))
+	r.ask("POST /api/v1/hover", turn(s.hover))
+	r.ask("POST /api/v1/test", turn(s.test))
+	r.ask("POST /api/v1/replay", turn(s.replay))
+}
+
+// look opens a text, or answers why not.
+func (s *Server) look(w http.ResponseWriter, t Text) *lsp.Look {
+	if t.Syntax != "" && t.Syntax != "npl" && t.Syntax != "yaml" {
+		problem(w, http.StatusBadRequest, fmt.Errorf("syntax %q: want npl or yaml", t.Syntax))
+		return nil
+	}
+	name, o := s.Desk.Lent()
+	return lsp.NewLook(name, t.Syntax, []byte(t.Text), o)
+}
+
+// program is the policy's, or nil and it is answered what is wrong.
+func (s *Server) program(w http.ResponseWriter, t Text) *engine.Program {
+	l := s.look(w, t)
+	if l == nil {
+		return nil
+	}
+	if p := l.Program(); p != nil {
+		return p
+	}
+	err := errors.New("the policy has errors")
+	if list, lerr := l.Findings(false); lerr == nil {
+		for _, f := range list {
+			if f.Severity == diag.Error.String() {
+				err = fmt.Errorf("the policy has errors; line %d: %s: %s", f.Line, f.Code, f.Message)
+				break
+			}
+		}
+	}
+	problem(w, http.StatusUnprocessableEntity, err)
+	return nil
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
+	var q ExplainRequest
+	if !bodyOf(w, r, &q, maxText) {
+		return
+	}
+	if q.Text == "" {
+		out, err := s.Reader.Explain(q)
+		answerOr(w, out, err)
+		return
+	}
+	p := s.program(w, Text{q.Text, q.Syntax})
+	if p == nil {
+		return
+	}
+	out, err := s.Desk.Decide(q, p)
+	if err != nil {
+		problem(w, statusOf(err), err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(out, '\n'))
+}
+
+func (s *Server) lint(w http.ResponseWriter, r *http.Request) {
+	var q Text
+	if !bodyOf(w, r, &q, maxText) {
+		return
+	}
+	l := s.look(w, q)
+	if l == nil {
+		return
+	}
+	list, err := l.Findings(true)
+	out := Lint{Findings: list}
+	if err == nil {
+		res := l.Result()
+		if out.OK = !diag.HasErrors(res.Diags); res.Policy != nil {
+			out.Rules = len(res.Policy.Rules)
+		}
+	}
+	answerOr(w, out, err)
+}
+
+// written answers with a text in a syntax.
+func (s *Server) written(w http.ResponseWriter, t Text, syntax string) {
+	l := s.look(w, t)
+	if l == nil {
+		return
+	}
+	if syntax == "" {
+		syntax = lsp.SyntaxOf("", []byte(t.Text))
+	}
+	out, err := l.Written(syntax)
+	if err != nil {
+		problem(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	answer(w, http.StatusOK, Text{string(out), syntax})
+}
+
+func (s *Server) format(w http.ResponseWriter, r *http.Request) {
+	var q Text
+	if bodyOf(w, r, &q, maxText) {
+		s.written(w, q, q.Syntax)
+	}
+}
+
+func (s *Server) convert(w http.ResponseWriter, r *http.Request) {
+	var q ConvertRequest
+	switch {
+	case !bodyOf(w, r, &q, maxText):
+	case q.To != "npl" && q.To != "yaml":
+		problem(w, http.StatusBadRequest, fmt.Errorf("to %q: want npl or yaml", q.To))
+	default:
+		s.written(w, q.Text, q.To)
+	}
+}
+
+func (s *Server) complete(w http.ResponseWriter, r *http.Request) {
+	var q TextAt
+	if !bodyOf(w, r, &q, maxText) {
+		return
+	}
+	if l := s.look(w, q.Text); l != nil {
+		out, err := l.Complete(q.At)
+		answerOr(w, out, err)
+	}
+}
+
+func (s *Server) hover(w http.ResponseWriter, r *http.Request) {
+	var q TextAt
+	if !bodyOf(w, r, &q, maxText) {
+		return
+	}
+	if l := s.look(w, q.Text); l != nil {
+		out, err := l.Hover(q.At)
+		answerOr(w, out, err)
+	}
+}
+
+func (s *Server) test(w http.ResponseWriter, r *http.Request) {
+	var q Text
+	if !bodyOf(w, r, &q, maxText) {
+		return
+	}
+	l := s.look(w, q)
+	if l == nil {
+		return
+	}
+	out := TestResult{}
+	list := l.Result().Diags
+	if p := l.Program(); p != nil {
+		a := analysis.Assertions(p)
+		out.Tried, out.Failed, out.Unproven = a.Tried, a.Failed, a.Unproven
+		list = append([]diag.Diagnostic{}, a.Diags...)
+	}
+	out.OK = !diag.HasErrors(list)
+	var err error
+	out.Findings, err = l.FindingsOf(list, false)
+	answerOr(w, out, err)
+}
+
+func (s *Server) replay(w http.ResponseWriter, r *http.Request) {
+	var q ReplayRequest
+	if !bodyOf(w, r, &q, maxText) {
+		return
+	}
+	if q.Text.Text == "" {
+		st, ok := s.stage.get()
+		if !ok {
+			problem(w, http.StatusConflict, errors.New("there is no text, and nothing is staged"))
+			return
+		}
+		q.Text = Text{st.Text, st.syntax}
+	}
+	if q.Last < 0 || q.Most < 0 || q.Most > MaxFlows {
+		problem(w, http.StatusBadRequest, fmt.Errorf("last %d, most %d: want numbers from 0, most at most %d", q.Last, q.Most, MaxFlows))
+		return
+	}
+	if p := s.program(w, q.Text); p != nil {
+		out, err := s.Desk.Replay(r.Context(), q, p)
+		answerOr(w, out, err)
+	}
+}

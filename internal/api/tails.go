@@ -1,0 +1,332 @@
+package api
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"netpolicy.dev/netpolicy/internal/telemetry"
+)
+
+const (
+	// maxFollowers bounds the tails that are open at once; each costs a goroutine and a connection.
+	maxFollowers = 64
+	// tailBatch is how many records are written between flushes.
+	tailBatch = 256
+	// tailPatience is how long a follower may take to read what was written: behind it is nobody any more.
+	tailPatience = 30 * time.Second
+	// statusEvery is how often followers of the status get it.
+	statusEvery = time.Second
+	// aliveEvery is how often a stream on which nothing happens has a comment.
+	aliveEvery = 15 * time.Second
+	// maxReplayed bounds how many events of each topic a new follower may ask for.
+	maxReplayed = 1000
+)
+
+// The topics of events.
+const (
+	TopicDecisions   = "decisions"
+	TopicEnded       = "ended"
+	TopicTransitions = "transitions"
+	TopicChanges     = "changes"
+	TopicLogs        = "logs"
+	TopicStatus      = "status"
+)
+
+// Feeds are the rings behind the topics of events, besides the decisions. A nil ring has nothing.
+type Feeds struct {
+	Ended, Transitions, Changes, Logs *telemetry.Ring
+}
+
+// feed is one topic that has a ring.
+type feed struct {
+	topic string
+	key   byte // in event ids
+	ring  *telemetry.Ring
+}
+
+// feeds lists the topics with rings, in the order in which they are written.
+func (s *Server) feeds() []feed {
+	return []feed{
+		{TopicTransitions, 't', s.Feeds.Transitions},
+		{TopicChanges, 'c', s.Feeds.Changes},
+		{TopicDecisions, 'd', s.Records},
+		{TopicEnded, 'e', s.Feeds.Ended},
+		{TopicLogs, 'l', s.Feeds.Logs},
+	}
+}
+
+// tails adds the routes that go on and on.
+func (s *Server) tails(r *router) {
+	open := make(chan struct{}, maxFollowers)
+	limited := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, req *http.Request) {
+			select {
+			case open <- struct{}{}:
+				defer func() { <-open }()
+				h(w, req)
+			default:
+				problem(w, http.StatusServiceUnavailable, fmt.Errorf("%d tails are open already", maxFollowers))
+			}
+		}
+	}
+	r.HandleFunc("GET /api/v1/decisions", limited(s.decisions))
+	r.HandleFunc("GET /api/v1/events", limited(s.events))
+	r.HandleFunc("GET /api/v1/logs", s.logs)
+}
+
+// number reads a number of the query from 0 to most; without one it is the default.
+func number(r *http.Request, key string, otherwise, most int) (int, error) {
+	text := r.URL.Query().Get(key)
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > most {
+		return 0, fmt.Errorf("%s=%q: want a number from 0 to %d: %w", key, text, most, ErrBadRequest)
+	}
+	return n, nil
+}
+
+// decisions writes the newest records, and with follow=1 those that come, until
+// the caller leaves. A caller who is too slow gets {"dropped":n} in their place.
+func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
+	last, err := number(r, "last", 0, 1<<31-1)
+	if err != nil {
+		problem(w, http.StatusBadRequest, err)
+		return
+	}
+	follow := r.URL.Query().Get("follow") == "1"
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	flush := http.NewResponseController(w)
+	next := s.Records.Last(last)
+	// The headers go out now, so that a follower knows that it is connected.
+	if err := flush.Flush(); err != nil {
+		return
+	}
+	for {
+		b := s.Records.Read(next, tailBatch)
+		next = b.Next
+		patient(flush)
+		if b.Missed > 0 {
+			fmt.Fprintf(w, "{\"dropped\":%d}\n", b.Missed)
+		}
+		for _, line := range b.Lines {
+			if _, err := w.Write(append(line[:len(line):len(line)], '\n')); err != nil {
+				return
+			}
+		}
+		if err := flush.Flush(); err != nil || !follow && len(b.Lines) < tailBatch {
+			return
+		}
+		select {
+		case <-b.More:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// patient gives the other end some time for what is written next.
+func patient(c *http.ResponseController) {
+	_ = c.SetWriteDeadline(time.Now().Add(tailPatience)) // where it can't be, it is not needed: tests
+}
+
+// follower is one stream of events.
+type follower struct {
+	w     http.ResponseWriter
+	flush *http.ResponseController
+	id    string // of this run of the daemon
+	feeds []feed
+	at    []uint64 // where to read on, by feed
+}
+
+// events is the stream of server-sent events.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	last, err := number(r, "last", 0, maxReplayed)
+	topics := []string{TopicDecisions, TopicEnded, TopicTransitions, TopicChanges, TopicStatus}
+	if text := q.Get("topics"); text != "" {
+		topics = strings.Split(text, ",")
+	}
+	all := s.feeds()
+	for _, t := range topics {
+		if t != TopicStatus && !slices.ContainsFunc(all, func(f feed) bool { return f.topic == t }) {
+			err = fmt.Errorf("topics: there is no %q: %w", t, ErrBadRequest)
+		}
+	}
+	if err != nil {
+		problem(w, http.StatusBadRequest, err)
+		return
+	}
+	f := &follower{w: w, flush: http.NewResponseController(w), id: s.run()}
+	for _, one := range all {
+		if slices.Contains(topics, one.topic) && one.ring != nil {
+			f.feeds = append(f.feeds, one)
+			f.at = append(f.at, one.ring.Last(last))
+		}
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // proxies must not collect it
+	if id := r.Header.Get("Last-Event-ID"); id != "" && !f.resume(id) {
+		f.event("lost", []byte(`{"topic":"*"}`))
+	}
+	if err := f.flush.Flush(); err != nil {
+		return
+	}
+	f.follow(r, s, slices.Contains(topics, TopicStatus))
+}
+
+// resume goes on where an id says. It returns false for one of another run.
+func (f *follower) resume(id string) bool {
+	run, places, _ := strings.Cut(id, "-")
+	if run != f.id {
+		return false
+	}
+	for _, part := range strings.Split(places, "-") {
+		for i := range f.feeds {
+			if part == "" || part[0] != f.feeds[i].key {
+				continue
+			}
+			if n, err := strconv.ParseUint(part[1:], 10, 64); err == nil && n <= f.feeds[i].ring.Last(0) {
+				f.at[i] = n
+			}
+		}
+	}
+	return true
+}
+
+// follow writes what there is and what comes, until the caller leaves.
+func (f *follower) follow(r *http.Request, s *Server, status bool) {
+	var tick <-chan time.Time
+	alive := time.NewTicker(aliveEvery)
+	defer alive.Stop()
+	if status {
+		t := time.NewTicker(statusEvery)
+		defer t.Stop()
+		tick = t.C
+		patient(f.flush)
+		f.event(TopicStatus, s.status.get(s.Reader))
+	}
+	for {
+		patient(f.flush)
+		more, err := f.batch()
+		if err == nil {
+			err = f.flush.Flush()
+		}
+		if err != nil {
+			return
+		}
+		select {
+		case <-more[0]:
+		case <-more[1]:
+		case <-more[2]:
+		case <-more[3]:
+		case <-more[4]:
+		case <-tick:
+			f.event(TopicStatus, s.status.get(s.Reader))
+		case <-alive.C:
+			fmt.Fprint(f.w, ":\n\n")
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// batch writes some of what each feed has, and returns what says that there is more.
+func (f *follower) batch() (more [5]<-chan struct{}, err error) {
+	for i := range f.feeds {
+		b := f.feeds[i].ring.Read(f.at[i], tailBatch)
+		if b.Missed > 0 {
+			f.at[i] += b.Missed
+			f.event("lost", fmt.Appendf(nil, `{"topic":%q,"lost":%d}`, f.feeds[i].topic, b.Missed))
+		}
+		for _, line := range b.Lines {
+			f.at[i]++
+			if err := f.event(f.feeds[i].topic, line); err != nil {
+				return more, err
+			}
+		}
+		more[i] = b.More
+	}
+	return more, nil
+}
+
+// event writes one event. Its data is JSON on one line.
+func (f *follower) event(topic string, data []byte) error {
+	b := fmt.Appendf(nil, "event: %s\nid: %s", topic, f.id)
+	for i := range f.feeds {
+		b = append(b, '-', f.feeds[i].key)
+		b = strconv.AppendUint(b, f.at[i], 10)
+	}
+	b = append(b, "\ndata: "...)
+	b = append(b, bytes.TrimSpace(data)...)
+	_, err := f.w.Write(append(b, "\n\n"...))
+	return err
+}
+
+// lastStatus is the status as one line of JSON, made at most once a second for all followers.
+type lastStatus struct {
+	mu   sync.Mutex
+	at   time.Time
+	line []byte
+}
+
+func (l *lastStatus) get(from Reader) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.at) >= statusEvery/2 {
+		line, err := json.Marshal(from.Status())
+		if err != nil {
+			line = []byte("{}")
+		}
+		l.at, l.line = time.Now(), line
+	}
+	return l.line
+}
+
+// levels are those of the log, the least first.
+var levels = []string{"DEBUG", "INFO", "WARN", "ERROR"}
+
+// Logs are the newest lines of the log.
+type Logs struct {
+	Lines []json.RawMessage `json:"lines"`
+	Lost  uint64            `json:"lost"` // older ones that are not kept any more
+}
+
+func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
+	ring := s.Feeds.Logs
+	last, err := number(r, "last", 200, telemetry.LogLines)
+	level := cmp.Or(r.URL.Query().Get("level"), levels[0])
+	least := slices.Index(levels, level)
+	if least < 0 {
+		err = fmt.Errorf("level=%q: want %s: %w", level, strings.Join(levels, ", "), ErrBadRequest)
+	}
+	if err == nil && ring == nil {
+		err = errors.New("no log is kept")
+	}
+	if err != nil {
+		problem(w, statusOf(err), err)
+		return
+	}
+	out := Logs{Lines: []json.RawMessage{}}
+	b := ring.Read(0, telemetry.LogLines)
+	out.Lost = b.Missed
+	for _, line := range b.Lines {
+		var l struct{ Level string }
+		if json.Unmarshal(line, &l) == nil && slices.Index(levels, l.Level) >= least {
+			out.Lines = append(out.Lines, json.RawMessage(line))
+		}
+	}
+	out.Lines = out.Lines[max(len(out.Lines)-last, 0):]
+	answer(w, http.StatusOK, out)
+}

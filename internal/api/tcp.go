@@ -1,0 +1,211 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+const (
+	// maxConns bounds the connections over TCP: some people with some tabs.
+	maxConns = 256
+	// idleTime is how long one may be idle.
+	idleTime = 2 * time.Minute
+	// certLook is how often the certificate's file is looked at for a new one.
+	certLook = 10 * time.Second
+)
+
+// TCP says how the API is served over TCP.
+type TCP struct {
+	// CertFile and KeyFile are PEM files; "" serves without TLS.
+	CertFile, KeyFile string
+	// Hosts are names under which browsers may ask, besides localhost and the address itself.
+	Hosts []string
+	// InsecureLAN allows an address that is not loopback without TLS.
+	InsecureLAN bool
+	// Assets is the web interface; nil serves none.
+	Assets fs.FS
+}
+
+// ErrPublic is why a listener is not served.
+var ErrPublic = errors.New("an address that others can reach needs TLS (api_tls), or insecure_lan where the network is trusted")
+
+// check says why a listener can't be served like this.
+func (o *TCP) check(l net.Listener) error {
+	addr, ok := l.Addr().(*net.TCPAddr)
+	switch {
+	case !ok:
+		return fmt.Errorf("serve the API over TCP: %s is no TCP listener", l.Addr().Network())
+	case o.CertFile == "" && !addr.IP.IsLoopback() && !o.InsecureLAN:
+		return fmt.Errorf("serve the API on %s: %w", addr, ErrPublic)
+	}
+	return nil
+}
+
+// RunTCP serves on l until ctx ends, then closes it. Everything but login and the web
+// interface's files needs a token of s.Tokens.
+func (s *Server) RunTCP(ctx context.Context, l net.Listener, o TCP) error {
+	if err := o.check(l); err != nil {
+		l.Close()
+		return err
+	}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true) // and no HTTP/2 in the clear
+	srv := &http.Server{
+		Handler: s.HandlerTCP(l.Addr().(*net.TCPAddr).IP.IsLoopback(), o), Protocols: &protocols, IdleTimeout: idleTime,
+		ErrorLog: slog.NewLogLogger(s.logger().Handler(), slog.LevelDebug), // strangers' broken handshakes
+	}
+	l = netutil.LimitListener(l, maxConns)
+	if o.CertFile != "" {
+		c := &certificate{cert: o.CertFile, key: o.KeyFile}
+		if _, err := c.get(nil); err != nil {
+			l.Close()
+			return err
+		}
+		protocols.SetHTTP2(true)
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
+		l = tls.NewListener(l, srv.TLSConfig)
+	}
+	return serveOn(ctx, srv, l)
+}
+
+// certificate is read again when its file has changed: certificates are renewed.
+type certificate struct {
+	cert, key string
+
+	mu     sync.Mutex
+	loaded *tls.Certificate
+	of     time.Time // when the file was written
+	looked time.Time
+}
+
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded != nil && time.Since(c.looked) < certLook {
+		return c.loaded, nil
+	}
+	c.looked = time.Now()
+	info, err := os.Stat(c.cert)
+	if err == nil && c.loaded != nil && info.ModTime().Equal(c.of) {
+		return c.loaded, nil
+	}
+	pair, perr := tls.LoadX509KeyPair(c.cert, c.key)
+	switch {
+	case perr != nil && c.loaded != nil: // half written, perhaps
+		return c.loaded, nil
+	case perr != nil:
+		return nil, fmt.Errorf("read the API's certificate: %w", perr)
+	}
+	if c.loaded = &pair; err == nil {
+		c.of = info.ModTime()
+	}
+	return c.loaded, nil
+}
+
+// HandlerTCP returns the API and the web interface as a handler for whoever comes over
+// TCP. Outermost stands what costs least: the Host, then where the request comes
+// from, then who asks.
+func (s *Server) HandlerTCP(loopback bool, o TCP) http.Handler {
+	api, pages := s.routes().handler(), newPages(o.Assets)
+	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, known, wrong := s.caller(r)
+		switch {
+		case wrong:
+			s.refuseToken(w, r)
+			return
+		case known:
+			r = r.WithContext(withCaller(r.Context(), who))
+		}
+		if isAPI(r.URL.Path) {
+			w.Header().Set("Cache-Control", "no-store")
+			api.ServeHTTP(w, r)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	})
+	same := http.NewCrossOriginProtection()
+	same.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		problem(w, http.StatusForbidden, errors.New("the request comes from another site"))
+	}))
+	guarded := same.Handler(inner)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !o.allows(r, loopback) {
+			problem(w, http.StatusNotFound, errNowhere)
+			return
+		}
+		protect(w.Header(), "")
+		guarded.ServeHTTP(w, r)
+	})
+}
+
+// isAPI reports paths that are not the web interface's.
+func isAPI(path string) bool {
+	return path == "/metrics" || strings.HasPrefix(path, "/api/") || path == "/api" || strings.HasPrefix(path, "/debug/")
+}
+
+// protect sets the headers that keep browsers from helping others. nonce, where
+// there is one, lets the page's own scripts add styles.
+func protect(h http.Header, nonce string) {
+	style := "'self'"
+	if nonce != "" {
+		style += " 'nonce-" + nonce + "'"
+	}
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src "+style+"; img-src 'self' data:; connect-src 'self'; "+
+		"manifest-src 'self'; worker-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+}
+
+// allows reports whether the Host of a request is one of ours. A name that is not can
+// be anybody's who has it lead here (DNS rebinding).
+func (o *TCP) allows(r *http.Request, loopback bool) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if a, err := netip.ParseAddr(host); err == nil {
+		if loopback {
+			return a.Unmap().IsLoopback()
+		}
+		here, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		return here != nil && here.AddrPort().Addr().Unmap().WithZone("") == a.Unmap().WithZone("")
+	}
+	return strings.EqualFold(host, "localhost") && loopback ||
+		slices.ContainsFunc(o.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+}
+
+// caller finds out who asks, by a bearer token or by the cookie. wrong is a token
+// that is none.
+func (s *Server) caller(r *http.Request) (c caller, known, wrong bool) {
+	if s.Tokens == nil {
+		return caller{}, false, false
+	}
+	if text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		role, ok := s.Tokens.check(strings.TrimSpace(text))
+		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr}, ok, !ok
+	}
+	if given, err := r.Cookie(cookieOf(r)); err == nil {
+		if one := s.Tokens.session(given.Value); one != nil {
+			return caller{role: one.role, by: byCookie, who: "web (" + string(one.role) + ") from " + r.RemoteAddr, session: one}, true, false
+		}
+	}
+	return caller{}, false, false
+}

@@ -1,0 +1,218 @@
+package api
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	// tokenBytes of chance make a token: 256 bits, which nobody guesses.
+	tokenBytes = 32
+	// sessionTime is how long a cookie is good.
+	sessionTime = 24 * time.Hour
+	// maxSessions bounds the sessions; the one that ends first goes when there are more.
+	maxSessions = 256
+	// maxTries wrong tokens of one address in tryTime are answered; further ones are told to wait.
+	maxTries = 5
+	tryTime  = time.Minute
+	// maxTriers bounds the addresses that are remembered. When there are more, all wait for each other.
+	maxTriers = 1024
+)
+
+// tokenFiles are the files with the tokens, in the state directory.
+var tokenFiles = map[Role]string{RoleAdmin: "api.token", RoleRead: "api.read-token"}
+
+// Tokens are what opens the API over TCP: one token for each role, in a file of mode 0600,
+// and the sessions that they have begun. A restart of the daemon ends all sessions. It is safe for concurrent use.
+type Tokens struct {
+	dir string
+
+	mu       sync.Mutex
+	tokens   map[Role]string
+	sessions map[[sha256.Size]byte]*session // by the hash of the cookie
+	tries    map[netip.Addr]*tries
+}
+
+// session is what a cookie stands for.
+type session struct {
+	role  Role
+	until time.Time
+	key   [sha256.Size]byte
+}
+
+// tries are the wrong tokens of one address.
+type tries struct {
+	n     int
+	since time.Time
+}
+
+// OpenTokens reads the tokens in dir, and makes those that are not there.
+func OpenTokens(dir string) (*Tokens, error) {
+	t := &Tokens{dir: dir, tokens: map[Role]string{}, sessions: map[[sha256.Size]byte]*session{}, tries: map[netip.Addr]*tries{}}
+	for role, name := range tokenFiles {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if _, err := t.Renew(role); err != nil {
+				return nil, err
+			}
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("read the API's token: %w", err)
+		}
+		text := string(bytes.TrimSpace(b))
+		if raw, err := base64.RawURLEncoding.DecodeString(text); err != nil || len(raw) != tokenBytes {
+			return nil, fmt.Errorf("the API's token in %s is not one: remove the file, and the next start makes another", filepath.Join(dir, name))
+		}
+		t.tokens[role] = text
+	}
+	return t, nil
+}
+
+func randomText() string {
+	b := make([]byte, tokenBytes)
+	_, _ = rand.Read(b) // never fails
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// Get returns the token of a role.
+func (t *Tokens) Get(role Role) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tokens[role]
+}
+
+// Renew makes a new token for a role and ends the sessions of the old one.
+func (t *Tokens) Renew(role Role) (string, error) {
+	name, ok := tokenFiles[role]
+	if !ok {
+		return "", fmt.Errorf("role %q: want %s or %s: %w", role, RoleAdmin, RoleRead, ErrBadRequest)
+	}
+	text := randomText()
+	if err := writeSecret(filepath.Join(t.dir, name), []byte(text+"\n")); err != nil {
+		return "", fmt.Errorf("write the API's token: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tokens[role] = text
+	for key, s := range t.sessions {
+		if s.role == role {
+			delete(t.sessions, key)
+		}
+	}
+	return text, nil
+}
+
+// writeSecret writes a file of mode 0600 in one step, durably.
+func writeSecret(path string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".token-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// check returns the role of a token. It takes as long for a wrong one as for a right one.
+func (t *Tokens) check(text string) (role Role, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	given := sha256.Sum256([]byte(text))
+	for r, token := range t.tokens {
+		right := sha256.Sum256([]byte(token))
+		if subtle.ConstantTimeCompare(given[:], right[:]) == 1 {
+			role, ok = r, true
+		}
+	}
+	return role, ok
+}
+
+// wrong notes a wrong token, and returns how long its sender has to wait when there were too many.
+func (t *Tokens) wrong(from netip.Addr) (wait time.Duration) {
+	if from = from.Unmap().WithZone(""); from.Is6() {
+		p, _ := from.Prefix(64) // who has one address of a network has them all
+		from = p.Addr()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for a, seen := range t.tries {
+		if now.Sub(seen.since) >= tryTime {
+			delete(t.tries, a)
+		}
+	}
+	if t.tries[from] == nil && len(t.tries) >= maxTriers {
+		from = netip.Addr{}
+	}
+	seen := t.tries[from]
+	if seen == nil {
+		seen = &tries{since: now}
+		t.tries[from] = seen
+	}
+	if seen.n++; seen.n > maxTries {
+		return tryTime - now.Sub(seen.since)
+	}
+	return 0
+}
+
+// begin makes a session and returns its cookie's value.
+func (t *Tokens) begin(role Role) (value string, until time.Time) {
+	value = randomText()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	var first *session
+	for key, s := range t.sessions {
+		if now.After(s.until) {
+			delete(t.sessions, key)
+		} else if first == nil || s.until.Before(first.until) {
+			first = s
+		}
+	}
+	if len(t.sessions) >= maxSessions {
+		delete(t.sessions, first.key)
+	}
+	s := &session{role: role, until: now.Add(sessionTime), key: sha256.Sum256([]byte(value))}
+	t.sessions[s.key] = s
+	return value, s.until
+}
+
+// session returns what a cookie stands for; nil for nothing. It is found by its hash, so that
+// the time it takes tells nothing of other cookies.
+func (t *Tokens) session(value string) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[sha256.Sum256([]byte(value))]
+	if s == nil || time.Now().After(s.until) {
+		return nil
+	}
+	return s
+}
+
+// end ends a session.
+func (t *Tokens) end(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.sessions, s.key)
+}

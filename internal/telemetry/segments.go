@@ -1,0 +1,173 @@
+package telemetry
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// segmentSize is after how many bytes, before compression, another segment begins.
+	segmentSize = 8 << 20
+	// segmentAge is after how long one does.
+	segmentAge = time.Hour
+	// flushEvery is how much a crash may cost; flash has to be written to rarely.
+	flushEvery = 5 * time.Second
+	// pauseAfterError is how long a disk that failed is left alone.
+	pauseAfterError = 10 * time.Second
+
+	segmentPrefix = "decisions-"
+	segmentSuffix = ".ndjson.gz"
+	// DefaultSegments bounds all segments together, in bytes.
+	DefaultSegments = 256 << 20
+)
+
+// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each
+// named after the time of its first record. A segment that a crash cut off reads as far as it goes.
+// The oldest are removed when all together are larger than they may be. It is for one goroutine.
+type Segments struct {
+	dir   string
+	most  int64
+	file  *os.File
+	gz    *gzip.Writer
+	size  int // of the present one, before compression
+	began time.Time
+	again time.Time // after an error: when to try again
+	last  string
+}
+
+// OpenSegments prepares the folder, which is made with mode 0700 where there is none. most bounds
+// the bytes of all segments; 0 means DefaultSegments.
+func OpenSegments(dir string, most int64) (*Segments, error) {
+	if most <= 0 {
+		most = DefaultSegments
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of decision records: %w", err)
+	}
+	return &Segments{dir: dir, most: most}, nil
+}
+
+// errPaused is the answer while a disk that failed is left alone.
+var errPaused = errors.New("the disk failed a moment ago")
+
+// Append writes one record, a line without its end, which was made at the given time.
+func (s *Segments) Append(line []byte, at time.Time) error {
+	if time.Now().Before(s.again) {
+		return errPaused
+	}
+	if s.gz == nil || s.size >= segmentSize || time.Since(s.began) >= segmentAge {
+		if err := s.begin(at); err != nil {
+			return s.failed(err)
+		}
+	}
+	if _, err := s.gz.Write(line); err != nil {
+		return s.failed(err)
+	}
+	if _, err := s.gz.Write([]byte{'\n'}); err != nil {
+		return s.failed(err)
+	}
+	s.size += len(line) + 1
+	return nil
+}
+
+// failed gives the present segment up.
+func (s *Segments) failed(err error) error {
+	s.again = time.Now().Add(pauseAfterError)
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close())
+	}
+	s.file, s.gz = nil, nil
+	return fmt.Errorf("write decision records: %w", err)
+}
+
+// begin ends the segment so far and starts another.
+func (s *Segments) begin(at time.Time) error {
+	if err := s.Close(); err != nil {
+		return err
+	}
+	if err := s.sweep(); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		name := fmt.Sprintf("%s%s-%03d%s", segmentPrefix, at.UTC().Format("20060102T150405.000Z"), n, segmentSuffix)
+		if name <= s.last { // the clock went back, or this is the second of a millisecond
+			name = strings.TrimSuffix(s.last, segmentSuffix) + "~" + segmentSuffix
+		}
+		f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
+		s.file, s.gz, s.size, s.began, s.last = f, gz, 0, time.Now(), name
+		return nil
+	}
+}
+
+// Flush brings what was appended to the disk, and removes what is too much.
+func (s *Segments) Flush() error {
+	if s.gz == nil {
+		return nil
+	}
+	if err := errors.Join(s.gz.Flush(), s.sweep()); err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
+// Close ends the present segment.
+func (s *Segments) Close() error {
+	if s.gz == nil {
+		return nil
+	}
+	err := errors.Join(s.gz.Close(), s.file.Sync(), s.file.Close())
+	s.file, s.gz = nil, nil
+	if err != nil {
+		return fmt.Errorf("end a segment of decision records: %w", err)
+	}
+	return nil
+}
+
+// sweep removes the oldest segments until all together are no larger than they may be. The
+// one that is written stays.
+func (s *Segments) sweep() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	type segment struct {
+		name string
+		size int64
+	}
+	var list []segment
+	var total int64
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), segmentPrefix) || !strings.HasSuffix(e.Name(), segmentSuffix) {
+			continue
+		}
+		if info, err := e.Info(); err == nil {
+			list = append(list, segment{e.Name(), info.Size()})
+			total += info.Size()
+		}
+	}
+	slices.SortFunc(list, func(a, b segment) int { return strings.Compare(a.name, b.name) })
+	for _, one := range list {
+		if total <= s.most || s.file != nil && one.name == s.last {
+			break
+		}
+		if err := os.Remove(filepath.Join(s.dir, one.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		total -= one.size
+	}
+	return nil
+}
