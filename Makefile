@@ -6,7 +6,7 @@ LDFLAGS := -s -w
 PGO     := -pgo=cmd/netpolicyd/default.pgo
 export GOFLAGS += -trimpath
 
-.PHONY: run test check bench bench-packages build dist dist-check profile setup fuzz nightly accept clean
+.PHONY: run test check bench bench-packages build wasm dist dist-check profile setup fuzz nightly accept clean
 
 run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
@@ -29,6 +29,11 @@ bench-packages: ## benchmarks of the pure packages
 
 build: ## both binaries into bin/
 	CGO_ENABLED=0 $(GO) build $(PGO) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/netpolicy ./cmd/netpolicyd
+
+wasm: ## the generator for browsers: bin/generator.wasm, and what starts it
+	GOOS=js GOARCH=wasm $(GO) build -ldflags '$(LDFLAGS)' -o bin/generator.wasm ./cmd/generator-wasm
+	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" bin/
+	@echo "$$(wc -c <bin/generator.wasm) bytes, $$(gzip -9 -c bin/generator.wasm | wc -c) with gzip"
 
 dist: ## what is released, into dist/: tarballs, Debian packages, SBOMs, checksums
 	scripts/dist.sh

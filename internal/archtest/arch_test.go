@@ -17,7 +17,7 @@ const module = "netpolicy.dev/netpolicy/"
 
 // core are the packages that stay pure: bytes come in, values go out. A folder
 // stands for itself and everything below it.
-var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions", "xray/link", "xray/config"}
+var core = []string{"flow", "diag", "rules", "engine", "analysis", "state", "sim", "actions", "xray/link", "xray/config", "xray/generator"}
 
 // parsers are the pure part of inspector: as pure as the core, and open to other
 // edges, such as a relay that reads the same first bytes.
@@ -56,8 +56,9 @@ var below = map[string][]string{
 	"actions":  {"flow", "diag", "state", "rules", "engine", "actions"},
 	"sim":      {"flow", "diag", "state", "rules", "engine"},
 	// Links and what Xray makes of them know nothing of policies.
-	"xray/link":   {"flow", "diag"},
-	"xray/config": {"diag", "xray/link"},
+	"xray/link":      {"flow", "diag"},
+	"xray/config":    {"diag", "xray/link"},
+	"xray/generator": {"diag", "xray/link", "xray/config"},
 }
 
 // edges never import each other. actions/host is not among them: it puts

@@ -15,6 +15,13 @@ import (
 // Version is the release that the tests run, as the Go module proxy names it.
 const Version = "v1.260327.0"
 
+// NewerVariable is the variable of the environment that names a program of Xray 26.7,
+// which the Go module proxy does not have: the tests that compare versions run it too.
+const NewerVariable = "XRAY_26_7"
+
+// Newer returns the program that NewerVariable names, "" where it names none.
+func Newer() string { return os.Getenv(NewerVariable) }
+
 // Binary returns the path of the program. It skips the test with the reason where
 // it can't be built, for instance without a network.
 func Binary(t testing.TB) string {

@@ -3,11 +3,13 @@ package config
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/xray/link"
 )
 
 // networks are the transports by the names that configurations give them.
@@ -54,7 +56,7 @@ func (c *checker) outbound(path string, o object) {
 	user, userPath := c.endpoint(at(path, "settings"), protocol, settings)
 	network, security := c.stream(at(path, "streamSettings"), stream)
 	c.user(userPath, protocol, user)
-	c.pairing(at(path, "streamSettings"), protocol, user, stream, network, security)
+	c.pairing(at(path, "streamSettings"), protocol, settings, user, stream, network, security)
 }
 
 // endpoint checks where the proxy is and returns its user, which in the older
@@ -105,8 +107,12 @@ func (c *checker) user(path, protocol string, user object) {
 		}
 		if s := strings.ToLower(text(user, "security")); !slices.Contains([]string{"", "auto", "aes-128-gcm", "chacha20-poly1305", "none", "zero"}, s) {
 			c.report(diag.Error, at(path, "security"), "vmess has no such cipher", "it is auto, aes-128-gcm, chacha20-poly1305, none or zero")
-		} else if c.v >= V26_7 && (s == "none" || s == "zero") {
-			c.report(diag.Warning, at(path, "security"), "this version reads it as auto", "")
+		} else if s == "none" || s == "zero" {
+			if c.v >= V26_7 {
+				c.report(diag.Warning, at(path, "security"), "this version reads it as auto", "")
+			} else {
+				c.report(diag.Warning, at(path, "security"), "servers of Xray 26.7 do not answer this cipher", "write auto, which every server takes")
+			}
 		}
 	case "trojan":
 		if text(user, "password") == "" {
@@ -120,17 +126,11 @@ func (c *checker) user(path, protocol string, user object) {
 	}
 }
 
-// longestID is how long an id may be that is no UUID; the core makes one of it.
-const longestID = 30
-
 func (c *checker) id(path string, user object) {
-	id := text(user, "id")
-	hexa := strings.ReplaceAll(id, "-", "")
-	uuid := len(hexa) == 32 && strings.Trim(hexa, "0123456789abcdefABCDEF") == "" && (len(id) == 32 || len(id) == 36)
-	switch {
+	switch id := text(user, "id"); {
 	case id == "":
 		c.report(diag.Error, at(path, "id"), "the user's id is missing", "")
-	case !uuid && len(id) > longestID:
+	case !link.ValidID(id):
 		c.report(diag.Error, at(path, "id"), "the id is neither a UUID nor up to 30 bytes long", "")
 	}
 }
@@ -147,7 +147,7 @@ func (c *checker) vlessEncryption(path, e string) {
 		c.report(diag.Error, path, "neither none nor mlkem768x25519plus with its mode, round trips and keys", "`xray vlessenc` prints one")
 	default:
 		for _, key := range parts[3:] {
-			if n := rawLen(key); len(key) >= 20 && n != 32 && n != 1184 {
+			if n := link.KeyLen(key); len(key) >= 20 && n != 32 && n != 1184 {
 				c.report(diag.Error, path, "a key is neither 32 nor 1184 bytes of URL-safe base64", "`xray vlessenc` prints one")
 				return
 			}
@@ -155,31 +155,16 @@ func (c *checker) vlessEncryption(path, e string) {
 	}
 }
 
-// rawLen returns the length of what URL-safe base64 without padding means, -1 if s is none.
-func rawLen(s string) int {
-	raw, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
-		return -1
-	}
-	return len(raw)
-}
-
-// keyLen is the length of the keys of shadowsocks' 2022 methods.
-var keyLen = map[string]int{"2022-blake3-aes-128-gcm": 16, "2022-blake3-aes-256-gcm": 32, "2022-blake3-chacha20-poly1305": 32}
-
-var aead = []string{
-	"aes-128-gcm", "aes-256-gcm", "chacha20-poly1305", "chacha20-ietf-poly1305", "xchacha20-poly1305", "xchacha20-ietf-poly1305",
-	"none", "plain", "aead_aes_128_gcm", "aead_aes_256_gcm", "aead_chacha20_poly1305", "aead_xchacha20_poly1305",
-}
-
 func (c *checker) shadowsocks(path, method, password string) {
-	size, is2022 := keyLen[method]
-	switch {
-	case !is2022 && !slices.Contains(aead, strings.ToLower(method)):
+	size, ok := link.ShadowsocksMethod(method)
+	switch low := strings.ToLower(method); {
+	case c.v >= V26_7 && (low == "none" || low == "plain"):
+		c.report(diag.Error, at(path, "method"), "this version has removed the method without encryption", "the server has to change to another, such as aes-256-gcm")
+	case !ok:
 		c.report(diag.Error, at(path, "method"), "Xray does not have this method", "the server has to change to one of AEAD, such as aes-256-gcm, or of 2022")
 	case password == "":
 		c.report(diag.Error, at(path, "password"), "the password is missing", "")
-	case is2022:
+	case size > 0:
 		keys := strings.Split(password, ":")
 		for _, key := range keys {
 			raw, err := base64.StdEncoding.DecodeString(key)
@@ -224,12 +209,12 @@ func wireguardKey(s string) bool {
 	if raw, err := hex.DecodeString(s); err == nil {
 		return len(raw) == 32
 	}
-	return rawLen(strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(s, "="))) == 32
+	return link.KeyLen(strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(s, "="))) == 32
 }
 
 // pairing checks what the core finds out at run time only: which protocols
 // transport and security can carry.
-func (c *checker) pairing(stream, protocol string, user, settings object, network, security string) {
+func (c *checker) pairing(stream, protocol string, settings, user, streamSettings object, network, security string) {
 	encrypted := protocol == "vless" && text(user, "encryption") != "none"
 	protected := security == "tls" || security == "reality"
 	switch {
@@ -244,7 +229,7 @@ func (c *checker) pairing(stream, protocol string, user, settings object, networ
 	if protocol == "vless" && strings.HasPrefix(text(user, "flow"), "xtls-rprx-vision") && !encrypted {
 		const help = "leave the flow out, or use the encryption of vless, where the server does"
 		switch {
-		case network != "raw" || rawHeader(settings):
+		case network != "raw" || rawHeader(streamSettings):
 			c.report(diag.Error, at(stream, "network"), "the flow xtls-rprx-vision goes over raw without a header only; Xray says so only when it connects", help)
 		case !protected:
 			c.report(diag.Error, at(stream, "security"), "the flow xtls-rprx-vision needs TLS or REALITY; Xray says so only when it connects", help)
@@ -255,9 +240,35 @@ func (c *checker) pairing(stream, protocol string, user, settings object, networ
 		"shadowsocks": slices.Contains([]string{"none", "plain"}, strings.ToLower(text(user, "method"))),
 		"vmess":       c.v < V26_7 && slices.Contains([]string{"none", "zero"}, strings.ToLower(text(user, "security"))),
 	}
+	if address := text(settings, "address"); c.v >= V26_7 && !protected && (protocol == "trojan" || protocol == "vless" && !encrypted) && public(address) {
+		c.report(diag.Error, at(stream, "security"), "this version takes "+protocol+" without TLS to private addresses only", "use TLS or REALITY, or the encryption of vless, where the server does")
+		return
+	}
 	if plain[protocol] && !protected {
 		c.report(diag.Warning, at(stream, "security"), "nothing is encrypted on the way to the server", "use TLS or REALITY")
 	}
+}
+
+// reserved are the addresses that 26.7 takes for private.
+var reserved = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.88.99.0/24"),
+	netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.51.100.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// local are the domains that 26.7 takes for private, beside names without a dot.
+var local = []string{"lan", "localdomain", "example", "invalid", "localhost", "test", "local", "home.arpa", "internal"}
+
+// public reports whether 26.7 takes a server's address for one of the Internet.
+func public(address string) bool {
+	if a, err := netip.ParseAddr(address); err == nil {
+		return !slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	name := strings.ToLower(strings.TrimSuffix(address, "."))
+	return strings.Contains(name, ".") && !slices.ContainsFunc(local, func(d string) bool { return strings.HasSuffix(name, "."+d) })
 }
 
 // rawHeader reports whether the transport raw begins like a request of HTTP.

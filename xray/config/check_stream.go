@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/xray/link"
 )
 
 // stream checks streamSettings and returns network and security by their usual
@@ -115,15 +116,9 @@ func (c *checker) tls(path string, t object) {
 	}
 }
 
-// fingerprints are the names that the core takes, apart from those of uTLS itself,
-// which begin with hello.
-var fingerprints = []string{
-	"", "chrome", "firefox", "safari", "ios", "android", "edge", "360", "qq", "random", "randomized", "randomizednoalpn", "unsafe",
-}
-
 func (c *checker) fingerprint(path string, o object, reality bool) {
 	fp := strings.ToLower(text(o, "fingerprint"))
-	if !slices.Contains(fingerprints, fp) && !strings.HasPrefix(fp, "hello") || reality && (fp == "unsafe" || fp == "hellogolang") {
+	if !link.ValidFingerprint(fp) || reality && (fp == "unsafe" || fp == "hellogolang") {
 		c.report(diag.Error, at(path, "fingerprint"), "the core does not know this fingerprint", "chrome is the usual one")
 	}
 }
@@ -140,7 +135,7 @@ func (c *checker) reality(path string, r object) {
 	switch {
 	case text(r, key) == "":
 		c.report(diag.Error, at(path, key), "the server's key is missing", "it is pbk in links; `xray x25519 -i PRIVATEKEY` prints it at the server")
-	case rawLen(text(r, key)) != 32:
+	case link.KeyLen(text(r, key)) != 32:
 		c.report(diag.Error, at(path, key), "not a key of 32 bytes in URL-safe base64 without padding", "it is pbk in links; `xray x25519 -i PRIVATEKEY` prints it at the server")
 	}
 	id := text(r, "shortId")
@@ -152,7 +147,7 @@ func (c *checker) reality(path string, r object) {
 	if x := text(r, "spiderX"); x != "" && !strings.HasPrefix(x, "/") {
 		c.report(diag.Error, at(path, "spiderX"), "does not begin with /", "it is spx in links")
 	}
-	if v := text(r, "mldsa65Verify"); v != "" && rawLen(v) != 1952 {
+	if v := text(r, "mldsa65Verify"); v != "" && link.KeyLen(v) != 1952 {
 		c.report(diag.Error, at(path, "mldsa65Verify"), "not a key of 1952 bytes in URL-safe base64", "it is pqv in links")
 	}
 	c.fingerprint(path, r, true)
@@ -164,16 +159,17 @@ var udpMasks = [...][]string{
 		"header-custom", "header-dns", "header-dtls", "header-srtp", "header-utp", "header-wechat", "header-wireguard",
 		"mkcp-original", "mkcp-aes128gcm", "noise", "salamander", "sudoku", "xdns", "xicmp",
 	},
-	V26_7: {"header-custom", "mkcp-legacy", "noise", "salamander", "sudoku", "xdns", "xicmp"},
+	V26_7: {"header-custom", "mkcp-legacy", "noise", "realm", "salamander", "sudoku", "xdns", "xicmp"},
 }
 
-var tcpMasks = []string{"header-custom", "fragment", "sudoku"}
+// tcpMasks are those for TCP.
+var tcpMasks = [...][]string{V26_3: {"header-custom", "fragment", "sudoku"}, V26_7: {"header-custom", "fragment", "sudoku", "xmc"}}
 
 func (c *checker) masks(path string, m object) {
 	for _, part := range []struct {
 		key string
 		all []string
-	}{{"tcp", tcpMasks}, {"udp", udpMasks[c.v]}} {
+	}{{"tcp", tcpMasks[c.v]}, {"udp", udpMasks[c.v]}} {
 		for i, e := range list(m, part.key) {
 			o, _ := e.(object)
 			kind := strings.ToLower(text(o, "type"))

@@ -112,24 +112,25 @@ func one(out object) []byte {
 // TestCore: of what we accept, Xray takes all, in one run for each protocol; with
 // FULL=1 each combination alone, and what Xray refuses is refused by us too.
 func TestCore(t *testing.T) {
-	binary := xraytest.Binary(t)
-	for _, proxy := range matrixProxies {
-		t.Run(proxy.name, func(t *testing.T) {
-			t.Parallel()
-			var profiles []link.Profile
-			for _, c := range combinations(proxy.value) {
-				if !Refused(Check(V26_3, c.profile)) {
-					profiles = append(profiles, c.profile)
+	for _, core := range cores(t) {
+		for _, proxy := range matrixProxies {
+			t.Run(core.v.String()+" "+proxy.name, func(t *testing.T) {
+				t.Parallel()
+				var profiles []link.Profile
+				for _, c := range combinations(proxy.value) {
+					if !Refused(Check(core.v, c.profile)) {
+						profiles = append(profiles, c.profile)
+					}
 				}
-			}
-			data, findings := Build(V26_3, profiles, Options{Mark: 1})
-			if Refused(findings) {
-				t.Fatal(findings)
-			}
-			if out, ok := xraytest.Test(t.Context(), binary, data); !ok {
-				t.Errorf("%d accepted profiles: %s", len(profiles), out)
-			}
-		})
+				data, findings := Build(core.v, profiles, Options{Mark: 1})
+				if Refused(findings) {
+					t.Fatal(findings)
+				}
+				if out, ok := xraytest.Test(t.Context(), core.binary, data); !ok {
+					t.Errorf("%d accepted profiles: %s", len(profiles), out)
+				}
+			})
+		}
 	}
 }
 
@@ -140,27 +141,17 @@ func TestMatrix(t *testing.T) {
 	var binary string
 	if full {
 		binary = xraytest.Binary(t)
-	}
-	verdict := func(c combination) string {
-		out, findings := translate(V26_3, c.profile)
-		refused := Refused(findings)
-		if !full {
-			return map[bool]string{false: "yes", true: "no"}[refused]
-		}
-		text, taken := xraytest.Test(t.Context(), binary, one(out))
-		switch {
-		case !refused && !taken:
-			t.Errorf("%s: we accept it, and Xray says %s", c.name, text)
-			return "wrong"
-		case !refused:
-			return "yes"
-		case taken:
-			return "**only we**"
-		default:
-			return "-"
+		if newer := xraytest.Newer(); newer != "" {
+			compareMatrix(t, core{V26_3, binary}, core{V26_7, newer})
 		}
 	}
-	got := matrix(verdict)
+	say := func(c combination) string {
+		if full {
+			return verdict(t, core{V26_3, binary}, c)
+		}
+		return map[bool]string{false: "yes", true: "no"}[Refused(Check(V26_3, c.profile))]
+	}
+	got := matrix(say)
 	if *update {
 		if err := os.WriteFile(matrixDoc, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -178,6 +169,43 @@ func TestMatrix(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error("docs/xray-matrix.md differs (FULL=1 -update writes it):\n", d)
 	}
+}
+
+// verdict is what we and the real core say of one combination.
+func verdict(t *testing.T, x core, c combination) string {
+	out, findings := translate(x.v, c.profile)
+	refused := Refused(findings)
+	text, taken := xraytest.Test(t.Context(), x.binary, one(out))
+	switch {
+	case !refused && !taken:
+		t.Errorf("%s: we accept it, and Xray %s says %s", c.name, x.v, text)
+		return "wrong"
+	case !refused:
+		return "yes"
+	case taken:
+		return "**only we**"
+	default:
+		return "-"
+	}
+}
+
+// compareMatrix says where another version's verdicts differ. What we accept may not.
+func compareMatrix(t *testing.T, a, b core) {
+	same := 0
+	for _, proxy := range matrixProxies {
+		for _, c := range combinations(proxy.value) {
+			x, y := verdict(t, a, c), verdict(t, b, c)
+			if x == y {
+				same++
+				continue
+			}
+			t.Logf("%s, %s: %s has %s, %s has %s", proxy.name, c.name, a.v, x, b.v, y)
+			if x == "yes" || y == "yes" {
+				t.Errorf("%s, %s: we build it for one version only", proxy.name, c.name)
+			}
+		}
+	}
+	t.Logf("matrix: %d combinations have the same verdict on %s and %s", same, a.v, b.v)
 }
 
 const matrixHead = `# What Xray 26.3.27 can run, and what is refused
@@ -233,6 +261,12 @@ func TestCorpus(t *testing.T) {
 	if err != nil {
 		t.Skip("the links of other projects are not beside the repository: ", err)
 	}
+	for _, core := range cores(t) {
+		corpusOn(t, core, data)
+	}
+}
+
+func corpusOn(t *testing.T, x core, data []byte) {
 	var profiles []link.Profile
 	read := 0
 	for line := range strings.Lines(string(data)) {
@@ -245,24 +279,23 @@ func TestCorpus(t *testing.T) {
 			continue
 		}
 		read++
-		if !Refused(Check(V26_3, p)) {
+		if !Refused(Check(x.v, p)) {
 			profiles = append(profiles, p)
 		}
 	}
-	t.Logf("%d of %d profiles can be run", len(profiles), read)
-	if len(profiles) < 100 {
+	t.Logf("%s: %d of %d profiles can be run", x.v, len(profiles), read)
+	if len(profiles) < 90 {
 		t.Error("too few")
 	}
-	built, _ := Build(V26_3, profiles, Options{})
-	binary := xraytest.Binary(t)
-	if out, ok := xraytest.Test(t.Context(), binary, built); ok {
+	built, _ := Build(x.v, profiles, Options{})
+	if out, ok := xraytest.Test(t.Context(), x.binary, built); ok {
 		return
 	} else if len(out) > 2000 {
 		t.Log(out[len(out)-2000:])
 	}
 	for _, p := range profiles {
-		out, _ := outbound(V26_3, p)
-		if text, ok := xraytest.Test(t.Context(), binary, one(out)); !ok {
+		out, _ := outbound(x.v, p)
+		if text, ok := xraytest.Test(t.Context(), x.binary, one(out)); !ok {
 			t.Errorf("%s\n%s", p.Format(), text)
 		}
 	}

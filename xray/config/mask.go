@@ -90,8 +90,11 @@ func (b *builder) kcpMasks(x link.KCP, m *masks) {
 		return
 	}
 	header := x.Header
-	if header == "none" {
+	switch header {
+	case "none":
 		header = ""
+	case "wechat-video": // as mKCP called it
+		header = "wechat"
 	}
 	if b.v >= V26_7 {
 		// The innermost comes first.
@@ -109,9 +112,6 @@ func (b *builder) kcpMasks(x link.KCP, m *masks) {
 			inner = object{"type": "mkcp-aes128gcm", "settings": object{"password": x.Seed.Reveal()}}
 		}
 		if header != "" {
-			if header == "wechat-video" {
-				header = "wechat"
-			}
 			m.udp = append(m.udp, object{"type": "header-" + header})
 		}
 		m.udp = append(m.udp, inner)

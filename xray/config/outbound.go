@@ -56,7 +56,7 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	}
 	out := object{}
 	out["protocol"], out["settings"] = b.proxy()
-	b.profile = out["protocol"].(string) + " to " + hostPort(p.Host, p.Port)
+	b.profile = label(out["protocol"].(string), p)
 	for i := range b.findings {
 		b.findings[i].Profile = b.profile
 	}
@@ -76,13 +76,12 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	return out, b.findings
 }
 
-// hostPort writes an address with brackets where it is IPv6.
-func hostPort(host string, port uint16) string {
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return host + ":" + strconv.Itoa(int(port))
+// label names a profile in findings.
+func label(protocol string, p link.Profile) string {
+	return protocol + " to " + address(p)
 }
+
+func address(p link.Profile) string { return link.HostPort(p.Host, strconv.Itoa(int(p.Port))) }
 
 // proxy returns the name of the protocol and its settings.
 func (b *builder) proxy() (protocol string, settings object) {
@@ -174,7 +173,7 @@ func (b *builder) shadowsocksKeys(x link.Shadowsocks) string {
 }
 
 func (b *builder) wireguard(x link.WireGuard) object {
-	peer := object{"publicKey": x.PublicKey, "endpoint": hostPort(b.p.Host, b.p.Port)}
+	peer := object{"publicKey": x.PublicKey, "endpoint": address(b.p)}
 	if x.PresharedKey != "" {
 		peer["preSharedKey"] = x.PresharedKey.Reveal()
 	}

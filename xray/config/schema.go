@@ -41,11 +41,11 @@ var schema = compileSchema(map[string]string{
 	"vless":       "address port level email id flow seed encryption reverse testpre testseed vnext",
 	"vmess":       "address port level email id security experiments vnext",
 	"trojan":      "address port level email password servers",
-	"shadowsocks": "address port level email method password uot uotVersion servers",
+	"shadowsocks": "address port level email method password !uot !uotVersion servers",
 	"socks":       "address port level email user pass servers",
 	"http":        "address port level email user pass servers headers",
 	"hysteria":    "version address port",
-	"wireguard":   "noKernelTun secretKey address peers>peer mtu workers reserved domainStrategy",
+	"wireguard":   "noKernelTun secretKey address peers>peer mtu !workers reserved domainStrategy",
 	"peer":        "publicKey preSharedKey endpoint keepAlive allowedIPs",
 	"blackhole":   "response",
 	"loopback":    "inboundTag",
@@ -60,14 +60,14 @@ var schema = compileSchema(map[string]string{
 		"mldsa65Seed limitFallbackUpload limitFallbackDownload fingerprint:s serverName:s password:s publicKey:s shortId:s mldsa65Verify:s spiderX:s",
 	"raw":              "header acceptProxyProtocol",
 	"ws":               "host:s path:s headers acceptProxyProtocol:b heartbeatPeriod:n",
-	"kcp":              "mtu:n tti:n uplinkCapacity:n downlinkCapacity:n congestion:b readBufferSize:n writeBufferSize:n",
+	"kcp":              "mtu:n tti:n uplinkCapacity:n downlinkCapacity:n !congestion:b !readBufferSize:n !writeBufferSize:n +cwndMultiplier:n +maxSendingWindow:n",
 	"grpc":             "authority:s serviceName:s multiMode:b idle_timeout:n health_check_timeout:n permit_without_stream:b initial_windows_size:n user_agent:s",
 	"xhttp":            "host:s path:s mode:s extra>xhttp " + xhttpKeys,
 	"xmux":             "maxConcurrency:r maxConnections:r cMaxReuseTimes:r hMaxRequestTimes:r hMaxReusableSecs:r hKeepAlivePeriod:n",
 	"hysteriaSettings": "version auth congestion up down udphop udpIdleTimeout masquerade",
 	"finalmask":        "tcp>mask udp>mask quicParams:o>quicParams",
 	"mask":             "type:s settings:o",
-	"quicParams": "congestion:s debug:b brutalUp brutalDown udpHop:o>udpHop initStreamReceiveWindow:n maxStreamReceiveWindow:n " +
+	"quicParams": "congestion:s debug:b +bbrProfile:s brutalUp brutalDown udpHop:o>udpHop initStreamReceiveWindow:n maxStreamReceiveWindow:n " +
 		"initConnectionReceiveWindow:n maxConnectionReceiveWindow:n maxIdleTimeout:n keepAlivePeriod:n disablePathMTUDiscovery:b maxIncomingStreams:n",
 	"udpHop": "ports interval:r",
 	"sockopt": "mark tcpFastOpen tproxy acceptProxyProtocol domainStrategy dialerProxy tcpKeepAliveInterval tcpKeepAliveIdle " +
@@ -77,7 +77,7 @@ var schema = compileSchema(map[string]string{
 
 // xhttpKeys are those of xhttpSettings that its extra can have too.
 const xhttpKeys = "headers:o xPaddingBytes:r xPaddingObfsMode:b xPaddingKey:s xPaddingHeader:s xPaddingPlacement:s xPaddingMethod:s uplinkHTTPMethod:s " +
-	"sessionPlacement:s !sessionKey:s +sessionIDKey +sessionIDTable +sessionIDLength seqPlacement:s seqKey:s uplinkDataPlacement:s " +
+	"!sessionPlacement:s !sessionKey:s +sessionIDPlacement:s +sessionIDKey:s +sessionIDTable:s +sessionIDLength:r seqPlacement:s seqKey:s uplinkDataPlacement:s " +
 	"uplinkDataKey:s uplinkChunkSize:r noGRPCHeader:b noSSEHeader:b scMaxEachPostBytes:r scMinPostsIntervalMs:r scMaxBufferedPosts:n " +
 	"scStreamUpServerSecs:r serverMaxHeaderBytes:n xmux:o>xmux downloadSettings:o"
 

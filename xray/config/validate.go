@@ -3,9 +3,11 @@ package config
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/xray/link"
 )
 
 const (
@@ -25,7 +27,7 @@ func Validate(v Version, data []byte) []Finding {
 		c.report(diag.Error, "", "the configuration is larger than 16 MiB", "")
 		return c.findings
 	}
-	if depth(data) > maxDepth {
+	if link.JSONDepth(data) > maxDepth {
 		c.report(diag.Error, "", "the configuration nests more than 64 deep", "")
 		return c.findings
 	}
@@ -43,27 +45,6 @@ func Validate(v Version, data []byte) []Finding {
 	}
 	c.file(file)
 	return c.findings
-}
-
-// depth returns how deep brackets nest outside of strings.
-func depth(data []byte) (deepest int) {
-	n := 0
-	for i := 0; i < len(data); i++ {
-		switch data[i] {
-		case '"':
-			for i++; i < len(data) && data[i] != '"'; i++ {
-				if data[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			n++
-			deepest = max(deepest, n)
-		case '}', ']':
-			n--
-		}
-	}
-	return deepest
 }
 
 // file checks what parts of a configuration say of each other.
@@ -130,7 +111,7 @@ func (c *checker) listeners(file object) {
 		}
 		listen := text(in, "listen")
 		if v, _ := get(in, "port"); v != nil && ok {
-			key := listen + " " + text(child(in, "streamSettings"), "network") + " " + hostPort("", uint16(port))
+			key := listen + " " + text(child(in, "streamSettings"), "network") + " " + strconv.FormatInt(port, 10)
 			if first, twice := used[key]; twice {
 				c.report(diag.Error, at(path, "port"), "the same address and port as "+first, "")
 			}
@@ -255,7 +236,7 @@ func HasTun(data []byte) bool {
 
 // readFile returns the object that the text is; nil if it is none within the bounds.
 func readFile(data []byte) object {
-	if len(data) > maxConfig || depth(data) > maxDepth {
+	if len(data) > maxConfig || link.JSONDepth(data) > maxDepth {
 		return nil
 	}
 	tree, err := decode(data)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -215,5 +216,46 @@ func TestSecretsOrder(t *testing.T) {
 	got := Secrets([]byte(`{"outbounds": [{"settings": {"id": "secret", "password": "secret-longer", "address": "h.example"}}]}`))
 	if diff := cmp.Diff([]string{"secret-longer", "secret"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// newer are configurations that 26.3 takes and 26.7 does not.
+var newer = []struct{ name, config, path string }{
+	{"vless in the clear", `{"outbounds":[{"protocol":"vless","settings":{"address":"proxy.example.com","port":443,"id":"u","encryption":"none"}}]}`, "outbounds[0].streamSettings.security"},
+	{"trojan in the clear", `{"outbounds":[{"protocol":"trojan","settings":{"address":"2001:db8::1","port":443,"password":"secret"},"streamSettings":{"network":"ws"}}]}`, "outbounds[0].streamSettings.security"},
+	{"shadowsocks in the clear", `{"outbounds":[{"protocol":"shadowsocks","settings":{"address":"192.0.2.1","port":443,"method":"none","password":"secret"}}]}`, "outbounds[0].settings.method"},
+	{
+		"mKCP's header as a mask of its own", `{"outbounds":[{"protocol":"vmess","settings":{"address":"192.0.2.1","port":443,"id":"u"},` +
+			`"streamSettings":{"network":"kcp","finalmask":{"udp":[{"type":"header-srtp"}]}}}]}`, "outbounds[0].streamSettings.finalmask.udp[0].type",
+	},
+}
+
+// TestNewer: each is refused for 26.7 only, by us and by the real cores.
+func TestNewer(t *testing.T) {
+	for _, c := range newer {
+		if findings := Validate(V26_3, []byte(c.config)); Refused(findings) {
+			t.Errorf("%s: refused for 26.3: %v", c.name, findings)
+		}
+		findings := Validate(V26_7, []byte(c.config))
+		if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Severity == diag.Error && f.Path == c.path }) {
+			t.Errorf("%s: not refused at %s for 26.7: %v", c.name, c.path, findings)
+		}
+		for _, core := range cores(t) {
+			if out, ok := xraytest.Test(t.Context(), core.binary, []byte(c.config)); ok != (core.v == V26_3) {
+				t.Errorf("%s: Xray %s takes it: %v\n%s", c.name, core.v, ok, out)
+			}
+		}
+	}
+	// What 26.7 takes for private may be in the clear.
+	for _, address := range []string{"127.0.0.1", "10.1.2.3", "203.0.113.9", "fd00::1", "::1", "router", "a.lan", "x.home.arpa.", "Proxy.Example"} {
+		config := `{"outbounds":[{"protocol":"trojan","settings":{"address":"` + address + `","port":443,"password":"secret"}}]}`
+		if findings := Validate(V26_7, []byte(config)); Refused(findings) {
+			t.Errorf("%s: %v", address, findings)
+		}
+		if newer := xraytest.Newer(); newer != "" {
+			if out, ok := xraytest.Test(t.Context(), newer, []byte(config)); !ok {
+				t.Errorf("%s: %s", address, out)
+			}
+		}
 	}
 }

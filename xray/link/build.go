@@ -1,7 +1,6 @@
 package link
 
 import (
-	"encoding/base64"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,8 +13,6 @@ import (
 const (
 	// maxParams bounds the keys of one link; the richest real ones have thirty.
 	maxParams = 256
-	// longestID is how long an identity that is no UUID may be for Xray.
-	longestID = 30
 )
 
 // protocols are the schemes with the port that holds where a link names none, 0
@@ -68,7 +65,7 @@ func (b *builder) profile(form Form) (Profile, bool) {
 	}
 	if b.f.User != "" || proto.name == "socks" || proto.name == "http" || proto.name == "https" {
 		// Without a user, what looks like a host can be the beginning of a password.
-		b.label = proto.name + " link to " + hostPort(p.Host, strconv.Itoa(int(p.Port)))
+		b.label = proto.name + " link to " + HostPort(p.Host, strconv.Itoa(int(p.Port)))
 	}
 	b.dropRepeated()
 	p.Name = strings.TrimSpace(strings.ToValidUTF8(b.f.Name, "\ufffd"))
@@ -171,21 +168,10 @@ func (b *builder) id() (Secret, bool) {
 		b.report(diag.Error, "user", b.f.UserAt, "the user's id is missing", "")
 		return "", false
 	}
-	if len(id) > longestID && !isUUID(id.Reveal()) {
+	if !ValidID(id.Reveal()) {
 		b.report(diag.Warning, "user", b.f.UserAt, "the id is neither a UUID nor up to 30 bytes long; the core refuses it", "")
 	}
 	return id, true
-}
-
-// isUUID reports whether s is a UUID with or without its hyphens.
-func isUUID(s string) bool {
-	if len(s) == 36 {
-		if s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
-			return false
-		}
-		s = strings.ReplaceAll(s, "-", "")
-	}
-	return len(s) == 32 && strings.Trim(s, "0123456789abcdefABCDEF") == ""
 }
 
 func (b *builder) vless(p *Profile) (ok bool) {
@@ -275,13 +261,6 @@ func (b *builder) trojanGo(p *Profile) (ok bool) {
 	return ok
 }
 
-// methods are the ciphers of shadowsocks that Xray has.
-var methods = []string{
-	"aes-128-gcm", "aes-256-gcm", "chacha20-poly1305", "chacha20-ietf-poly1305", "xchacha20-poly1305", "xchacha20-ietf-poly1305",
-	"none", "plain", "aead_aes_128_gcm", "aead_aes_256_gcm", "aead_chacha20_poly1305", "aead_xchacha20_poly1305",
-	"2022-blake3-aes-128-gcm", "2022-blake3-aes-256-gcm", "2022-blake3-chacha20-poly1305",
-}
-
 func (b *builder) shadowsocks(p *Profile) (ok bool) {
 	s := Shadowsocks{Method: b.f.User.Reveal(), Password: b.f.Pass}
 	if s.Method == "" {
@@ -292,7 +271,7 @@ func (b *builder) shadowsocks(p *Profile) (ok bool) {
 		b.report(diag.Error, "user", b.f.UserAt, "the method is not a name", "the user part is method:password, plain or in base64")
 		return false
 	}
-	if !slices.Contains(methods, strings.ToLower(s.Method)) {
+	if _, ok := ShadowsocksMethod(s.Method); !ok {
 		b.report(diag.Warning, "user", b.f.UserAt, "Xray does not have this method of shadowsocks; the profile can't be run",
 			"the server has to change to one of AEAD, such as aes-256-gcm")
 	}
@@ -452,18 +431,8 @@ func reserved(s string) []byte {
 	if len(out) == 3 {
 		return out
 	}
-	if raw, ok := decode64(s); ok && len(raw) == 3 {
+	if raw, ok := DecodeBase64(s); ok && len(raw) == 3 {
 		return []byte(raw)
 	}
 	return nil
-}
-
-// rawKeyLen returns the length of what URL-safe base64 without padding means, -1
-// if s is none.
-func rawKeyLen(s string) int {
-	raw, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
-		return -1
-	}
-	return len(raw)
 }

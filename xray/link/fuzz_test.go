@@ -63,7 +63,7 @@ func FuzzLink(f *testing.F) {
 func FuzzVMessJSON(f *testing.F) {
 	for _, s := range seeds {
 		if body, found := strings.CutPrefix(s, "vmess://"); found {
-			if plain, ok := decode64(strings.Split(body, "#")[0]); ok {
+			if plain, ok := DecodeBase64(strings.Split(body, "#")[0]); ok {
 				f.Add(plain)
 			}
 		}

@@ -47,8 +47,20 @@ func Schemes() []string {
 // Parse reads one link. If a finding is an Error (see Refused), the link is refused
 // and the profile is zero.
 func Parse(s string) (Profile, []Finding) {
-	fail := func(link string, at int, message, help string) (Profile, []Finding) {
-		return Profile{}, []Finding{{Severity: diag.Error, Link: link, Offset: at, Message: message, Help: help}}
+	f, form, findings := Read(s)
+	if Refused(findings) {
+		return Profile{}, findings
+	}
+	p, more := Build(f, form)
+	return p, append(findings, more...)
+}
+
+// Read takes a link apart, without a look at what its keys mean: the fields are as
+// the link spells them, of forms that are no URLs as near to a URL as the form is.
+// They are zero if a finding is an Error.
+func Read(s string) (Fields, Form, []Finding) {
+	fail := func(link string, at int, message, help string) (Fields, Form, []Finding) {
+		return Fields{}, URL, []Finding{{Severity: diag.Error, Link: link, Offset: at, Message: message, Help: help}}
 	}
 	if len(s) > maxLink {
 		return fail("link", 0, "the link is longer than 64 KiB", "")
@@ -71,17 +83,13 @@ func Parse(s string) (Profile, []Finding) {
 	}
 	r := reader{t: t, parts: parts}
 	f, form, ok := r.read()
-	if !ok {
-		for i := range r.findings {
-			r.findings[i].Link = parts.scheme + " link"
-		}
-		return Profile{}, r.findings
-	}
-	p, findings := Build(f, form)
 	for i := range r.findings {
 		r.findings[i].Link = parts.scheme + " link"
 	}
-	return p, append(r.findings, findings...)
+	if !ok {
+		return Fields{}, URL, r.findings
+	}
+	return f, form, r.findings
 }
 
 // Format writes the profile in the form that it came in. Profiles that came in no

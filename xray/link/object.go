@@ -21,7 +21,7 @@ func (b *builder) object(key string) (Object, bool) {
 	if v == "" {
 		return "", true
 	}
-	if len(v) > maxObject || jsonDepth(v) > maxObjectDepth {
+	if len(v) > maxObject || JSONDepth([]byte(v)) > maxObjectDepth {
 		b.report(diag.Error, key, at, "the object is larger than 16 KiB or nests more than 16 deep", "")
 		return "", false
 	}
@@ -31,27 +31,6 @@ func (b *builder) object(key string) (Object, bool) {
 		return "", true
 	}
 	return Object(v), true
-}
-
-// jsonDepth returns how deep brackets nest outside of strings.
-func jsonDepth(s string) (deepest int) {
-	depth := 0
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '"':
-			for i++; i < len(s) && s[i] != '"'; i++ {
-				if s[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			depth++
-			deepest = max(deepest, depth)
-		case '}', ']':
-			depth--
-		}
-	}
-	return deepest
 }
 
 // hasMember reports whether the object has the key at its top.
@@ -64,23 +43,14 @@ func hasMember(o Object, key string) bool {
 func addMember(o Object, key string, p Param) Object {
 	value := p.Value.Reveal()
 	if !p.JSON && value != "true" && value != "false" {
-		value = quoteJSON(value)
+		value = QuoteJSON(value)
 	}
-	member := quoteJSON(key) + ":" + value
+	member := QuoteJSON(key) + ":" + value
 	inner := strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(string(o), "{"), "}"))
 	if inner != "" {
 		member = inner + "," + member
 	}
 	return Object("{" + member + "}")
-}
-
-// quoteJSON returns s as a JSON string, with < > & as they are.
-func quoteJSON(s string) string {
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string can always be encoded
-	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // member is one key of a JSON object, in the object's order.
@@ -97,7 +67,7 @@ func (m member) isString() bool { return strings.HasPrefix(m.text, `"`) }
 // members returns what the object holds. It is false where text is not one object
 // within the bounds.
 func members(text string) ([]member, bool) {
-	if jsonDepth(text) > maxObjectDepth {
+	if JSONDepth([]byte(text)) > maxObjectDepth {
 		return nil, false
 	}
 	d := json.NewDecoder(strings.NewReader(text))

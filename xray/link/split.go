@@ -129,14 +129,6 @@ func splitHost(s string) (host, port string) {
 	return host, port
 }
 
-// hostPort joins what splitHost cuts.
-func hostPort(host, port string) string {
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return host + ":" + port
-}
-
 // params splits a query at & and the first =, and decodes each part once.
 func params(query string, at int, origin func(int) int) []Field {
 	var list []Field
@@ -202,25 +194,6 @@ func query(fields []Field) string {
 		}
 	}
 	return b.String()
-}
-
-// decode64 decodes base64 of either alphabet, with or without padding, with white
-// space and percent-encoded padding.
-func decode64(s string) (string, bool) {
-	s = unescape(s)
-	s = strings.Map(func(r rune) rune {
-		switch r {
-		case ' ', '\t', '\r', '\n':
-			return -1
-		case '-':
-			return '+'
-		case '_':
-			return '/'
-		}
-		return r
-	}, s)
-	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
-	return string(raw), err == nil && len(raw) > 0
 }
 
 func encode64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }

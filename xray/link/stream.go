@@ -280,7 +280,7 @@ func (b *builder) reality(at int) Reality {
 	case r.PublicKey != key:
 		b.at(diag.Hint, "pbk", "rewritten to URL-safe base64 without padding, which the core wants", "")
 	}
-	if r.PublicKey != "" && rawKeyLen(r.PublicKey) != 32 {
+	if r.PublicKey != "" && KeyLen(r.PublicKey) != 32 {
 		b.at(diag.Warning, "pbk", "not a key of 32 bytes; the core refuses it", "")
 	}
 	sid := b.str("sid")
@@ -291,21 +291,15 @@ func (b *builder) reality(at int) Reality {
 	if r.SpiderX != "" && !strings.HasPrefix(r.SpiderX, "/") {
 		b.at(diag.Warning, "spx", "does not begin with /; the core refuses it", "")
 	}
-	if r.Verify != "" && rawKeyLen(r.Verify) != 1952 {
+	if r.Verify != "" && KeyLen(r.Verify) != 1952 {
 		b.at(diag.Warning, "pqv", "not a key of 1952 bytes; the core refuses it", "")
 	}
 	return r
 }
 
-// fingerprints are the names that the core takes, apart from those of uTLS itself,
-// which begin with hello.
-var fingerprints = []string{
-	"chrome", "firefox", "safari", "ios", "android", "edge", "360", "qq", "random", "randomized", "randomizednoalpn", "unsafe",
-}
-
 func (b *builder) fingerprint() string {
 	v := b.str("fp")
-	if low := strings.ToLower(v); low != "" && !strings.HasPrefix(low, "hello") && !slices.Contains(fingerprints, low) {
+	if !ValidFingerprint(v) {
 		b.at(diag.Warning, "fp", "the core does not know this fingerprint and refuses it", "chrome is the usual one")
 	}
 	return v

@@ -69,7 +69,7 @@ func (r *reader) plainProxy() (Fields, Form, bool) {
 	user, pass, found := strings.Cut(r.parts.user, ":")
 	f.User, f.Pass = Secret(unescape(user)), Secret(unescape(pass))
 	if !found && strings.HasPrefix(f.Scheme, "socks") {
-		if plain, ok := decode64(r.parts.user); ok && strings.Contains(plain, ":") {
+		if plain, ok := DecodeBase64(r.parts.user); ok && strings.Contains(plain, ":") {
 			user, pass, _ := strings.Cut(plain, ":")
 			f.User, f.Pass = Secret(user), Secret(pass)
 			if plain != ":" {
@@ -90,7 +90,7 @@ func (r *reader) shadowsocks() (Fields, Form, bool) {
 		f.User, f.Pass = Secret(unescape(user)), Secret(unescape(pass))
 		return f, URL, true
 	}
-	if plain, ok := decode64(raw); ok && strings.Contains(plain, ":") {
+	if plain, ok := DecodeBase64(raw); ok && strings.Contains(plain, ":") {
 		method, pass, _ := strings.Cut(plain, ":")
 		f.User, f.Pass = Secret(method), Secret(pass)
 		if is2022(method) {
@@ -107,9 +107,9 @@ func (r *reader) shadowsocks() (Fields, Form, bool) {
 }
 
 func (r *reader) legacySS() (Fields, Form, bool) {
-	plain, ok := decode64(r.parts.body)
+	plain, ok := DecodeBase64(r.parts.body)
 	if !ok {
-		plain, ok = decode64(strings.TrimSuffix(r.parts.body, "/"))
+		plain, ok = DecodeBase64(strings.TrimSuffix(r.parts.body, "/"))
 	}
 	at := strings.LastIndexByte(plain, '@')
 	if !ok || at < 0 {
@@ -143,7 +143,7 @@ func formatURL(f Fields, form Form) string {
 		b.WriteString(escape(f.User.Reveal()))
 		b.WriteByte('@')
 	}
-	b.WriteString(hostPort(f.Host, f.Port))
+	b.WriteString(HostPort(f.Host, f.Port))
 	writeTail(&b, f)
 	return b.String()
 }
@@ -162,7 +162,7 @@ func writeTail(b *strings.Builder, f Fields) {
 
 func formatLegacySS(f Fields) string {
 	var b strings.Builder
-	b.WriteString("ss://" + encode64(f.User.Reveal()+":"+f.Pass.Reveal()+"@"+hostPort(f.Host, f.Port)))
+	b.WriteString("ss://" + encode64(f.User.Reveal()+":"+f.Pass.Reveal()+"@"+HostPort(f.Host, f.Port)))
 	writeTail(&b, f)
 	return b.String()
 }

@@ -19,7 +19,7 @@ func (r *reader) vmess() (Fields, Form, bool) {
 		}
 		return r.url(), URL, true
 	}
-	plain, ok := decode64(r.parts.body)
+	plain, ok := DecodeBase64(r.parts.body)
 	switch {
 	case !ok:
 	case strings.HasPrefix(strings.TrimSpace(plain), "{"):
@@ -171,23 +171,23 @@ func formatVMessJSON(f Fields) string {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(quoteJSON(key) + ":" + text)
+		b.WriteString(QuoteJSON(key) + ":" + text)
 	}
 	network := cmpOr(f.Get("type"), "tcp")
 	write("v", `"2"`)
-	write("ps", quoteJSON(f.Name))
-	write("add", quoteJSON(f.Host))
-	write("port", quoteJSON(f.Port))
-	write("id", quoteJSON(f.User.Reveal()))
+	write("ps", QuoteJSON(f.Name))
+	write("add", QuoteJSON(f.Host))
+	write("port", QuoteJSON(f.Port))
+	write("id", QuoteJSON(f.User.Reveal()))
 	if !f.Has("alterId") {
 		write("aid", `"0"`)
 	}
-	write("net", quoteJSON(network))
+	write("net", QuoteJSON(network))
 	if s := f.Get("security"); s == "none" || s == "" {
 		write("tls", `""`)
 	}
 	for _, p := range f.Params {
-		text := quoteJSON(p.Value.Reveal())
+		text := QuoteJSON(p.Value.Reveal())
 		if p.JSON || ((p.Key == "extra" || p.Key == "fm") && jsonObject(p.Value.Reveal())) {
 			text = p.Value.Reveal()
 		}
@@ -198,7 +198,7 @@ func formatVMessJSON(f Fields) string {
 
 // shadowrocket reads base64 of cipher:id@host:port with its own keys behind it.
 func (r *reader) shadowrocket() (Fields, Form, bool) {
-	plain, ok := decode64(r.parts.body)
+	plain, ok := DecodeBase64(r.parts.body)
 	at := strings.LastIndexByte(plain, '@')
 	cipher, id, found := strings.Cut(plain[:max(at, 0)], ":")
 	if !ok || at < 0 || !found {
@@ -231,7 +231,7 @@ func formatShadowrocket(f Fields) string {
 		f.Name = ""
 	}
 	var b strings.Builder
-	b.WriteString(f.Scheme + "://" + encode64(cipher+":"+f.User.Reveal()+"@"+hostPort(f.Host, f.Port)))
+	b.WriteString(f.Scheme + "://" + encode64(cipher+":"+f.User.Reveal()+"@"+HostPort(f.Host, f.Port)))
 	writeTail(&b, f)
 	return b.String()
 }
@@ -257,7 +257,7 @@ func formatKitsunebi(f Fields) string {
 	f.rename("host", "ws.host", nil)
 	f.rename("security", "tls", map[string]string{"tls": "true", "none": "false"})
 	var b strings.Builder
-	b.WriteString("vmess1://" + escape(f.User.Reveal()) + "@" + hostPort(f.Host, f.Port) + path)
+	b.WriteString("vmess1://" + escape(f.User.Reveal()) + "@" + HostPort(f.Host, f.Port) + path)
 	writeTail(&b, f)
 	return b.String()
 }
@@ -287,7 +287,7 @@ func formatStd(f Fields) string {
 	}
 	user := head + ":" + f.User.Reveal() + "-" + cmpOr(f.pop("alterId"), "0")
 	var b strings.Builder
-	b.WriteString("vmess://" + strings.NewReplacer("%3A", ":", "%2B", "+").Replace(escape(user)) + "@" + hostPort(f.Host, f.Port))
+	b.WriteString("vmess://" + strings.NewReplacer("%3A", ":", "%2B", "+").Replace(escape(user)) + "@" + HostPort(f.Host, f.Port))
 	writeTail(&b, f)
 	return b.String()
 }
@@ -340,11 +340,7 @@ func formatQuantumult(f Fields) string {
 	f.rename("sni", "tls-host", nil)
 	f.rename("allowInsecure", "certificate", map[string]string{"1": "0", "0": "1"})
 	var b strings.Builder
-	host := f.Host
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	b.WriteString(strings.ReplaceAll(f.Name, " = vmess,", " =vmess,") + " = vmess, " + host + ", " + f.Port + ", " + quoted(cipher) + ", " + quoted(f.User.Reveal()))
+	b.WriteString(strings.ReplaceAll(f.Name, " = vmess,", " =vmess,") + " = vmess, " + bracketed(f.Host) + ", " + f.Port + ", " + quoted(cipher) + ", " + quoted(f.User.Reveal()))
 	for _, p := range f.Params {
 		b.WriteString(", " + quoted(p.Key+"="+p.Value.Reveal()))
 	}

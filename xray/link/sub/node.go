@@ -10,6 +10,8 @@ import (
 
 	"go.yaml.in/yaml/v4"
 	"go.yaml.in/yaml/v4/plugin/loaderlimits"
+
+	"netpolicy.dev/netpolicy/xray/link"
 )
 
 const (
@@ -98,7 +100,7 @@ func (n *node) json(b *strings.Builder) {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			b.WriteString(quote(k) + ": ")
+			b.WriteString(link.QuoteJSON(k) + ": ")
 			n.vals[i].json(b)
 		}
 		b.WriteByte('}')
@@ -112,7 +114,7 @@ func (n *node) json(b *strings.Builder) {
 		}
 		b.WriteByte(']')
 	case '"':
-		b.WriteString(quote(n.text))
+		b.WriteString(link.QuoteJSON(n.text))
 	case 0:
 		b.WriteString("null")
 	default:
@@ -124,15 +126,6 @@ func (n *node) String() string {
 	var b strings.Builder
 	n.json(&b)
 	return b.String()
-}
-
-// quote returns s as a JSON string, which is one of YAML too.
-func quote(s string) string {
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string can always be encoded
-	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // leaf is a value that is no object, with the path to it.

@@ -14,7 +14,6 @@ package sub
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"slices"
 	"strings"
@@ -116,8 +115,8 @@ func parse(data []byte, mayDecode bool) (Subscription, error) {
 	case bytes.Contains(data, []byte("[Interface]")):
 		return Subscription{Format: WGQuick, Entries: parseWGQuick(string(data))}, nil
 	}
-	if plain, ok := decode(trimmed); ok && mayDecode {
-		s, err := parse(plain, false)
+	if plain, ok := link.DecodeBase64(string(trimmed)); ok && mayDecode {
+		s, err := parse([]byte(plain), false)
 		s.Format = Base64
 		return s, err
 	}
@@ -131,23 +130,6 @@ func parse(data []byte, mayDecode bool) (Subscription, error) {
 		}
 	}
 	return Subscription{}, errUnknown
-}
-
-// decode decodes base64 of either alphabet, broken into lines or not.
-func decode(data []byte) ([]byte, bool) {
-	s := strings.Map(func(r rune) rune {
-		switch r {
-		case ' ', '\t', '\r', '\n', '=':
-			return -1
-		case '-':
-			return '+'
-		case '_':
-			return '/'
-		}
-		return r
-	}, string(data))
-	plain, err := base64.RawStdEncoding.DecodeString(s)
-	return plain, err == nil
 }
 
 // schemes are those that make a line a link.

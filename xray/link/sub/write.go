@@ -43,7 +43,7 @@ func Write(format Format, profiles []link.Profile) (out []byte, losses []Loss) {
 		w := &writer{f: p.Fields(), p: p, o: &node{kind: '{'}}
 		label := p.Name
 		if label == "" {
-			label = p.Host + ":" + strconv.Itoa(int(p.Port))
+			label = link.HostPort(p.Host, strconv.Itoa(int(p.Port)))
 		}
 		w.name = unique(names, label)
 		switch format {
@@ -102,7 +102,7 @@ func file(b *strings.Builder, keys []string, lists [][]*node, first string) {
 		if i > 0 {
 			b.WriteString(",\n")
 		}
-		b.WriteString("  " + quote(key) + ": [")
+		b.WriteString("  " + link.QuoteJSON(key) + ": [")
 		for j, row := range lists[i] {
 			if j > 0 {
 				b.WriteByte(',')

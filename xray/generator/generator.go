@@ -1,0 +1,299 @@
+// Package generator is what a form for proxies needs: it reads links and
+// subscriptions, edits one key at a time, says what is wrong and how to mend it, and
+// writes links, other programs' formats and configurations for Xray.
+//
+//	out := generator.Call("parse", []byte(`{"text":"trojan://…","secrets":true}`))
+//	out  = generator.Call("edit", …)  // one of the states in it, and what to change
+//
+// Text and form are two sides of one State: what is read, edited and written again
+// loses nothing, keys that nobody knows included. The package is pure; the daemon's
+// API calls it, and a browser does as WebAssembly, so that links need not leave the
+// machine.
+package generator
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/xray/config"
+	"netpolicy.dev/netpolicy/xray/link"
+	"netpolicy.dev/netpolicy/xray/link/sub"
+)
+
+// ParseRequest is a text: a link, or a file of them in one of the formats of sub.
+type ParseRequest struct {
+	Text string `json:"text"`
+	Core string `json:"core"` // the version whose rules hold; "" is 26.3
+	// Secrets shows them. Without, they are ***, and there are neither states nor links.
+	Secrets bool `json:"secrets"`
+}
+
+// ParseReply is what a text says.
+type ParseReply struct {
+	Format   string `json:"format"`
+	Profiles []View `json:"profiles"`
+}
+
+// View is one profile as a form shows it.
+type View struct {
+	Line int `json:"line,omitempty"` // of a file, from 1 on
+	// OK is false if it can't be read. Then there are findings only.
+	OK        bool   `json:"ok"`
+	Protocol  string `json:"protocol,omitempty"`  // what Fields takes
+	Transport string `json:"transport,omitempty"` // as Protocol
+	Security  string `json:"security,omitempty"`  // as Protocol
+	// State is the profile itself, for the other functions.
+	State    *State    `json:"state,omitempty"`
+	Link     string    `json:"link,omitempty"` // in the form that it came in
+	Fields   []Field   `json:"fields"`
+	Findings []Finding `json:"findings"`
+	// Losses are what other formats can't say of it. A format that is not named says all.
+	Losses []Loss `json:"losses"`
+}
+
+// Origin is where a field's value comes from.
+type Origin string
+
+// The origins.
+const (
+	FromLink Origin = "link"     // it is stated
+	Default  Origin = "default"  // it is not, and this is what Xray does
+	Migrated Origin = "migrated" // it was stated in another spelling
+)
+
+// Field is one key of a profile. The keys that begin with # are what stands before
+// the question mark: #scheme, #name, #host, #port, #user and #password.
+type Field struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin Origin `json:"origin"`
+	Was    string `json:"was,omitempty"` // the key that was migrated
+	// Known is false where the key means nothing here; it is kept.
+	Known  bool `json:"known"`
+	Secret bool `json:"secret,omitempty"`
+}
+
+// Finding is something to know.
+type Finding struct {
+	Severity string `json:"severity"`      // error, warning or hint
+	Key      string `json:"key,omitempty"` // as in Field
+	Path     string `json:"path,omitempty"`
+	Offset   int    `json:"offset,omitempty"` // of the text or its line, where the key's value begins
+	Message  string `json:"message"`
+	Help     string `json:"help,omitempty"`
+	// Fix is a change after which the finding is gone and none worse has come. It was
+	// tried.
+	Fix *Change `json:"fix,omitempty"`
+}
+
+// Change sets a key, or removes it.
+type Change struct {
+	Key   string  `json:"key"`
+	Value *string `json:"value"`          // null removes the key, so that its default holds
+	Note  string  `json:"note,omitempty"` // of a fix: what has to be so
+}
+
+// Loss is what a format can't say of a profile.
+type Loss struct {
+	Format string   `json:"format"`
+	Keys   []string `json:"keys"`
+	Left   bool     `json:"left,omitempty"` // it can't be written at all
+	Why    string   `json:"why,omitempty"`
+}
+
+// version reads the core of a request.
+func version(core string) (config.Version, error) {
+	if core == "" {
+		return config.V26_3, nil
+	}
+	v, ok := config.ParseVersion(core)
+	if !ok {
+		return 0, fmt.Errorf("core %s: the versions are 26.3 and 26.7", diag.Quote(core))
+	}
+	return v, nil
+}
+
+// Parse reads a text. It is an error if nothing of it can be read.
+func Parse(r ParseRequest) (ParseReply, error) {
+	v, err := version(r.Core)
+	if err != nil {
+		return ParseReply{}, err
+	}
+	text := strings.TrimSpace(r.Text)
+	var s sub.Subscription
+	if alone := strings.Contains(text, "://") && !strings.ContainsAny(text, "\n{"); alone {
+		p, findings := link.Parse(text)
+		s.Entries = []sub.Entry{{Profile: p, Findings: findings}}
+	} else if s, err = sub.Parse([]byte(r.Text)); err != nil {
+		return ParseReply{}, err
+	}
+	lines := sourceLines(s.Format, r.Text)
+	out := ParseReply{Format: s.Format.String(), Profiles: []View{}}
+	for _, e := range s.Entries {
+		source := ""
+		switch {
+		case e.Line == 0:
+			source = text
+		case e.Line <= len(lines):
+			source = lines[e.Line-1]
+		}
+		var raw *link.Fields
+		if f, _, findings := link.Read(source); !link.Refused(findings) {
+			raw = &f
+		}
+		view := show(v, e.Profile, e.Findings, raw, r.Secrets)
+		view.Line = e.Line
+		out.Profiles = append(out.Profiles, view)
+	}
+	return out, nil
+}
+
+// sourceLines are the lines of a text of links; nil of other formats.
+func sourceLines(f sub.Format, text string) []string {
+	switch f {
+	case sub.Links:
+	case sub.Base64:
+		text, _ = link.DecodeBase64(text)
+	default:
+		return nil
+	}
+	return strings.Split(text, "\n")
+}
+
+// EditRequest changes keys of a profile.
+type EditRequest struct {
+	State   State    `json:"state"`
+	Changes []Change `json:"changes"`
+	Core    string   `json:"core"`
+}
+
+// Edit changes a profile. Where what comes out can't be read, View.OK is false, and
+// the findings say why: the caller still has the profile that it gave.
+func Edit(r EditRequest) (View, error) {
+	v, err := version(r.Core)
+	if err != nil {
+		return View{}, err
+	}
+	state, err := r.State.with(r.Changes)
+	if err != nil {
+		return View{}, err
+	}
+	p, findings, err := state.profile()
+	if err != nil {
+		return View{}, err
+	}
+	raw := state.fields()
+	return show(v, p, findings, &raw, true), nil
+}
+
+// FormatRequest writes profiles.
+type FormatRequest struct {
+	States []State `json:"states"`
+	// To is link, base64, clash, singbox, sip008 or xray; source is a link in the form
+	// that it came in.
+	To   string `json:"to"`
+	Core string `json:"core"` // of xray
+}
+
+// FormatReply is a text, and what it could not say of each profile.
+type FormatReply struct {
+	Text     string    `json:"text"`
+	Losses   []Loss    `json:"losses"`
+	Findings []Finding `json:"findings"`
+}
+
+// Format writes profiles in a format. It is an error if one can't be read.
+func Format(r FormatRequest) (FormatReply, error) {
+	out := FormatReply{Losses: []Loss{}, Findings: []Finding{}}
+	profiles, err := profiles(r.States)
+	if err != nil {
+		return out, err
+	}
+	switch r.To {
+	case "source":
+		for _, p := range profiles {
+			out.Text += p.Format() + "\n"
+		}
+		return out, nil
+	case "xray":
+		built, err := Build(BuildRequest{States: r.States, Core: r.Core})
+		out.Text, out.Findings = built.Config, built.Findings
+		return out, err
+	}
+	format, ok := sub.ParseFormat(r.To)
+	if !ok {
+		return out, fmt.Errorf("format %s: the formats are source, link, base64, clash, singbox, sip008 and xray", diag.Quote(r.To))
+	}
+	text, losses := sub.Write(format, profiles)
+	out.Text = string(text)
+	for _, l := range losses {
+		out.Losses = append(out.Losses, loss(format, l))
+	}
+	return out, nil
+}
+
+func loss(f sub.Format, l sub.Loss) Loss {
+	return Loss{Format: f.String(), Keys: append([]string{}, l.Keys...), Left: l.Left, Why: l.Why}
+}
+
+// BuildRequest asks for a configuration.
+type BuildRequest struct {
+	States []State `json:"states"`
+	Core   string  `json:"core"`
+	// Listen is a loopback address with a port for SOCKS and HTTP; "" builds the
+	// outbounds alone.
+	Listen string `json:"listen"`
+}
+
+// BuildReply is a configuration for Xray as JSON, "" if there is none.
+type BuildReply struct {
+	Config   string    `json:"config"`
+	Findings []Finding `json:"findings"`
+}
+
+// Build writes a configuration that runs the profiles. It is an error if one of them
+// can't be read.
+func Build(r BuildRequest) (BuildReply, error) {
+	out := BuildReply{Findings: []Finding{}}
+	v, err := version(r.Core)
+	if err != nil {
+		return out, err
+	}
+	profiles, err := profiles(r.States)
+	if err != nil {
+		return out, err
+	}
+	var o config.Options
+	if r.Listen != "" {
+		at, err := netip.ParseAddrPort(r.Listen)
+		if err != nil {
+			return out, fmt.Errorf("listen %s: not an address with a port", diag.Quote(r.Listen))
+		}
+		o.Inbounds = []config.Inbound{{Name: "local", Listen: at, Group: "all"}}
+	}
+	data, findings := config.Build(v, profiles, o)
+	out.Config = string(data)
+	for _, f := range findings {
+		out.Findings = append(out.Findings, ofConfig(f))
+	}
+	return out, nil
+}
+
+// profiles reads states.
+func profiles(states []State) ([]link.Profile, error) {
+	out := make([]link.Profile, len(states))
+	for i, s := range states {
+		p, findings, err := s.profile()
+		if err != nil {
+			return nil, err
+		}
+		if i := slices.IndexFunc(findings, func(f link.Finding) bool { return f.Severity == diag.Error }); i >= 0 {
+			return nil, fmt.Errorf("a profile can't be read: %s", findings[i].Message)
+		}
+		out[i] = p
+	}
+	return out, nil
+}
