@@ -21,6 +21,7 @@ const pages: Page[] = [
   { id: 'uplinks', key: 'u', load: () => import('./pages/uplinks') },
   { id: 'policy', key: 'p', load: () => import('./pages/policy') },
   { id: 'change', key: 'h', load: () => import('./pages/change') },
+  { id: 'xray', key: 'x', load: () => import('./pages/xray') },
   { id: 'logs', key: 'l', load: () => import('./pages/logs') },
   { id: 'settings', key: 'o', load: () => import('./pages/settings') },
 ]

@@ -87,7 +87,7 @@ export default function ExplainPage() {
                 )}
               </dd>
             </dl>
-            <Near near={got.near} />
+            <Near near={got.near} level={2} />
           </div>
         </div>
       )}

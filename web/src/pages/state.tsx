@@ -9,11 +9,12 @@ import type { State, StateAnswer, Transition, Uplink } from '../lib/types'
 import { Mono, Note, StateMark, stateTone, Title, useAsk, useEvery } from '../ui/parts'
 
 const most = 1000
-const minutes = 30
+const spans = [5, 30]
 
 export default function StatePage() {
   const asked = useAsk(() => get<StateAnswer>('state?last=1000'), [])
   const [more, setMore] = useState<Transition[]>([])
+  const [span, setSpan] = useState(0)
   const [, tick] = useState(0)
   useEvery(() => tick((n) => n + 1), 1000)
   useEffect(() => on('transitions', (e) => setMore((m) => [...m.slice(-most), e])), [])
@@ -25,6 +26,8 @@ export default function StatePage() {
   const now = s ? new Date(s.now) : new Date()
   const uplinks = s?.uplinks ?? asked.value?.uplinks ?? []
   const lanes = ['', ...uplinks.map((u) => u.name)]
+  const young = s !== null && now.getTime() - Date.parse(s.started) < 5 * 60_000
+  const minutes = span || (young ? 5 : 30)
   return (
     <>
       <Title page="nav.state">{s && <StateMark state={s.state} />}</Title>
@@ -32,11 +35,17 @@ export default function StatePage() {
       <section class="card" aria-label={t('state.timeline')}>
         <header>
           <h2 class="grow">{t('state.timeline')}</h2>
-          <span class="muted">{t('state.last', { n: minutes })}</span>
+          <div class="bar" role="group" aria-label={t('span')}>
+            {spans.map((n) => (
+              <button key={n} type="button" aria-pressed={n === minutes} onClick={() => setSpan(n)}>
+                {t('span.minutes', { n })}
+              </button>
+            ))}
+          </div>
         </header>
         <div class="body">
           {lanes.map((lane) => (
-            <Lane key={lane} name={lane} transitions={all.filter((x) => x.uplink === lane)} state={lane === '' ? (s?.state ?? '') : (uplinks.find((u) => u.name === lane)?.state ?? '')} now={now} began={s ? new Date(s.started) : now} />
+            <Lane key={lane} name={lane} minutes={minutes} transitions={all.filter((x) => x.uplink === lane)} state={lane === '' ? (s?.state ?? '') : (uplinks.find((u) => u.name === lane)?.state ?? '')} now={now} began={s ? new Date(s.started) : now} />
           ))}
           <div class="lane axis muted" aria-hidden="true">
             <span />
@@ -84,7 +93,7 @@ export default function StatePage() {
 }
 
 // Lane is half an hour of one line's states, the present at its end.
-function Lane({ name, transitions, state, now, began }: { name: string; transitions: Transition[]; state: State; now: Date; began: Date }) {
+function Lane({ name, minutes, transitions, state, now, began }: { name: string; minutes: number; transitions: Transition[]; state: State; now: Date; began: Date }) {
   const from = now.getTime() - minutes * 60_000
   const spans: { state: State; start: number; end: number; why: string }[] = []
   let at = Math.max(from, began.getTime())

@@ -36,26 +36,25 @@ export function Verdict({ answer: a }: { answer: Answer }) {
 }
 
 // Near is the rules that nearly decided, each with the first condition that failed.
-export function Near({ near }: { near: NearRule[] }) {
+export function Near({ near, level = 3 }: { near: NearRule[]; level?: 2 | 3 }) {
+  const Heading = level === 2 ? 'h2' : 'h3'
   if (near.length === 0) return <p class="muted">{t('near.none')}</p>
   return (
     <section>
-      <h3>{t('near')}</h3>
-      <ul class="stack tight" data-test="near">
+      <Heading class="small">{t('near')}</Heading>
+      <dl class="facts near" data-test="near">
         {near.map((n) => (
-          <li key={n.rule}>
-            <Mono>{n.rule ?? '–'}</Mono>
-            <div class="bar">
-              <span class="bad">
-                <Icon name="close" />
-              </span>
-              <bdi class="mono muted grow" dir="ltr">
-                {n.failed}
-              </bdi>
-            </div>
-          </li>
+          <>
+            <dt>
+              <Icon name="close" />
+              <Mono>{n.rule ?? '–'}</Mono>
+            </dt>
+            <dd>
+              <Mono>{n.failed}</Mono>
+            </dd>
+          </>
         ))}
-      </ul>
+      </dl>
     </section>
   )
 }

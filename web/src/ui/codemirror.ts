@@ -155,7 +155,7 @@ export function create(o: EditorOptions): Editor {
         autocompletion({ override: [complete], icons: false }),
         hover,
         keymap.of([...completionKeymap, ...historyKeymap, ...lintKeymap, ...defaultKeymap]),
-        EditorView.contentAttributes.of({ 'aria-label': o.label, spellcheck: 'false' }),
+        EditorView.contentAttributes.of({ 'aria-label': o.label, spellcheck: 'false', tabindex: '0' }),
         EditorView.updateListener.of((u) => u.docChanged && o.onChange(u.state.doc.toString())),
         theme,
       ],

@@ -1,1 +1,0 @@
-import{h as e}from"./api-Cnv_sIzc.js";var t=e(null);export{t};
