@@ -18,10 +18,14 @@ func (c *checker) readDaemon() {
 		all = append(all, d.Items...)
 	}
 	c.dnsComplete(all)
+	c.webComplete(all)
 }
 
 func (c *checker) daemonItem(item *Item) {
 	to := &c.p.Daemon
+	if c.webItem(item) {
+		return
+	}
 	switch item.Key.Text {
 	case "dns_listen":
 		c.dnsListen(item)
@@ -97,6 +101,15 @@ func (c *checker) daemonItem(item *Item) {
 		to.StateDir = c.path(w, key)
 	case "api":
 		to.API = c.path(w, key)
+	case "api_listen":
+		to.Web.Listen, _ = c.addrPort(w, key, "127.0.0.1:8443 or [::1]:8443")
+	case "insecure_lan":
+		to.Web.InsecureLAN = c.boolean(w, key)
+	case "decision_log":
+		to.Records.Log = c.boolean(w, key)
+	case "decision_log_sample":
+		n, _ := c.integer(w, key, 1, maxSample)
+		to.Records.Sample = int(n)
 	}
 }
 

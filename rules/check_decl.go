@@ -22,6 +22,7 @@ var (
 		"on_crash", "backend", "mark_mask", "ct_mask", "table_base", "rule_priority", "state_dir", "api", "masquerade",
 		"enforce", "hello", "relay", "tproxy", "tproxy_port",
 		"dns_listen", "dns_upstreams", "dns_blocked", "dns_stale", "dns_strip_ech",
+		"api_listen", "api_tls", "api_hosts", "insecure_lan", "decision_log", "decision_log_sample", "decision_mask", "alerts",
 	}
 )
 

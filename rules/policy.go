@@ -434,6 +434,9 @@ type Daemon struct {
 	Hello        Hello
 	Relay        Relay
 	DNS          DNS
+	Web          Web
+	Records      Records
+	Alerts       []string // webhooks, and with the prefix "ntfy+" ntfy topics
 }
 
 // Relay is what goes through the daemon's own sockets, where a name that only the

@@ -184,10 +184,14 @@ func TestDaemonCommands(t *testing.T) {
 	b := &backend{reload: api.ReloadResult{Result: api.Rejected, Error: "1 error in the policy", Diagnostics: sampleStatus().Error.Diagnostics}}
 	ring := telemetry.NewRing(4)
 	ring.Append([]byte(`{"id":"7"}`))
+	tokens, err := api.OpenTokens(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Records: ring, Metrics: func(io.Writer) {}}).Run(ctx, l)
+		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Records: ring, Metrics: func(io.Writer) {}, Tokens: tokens}).Run(ctx, l)
 	}()
 	defer func() {
 		stop()
@@ -220,12 +224,18 @@ func TestDaemonCommands(t *testing.T) {
 		{"state force WORSE --for 10m --reason test", 2, "want NORMAL"},
 		{"state force FAILOVER --reason test", 2, `"for" not set`},
 		{"state clear", 0, "wan1"},
+		{"token", 0, tokens.Get(api.RoleAdmin)},
+		{"token --read-only -o json", 0, tokens.Get(api.RoleRead)},
 		{"state clear --uplink wan9", 1, `uplink "wan9" is not declared`},
 	} {
 		code, out := command(append(strings.Fields(c.args), "--socket", socket)...)
 		if code != c.code || !strings.Contains(out, c.want) {
 			t.Errorf("%s: exit %d, want %d and %q in\n%s", c.args, code, c.code, c.want, out)
 		}
+	}
+	before := tokens.Get(api.RoleRead)
+	if _, out := command("token", "--read-only", "--renew", "--socket", socket); strings.Contains(out, before) || !strings.Contains(out, tokens.Get(api.RoleRead)) {
+		t.Errorf("the token was not renewed: %s", out)
 	}
 	if want := (api.ForceRequest{State: "FAILOVER", Uplink: "wan1", For: "10m0s", Reason: "test"}); b.forced != want {
 		t.Errorf("forced %+v", b.forced)

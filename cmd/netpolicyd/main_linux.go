@@ -51,6 +51,11 @@ type settings struct {
 	logFormat  string
 	recordMask bool
 	want       doctor.Want // what the policy needs of the host
+
+	apiListen, alertExec, decisionDir string
+	apiFD                             int
+	web                               daemon.Web
+	telemetry                         daemon.Telemetry
 }
 
 func newRoot() *cobra.Command {
@@ -82,6 +87,10 @@ func newRoot() *cobra.Command {
 	f.StringVar(&s.stateDir, "state-dir", "", "the state `directory`; the policy's, or "+defaultStateDir)
 	f.StringVar(&s.socket, "socket", "", "the API `socket`; the policy's, or "+api.DefaultSocket)
 	f.StringVar(&s.group, "socket-group", defaultGroup, "the `group` whose members may use the API; \"\" for none")
+	f.StringVar(&s.apiListen, "api-listen", "", "serve the API and the web interface at this `address`, too; the policy's, or nowhere")
+	f.IntVar(&s.apiFD, "api-fd", 0, "serve them on the listener with this `descriptor`, which was handed in")
+	f.StringVar(&s.decisionDir, "decision-log", "", "keep decision records in this `directory`; the policy's decision_log keeps them in the state directory")
+	f.StringVar(&s.alertExec, "alert-exec", "", "run this `program` with each alert on its standard input")
 	f.StringVar(&s.record, "record", "", "record flows and the lines' health in this `directory`, for netpolicy replay")
 	f.Int64Var(&s.recordMax, "record-max", recorder.DefaultMax>>20, "keep at most so many `MiB` of recordings, the newest")
 	f.BoolVar(&s.recordMask, "record-hash-names", false, "record names as keyed hashes, label by label")
@@ -147,6 +156,7 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	}
 	opts := daemon.Options{
 		Config: s.config, Observe: s.observe, StateDir: s.stateDir, Socket: s.socket, SocketGroup: group,
+		Web: s.web, Telemetry: s.telemetry,
 		Version: cli.Version(), PID: os.Getpid(), Log: log, Notifier: daemon.NewNotifier(os.Getenv, os.Getpid()),
 	}
 	if s.record != "" {
@@ -195,7 +205,8 @@ func (s *settings) fromPolicy(cmd *cobra.Command) error {
 	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
 	s.socket = firstOf(s.socket, p.Daemon.API, api.DefaultSocket)
 	s.want = doctor.WantOf(p)
-	return nil
+	s.telemetryOf(&p.Daemon)
+	return s.webOf(&p.Daemon)
 }
 
 func firstOf(list ...string) string {

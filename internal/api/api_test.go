@@ -58,7 +58,7 @@ func (f *fake) Kill(_ context.Context, id uint64) error {
 func (f *fake) Compare(context.Context, PlanRequest) (PlanAnswer, error) { return PlanAnswer{}, nil }
 
 func (f *fake) Status() Status {
-	return Status{State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}
+	return Status{Mode: "enforce", Sources: []Source{}, Drops: map[string]uint64{}, State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}
 }
 func (f *fake) Plan() string { return "table inet netpolicy\n" }
 func (f *fake) Explain(q ExplainRequest) (json.RawMessage, error) {

@@ -76,6 +76,15 @@ func (c *Client) Flows(ctx context.Context, q FlowsRequest) (Flows, error) {
 	return f, c.call(ctx, http.MethodGet, "/api/v1/connections?"+q.query().Encode(), nil, &f)
 }
 
+// Kill ends a connection, by the id that Flows gives it.
+func (c *Client) Kill(ctx context.Context, id string) error {
+	resp, err := c.do(ctx, http.MethodDelete, "/api/v1/connections/"+url.PathEscape(id), nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // Plan asks for the host state that the daemon wants, as text.
 func (c *Client) Plan(ctx context.Context) (string, error) { return c.text(ctx, "/api/v1/plan") }
 
@@ -104,6 +113,12 @@ func (c *Client) Force(ctx context.Context, q ForceRequest) ([]Uplink, error) {
 func (c *Client) Clear(ctx context.Context, uplink string) ([]Uplink, error) {
 	var u []Uplink
 	return u, c.call(ctx, http.MethodDelete, "/api/v1/state?uplink="+url.QueryEscape(uplink), nil, &u)
+}
+
+// Token asks for the token of a role, or for a new one.
+func (c *Client) Token(ctx context.Context, q TokenRequest) (Token, error) {
+	var t Token
+	return t, c.call(ctx, http.MethodPost, "/api/v1/token", q, &t)
 }
 
 // Change applies, confirms or takes back a policy. A rejected or reverted one is a
@@ -198,7 +213,7 @@ func (c *Client) text(ctx context.Context, path string) (string, error) {
 	return string(b), nil
 }
 
-// do returns an answer of status 200 or 422, whose body the caller closes; any other is an error.
+// do returns an answer of status 2xx or 422, whose body the caller closes; any other is an error.
 func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var payload io.Reader
 	if in != nil {
@@ -223,7 +238,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusUnprocessableEntity {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusUnprocessableEntity {
 		return resp, nil
 	}
 	defer resp.Body.Close()

@@ -92,7 +92,7 @@ func (r *route) refuses(req *http.Request) (status int, err error) {
 	case r.access == forAdmin && who.role != RoleAdmin:
 		return http.StatusForbidden, errReadOnly
 	}
-	if req.Body != nil && req.Body != http.NoBody && !isJSON(req.Header.Get("Content-Type")) {
+	if req.ContentLength != 0 && !isJSON(req.Header.Get("Content-Type")) {
 		return http.StatusUnsupportedMediaType, errNotJSON
 	}
 	return 0, nil

@@ -43,8 +43,8 @@ type TCP struct {
 // ErrPublic is why a listener is not served.
 var ErrPublic = errors.New("an address that others can reach needs TLS (api_tls), or insecure_lan where the network is trusted")
 
-// check says why a listener can't be served like this.
-func (o *TCP) check(l net.Listener) error {
+// Check says why a listener can't be served like this.
+func (o *TCP) Check(l net.Listener) error {
 	addr, ok := l.Addr().(*net.TCPAddr)
 	switch {
 	case !ok:
@@ -58,7 +58,7 @@ func (o *TCP) check(l net.Listener) error {
 // RunTCP serves on l until ctx ends, then closes it. Everything but login and the web
 // interface's files needs a token of s.Tokens.
 func (s *Server) RunTCP(ctx context.Context, l net.Listener, o TCP) error {
-	if err := o.check(l); err != nil {
+	if err := o.Check(l); err != nil {
 		l.Close()
 		return err
 	}

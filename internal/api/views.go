@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/pprof"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,16 +217,38 @@ func (s *Server) health(r *router) {
 		w.Header().Set("Content-Type", "application/yaml")
 		w.Write(contract)
 	})
-	r.add(forSocket, "GET /debug/pprof/{profile}", func(w http.ResponseWriter, req *http.Request) {
-		switch name := req.PathValue("profile"); name {
-		case "profile":
-			pprof.Profile(w, req)
-		case "trace":
-			pprof.Trace(w, req)
-		case "cmdline", "symbol", "":
-			problem(w, http.StatusNotFound, errNowhere)
-		default:
-			pprof.Handler(name).ServeHTTP(w, req)
-		}
-	})
+	r.add(forSocket, "GET /debug/pprof/{profile}", profile)
+}
+
+// maxProfile bounds the time of a profile of the processor.
+const maxProfile = 5 * time.Minute
+
+// profile writes one of Go's profiles: "profile" is that of the processor, over some
+// seconds. The library's own handlers can do more and weigh half a mebibyte.
+func profile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("profile")
+	seconds, err := number(r, "seconds", 30, int(maxProfile/time.Second))
+	if err != nil {
+		problem(w, statusOf(err), err)
+		return
+	}
+	known := pprof.Lookup(name)
+	if name != "profile" && known == nil {
+		problem(w, http.StatusNotFound, errNowhere)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if known != nil {
+		_ = known.WriteTo(w, 0) // who asks has left
+		return
+	}
+	if err := pprof.StartCPUProfile(w); err != nil {
+		problem(w, http.StatusConflict, err)
+		return
+	}
+	defer pprof.StopCPUProfile()
+	select {
+	case <-time.After(time.Duration(seconds) * time.Second):
+	case <-r.Context().Done():
+	}
 }

@@ -200,6 +200,12 @@ func (k *talk) looks() {
 	if resp, body := k.ask("GET", "/debug/pprof/heap", nil); resp.StatusCode != 200 || len(body) < 100 {
 		k.t.Errorf("pprof: %d", resp.StatusCode)
 	}
+	if resp, body := k.ask("GET", "/debug/pprof/profile?seconds=1", nil); resp.StatusCode != 200 || len(body) < 10 {
+		k.t.Errorf("pprof of the processor: %d", resp.StatusCode)
+	}
+	if resp, _ := k.ask("GET", "/debug/pprof/cmdline", nil); resp.StatusCode != 404 {
+		k.t.Errorf("a profile that is none: %d", resp.StatusCode)
+	}
 	if _, body := k.ask("GET", "/api/v1/plan", nil); !bytes.Contains(body, []byte("table inet netpolicy")) {
 		k.t.Errorf("plan: %s", body)
 	}

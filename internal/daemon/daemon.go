@@ -80,6 +80,8 @@ type Options struct {
 	Record *Recording
 	// SocketGroup may use the API, too; 0: nobody but the daemon's user and root.
 	SocketGroup int
+	Web         Web
+	Telemetry   Telemetry
 }
 
 // Daemon is a running netpolicyd. Make one with New and call Run once.
@@ -91,6 +93,7 @@ type Daemon struct {
 	records   *telemetry.Ring
 	decisions *telemetry.DecisionLog
 	feeds     api.Feeds
+	alerts    *telemetry.Alerts // nil: nobody is told
 	metrics   *telemetry.Metrics
 	store     *store
 
@@ -177,10 +180,8 @@ func New(opts Options, parts Parts) *Daemon {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	d.log = telemetry.Tee(opts.Log, d.feeds.Logs)
-	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{
-		Ring: d.records, Log: d.log, Dropped: func(reason string, n int) { d.metrics.DecisionDropped(reason, n) },
-	})
 	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
+	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: d.records, Log: d.log, Dropped: d.metrics.DecisionDropped})
 	return d
 }
 
@@ -201,17 +202,27 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		}
 		policyfile.Sweep(d.opts.StateDir)
 	}
+	if err := d.openTelemetry(); err != nil {
+		return err
+	}
+	server := d.server()
+	web, err := d.serveWeb(server)
+	if err != nil {
+		return err
+	}
 	var listener net.Listener
 	if d.opts.Socket != "" {
-		var err error
-		if listener, err = api.Listen(d.opts.Socket, d.opts.SocketGroup); err != nil {
-			return err
-		}
+		listener, err = api.Listen(d.opts.Socket, d.opts.SocketGroup)
 	}
-	l, err := d.begin(ctx)
+	var l *loop
+	if err == nil {
+		l, err = d.begin(ctx)
+	}
 	if err != nil {
-		if listener != nil {
-			listener.Close()
+		for _, one := range []net.Listener{listener, web} {
+			if one != nil {
+				one.Close()
+			}
 		}
 		return err
 	}
@@ -229,9 +240,10 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	if listener != nil {
-		server := d.server()
 		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
 	}
+	run("API over TCP", func(ctx context.Context) error { return d.runWeb(ctx, server, web) })
+	run("alerts", func(ctx context.Context) error { d.alerts.Run(ctx); return nil })
 	run("meter", d.measure)
 	run("reload", d.transactions)
 	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
@@ -513,6 +525,7 @@ func (d *Daemon) writeGauges(w io.Writer) {
 	fmt.Fprintf(w, "netpolicy_consult_packets_total %d\nnetpolicy_consult_missed_total %d\n", d.questions.Packets.Load(), d.questions.Missed.Load())
 	fmt.Fprintf(w, "netpolicy_hello_packets_total %d\nnetpolicy_hello_missed_total %d\nnetpolicy_hello_late_total %d\n",
 		d.hellos.Packets.Load(), d.hellos.Missed.Load()+d.held.Full.Load(), d.held.Late.Load())
+	fmt.Fprintf(w, "netpolicy_decision_log_bytes %d\n", d.decisions.Bytes())
 	fmt.Fprintf(w, "netpolicy_flows %d\nnetpolicy_dns_addresses %d\nnetpolicy_enforced %d\n", s.flows, s.names, toInt(s.broken == "" && !d.opts.Observe))
 }
 

@@ -38,6 +38,7 @@ func tellFeed(ring *telemetry.Ring, event any) {
 
 // announce tells what became of a policy.
 func (d *Daemon) announce(result, who, detail string) {
+	d.alertPolicy(result, detail)
 	tellFeed(d.feeds.Changes, api.PolicyEvent{
 		Time: time.Now(), Result: result, Hash: policyStatus(d.snap.Load()).Hash, N: int(d.live.Load()), Who: who, Detail: detail,
 	})
@@ -45,6 +46,7 @@ func (d *Daemon) announce(result, who, detail string) {
 
 // announceTransition tells a change of state; uplink "" is the host's.
 func (d *Daemon) announceTransition(uplink string, t state.Transition) {
+	d.alertTransition(uplink, t)
 	tellFeed(d.feeds.Transitions, api.Transition{Time: time.Now(), Uplink: uplink, From: t.From.String(), To: t.To.String(), Why: t.Why})
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -39,8 +40,8 @@ type loop struct {
 	saves                           chan save
 	unsaved                         save
 	saveDue                         time.Time
-	decided                         uint64
-	gen                             int // generation of probes
+	decided, seen                   uint64 // decisions; events
+	gen                             int    // generation of probes
 	stopProb                        context.CancelFunc
 	probing                         chan struct{} // closed when the probes of this generation have ended
 	trial                           *trial        // counts what probes get on behalf of a change; nil for none
@@ -135,9 +136,9 @@ func (l *loop) run(ctx context.Context) error {
 		case <-ready:
 			l.core.work(eventBatch, l.d.parts.Now(), time.Now())
 		case e := <-l.d.answers:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 		case e := <-l.d.events:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 			l.moreEvents()
 		case r := <-l.d.rounds:
 			l.round(r)
@@ -183,6 +184,18 @@ func (l *loop) step(e state.Event, at time.Time) {
 	l.dispatch()
 }
 
+// timeEvery is how many events one is measured of.
+const timeEvery = 64
+
+// event has the core take an event.
+func (l *loop) event(e *inspector.Event) {
+	at := time.Now()
+	l.core.event(e, l.d.parts.Now(), at)
+	if l.seen++; l.seen%timeEvery == 0 {
+		l.d.metrics.Evaluated(time.Since(at))
+	}
+}
+
 // moreEvents takes the events that wait already, answers first: a name that was
 // just resolved is about to be used.
 func (l *loop) moreEvents() {
@@ -192,13 +205,13 @@ func (l *loop) moreEvents() {
 		}
 		select {
 		case e := <-l.d.answers:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 			continue
 		default:
 		}
 		select {
 		case e := <-l.d.events:
-			l.core.event(&e, l.d.parts.Now(), time.Now())
+			l.event(&e)
 		default:
 			return
 		}

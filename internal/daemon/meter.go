@@ -95,6 +95,7 @@ func (m *meter) rate(name, uplink string, old map[string]uint64, count uint64, s
 func (d *Daemon) measure(ctx context.Context) error {
 	t := time.NewTicker(fineStep)
 	defer t.Stop()
+	var dropped uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -102,9 +103,41 @@ func (d *Daemon) measure(ctx context.Context) error {
 		case now := <-t.C:
 			if s := d.snap.Load(); s != nil {
 				d.read(s, now)
+				d.watchSelf(s, dropped)
+				if err := d.countFlows(ctx); err != nil {
+					return nil // the daemon stops
+				}
+				dropped = d.metrics.DecisionDrops()
 			}
 		}
 	}
+}
+
+// countFlows counts the followed connections by uplink, in portions.
+func (d *Daemon) countFlows(ctx context.Context) error {
+	counts := map[string]int{}
+	for place := 0; place >= 0; {
+		err := d.call(ctx, func(l *loop) error {
+			c := l.core
+			end := min(place+portion, len(c.roster))
+			for _, t := range c.roster[min(place, end):end] {
+				uplink, _ := whereTo(c.live.policy, &t.decision, t.route)
+				counts[uplink]++
+			}
+			if place = end; end == len(c.roster) {
+				place = -1
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, u := range d.snap.Load().live.policy.Uplinks {
+		counts[u.Name] += 0
+	}
+	d.metrics.Active(counts)
+	return nil
 }
 
 // read takes one reading.

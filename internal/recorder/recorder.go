@@ -242,16 +242,30 @@ func (s *segment) Close() error { return errors.Join(s.gz.Close(), s.f.Close()) 
 // Mask replaces each label of a name, but for the last, by a keyed hash: equal
 // labels stay equal, so that what belongs together still does. The key is made
 // anew each time, and kept nowhere.
-func Mask() func(name string) string {
+func Mask() func(name string) string { return NewMasker().Name }
+
+// Masker replaces texts by keyed hashes: equal ones stay equal. Its key is kept nowhere.
+type Masker struct{ key []byte }
+
+// NewMasker returns a Masker with a key of its own.
+func NewMasker() Masker {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
-	return func(name string) string {
-		labels := strings.Split(name, ".")
-		for i := range labels[:len(labels)-1] {
-			h := hmac.New(sha256.New, key)
-			h.Write([]byte(labels[i]))
-			labels[i] = "x" + strings.ToLower(base32.HexEncoding.EncodeToString(h.Sum(nil)[:5]))
-		}
-		return strings.Join(labels, ".")
+	return Masker{key}
+}
+
+// Text replaces the whole text.
+func (m Masker) Text(s string) string {
+	h := hmac.New(sha256.New, m.key)
+	io.WriteString(h, s)
+	return "x" + strings.ToLower(base32.HexEncoding.EncodeToString(h.Sum(nil)[:5]))
+}
+
+// Name replaces each label of a name but for the last.
+func (m Masker) Name(name string) string {
+	labels := strings.Split(name, ".")
+	for i := range labels[:len(labels)-1] {
+		labels[i] = m.Text(labels[i])
 	}
+	return strings.Join(labels, ".")
 }

@@ -28,6 +28,7 @@ type DecisionLog struct {
 	waiting atomic.Int64 // records that were taken and are not written down yet
 	segs    *Segments
 	keep    keeper
+	mask    *mask // nil: nothing is replaced
 }
 
 // DecisionOptions are the settings of a DecisionLog.
@@ -42,15 +43,16 @@ type DecisionOptions struct {
 	// Sample keeps one of so many decisions of each rule on the disk; 0 and 1 keep all. What
 	// blocks or asks for failover is always kept.
 	Sample int
-	// Mask changes a record before it is written anywhere; nil: nothing is changed.
-	Mask func(*Record)
+	// Mask names what is replaced by hashes on the disk and in the log; see NewMask. The
+	// ring, which never leaves this host's memory but to who may ask, has everything.
+	Mask []string
 }
 
 // NewDecisionLog returns a log that has to be run.
 func NewDecisionLog(o DecisionOptions) *DecisionLog {
 	return &DecisionLog{
 		ring: o.Ring, log: o.Log, dropped: o.Dropped, queue: make(chan Record, Queue), segs: o.Segments,
-		keep: keeper{every: max(o.Sample, 1), mask: o.Mask, seen: map[string]int{}},
+		keep: keeper{every: max(o.Sample, 1), seen: map[string]int{}}, mask: newMask(o.Mask),
 	}
 }
 
@@ -67,6 +69,14 @@ func (l *DecisionLog) Add(r Record) {
 
 // Idle reports whether everything that was taken is written down.
 func (l *DecisionLog) Idle() bool { return l.waiting.Load() == 0 }
+
+// Bytes is what the segments take on the disk.
+func (l *DecisionLog) Bytes() int64 {
+	if l.segs == nil {
+		return 0
+	}
+	return l.segs.Bytes()
+}
 
 // Run writes records down until ctx ends, and then those that wait.
 func (l *DecisionLog) Run(ctx context.Context) {
@@ -104,26 +114,31 @@ func (l *DecisionLog) write(r *Record) {
 	if r.Near != nil {
 		r.Context.Near = r.Near()
 	}
-	if l.keep.mask != nil {
-		l.keep.mask(r)
-	}
-	line, err := json.Marshal(r)
+	line, err := r.MarshalJSON()
 	if err != nil {
 		l.log.Error("decision record not written", "error", err)
 		return
 	}
 	l.ring.Append(line)
+	kept := l.segs != nil && l.keep.wants(r)
+	if !kept && !r.Log {
+		return
+	}
+	if every := l.keep.every; kept && every > 1 && !r.Always {
+		r.Context.Sampled = every
+	}
+	if l.mask != nil || r.Context.Sampled > 0 {
+		l.mask.apply(r)
+		if line, err = r.MarshalJSON(); err != nil {
+			l.log.Error("decision record not written", "error", err)
+			return
+		}
+	}
 	if r.Log {
 		l.log.Info("decision", "record", json.RawMessage(line))
 	}
-	if l.segs == nil || !l.keep.wants(r) {
+	if !kept {
 		return
-	}
-	if every := l.keep.every; every > 1 && !r.Always {
-		r.Context.Sampled = every
-		if line, err = json.Marshal(r); err != nil {
-			return
-		}
 	}
 	if err := l.segs.Append(line, r.Context.Time); err != nil {
 		l.dropped(DropDisk, 1)
@@ -141,7 +156,6 @@ func (l *DecisionLog) note(err error) {
 // keeper chooses which records go to the disk.
 type keeper struct {
 	every int
-	mask  func(*Record)
 	seen  map[string]int // decisions of a rule so far, by its name
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,17 +20,39 @@ const maxRuleLabels = 1000
 // with the prefix netpolicy_. Addresses, names of hosts, users and connections
 // are never labels. It is safe for concurrent use.
 type Metrics struct {
-	set    *metrics.Set
-	events atomic.Pointer[map[string]*metrics.Counter] // by source
+	set      *metrics.Set
+	reloaded atomic.Int64                                // when the last reload succeeded, in Unix time
+	events   atomic.Pointer[map[string]*metrics.Counter] // by source
 
-	mu    sync.Mutex
-	rules map[string]bool
+	applied       map[string]*histogram // by op
+	turned, evals *histogram
+
+	mu        sync.Mutex
+	rules     map[string]*metrics.Counter // by name; beyond maxRuleLabels there are no more
+	decisions map[[3]string]*metrics.Counter
+	active    map[string]int // connections by uplink
 }
 
 // NewMetrics returns an empty set. live writes the gauges that follow from the
 // daemon's present state at every scrape; nil means none.
 func NewMetrics(version string, live func(io.Writer)) *Metrics {
-	m := &Metrics{set: metrics.NewSet(), rules: map[string]bool{}}
+	m := &Metrics{
+		set: metrics.NewSet(), rules: map[string]*metrics.Counter{}, decisions: map[[3]string]*metrics.Counter{},
+		applied: map[string]*histogram{}, turned: newHistogram(applyBounds), evals: newHistogram(evalBounds),
+	}
+	m.set.GetOrCreateGauge("netpolicy_config_last_reload_success_timestamp_seconds", func() float64 { return float64(m.reloaded.Load()) })
+	m.reloaded.Store(time.Now().Unix()) // the first policy is loaded, or nothing runs
+	// What may happen counts from nothing: a rate of what is not there yet is none.
+	for _, series := range []string{
+		`config_reload_total{result="applied"}`, `config_reload_total{result="unchanged"}`, `config_reload_total{result="rejected"}`,
+		`executor_errors_total{op="plan"}`, `executor_errors_total{op="update"}`, `drift_total`,
+		`decision_log_dropped_total{reason="` + DropQueue + `"}`, `decision_log_dropped_total{reason="` + DropDisk + `"}`,
+	} {
+		m.set.GetOrCreateCounter("netpolicy_" + series)
+	}
+	for _, op := range applyOps {
+		m.applied[op] = newHistogram(applyBounds)
+	}
 	m.set.GetOrCreateGauge(fmt.Sprintf("netpolicy_build_info{version=%q}", version), func() float64 { return 1 })
 	if live != nil {
 		m.set.RegisterMetricsWriter(live)
@@ -38,29 +61,56 @@ func NewMetrics(version string, live func(io.Writer)) *Metrics {
 }
 
 // WritePrometheus writes all metrics to w.
-func (m *Metrics) WritePrometheus(w io.Writer) { m.set.WritePrometheus(w) }
+func (m *Metrics) WritePrometheus(w io.Writer) {
+	m.set.WritePrometheus(w)
+	for _, op := range applyOps {
+		m.applied[op].write(w, "netpolicy_executor_apply_seconds", fmt.Sprintf("op=%q,", op))
+	}
+	m.turned.write(w, "netpolicy_update_seconds", "")
+	m.evals.write(w, "netpolicy_eval_duration_seconds", "")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, uplink := range slices.Sorted(maps.Keys(m.active)) {
+		fmt.Fprintf(w, "netpolicy_connections_active{uplink=%q} %d\n", uplink, m.active[uplink])
+	}
+}
+
+// applyOps are the kinds of writes to the kernel.
+var applyOps = []string{"plan", "update", "guard"}
 
 // Decision counts one decision: rule "" is the default or none.
 func (m *Metrics) Decision(rule, action, route, event string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decisions_total{action=%q,route=%q,event=%q}", action, route, event)).Inc()
 	if rule == "" {
 		rule = "_default"
 	}
-	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_rule_hits_total{rule=%q}", m.ruleLabel(rule))).Inc()
-}
-
-func (m *Metrics) ruleLabel(rule string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.rules[rule] {
-		return rule
+	key := [3]string{action, route, event}
+	c := m.decisions[key]
+	if c == nil {
+		c = m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decisions_total{action=%q,route=%q,event=%q}", action, route, event))
+		m.decisions[key] = c
 	}
-	if len(m.rules) >= maxRuleLabels {
-		return "_other"
-	}
-	m.rules[rule] = true
-	return rule
+	c.Inc()
+	m.ruleHits(rule).Inc()
 }
+
+func (m *Metrics) ruleHits(rule string) *metrics.Counter {
+	c := m.rules[rule]
+	if c == nil && len(m.rules) >= maxRuleLabels {
+		rule = otherRules
+	}
+	if c == nil {
+		c = m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_rule_hits_total{rule=%q}", rule))
+		if rule != otherRules {
+			m.rules[rule] = c
+		}
+	}
+	return c
+}
+
+// otherRules is the label of the rules beyond maxRuleLabels.
+const otherRules = "_other"
 
 // Transition counts one change of state of an uplink.
 func (m *Metrics) Transition(uplink, from, to string) {
@@ -70,11 +120,16 @@ func (m *Metrics) Transition(uplink, from, to string) {
 // Reload counts one reload; result is "applied", "unchanged" or "rejected".
 func (m *Metrics) Reload(result string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_config_reload_total{result=%q}", result)).Inc()
+	if result != "rejected" {
+		m.reloaded.Store(time.Now().Unix())
+	}
 }
 
 // Apply records how long one write to the kernel took; op is "plan", "update" or "guard".
 func (m *Metrics) Apply(op string, took time.Duration, err error) {
-	m.set.GetOrCreateHistogram(fmt.Sprintf("netpolicy_executor_apply_seconds{op=%q}", op)).Update(took.Seconds())
+	if h := m.applied[op]; h != nil {
+		h.add(took.Seconds())
+	}
 	if err != nil {
 		m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_executor_errors_total{op=%q}", op)).Inc()
 	}
@@ -83,7 +138,17 @@ func (m *Metrics) Apply(op string, took time.Duration, err error) {
 // Turned records how long it took from the sample that changed a state, a
 // condition or a choice of a group until the kernel decided new flows by it.
 func (m *Metrics) Turned(took time.Duration) {
-	m.set.GetOrCreateHistogram("netpolicy_update_seconds").Update(took.Seconds())
+	m.turned.add(took.Seconds())
+}
+
+// Evaluated records how long the daemon took over one event: what it learned, and the decision.
+func (m *Metrics) Evaluated(took time.Duration) { m.evals.add(took.Seconds()) }
+
+// Active notes how many connections are followed by uplink; "" leaves by none.
+func (m *Metrics) Active(byUplink map[string]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.active = byUplink
 }
 
 // Drift counts one change that others made to what is enforced.
@@ -126,6 +191,11 @@ func (m *Metrics) DecisionDrops() (n uint64) {
 		n += m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decision_log_dropped_total{reason=%q}", reason)).Get()
 	}
 	return n
+}
+
+// Alert counts what became of an alert: sent, failed, dropped.
+func (m *Metrics) Alert(what, receiver string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_alerts_total{result=%q,receiver=%q}", what, receiver)).Inc()
 }
 
 // Drops returns how many messages the named queue has lost.

@@ -96,8 +96,8 @@ func (r Record) MarshalJSON() ([]byte, error) {
 type Ring struct {
 	mu    sync.Mutex
 	lines [][]byte
-	next  uint64 // sequence number of the next record
-	wake  chan struct{}
+	next  uint64        // sequence number of the next record
+	wake  chan struct{} // nil while nobody waits
 }
 
 // NewRing returns an empty ring of size records; 0 means RingSize.
@@ -105,7 +105,7 @@ func NewRing(size int) *Ring {
 	if size <= 0 {
 		size = RingSize
 	}
-	return &Ring{lines: make([][]byte, size), wake: make(chan struct{})}
+	return &Ring{lines: make([][]byte, size)}
 }
 
 // Append adds a line, which the ring then owns.
@@ -114,8 +114,10 @@ func (r *Ring) Append(line []byte) {
 	defer r.mu.Unlock()
 	r.lines[r.next%uint64(len(r.lines))] = line
 	r.next++
-	close(r.wake)
-	r.wake = make(chan struct{})
+	if r.wake != nil {
+		close(r.wake)
+		r.wake = nil
+	}
 }
 
 // Batch is what one Read found.
@@ -131,7 +133,7 @@ type Batch struct {
 func (r *Ring) Read(from uint64, limit int) Batch {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := Batch{Next: from, More: r.wake}
+	b := Batch{Next: from}
 	if oldest := r.oldest(); from < oldest {
 		b.Missed, b.Next = oldest-from, oldest
 	}
@@ -141,7 +143,12 @@ func (r *Ring) Read(from uint64, limit int) Batch {
 	}
 	if b.Next < r.next {
 		b.More = closed
+		return b
 	}
+	if r.wake == nil {
+		r.wake = make(chan struct{})
+	}
+	b.More = r.wake
 	return b
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,7 +41,11 @@ type Segments struct {
 	began time.Time
 	again time.Time // after an error: when to try again
 	last  string
+	bytes atomic.Int64 // of all segments, when they were looked at last
 }
+
+// Bytes is how much all segments took when they were looked at last. It may be called at any time.
+func (s *Segments) Bytes() int64 { return s.bytes.Load() }
 
 // OpenSegments prepares the folder, which is made with mode 0700 where there is none. most bounds
 // the bytes of all segments; 0 means DefaultSegments.
@@ -169,5 +174,6 @@ func (s *Segments) sweep() error {
 		}
 		total -= one.size
 	}
+	s.bytes.Store(total)
 	return nil
 }

@@ -68,7 +68,7 @@ var homes = []struct {
 	{[]string{"down", "up", "burst"}, "a throttle"},
 	{[]string{"limit", "reset"}, "a quota"},
 	{healthBlock, "health or an uplink"},
-	{[]string{"mark_mask", "ct_mask", "table_base", "rule_priority", "on_crash", "backend", "masquerade", "state_dir", "enforce", "hello", "relay", "tproxy", "tproxy_port", "dns_listen", "dns_upstreams", "dns_blocked", "dns_stale", "dns_strip_ech"}, "daemon"},
+	{[]string{"mark_mask", "ct_mask", "table_base", "rule_priority", "on_crash", "backend", "masquerade", "state_dir", "enforce", "hello", "relay", "tproxy", "tproxy_port", "dns_listen", "dns_upstreams", "dns_blocked", "dns_stale", "dns_strip_ech", "api_listen", "api_tls", "api_hosts", "insecure_lan", "decision_log", "decision_log_sample", "decision_mask", "alerts"}, "daemon"},
 }
 
 // homeOf returns the block that a word belongs to, or "".

@@ -368,6 +368,12 @@ func (g *gen) daemon() {
 		func() { g.word("relay " + g.pick("127.0.0.1:1080", `"[::1]:1080", 127.0.0.1:1080`)) },
 		func() { g.word("tproxy " + g.pick("tcp/443", "tcp/80, udp/443", "tcp/8000-8100")) },
 		g.say("dns_blocked", g.pick("nxdomain", "zero")), g.say("dns_listen", g.pick("10.0.0.1:53", "10.0.0.1:53, [2001:db8::1]:53")),
+		func() { g.word("decision_mask " + g.pick("name", "name, src")) },
+		func() {
+			g.word("alerts " + g.pick(`"https://a.example/x"`, `"https://a.example/x", "ntfy+http://b.example:80/t"`))
+		},
+		g.say("api_listen", g.pick("127.0.0.1:8443", `"[::1]:8443"`)), g.say("decision_log", g.pick("true", "false")),
+		func() { g.word(`api_tls "/a.pem", "/b.pem"`) },
 		g.say("dns_upstreams", g.pick(`"main udp://192.0.2.53"`, `"corp tls://dns.example at 192.0.2.53, 192.0.2.54 for .corp.example", "main tcp://192.0.2.53"`)),
 	}))
 }

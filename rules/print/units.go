@@ -373,5 +373,9 @@ func (c *comments) exprKids(n *rules.ExprNode) []unit {
 
 // isList reports whether a key of daemon takes a list.
 func isList(key string) bool {
-	return key == "masquerade" || key == "relay" || key == "tproxy" || key == "dns_listen"
+	switch key {
+	case "masquerade", "relay", "tproxy", "dns_listen", "api_tls", "api_hosts", "decision_mask", "alerts":
+		return true
+	}
+	return false
 }

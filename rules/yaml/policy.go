@@ -160,7 +160,8 @@ func (l *loader) items(n *yaml.Node, what string) []rules.Item {
 // inWords are the keys whose values consist of words, as in NPL.
 var inWords = map[string]bool{
 	"via": true, "gateway": true, "probe": true, "targets": true, "threshold": true, "rtt": true, "loss": true, "errors": true,
-	"masquerade": true, "relay": true, "tproxy": true, "dns_listen": true, "weekday": true, "time": true, "date": true,
+	"masquerade": true, "relay": true, "tproxy": true, "dns_listen": true,
+	"api_tls": true, "api_hosts": true, "decision_mask": true, "alerts": true, "weekday": true, "time": true, "date": true,
 }
 
 // item reads one key: a value, a list of values, or a block.

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The acceptance lines of the API, the telemetry and the web interface, one by one, from a
+# clean checkout of HEAD. Prints `ok N ...` or `FAIL N ...` with the figure seen, and
+# fails if any failed.
+# shellcheck source=accept/lib.sh
+. "$(dirname "$0")/lib.sh"
+make setup >"$out" 2>&1 || { report 1 0 "make setup"; exit 1; }
+# Some 50 MB that only one test needs: `make setup` leaves it out.
+if ! command -v prometheus >/dev/null 2>&1; then
+  apt-get install -y -qq --no-install-recommends prometheus >"$out" 2>&1 || { report 1 0 "install prometheus"; exit 1; }
+fi
+
+# 3. Security of the API.
+: >"$out"
+gotest ./internal/api '^Test(DeniedByDefault|Roles|OtherSites|Rebinding|BruteForce|Limits|HostileTexts|Pages|PublicBind|TLS|TokenFiles|BrowsersOnTheSocket)$'; s=$?
+gotest ./cmd/netpolicyd '^TestHandedListener$' || s=1
+report $s 3 "CSRF, DNS rebinding, no token, read-only token, content type, body size, path traversal, hostile names, frames, guesses, public bind: $(grep -c -- '--- PASS' "$out") tests"
+
+# 4. Fifty thousand decisions a second.
+: >"$out"
+gotest ./internal/telemetry '^Test(NobodyWaits|Sampling|SegmentsRotateAndGo|BrokenDisk|Mask)$'; s=$?
+gotest ./internal/daemon '^TestLoad$' || s=1
+load=$(figure '[0-9]+ connections in 4 s: .*')
+go test -run '^$' -bench '^BenchmarkDecide$' -count 5 ./internal/daemon >>"$out" 2>&1 || s=1
+# median NAME is the middle of the medians of its runs.
+median() { grep -E "^BenchmarkDecide/$1" "$out" | grep -oE '[0-9.]+ p50-ns' | cut -d' ' -f1 | sort -n | sed -n 3p; }
+alone=$(median alone) with=$(median with)
+# A tenth is what such a benchmark moves by itself.
+awk -v a="${alone:-0}" -v b="${with:-1e9}" 'BEGIN { exit !(a > 0 && b <= 1.1 * a) }' || { echo "Decide: ${alone:-none} ns alone, ${with:-none} ns under load" >>"$out"; s=1; }
+report $s 4 "$load; Decide: $alone ns alone, $with ns with 50,000 records a second beside it"
+
+# 5. Golden answers, and the contract.
+: >"$out"
+gotest ./internal/api '^TestContractHasEveryRoute$'; s=$?
+gotest ./internal/daemon '^Test(API|MetricNames|Prometheus)$' || s=1
+gotest ./cmd/netpolicy '^TestJSON$' || s=1
+gotest ./internal/lab '^TestKill$' -timeout 0 || s=1
+report $s 5 "$(grep -c 'operationId' internal/api/openapi.yaml) operations held against the contract; $(grep -c '^-- ' internal/daemon/testdata/api.txtar) golden answers, $(grep -c '^-- ' cmd/netpolicy/testdata/json.txtar) of commands; a real Prometheus read the metrics"
+
+exit $bad

@@ -1,0 +1,573 @@
+package api
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"netpolicy.dev/netpolicy/internal/apitest"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+)
+
+// site is a server over TCP on loopback.
+type site struct {
+	t        *testing.T
+	url      string
+	tokens   *Tokens
+	fake     *fake
+	client   *http.Client
+	contract *apitest.Contract
+}
+
+// hostile is a policy's, a server's or a program's text that wants to be a script.
+const hostile = `<script>alert(1)</script>"'>&\u2028`
+
+func zipped(text string) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	io.WriteString(z, text)
+	z.Close()
+	return b.Bytes()
+}
+
+var assets = fstest.MapFS{
+	"index.html":            {Data: []byte(`<meta name="csp-nonce" content="` + NonceMark + `">`)},
+	"assets/app-1a2b.js":    {Data: []byte("plain")},
+	"assets/app-1a2b.js.gz": {Data: zipped("plain")},
+	"assets/only-3c.css.gz": {Data: zipped("packed")},
+	"icon.svg":              {Data: []byte("<svg/>")},
+}
+
+func newSite(t *testing.T, o TCP, set func(*Server)) *site {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := OpenTokens(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fake{result: ReloadResult{Result: Applied, Diagnostics: []Diagnostic{}}}
+	s := &Server{Reader: f, Admin: f, Changes: f, Lister: f, Records: telemetry.NewRing(4), Metrics: func(w io.Writer) { io.WriteString(w, "up 1\n") }, Tokens: tokens}
+	if set != nil {
+		set(s)
+	}
+	o.Assets = assets
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.RunTCP(ctx, l, o) }()
+	contract := apitest.Load(t, contract)
+	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	k := &site{t, "http://" + l.Addr().String(), tokens, f, &http.Client{Transport: contract.Watch(t, transport)}, contract}
+	if o.CertFile != "" {
+		k.url = "https" + strings.TrimPrefix(k.url, "http")
+	}
+	k.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return k
+}
+
+// ask makes a request. set may change it.
+func (k *site) ask(method, path, body string, set func(*http.Request)) (*http.Response, string) {
+	k.t.Helper()
+	r, err := http.NewRequestWithContext(k.t.Context(), method, k.url+path, strings.NewReader(body))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	} else {
+		r.Body = nil
+	}
+	if set != nil {
+		set(r)
+	}
+	resp, err := k.client.Do(r)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+// bearer sets the token of a role.
+func (k *site) bearer(role Role) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+k.tokens.Get(role)) }
+}
+
+// login returns the cookie of a role.
+func (k *site) login(role Role) *http.Cookie {
+	k.t.Helper()
+	resp, body := k.ask("POST", "/api/v1/login", fmt.Sprintf(`{"token":%q}`, k.tokens.Get(role)), nil)
+	if resp.StatusCode != http.StatusOK || len(resp.Cookies()) != 1 {
+		k.t.Fatalf("login: %d %s", resp.StatusCode, body)
+	}
+	return resp.Cookies()[0]
+}
+
+// TestDeniedByDefault asks for every route of the contract, and for others, without a token.
+func TestDeniedByDefault(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	for _, o := range k.contract.Operations {
+		path := strings.NewReplacer("{id}", "7", "{ref}", "1", "{profile}", "heap").Replace(o.Path)
+		for who, set := range map[string]func(*http.Request){
+			"nobody":                nil,
+			"a cookie that is none": func(r *http.Request) { r.AddCookie(&http.Cookie{Name: cookieName, Value: "x"}) },
+		} {
+			resp, body := k.ask(o.Method, path, "", set)
+			want := http.StatusUnauthorized
+			if o.Role == "open" {
+				want = http.StatusNoContent // logout; login has no body here
+				if o.Path == "/api/v1/login" {
+					want = http.StatusBadRequest
+				}
+			}
+			if resp.StatusCode != want {
+				t.Errorf("%s: %s %s: %d %s, want %d", who, o.Method, path, resp.StatusCode, body, want)
+			}
+		}
+	}
+	for _, path := range []string{"/api", "/api/", "/api/v2/status", "/debug/vars", "/debug/pprof/"} {
+		if resp, body := k.ask("GET", path, "", nil); resp.StatusCode != http.StatusUnauthorized && resp.StatusCode/100 != 3 {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
+}
+
+// TestRoles: the token for reading alone changes nothing, and what is the unix socket's is nobody's here.
+func TestRoles(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	cookie := k.login(RoleRead)
+	if !cookie.HttpOnly || cookie.SameSite != http.SameSiteStrictMode || cookie.Path != "/" || cookie.Domain != "" {
+		t.Errorf("the cookie is %v", cookie)
+	}
+	ways := map[string]func(*http.Request){
+		"token": k.bearer(RoleRead), "cookie": func(r *http.Request) { r.AddCookie(cookie) },
+	}
+	for how, set := range ways {
+		if resp, body := k.ask("GET", "/api/v1/status", "", set); resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: status: %d %s", how, resp.StatusCode, body)
+		}
+		if _, body := k.ask("GET", "/api/v1/session", "", set); !strings.Contains(body, `"role":"read","by":"`+how+`"`) {
+			t.Errorf("%s: session: %s", how, body)
+		}
+		for _, o := range k.contract.Operations {
+			path := strings.NewReplacer("{id}", "7", "{ref}", "1", "{profile}", "heap").Replace(o.Path)
+			refused := func(set func(*http.Request), want int) {
+				if resp, body := k.ask(o.Method, path, "{}", set); resp.StatusCode != want {
+					t.Errorf("%s: %s %s: %d %s, want %d", how, o.Method, path, resp.StatusCode, body, want)
+				}
+			}
+			switch o.Role {
+			case "admin":
+				refused(set, http.StatusForbidden)
+			case "local":
+				refused(set, http.StatusNotFound)
+				refused(k.bearer(RoleAdmin), http.StatusNotFound)
+			}
+		}
+	}
+	if k.fake.forced != (ForceRequest{}) {
+		t.Error("something was changed")
+	}
+	if resp, body := k.ask("POST", "/api/v1/reload", "{}", k.bearer(RoleAdmin)); resp.StatusCode != http.StatusOK {
+		t.Errorf("the admin's token: %d %s", resp.StatusCode, body)
+	}
+	if resp, _ := k.ask("POST", "/api/v1/logout", "", ways["cookie"]); resp.StatusCode != http.StatusNoContent {
+		t.Errorf("logout: %d", resp.StatusCode)
+	}
+	if resp, _ := k.ask("GET", "/api/v1/status", "", ways["cookie"]); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("after the logout: %d", resp.StatusCode)
+	}
+	again := k.login(RoleAdmin)
+	if _, err := k.tokens.Renew(RoleAdmin); err != nil {
+		t.Fatal(err)
+	}
+	if resp, _ := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.AddCookie(again) }); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a session of a token that was renewed: %d", resp.StatusCode)
+	}
+}
+
+// TestOtherSites: what pages of other sites can have a browser do changes nothing.
+func TestOtherSites(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	cookie := k.login(RoleAdmin)
+	for name, set := range map[string]func(*http.Request){
+		"another origin":      func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") },
+		"no origin":           func(r *http.Request) { r.Header.Set("Origin", "null") },
+		"another port":        func(r *http.Request) { r.Header.Set("Origin", "http://127.0.0.1:1") },
+		"by fetch metadata":   func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
+		"of a sibling's site": func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-site") },
+	} {
+		for _, o := range [][2]string{{"POST", "/api/v1/reload"}, {"PUT", "/api/v1/state"}, {"DELETE", "/api/v1/connections/7"}, {"POST", "/api/v1/login"}, {"POST", "/api/v1/logout"}} {
+			resp, body := k.ask(o[0], o[1], "{}", func(r *http.Request) { r.AddCookie(cookie); set(r) })
+			if resp.StatusCode != http.StatusForbidden {
+				t.Errorf("%s: %s %s: %d %s", name, o[0], o[1], resp.StatusCode, body)
+			}
+		}
+		resp, _ := k.ask("OPTIONS", "/api/v1/status", "", func(r *http.Request) { set(r); r.Header.Set("Access-Control-Request-Method", "POST") })
+		for key := range resp.Header {
+			if strings.HasPrefix(key, "Access-Control-") {
+				t.Errorf("%s: %s is allowed", name, key)
+			}
+		}
+	}
+	// What a form can send without asking first is no JSON.
+	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/json; charset=utf-16", "text/json"} {
+		resp, body := k.ask("PUT", "/api/v1/state", `{"state":"FAILOVER","for":"1m","reason":"x"}`, func(r *http.Request) {
+			r.AddCookie(cookie)
+			r.Header.Set("Content-Type", kind)
+		})
+		if resp.StatusCode != http.StatusUnsupportedMediaType {
+			t.Errorf("%q: %d %s", kind, resp.StatusCode, body)
+		}
+	}
+	if k.fake.forced != (ForceRequest{}) {
+		t.Error("something was changed")
+	}
+	resp, body := k.ask("PUT", "/api/v1/state", `{"state":"FAILOVER","for":"1m","reason":"x"}`, func(r *http.Request) {
+		r.AddCookie(cookie)
+		r.Header.Set("Origin", k.url)
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+	})
+	if resp.StatusCode != http.StatusOK || k.fake.forced.Reason != "x" {
+		t.Errorf("our own page: %d %s", resp.StatusCode, body)
+	}
+}
+
+// TestRebinding: a name that others have lead here gets the same answer for everything, and none of ours.
+func TestRebinding(t *testing.T) {
+	k := newSite(t, TCP{Hosts: []string{"router.lan"}}, nil)
+	answers := map[string]bool{}
+	for _, host := range []string{"evil.example", "evil.example:80", "localhost.evil.example", "192.0.2.1", "", "127.0.0.1.evil.example", "[::2]:1"} {
+		for _, path := range []string{"/", "/api/v1/status", "/api/v1/login", "/assets/app-1a2b.js", "/nothing"} {
+			resp, body := k.ask("GET", path, "", func(r *http.Request) { r.Host = host; k.bearer(RoleAdmin)(r) })
+			if host == "" { // the client puts the address there
+				continue
+			}
+			resp.Header.Del("Date")
+			answers[fmt.Sprint(resp.StatusCode, resp.Header, body)] = true
+		}
+	}
+	if len(answers) != 1 {
+		t.Errorf("%d different answers: %v", len(answers), answers)
+	}
+	for answer := range answers {
+		if !strings.HasPrefix(answer, "404 ") || strings.Contains(answer, "Policy") || strings.Contains(answer, "Server") {
+			t.Errorf("the answer tells who is here: %s", answer)
+		}
+	}
+	for _, host := range []string{"localhost", "LOCALHOST:8443", "127.0.0.1", "[::1]:9", "router.lan", "Router.LAN:8443"} {
+		if resp, body := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.Host = host; k.bearer(RoleRead)(r) }); resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %d %s", host, resp.StatusCode, body)
+		}
+	}
+}
+
+// TestBruteForce: wrong tokens are few, by whatever way, and a right one still opens.
+func TestBruteForce(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	codes := map[int]int{}
+	for i := range 2 * maxTries {
+		var resp *http.Response
+		if i%2 == 0 {
+			resp, _ = k.ask("POST", "/api/v1/login", `{"token":"wrong"}`, nil)
+		} else {
+			resp, _ = k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.Header.Set("Authorization", "Bearer wrong") })
+		}
+		codes[resp.StatusCode]++
+		if resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") == "" {
+			t.Error("nobody says when to try again")
+		}
+	}
+	if codes[http.StatusUnauthorized] != maxTries || codes[http.StatusTooManyRequests] != maxTries {
+		t.Errorf("answers: %v", codes)
+	}
+	k.login(RoleAdmin)
+	for i := range 3 * maxSessions {
+		k.tokens.begin(RoleRead)
+		if n := len(k.tokens.sessions); n > maxSessions {
+			t.Fatalf("%d sessions after %d", n, i)
+		}
+	}
+}
+
+// TestLimits: bodies, paths and methods that are not meant.
+func TestLimits(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	admin := k.bearer(RoleAdmin)
+	large := `{"reason":"` + strings.Repeat("x", maxBody) + `"}`
+	if resp, body := k.ask("PUT", "/api/v1/state", large, admin); resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("a large body: %d %.100s", resp.StatusCode, body)
+	}
+	for _, body := range []string{`{"reason":1}`, `{"unknown":1}`, `{} {}`, `[`, `nul`, `{"reason":"` + "\xff"} {
+		if resp, _ := k.ask("PUT", "/api/v1/state", body, admin); resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%q: %d", body, resp.StatusCode)
+		}
+	}
+	for _, path := range []string{
+		"/api/v1/config/versions/..%2f..%2fetc%2fpasswd", "/..%2f..%2fetc/passwd", "/assets/..%2f..%2fetc/passwd", "/assets/%2e%2e/%2e%2e/etc/passwd",
+		"/api/v1/..;/debug/pprof/heap", "//etc/passwd", "/assets/app-1a2b.js/../../../etc/passwd", "/%00", "/.git/config", "/assets/", "/assets/none.js",
+	} {
+		resp, body := k.ask("GET", path, "", admin)
+		if strings.Contains(body, "root:") || resp.StatusCode >= 500 {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+		if place := resp.Header.Get("Location"); strings.HasPrefix(place, "//") || strings.Contains(place, "..") {
+			t.Errorf("%s: leads to %s", path, place)
+		}
+	}
+	for _, method := range []string{"TRACE", "PATCH", "POST"} {
+		if resp, _ := k.ask(method, "/api/v1/status", "", admin); resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("%s: %d", method, resp.StatusCode)
+		}
+	}
+	if resp, _ := k.ask("POST", "/index.html", "", admin); resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST of a page: %d", resp.StatusCode)
+	}
+	resp, _ := k.ask("GET", "/api/v1/status", "", func(r *http.Request) {
+		admin(r)
+		r.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+		r.Header.Set("Upgrade", "h2c")
+		r.Header.Set("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA")
+	})
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		t.Error("the server speaks HTTP/2 in the clear")
+	}
+}
+
+// TestHostileTexts: what others have written comes back as JSON, and browsers are told to take it for nothing else.
+func TestHostileTexts(t *testing.T) {
+	k := newSite(t, TCP{}, func(s *Server) {
+		line, err := json.Marshal(map[string]string{"name": hostile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Records.Append(line)
+	})
+	k.fake.changed = fmt.Errorf("%s: %w", hostile, ErrConflict)
+	for _, o := range [][3]string{
+		{"GET", "/api/v1/decisions?last=1", ""},
+		{"GET", "/api/v1/events?topics=" + "%3Cscript%3Ealert(1)", ""},
+		{"GET", "/api/v1/connections?sort=%3Cscript%3E", ""},
+		{"POST", "/api/v1/config/confirm", "{}"},
+		{"GET", "/api/v1/%3Cscript%3E", ""},
+		{"PUT", "/api/v1/state", `{"<script>":1}`},
+	} {
+		resp, body := k.ask(o[0], o[1], o[2], k.bearer(RoleAdmin))
+		if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "application/") || !strings.HasSuffix(kind, "json") {
+			t.Errorf("%s: the answer is %q", o[1], kind)
+		}
+		if strings.Contains(body, "<script") {
+			t.Errorf("%s: not escaped: %s", o[1], body)
+		}
+	}
+	for _, path := range []string{"/", "/api/v1/status", "/assets/app-1a2b.js", "/api/v1/login", "/nothing.txt"} {
+		resp, _ := k.ask("GET", path, "", nil)
+		h := resp.Header
+		csp := h.Get("Content-Security-Policy")
+		for _, want := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"} {
+			if !strings.Contains(csp, want) {
+				t.Errorf("%s: no %s in %q", path, want, csp)
+			}
+		}
+		if strings.Contains(csp, "unsafe") || strings.Contains(csp, "*") {
+			t.Errorf("%s: %q", path, csp)
+		}
+		for key, want := range map[string]string{
+			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Server": "",
+		} {
+			if h.Get(key) != want {
+				t.Errorf("%s: %s is %q", path, key, h.Get(key))
+			}
+		}
+	}
+}
+
+// TestPages: the web interface's files need no token, are kept by browsers where they may, and come compressed.
+func TestPages(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	nonces := map[string]bool{}
+	for _, path := range []string{"/", "/index.html", "/rules", "/connections/7"} {
+		resp, body := k.ask("GET", path, "", nil)
+		_, nonce, _ := strings.Cut(body, `content="`)
+		nonce, _, _ = strings.Cut(nonce, `"`)
+		if resp.StatusCode != http.StatusOK || nonce == "" || nonce == NonceMark ||
+			!strings.Contains(resp.Header.Get("Content-Security-Policy"), "style-src 'self' 'nonce-"+nonce+"'") || resp.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %d %s %v", path, resp.StatusCode, body, resp.Header)
+		}
+		nonces[nonce] = true
+	}
+	if len(nonces) != 4 {
+		t.Errorf("nonces are used twice: %v", nonces)
+	}
+	for _, c := range []struct{ path, accept, encoding, body, kind string }{
+		{"/assets/app-1a2b.js", "", "", "plain", "text/javascript; charset=utf-8"},
+		{"/assets/app-1a2b.js", "br, gzip", "gzip", "plain", "text/javascript; charset=utf-8"},
+		{"/assets/app-1a2b.js", "gzip;q=0", "", "plain", "text/javascript; charset=utf-8"},
+		{"/assets/only-3c.css", "", "", "packed", "text/css; charset=utf-8"},
+		{"/assets/only-3c.css", "gzip", "gzip", "packed", "text/css; charset=utf-8"},
+		{"/icon.svg", "gzip", "", "<svg/>", "image/svg+xml"},
+	} {
+		resp, body := k.ask("GET", c.path, "", func(r *http.Request) { r.Header.Set("Accept-Encoding", c.accept) })
+		if c.encoding == "gzip" {
+			z, err := gzip.NewReader(strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(z)
+			body = string(b)
+		}
+		if resp.StatusCode != http.StatusOK || body != c.body || resp.Header.Get("Content-Encoding") != c.encoding || resp.Header.Get("Content-Type") != c.kind {
+			t.Errorf("%s, %q: %d %q %v", c.path, c.accept, resp.StatusCode, body, resp.Header)
+		}
+		if forever := strings.Contains(resp.Header.Get("Cache-Control"), "immutable"); forever != strings.HasPrefix(c.path, "/assets/") {
+			t.Errorf("%s: %s", c.path, resp.Header.Get("Cache-Control"))
+		}
+		tag := resp.Header.Get("ETag")
+		if resp, _ := k.ask("GET", c.path, "", func(r *http.Request) { r.Header.Set("If-None-Match", "W/"+tag) }); resp.StatusCode != http.StatusNotModified {
+			t.Errorf("%s: %s again: %d", c.path, tag, resp.StatusCode)
+		}
+	}
+}
+
+// TestPublicBind: an address that others can reach is refused without TLS.
+func TestPublicBind(t *testing.T) {
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := new(Server).RunTCP(t.Context(), l, TCP{}); !errors.Is(err, ErrPublic) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Error("the listener is open still")
+	}
+	unix, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := new(Server).RunTCP(t.Context(), unix, TCP{}); err == nil {
+		t.Error("a unix socket was served as if it were TCP")
+	}
+	for _, o := range []TCP{{CertFile: "x"}, {InsecureLAN: true}} {
+		l, err := net.Listen("tcp", "0.0.0.0:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Check(l); err != nil {
+			t.Errorf("%+v: %v", o, err)
+		}
+		l.Close()
+	}
+}
+
+// certOf writes a certificate of a name and its key.
+func certOf(t *testing.T, cert, key, name string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "EC PRIVATE KEY", Bytes: raw}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	dir := t.TempDir()
+	o := TCP{CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem")}
+	certOf(t, o.CertFile, o.KeyFile, "router.lan")
+	k := newSite(t, o, nil)
+	cookie := k.login(RoleAdmin)
+	if !cookie.Secure || cookie.Name != "__Host-"+cookieName {
+		t.Errorf("the cookie is %v", cookie)
+	}
+	resp, body := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.AddCookie(cookie) })
+	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
+		t.Errorf("%d %s over %s", resp.StatusCode, body, resp.Proto)
+	}
+	c := &certificate{cert: o.CertFile, key: o.KeyFile}
+	first, err := c.get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certOf(t, o.CertFile, o.KeyFile, "renewed.lan")
+	if err := os.Chtimes(o.CertFile, time.Now(), time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	c.looked = time.Time{}
+	second, err := c.get(nil)
+	if err != nil || second == first {
+		t.Errorf("the renewed certificate is not used: %v", err)
+	}
+	if err := os.WriteFile(o.KeyFile, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(o.CertFile, time.Now(), time.Now().Add(2*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	c.looked = time.Time{}
+	if third, err := c.get(nil); err != nil || third != second {
+		t.Errorf("a certificate that is half written: %v", err)
+	}
+}
+
+// TestBrowsersOnTheSocket: a forwarded unix socket is no way around all this.
+func TestBrowsersOnTheSocket(t *testing.T) {
+	h := (&Server{Reader: &fake{}}).Handler()
+	for _, header := range []string{"Origin", "Sec-Fetch-Site"} {
+		r, err := http.NewRequest("GET", "/api/v1/status", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set(header, "same-origin")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden {
+			t.Errorf("%s: %d", header, w.Code)
+		}
+	}
+}

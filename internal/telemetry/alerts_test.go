@@ -1,0 +1,202 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// inboxOf is a Receiver that keeps what it gets, or is out of reach.
+type inboxOf struct {
+	mu   sync.Mutex
+	got  []string
+	fail error
+}
+
+func (r *inboxOf) String() string { return "test" }
+
+func (r *inboxOf) Send(_ context.Context, m *Alert) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail != nil {
+		return r.fail
+	}
+	r.got = append(r.got, m.Status+" "+m.Key+" "+m.Detail)
+	return nil
+}
+
+func (r *inboxOf) set(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = err
+}
+
+func (r *inboxOf) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	got := r.got
+	r.got = nil
+	return got
+}
+
+// withAlerts runs a test of alerts in virtual time.
+func withAlerts(t *testing.T, test func(a *Alerts, r *inboxOf, counts map[string]int)) {
+	synctest.Test(t, func(t *testing.T) {
+		r, counts := &inboxOf{}, map[string]int{}
+		var mu sync.Mutex
+		a := NewAlerts("gw", []Receiver{r}, slog.New(slog.DiscardHandler), func(what, receiver string) {
+			mu.Lock()
+			defer mu.Unlock()
+			counts[what+" "+receiver]++
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); a.Run(ctx) }()
+		synctest.Wait()
+		test(a, r, counts)
+		cancel()
+		<-done
+	})
+}
+
+func TestAlertsWaitAndResolve(t *testing.T) {
+	withAlerts(t, func(a *Alerts, r *inboxOf, _ map[string]int) {
+		after := func(d time.Duration) []string { time.Sleep(d); synctest.Wait(); return r.take() }
+		a.Tell(Firing, "uplink/wan1", "wan1 is down", "no answer")
+		if got := after(alertWait / 2); got != nil {
+			t.Errorf("told before it has lasted: %v", got)
+		}
+		a.Tell(Resolved, "uplink/wan1", "", "")
+		if got := after(time.Minute); got != nil {
+			t.Errorf("what was over at once is told: %v", got)
+		}
+		a.Tell(Resolved, "uplink/wan2", "", "")
+		a.Tell(Firing, "uplink/wan1", "wan1 is down", "no answer")
+		if diff := cmp.Diff([]string{"firing uplink/wan1 no answer"}, after(alertWait+time.Second)); diff != "" {
+			t.Error(diff)
+		}
+		a.Tell(Resolved, "uplink/wan1", "wan1 is well", "")
+		a.Tell(Firing, "uplink/wan1", "wan1 is down", "flaps")
+		if got := after(time.Minute); got != nil {
+			t.Errorf("a line that flaps is told again: %v", got)
+		}
+		a.Tell(Resolved, "uplink/wan1", "wan1 is well", "all below exit")
+		a.Tell(Event, "policy", "reverted", "nobody confirmed it")
+		if diff := cmp.Diff([]string{"event policy nobody confirmed it", "resolved uplink/wan1 all below exit"}, after(time.Minute)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestAlertsOffline(t *testing.T) {
+	withAlerts(t, func(a *Alerts, r *inboxOf, counts map[string]int) {
+		r.set(errors.New("no route to host"))
+		for i := range alertQueue + 7 {
+			a.Tell(Event, "e", "t", fmt.Sprint(i))
+			synctest.Wait()
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if counts["dropped test"] != 7 {
+			t.Errorf("%v: want 7 dropped", counts)
+		}
+		r.set(nil)
+		time.Sleep(lastRetry)
+		synctest.Wait()
+		got := r.take()
+		if len(got) != alertRate {
+			t.Errorf("%d messages at once, want %d", len(got), alertRate)
+		}
+		if got[0] != "event e 7" {
+			t.Errorf("the first is %q, want the oldest that was kept", got[0])
+		}
+		time.Sleep(6 * alertSpan)
+		synctest.Wait()
+		if got := r.take(); len(got) != alertQueue-alertRate {
+			t.Errorf("%d messages later, want the other %d", len(got), alertQueue-alertRate)
+		}
+		r.set(fmt.Errorf("gone: %w", ErrRefused))
+		a.Tell(Event, "e", "t", "x")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if counts["failed test"] != 1 || counts["sent test"] != alertQueue {
+			t.Errorf("%v", counts)
+		}
+	})
+}
+
+func TestReceivers(t *testing.T) {
+	secret := []byte("s3cret")
+	var asked *http.Request
+	var body []byte
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r
+		body, _ = io.ReadAll(r.Body)
+		w.WriteHeader(status)
+	}))
+	defer server.Close()
+	m := &Alert{Schema: "np.alert/1", Time: time.Unix(1, 0).UTC(), Node: "gw", Status: Firing, Key: "uplink/wan1", Title: "wan1\r\nX-Evil: 1", Detail: "no answer"}
+	hook := ReceiverOf(server.URL+"/secret", secret)
+	if err := hook.Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	at := asked.Header.Get("Netpolicy-Time")
+	if want := "sha256=" + Sign(secret, at, body); at == "" || asked.Header.Get("Netpolicy-Signature") != want {
+		t.Errorf("signature %q, want %q", asked.Header.Get("Netpolicy-Signature"), want)
+	}
+	var got Alert
+	if err := json.Unmarshal(body, &got); err != nil || got != *m {
+		t.Errorf("%v: %s", err, body)
+	}
+	if err := ReceiverOf("ntfy+"+server.URL+"/topic", nil).Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if asked.URL.Path != "/topic" || string(body) != "no answer" || asked.Header.Get("Title") != "gw: wan1??X-Evil: 1" || asked.Header.Get("X-Evil") != "" {
+		t.Errorf("%s: %q, %v", asked.URL, body, asked.Header)
+	}
+	for code, final := range map[int]bool{400: true, 404: true, 429: false, 500: false, 302: false} {
+		status = code
+		if err := hook.Send(t.Context(), m); err == nil || errors.Is(err, ErrRefused) != final {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+	server.Close()
+	if err := hook.Send(t.Context(), m); err == nil || errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("nobody there: %v", err)
+	}
+}
+
+func TestExecReceiver(t *testing.T) {
+	dir := t.TempDir()
+	run := func(script string) error {
+		path := filepath.Join(dir, "alert.sh")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return ExecReceiver(path).Send(t.Context(), &Alert{Key: "uplink/wan1"})
+	}
+	if err := run("cat > " + dir + "/got"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "got")); err != nil || !strings.Contains(string(b), `"key":"uplink/wan1"`) {
+		t.Errorf("%v: %s", err, b)
+	}
+	if err := run("echo broken >&2; exit 3"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("got %v", err)
+	}
+}
