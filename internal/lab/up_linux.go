@@ -51,6 +51,14 @@ here     lines of a script, such as: fault wan1 delay 200ms
          connect us01.zoom.us:443 tls`,
 		enter(l.client, "ping 203.0.113.1"), enter(l.gw, "nft list ruleset"), l.SocketPath(), l.SocketPath(), l.LogPath())
 
+	if l.web != nil {
+		url, err := l.WebURL(ctx)
+		if err != nil {
+			return err
+		}
+		out.result(bold, "web", "%s", url)
+	}
+
 	typed := make(chan string)
 	go func() {
 		// This goroutine may wait for a line for ever; the program ends without it.
