@@ -1,5 +1,5 @@
 import { useSignalEffect } from '@preact/signals'
-import type { ComponentType } from 'preact'
+import { Component, type ComponentChildren, type ComponentType } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { announce, dismiss, failed, spoken, toasts } from './lib/announce'
 import { post, resume, session, signedOut } from './lib/api'
@@ -66,7 +66,10 @@ function Shell() {
   const first = useRef(true)
   useEffect(() => {
     if (!shown) return
-    if (!first.current) main.current?.focus()
+    if (!first.current) {
+      main.current?.focus({ preventScroll: true })
+      scrollTo(0, 0)
+    }
     first.current = false
   }, [shown?.id])
   useSignalEffect(() => {
@@ -91,7 +94,11 @@ function Shell() {
         <Banners />
       </div>
       <main ref={main} tabIndex={-1} aria-labelledby="page">
-        {Current && <Current key={shown.id} />}
+        {Current && (
+          <Guard key={shown.id}>
+            <Current />
+          </Guard>
+        )}
       </main>
       <Toasts />
       <div class="sr" role="status" aria-live="polite">
@@ -100,6 +107,29 @@ function Shell() {
       {help && <Help onClose={() => setHelp(false)} />}
     </div>
   )
+}
+
+// Guard keeps a page that fails from taking the others with it.
+class Guard extends Component<{ children: ComponentChildren }, { error: string }> {
+  override state = { error: '' }
+  override componentDidCatch(err: unknown): void {
+    this.setState({ error: err instanceof Error ? err.message : String(err) })
+    console.error(err)
+  }
+  override render() {
+    if (!this.state.error) return this.props.children
+    return (
+      <>
+        <h1 id="page">{t('failed')}</h1>
+        <Note kind="error">{this.state.error}</Note>
+        <div class="bar">
+          <button type="button" onClick={() => this.setState({ error: '' })}>
+            {t('failed.again')}
+          </button>
+        </div>
+      </>
+    )
+  }
 }
 
 function Side({ open, here, onHelp, onClose }: { open: boolean; here: string; onHelp: () => void; onClose: () => void }) {

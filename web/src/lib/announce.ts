@@ -23,11 +23,11 @@ export interface Toast { id: number; kind: 'ok' | 'error' | 'warning'; text: str
 export const toasts = signal<Toast[]>([])
 let last = 0
 
-// toast shows a sentence for a while; errors stay until they are closed.
+// toast shows a sentence for a while, errors for longer.
 export function toast(kind: Toast['kind'], text: string): void {
   const id = ++last
   toasts.value = [...toasts.value.slice(-3), { id, kind, text }]
-  if (kind !== 'error') setTimeout(() => dismiss(id), 6000)
+  setTimeout(() => dismiss(id), kind === 'error' ? 15_000 : 6000)
 }
 
 export function dismiss(id: number): void {

@@ -66,7 +66,7 @@ export interface TestResult { ok: boolean; tried: number; failed: number; unprov
 export interface Config { name: string; syntax: Syntax; text: string; hash: string; n: number }
 export interface Stage {
   ok: boolean; text: string; etag?: string; base: string; base_gone?: boolean; hash?: string; rules?: number; tried?: number
-  added?: number; removed?: number; diff?: string; plan?: string; error?: string; findings: Finding[]; time?: string; who?: string
+  added?: number; removed?: number; diff?: string; plan?: string; error?: string; diagnostics: Diagnostic[]; time?: string; who?: string
 }
 export interface Version {
   n: number; hash: string; time: string; who: string; trigger: string; outcome?: string; note?: string; before: number; rules: number

@@ -164,7 +164,7 @@ function Staged({ stage, onSettled, onGone }: { stage: Stage; onSettled: (r: Cha
       {view === 'text' && (stage.diff ? <Diff text={stage.diff} label={t('change.text')} /> : <p class="empty">{t('change.same')}</p>)}
       {view === 'kernel' && (stage.plan ? <Diff text={stage.plan} label={t('change.kernel')} /> : <p class="empty">{t('change.same')}</p>)}
       {view === 'replay' && <ReplayView replay={replay.value} error={replay.error} />}
-      {stage.findings.length > 0 && <Findings findings={stage.findings} empty="" />}
+      {stage.diagnostics.length > 0 && <Findings findings={stage.diagnostics} empty="" />}
       <footer class="bar commit">
         <label class="check">
           <span class="muted">{t('change.confirm')}</span>

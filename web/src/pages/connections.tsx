@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { announce, failed, toast } from '../lib/announce'
 import { del, mayChange } from '../lib/api'
 import { Connections, type Row, select, type Sort } from '../lib/connections'
-import { bytes, duration, ms, rate } from '../lib/format'
+import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
 import { link, place } from '../lib/router'
 import { Icon } from '../ui/icon'
@@ -69,7 +69,7 @@ export default function ConnectionsPage() {
     <>
       <Title page="nav.connections">
         <span class="muted num" data-test="count">
-          {match ? t('connections.of', { matched: tn('connections', list.length), total: tn('connections', model.total) }) : tn('connections', model.total)}
+          {match ? t('connections.of', { matched: number(list.length), total: tn('connections', model.total) }) : tn('connections', model.total)}
         </span>
       </Title>
       <div class="bar">
@@ -248,7 +248,7 @@ function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: n
       <div role="gridcell" class="num">{r.rtt >= 0 ? ms(r.rtt) : <span class="muted">–</span>}</div>
       <div role="gridcell" class="num">{r.up + r.down > 0 ? bytes(r.up + r.down) : <span class="muted">–</span>}</div>
       <div role="gridcell" class="num">{r.upRate + r.downRate > 0 ? rate(r.upRate + r.downRate) : <span class="muted">–</span>}</div>
-      <div role="gridcell" class="num muted">{r.ended ? t('ended') : r.began ? duration((now - r.began) / 1000) : '–'}</div>
+      <div role="gridcell" class="num muted">{r.ended ? t('ended') : r.began ? duration(Math.max(0, now - r.began) / 1000) : '–'}</div>
     </div>
   )
 }

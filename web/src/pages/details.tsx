@@ -66,7 +66,7 @@ export function Details({ row: r, now, onClose, actions }: { row: Row; now: numb
           <dt>{t('fact.retransmits')}</dt>
           <dd>{r.retransmits}</dd>
           <dt>{t('col.age')}</dt>
-          <dd>{r.began ? duration((now - r.began) / 1000) : t('fact.before')}</dd>
+          <dd>{r.began ? duration(Math.max(0, now - r.began) / 1000) : t('fact.before')}</dd>
         </dl>
         {asked.error && <Note kind="error">{asked.error}</Note>}
         {asked.value && <Near near={asked.value.near} />}

@@ -7,7 +7,7 @@ import { on } from '../lib/events'
 import { number } from '../lib/format'
 import { language, t, tn } from '../lib/i18n'
 import { go } from '../lib/router'
-import type { Config, Finding, Lint, Rules, Stage, Syntax, TestResult } from '../lib/types'
+import type { Config, Diagnostic, Finding, Lint, Rules, Stage, Syntax, TestResult } from '../lib/types'
 import type { Editor } from '../ui/codemirror'
 import { Icon } from '../ui/icon'
 import { Mono, Note, SeverityMark, Tabs, Title, useAsk, useEvery } from '../ui/parts'
@@ -64,13 +64,16 @@ export default function PolicyPage() {
     },
     [],
   )
+  // The text as it is now, not as it was drawn: keys may have come since, and what
+  // the editor itself has told is no news to it.
   useEffect(() => {
-    if (!ready || !now) return
-    editor.current?.setSyntax(now.syntax)
-    editor.current?.setText(now.text)
-    if (now.select) {
-      editor.current?.select(now.select.from, now.select.to)
-      edited.value = { ...now, select: undefined }
+    const is = edited.value
+    if (!ready || !is) return
+    editor.current?.setSyntax(is.syntax)
+    editor.current?.setText(is.text)
+    if (is.select) {
+      editor.current?.select(is.select.from, is.select.to)
+      edited.value = { ...is, select: undefined }
     }
   }, [now, ready])
   // The daemon reads the text shortly after the last key; an answer to an older text is dropped.
@@ -193,22 +196,23 @@ export default function PolicyPage() {
   )
 }
 
-export function Findings({ findings, empty, onJump }: { findings: Finding[]; empty: string; onJump?: (f: Finding) => void }) {
+export function Findings<F extends Finding | Diagnostic>({ findings, empty, onJump }: { findings: F[]; empty: string; onJump?: (f: F) => void }) {
   if (findings.length === 0) return empty ? <p class="empty">{empty}</p> : null
   return (
     <ul class="findings" data-test="findings">
       {findings.map((f) => (
-        <li key={`${f.code}${f.from}${f.message}`}>
+        <li key={`${f.code} ${f.line} ${f.column} ${f.message}`}>
           <div class="bar">
             <SeverityMark severity={f.severity} />
             <Mono>{f.code}</Mono>
-            {onJump ? (
-              <button type="button" class="plain" onClick={() => onJump(f)}>
-                {t('place', { line: number(f.line), column: number(f.column) })}
-              </button>
-            ) : (
-              <span class="muted">{t('place', { line: number(f.line), column: number(f.column) })}</span>
-            )}
+            {!!f.line &&
+              (onJump ? (
+                <button type="button" class="plain" onClick={() => onJump(f)}>
+                  {t('place', { line: number(f.line), column: number(f.column ?? 1) })}
+                </button>
+              ) : (
+                <span class="muted">{t('place', { line: number(f.line), column: number(f.column ?? 1) })}</span>
+              ))}
           </div>
           <p lang="en" dir="ltr">
             {f.message}

@@ -68,7 +68,7 @@ export default function StatePage() {
           ) : (
             <ol class="events" data-test="transitions">
               {all
-                .slice(-200)
+                .slice(-40)
                 .reverse()
                 .map((x) => (
                   <li key={x.time + x.uplink}>

@@ -2,6 +2,7 @@ import { useMemo } from 'preact/hooks'
 import { post } from '../lib/api'
 import { type Call, Generator } from '../xray/core'
 import { XrayGenerator } from '../xray/generator'
+import { Manager } from '../xray/manager'
 import { Title } from '../ui/parts'
 
 const call: Call = (name, request) => post(`xray/${name}`, request)
@@ -11,6 +12,7 @@ export default function XrayPage() {
   return (
     <>
       <Title page="nav.xray" />
+      <Manager />
       <XrayGenerator generator={generator} />
     </>
   )

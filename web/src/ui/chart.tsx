@@ -110,7 +110,7 @@ export function Chart({ title, times, lines, limits = [], format, floor }: Props
           {limits.map((l) => (
             <g key={l.label} class={`limit ${l.tone}`}>
               <path d={`M${edge.start} ${y(l.value)}H${width - edge.end}`} />
-              <text x={edge.start + 4} y={y(l.value) - 4}>
+              <text x={edge.start + 4} y={y(l.value) + (l.tone === 'warn' ? 12 : -4)}>
                 {l.label}
               </text>
             </g>

@@ -1,6 +1,8 @@
 import { batch, signal } from '@preact/signals'
 import type { Change, CoreVersion, Format, Formatted, Generator, Loss, View, XFinding } from './core'
 
+const debounce = 200
+
 // Document is one set of profiles and a text that says them, in a format. Either
 // can be edited: the text is read again, or written again.
 export class XrayDocument {
@@ -16,7 +18,11 @@ export class XrayDocument {
   readonly findings = signal<XFinding[]>([])
   // refused are values that were typed and can't be, by key, of the profile that is shown.
   readonly refused = signal<Record<string, { value: string; why: string }>>({})
+  // turn counts the texts that were taken, draft those that were written: an answer to an older one is dropped.
   private turn = 0
+  private draft = 0
+  private queue: Promise<unknown> = Promise.resolve()
+  private timer: ReturnType<typeof setTimeout> | undefined
 
   constructor(readonly generator: Generator) {}
 
@@ -27,8 +33,16 @@ export class XrayDocument {
     return this.profiles.value.flatMap((p) => (p.ok && p.state ? [p.state] : []))
   }
 
-  // write takes a text that was typed, pasted or dropped, in whatever format it is.
+  // type takes a text that is being typed, and reads it shortly after the last key.
+  type(text: string): void {
+    this.text.value = text
+    clearTimeout(this.timer)
+    this.timer = setTimeout(() => void this.write(text), debounce)
+  }
+
+  // write takes a text that is whole, in whatever format it is.
   async write(text: string): Promise<void> {
+    clearTimeout(this.timer)
     const turn = ++this.turn
     this.text.value = text
     if (!text.trim()) {
@@ -68,12 +82,17 @@ export class XrayDocument {
   }
 
   // change edits the profile that is shown, and writes the text anew. A value that
-  // can't be is kept as it was typed, with the reason, and changes nothing.
-  async change(changes: Change[]): Promise<boolean> {
-    const i = this.at.value
+  // can't be is kept as it was typed, with the reason, and changes nothing. Changes
+  // are made one after the other: each begins with what the one before has left.
+  change(changes: Change[]): Promise<boolean> {
+    const [i, turn] = [this.at.value, this.turn]
+    return this.next(() => (turn === this.turn ? this.edit(i, changes) : Promise.resolve(false)))
+  }
+
+  private async edit(i: number, changes: Change[]): Promise<boolean> {
     const before = this.profiles.value[i]
     if (!before?.state) return false
-    const turn = ++this.turn
+    const turn = this.turn
     const key = changes[0]?.key ?? ''
     let after: View | null = null
     let why = ''
@@ -84,17 +103,25 @@ export class XrayDocument {
       why = message(err)
     }
     if (turn !== this.turn) return false
+    const shown = i === this.at.value
     if (!after?.ok) {
-      this.refused.value = { ...this.refused.value, [key]: { value: changes[0]?.value ?? '', why } }
+      if (shown) this.refused.value = { ...this.refused.value, [key]: { value: changes[0]?.value ?? '', why } }
       return false
     }
     const { [key]: _, ...others } = this.refused.value
+    const done = after
     batch(() => {
-      this.refused.value = others
-      this.profiles.value = this.profiles.value.map((p, n) => (n === i ? { ...after, line: before.line } : p))
+      if (shown) this.refused.value = others
+      this.profiles.value = this.profiles.value.map((p, n) => (n === i ? { ...done, line: before.line } : p))
     })
-    await this.rewrite(turn)
+    await this.rewrite()
     return true
+  }
+
+  private next<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.queue.then(work)
+    this.queue = run.catch(() => undefined)
+    return run
   }
 
   choose(i: number): void {
@@ -105,17 +132,20 @@ export class XrayDocument {
   }
 
   // useCore looks at all profiles by the rules of another version of Xray.
-  async useCore(core: CoreVersion): Promise<void> {
-    const turn = ++this.turn
+  useCore(core: CoreVersion): Promise<void> {
     this.core.value = core
-    const next = await Promise.all(this.profiles.value.map(async (p) => (p.ok && p.state ? { ...(await this.generator.edit(p.state, [], core)), line: p.line } : p)))
-    if (turn !== this.turn) return
-    this.profiles.value = next
-    if (this.format.value === 'xray') await this.rewrite(turn)
+    return this.next(async () => {
+      const turn = this.turn
+      const next = await Promise.all(this.profiles.value.map(async (p) => (p.ok && p.state ? { ...(await this.generator.edit(p.state, [], core)), line: p.line } : p)))
+      if (turn !== this.turn) return
+      this.profiles.value = next
+      if (this.format.value === 'xray') await this.rewrite()
+    })
   }
 
   async remove(): Promise<void> {
     const i = this.at.value
+    this.turn++ // what is under way is about profiles by their places
     batch(() => {
       this.profiles.value = this.profiles.value.filter((_, n) => n !== i)
       this.at.value = Math.max(0, i - 1)
@@ -124,24 +154,24 @@ export class XrayDocument {
     await this.rewrite()
   }
 
-  // withRefused puts the lines that could not be read back to where they were.
-  private withRefused(text: string): string {
-    const lines = text.split('\n')
-    return this.profiles.value.map((p) => (p.ok ? (lines.shift() ?? '') : (p.raw ?? ''))).filter(Boolean).join('\n') + '\n'
+  // links are a line each, in the form that each came in; lines that could not be read stay.
+  private links(): string {
+    return this.profiles.value.map((p) => (p.ok ? (p.link ?? '') : (p.raw ?? ''))).filter(Boolean).join('\n') + '\n'
   }
 
-  private async rewrite(turn = ++this.turn): Promise<void> {
+  private async rewrite(): Promise<void> {
+    const [turn, draft] = [this.turn, ++this.draft]
     const states = this.states()
     const format = this.format.value
     let out: Formatted = { text: '', losses: [], findings: [] }
     try {
-      if (states.length > 0) out = await this.generator.format(states, format, this.core.value)
-      if (format === 'link') out.text = this.withRefused(out.text)
+      if (format === 'link') out.text = this.links()
+      else if (states.length > 0) out = await this.generator.format(states, format, this.core.value)
     } catch (err) {
-      if (turn === this.turn) this.error.value = message(err)
+      if (turn === this.turn && draft === this.draft) this.error.value = message(err)
       return
     }
-    if (turn !== this.turn) return
+    if (turn !== this.turn || draft !== this.draft) return
     batch(() => {
       this.error.value = ''
       this.text.value = out.text

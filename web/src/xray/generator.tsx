@@ -99,15 +99,7 @@ export function XrayGenerator({ generator, start = '' }: { generator: Generator;
 
 function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secrets: boolean; onSecrets: () => void; onFiles: (f: FileList) => void }) {
   const picked = useRef<HTMLInputElement>(null)
-  const timer = useRef<ReturnType<typeof setTimeout>>(undefined)
-  const [typed, setTyped] = useState<string | null>(null)
-  // What was typed shows at once, and is read shortly after the last key.
-  const type = (text: string) => {
-    setTyped(text)
-    clearTimeout(timer.current)
-    timer.current = setTimeout(() => void doc.write(text).then(() => setTyped(null)), debounce)
-  }
-  const value = typed ?? doc.text.value
+  const value = doc.text.value
   const losses = doc.losses.value.filter((l) => l.left || l.keys.length > 0)
   return (
     <section class="card" aria-label={t('xray.text')}>
@@ -152,7 +144,7 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
           placeholder={t('xray.paste')}
           value={value}
           data-filter
-          onInput={(e) => type(e.currentTarget.value)}
+          onInput={(e) => doc.type(e.currentTarget.value)}
         />
         {value && <CopyButton text={value} />}
       </div>
@@ -395,7 +387,12 @@ function Entry({ input: i, field, refused, secrets, onChange, onRemove }: EntryP
   const id = `x-${i.key}`
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined)
   const [typed, setTyped] = useState<string | null>(null)
-  useEffect(() => setTyped(null), [value])
+  // What was typed shows until another value has come; not when the entry is drawn first.
+  const last = useRef(value)
+  useEffect(() => {
+    if (last.current !== value) setTyped(null)
+    last.current = value
+  }, [value])
   const set = (v: string, wait: boolean) => {
     setTyped(v)
     clearTimeout(timer.current)
@@ -443,6 +440,7 @@ function Entry({ input: i, field, refused, secrets, onChange, onRemove }: EntryP
           value={shown}
           placeholder={i.default}
           onInput={(e) => set(e.currentTarget.value, true)}
+          onChange={(e) => set(e.currentTarget.value, false)}
         />
       )}
       <p id={`${id}-help`} class="help" lang="en" dir="ltr">

@@ -1,1 +1,0 @@
-import{g as e}from"./api-CR68Jb5j.js";var t=e(null);export{t};
