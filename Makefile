@@ -6,10 +6,14 @@ LDFLAGS := -s -w
 PGO     := -pgo=cmd/netpolicyd/default.pgo
 export GOFLAGS += -trimpath
 
-.PHONY: run test check bench bench-packages build wasm dist dist-check profile setup fuzz nightly accept clean
+.PHONY: run demo test check bench bench-packages build wasm dist dist-check profile setup fuzz nightly accept clean
 
 run: setup build ## about a minute, for a person to watch: two uplinks in namespaces, real packets
 	bin/netpolicy lab run examples/zoom-priority examples/latency-failover
+	@echo 'make demo: the same with live traffic, and the web interface to look at it'
+
+demo: setup build ## a gateway with live traffic, and its web interface on this machine, until Ctrl-C
+	bin/netpolicy lab up --traffic --web $(or $(WEB),127.0.0.1:8321) examples/demo/policy.npl
 
 test: setup check build ## everything, for real where we are root; says what it skipped and why
 	scripts/test.sh

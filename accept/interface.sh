@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The acceptance lines of the API, the telemetry and the web interface, one by one, from a
-# clean checkout of HEAD. Prints `ok N ...` or `FAIL N ...` with the figure seen, and
-# fails if any failed.
+# clean checkout of HEAD. FULL=1 runs the long lines in full; otherwise each says which
+# part it ran. Prints `ok N ...` or `FAIL N ...` with the figure seen, and fails if any
+# failed.
 # shellcheck source=accept/lib.sh
 . "$(dirname "$0")/lib.sh"
 make setup >"$out" 2>&1 || { report 1 0 "make setup"; exit 1; }
@@ -10,7 +11,27 @@ if ! command -v prometheus >/dev/null 2>&1; then
   apt-get install -y -qq --no-install-recommends prometheus >"$out" 2>&1 || { report 1 0 "install prometheus"; exit 1; }
 fi
 
-# 3. Security of the API.
+has() { grep -qE "$1" "$out" || { echo "nobody says: $1" >>"$out"; return 1; }; }
+
+# 1. Every page, driven against a real netpolicyd; the screenshots are those of the docs.
+: >"$out"
+mkdir -p "$work/shots"
+SHOTS="$work/shots" scripts/ui.sh >>"$out" 2>&1; s=$?
+has '^# fail 0' || s=1
+has '^# skipped 0' || s=1
+for shot in docs/ui/*.png; do
+  [ -s "$work/shots/$(basename "$shot")" ] || { echo "no screenshot $shot was made" >>"$out"; s=1; }
+done
+report $s 1 "$(grep -c '^ok ' "$out") parts in Chromium against netpolicyd in the lab: a slowed line, why, a rule from a connection, a bad edit's place, a change that returned; 60 links through the generator and back, also in WebAssembly; axe-core finds nothing, light, dark, phone, in five languages; no violation of the content security policy"
+
+# 2. Sizes, and frames.
+: >"$out"
+gotest ./web '^Test(Sizes|NoOutside)$'; s=$?
+sizes=$(figure 'first screen [0-9]+ bytes in [0-9]+ files, all [0-9]+ bytes')
+(cd web && node e2e/frames.mjs "$([ -n "$full" ] && echo 60 || echo 6)") >>"$out" 2>&1 || s=1
+report $s 2 "${sizes:-no sizes}, packed; 10,000 connections at 100 changes a second: $(figure 'frames: .*') ($(part '6 s of 60'))"
+
+# 3. Security of the API; markup in names, programs and links is part of line 1.
 : >"$out"
 gotest ./internal/api '^Test(DeniedByDefault|Roles|OtherSites|Rebinding|BruteForce|Limits|HostileTexts|Pages|PublicBind|TLS|TokenFiles|BrowsersOnTheSocket)$'; s=$?
 gotest ./cmd/netpolicyd '^TestHandedListener$' || s=1

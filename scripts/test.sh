@@ -52,6 +52,23 @@ else
   echo "skipped: npm is not installed"
 fi
 
+# The web interface: its files are what its sources give, and its pages work.
+echo "== web"
+if ! scripts/web.sh --check >"$log" 2>&1; then
+  tail -n 60 "$log"
+  echo "FAIL: web"
+  status=1
+elif ! command -v npm >/dev/null || [ "$(id -u)" != 0 ]; then
+  echo "skipped: the pages need npm, and root for the lab"
+elif ! scripts/ui.sh >"$log" 2>&1; then
+  grep -A 30 '^not ok' "$log" | tail -n 80
+  tail -n 20 "$log"
+  echo "FAIL: web"
+  status=1
+else
+  grep -E '^ok ' "$log"
+fi
+
 passed=$(grep -cE '^\s*--- PASS' "$log.all")
 failed=$(grep -cE '^\s*--- FAIL' "$log.all")
 skipped=$(grep -cE '^\s*--- SKIP' "$log.all")

@@ -53,17 +53,21 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 		},
 	}
 	var mainUplink string
+	var web string
+	var traffic bool
 	up := &cobra.Command{
 		Use:   "up FILE",
 		Short: "Build a lab, run netpolicyd with a policy, and wait for Ctrl-C",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return inLab(cmd, func(ctx context.Context, out *lab.Printer) error {
-				return lab.Up(ctx, lab.Options{Seed: seed, Main: mainUplink}, out, args[0], cmd.InOrStdin())
+				return lab.Up(ctx, lab.Options{Seed: seed, Main: mainUplink, Web: web}, out, args[0], traffic, cmd.InOrStdin())
 			})
 		},
 	}
 	up.Flags().StringVar(&mainUplink, "main", lab.Wan1, "`uplink` of the gateway's own default route: wan1 or wan2")
+	up.Flags().StringVar(&web, "web", "", "serve the daemon's web interface at this `address` of the machine, such as 127.0.0.1:8321")
+	up.Flags().BoolVar(&traffic, "traffic", false, "let the client make connections all the time: calls, pages, downloads")
 	clean := &cobra.Command{
 		Use:   "clean",
 		Short: "Remove what killed labs left behind",

@@ -13,6 +13,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/web"
 )
 
 // firstFD is the first descriptor that a service manager hands in (sd_listen_fds(3)).
@@ -23,7 +24,7 @@ func (s *settings) webOf(p *rules.Daemon) error {
 	w := p.Web
 	s.web = daemon.Web{
 		Listen: w.Listen,
-		TCP:    api.TCP{CertFile: w.Cert, KeyFile: w.Key, Hosts: w.Hosts, InsecureLAN: w.InsecureLAN},
+		TCP:    api.TCP{Assets: web.Files(), CertFile: w.Cert, KeyFile: w.Key, Hosts: w.Hosts, InsecureLAN: w.InsecureLAN},
 	}
 	if s.apiListen != "" {
 		a, err := netip.ParseAddrPort(s.apiListen)

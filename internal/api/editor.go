@@ -110,6 +110,7 @@ func (s *Server) editor(r *router) {
 	r.ask("POST /api/v1/hover", turn(s.hover))
 	r.ask("POST /api/v1/test", turn(s.test))
 	r.ask("POST /api/v1/replay", turn(s.replay))
+	s.generator(r, turn)
 }
 
 // look opens a text, or answers why not.

@@ -272,6 +272,9 @@ func (k *talk) asksTheEditor() {
 	k.keep("POST", "/api/v1/explain", map[string]any{"flow": "icecream"})
 	k.keep("POST", "/api/v1/replay", map[string]any{"text": "policy 1\nrule a { match port 22; do block }\n"})
 	k.keep("POST", "/api/v1/replay", map[string]any{})
+	k.keep("POST", "/api/v1/xray/parse", map[string]any{"text": "trojan://secret@proxy.example:443?x-odd=1#Home"})
+	k.keep("POST", "/api/v1/xray/fields", map[string]any{"protocol": "socks", "transport": "tcp", "security": "none"})
+	k.keep("POST", "/api/v1/xray/run", map[string]any{})
 }
 
 func (k *talk) changes(r *rig) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 )
 
 // confirming is a lab with a daemon on a policy by which the client gets through,
@@ -216,4 +217,35 @@ func TestPlanIsWhatADryRunPrints(t *testing.T) {
 	if out, err := c.netpolicy("plan", "-o", "json"); err != nil || !strings.Contains(out, `"longest_chain"`) {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// TestThrottledPolicyReturns: what is read back before a revert counts as done may have
+// rules that libraries can't read; those of throttles for each host are such.
+func TestThrottledPolicyReturns(t *testing.T) {
+	l, _ := daemonLab(t)
+	text, err := os.ReadFile("../../examples/demo/policy.npl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte("per host")) {
+		t.Fatal("the demo's policy has no throttle for each host any more")
+	}
+	policy := filepath.Join(l.Dir, "policy.npl")
+	if err := WriteFile(policy, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartDaemon(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	other := append(bytes.Clone(text), "\nrule other { match port 9999; do block }\n"...)
+	res, err := l.API().Change(t.Context(), api.ChangeRequest{
+		Do: api.DoApply, Confirm: "1s", Policy: &policyfile.Bundle{Name: "policy.npl", Main: other},
+	})
+	if err != nil || res.Result != api.Pending {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	eventually(t, "the policy before returns", func() bool {
+		s, err := l.API().Status(t.Context())
+		return err == nil && s.Confirm == nil && s.Reverted != nil && s.Reverted.Verified
+	})
 }

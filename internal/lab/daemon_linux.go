@@ -128,6 +128,10 @@ func (l *Lab) SpawnDaemon(policy string) error {
 	defer log.Close() // the child has its own
 	cmd := exec.Command(path, "--config", policy, "--state-dir", filepath.Join(l.Dir, "state"), "--socket", l.SocketPath())
 	cmd.Stdout, cmd.Stderr = log, log
+	if l.web != nil {
+		cmd.ExtraFiles = []*os.File{l.web}
+		cmd.Args = append(cmd.Args, "--api-fd", "3")
+	}
 	// It dies with the lab, and Ctrl-C in the terminal is the lab's alone to handle.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	d := &daemon{exited: make(chan struct{})}

@@ -40,6 +40,9 @@ type Options struct {
 	Seed uint64
 	// Daemon is the path of netpolicyd; "" looks beside the running executable, then in PATH.
 	Daemon string
+	// Web is an address of this process's own network, such as 127.0.0.1:0, where the
+	// daemon serves its web interface; "" is nowhere.
+	Web string
 }
 
 // Fault is what is wrong with an uplink. The zero Fault is a healthy line.

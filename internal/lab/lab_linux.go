@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"sync"
+
+	"netpolicy.dev/netpolicy/internal/api"
 )
 
 // Lab is one running lab. Client, Counters and the daemon's methods may be used
@@ -26,6 +29,9 @@ type Lab struct {
 	servers *servers
 	ports   portSource
 	quiet   quiet
+
+	web     *os.File // the listener of Options.Web, nil without one
+	webAddr string
 
 	daemonMu sync.Mutex
 	daemon   *daemon
@@ -54,8 +60,13 @@ func New(ctx context.Context, opts Options) (_ *Lab, err error) {
 		return nil, err
 	}
 	l := &Lab{opts: opts, lines: lines(), quiet: newQuiet()}
+	if opts.Web != "" {
+		if err := l.listen(opts.Web); err != nil {
+			return nil, err
+		}
+	}
 	if l.ID, l.Dir, l.lock, err = newRunDir(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, l.closeWeb())
 	}
 	// A panic while building takes this way too.
 	built := false
@@ -89,9 +100,41 @@ func (l *Lab) Close() error {
 			errs = append(errs, ln.release())
 		}
 		errs = append(errs, l.remove(), l.lock.Close())
-		l.closed = errors.Join(errs...)
+		l.closed = errors.Join(append(errs, l.closeWeb())...)
 	})
 	return l.closed
+}
+
+// listen opens the listener of the web interface where this process is, which no
+// cable joins to the lab; the daemon in the gateway gets it handed in.
+func (l *Lab) listen(addr string) error {
+	on, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for the web interface: %w", err)
+	}
+	defer on.Close() // the file has a descriptor of its own
+	l.webAddr = on.Addr().String()
+	if l.web, err = on.(*net.TCPListener).File(); err != nil {
+		return fmt.Errorf("listen for the web interface: %w", err)
+	}
+	return nil
+}
+
+func (l *Lab) closeWeb() error {
+	if l.web == nil {
+		return nil
+	}
+	return l.web.Close()
+}
+
+// WebURL is where a browser signs in to the daemon's web interface: the address
+// behind # has the token, which no server gets to see.
+func (l *Lab) WebURL(ctx context.Context) (string, error) {
+	t, err := l.API().Token(ctx, api.TokenRequest{Role: api.RoleAdmin})
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("http://%s/#/login?token=%s", l.webAddr, t.Token), nil
 }
 
 // remove removes what would outlive the process: the namespaces, what runs in

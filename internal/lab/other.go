@@ -11,7 +11,7 @@ import (
 func RunDirs(context.Context, Options, *Printer, ...string) error { return ErrUnsupported }
 
 // Up needs Linux.
-func Up(context.Context, Options, *Printer, string, io.Reader) error { return ErrUnsupported }
+func Up(context.Context, Options, *Printer, string, bool, io.Reader) error { return ErrUnsupported }
 
 // Clean finds nothing: there are no labs here.
 func Clean() ([]string, error) { return nil, nil }

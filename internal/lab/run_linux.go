@@ -13,7 +13,7 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/rules"
-	"netpolicy.dev/netpolicy/rules/yaml"
+	"netpolicy.dev/netpolicy/rules/load"
 )
 
 // Total is what a run of scripts amounts to.
@@ -71,7 +71,7 @@ func newRun(ctx context.Context, opts Options, out *Printer, dir, policy string)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{l: l, out: out, dir: dir, live: filepath.Join(l.Dir, "policy.yaml"), transfers: map[string]*Transfer{}, xrays: map[string]*exec.Cmd{}}
+	r := &run{l: l, out: out, dir: dir, live: filepath.Join(l.Dir, "policy"+filepath.Ext(policy)), transfers: map[string]*Transfer{}, xrays: map[string]*exec.Cmd{}}
 	if err = r.install(policy); err == nil {
 		err = l.StartDaemon(ctx, r.live)
 	}
@@ -150,7 +150,7 @@ func (r *run) install(name string) error {
 	if err != nil {
 		return fmt.Errorf("read the policy: %w", err)
 	}
-	if p, _ := yaml.Load(name, src); p != nil {
+	if p := load.Policy(name, src, load.Options{}).Policy; p != nil {
 		r.policy = p
 		if err := r.installLinks(p); err != nil {
 			return err

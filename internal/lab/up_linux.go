@@ -12,8 +12,9 @@ import (
 
 // Up builds a lab, runs the daemon with the policy at path, prints how to look
 // inside, and keeps it until ctx ends. Lines of in are carried out as lines of a
-// script; its end changes nothing.
-func Up(ctx context.Context, opts Options, out *Printer, path string, in io.Reader) (err error) {
+// script; its end changes nothing. With traffic set the client makes connections
+// of its own meanwhile.
+func Up(ctx context.Context, opts Options, out *Printer, path string, traffic bool, in io.Reader) (err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("find the policy: %w", err)
@@ -24,6 +25,18 @@ func Up(ctx context.Context, opts Options, out *Printer, path string, in io.Read
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	l := r.l
+	if traffic {
+		busy, stop := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() {
+			defer l.rescue()
+			defer close(ended)
+			if err := l.Traffic(busy); err != nil {
+				out.result(red, "traffic", "%v", err)
+			}
+		}()
+		defer func() { stop(); <-ended }()
+	}
 
 	enter := func(s *space, command string) string {
 		return fmt.Sprintf("nsenter --net=%s%s %s", netnsDir, s.name, command)
@@ -37,6 +50,14 @@ log      %s
 here     lines of a script, such as: fault wan1 delay 200ms
          connect us01.zoom.us:443 tls`,
 		enter(l.client, "ping 203.0.113.1"), enter(l.gw, "nft list ruleset"), l.SocketPath(), l.SocketPath(), l.LogPath())
+
+	if l.web != nil {
+		url, err := l.WebURL(ctx)
+		if err != nil {
+			return err
+		}
+		out.result(bold, "web", "%s", url)
+	}
 
 	typed := make(chan string)
 	go func() {

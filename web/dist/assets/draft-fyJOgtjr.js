@@ -1,0 +1,1 @@
+import{g as e}from"./api-Bdgk4wBq.js";var t=e(null);export{t};

@@ -1,0 +1,326 @@
+// Every page against a real netpolicyd in the lab, in one story: a line gets slow, a
+// connection is asked why, a rule is made from it, and the change comes and goes.
+// SHOTS=DIR writes the screenshots of docs/ui.md.
+import assert from 'node:assert/strict'
+import { copyFileSync, chmodSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { axeFindings, browser, cutTexts, go, open } from './browser.mjs'
+import { everyLink } from './generator.mjs'
+import { lab } from './lab.mjs'
+
+const shots = process.env.SHOTS
+let l, b, page
+
+before(async () => {
+  ;[l, b] = await Promise.all([lab(), browser()])
+  page = await open(b, l.url)
+  page.setDefaultTimeout(60_000)
+})
+after(async () => {
+  await b?.close()
+  await l?.close()
+})
+
+const shot = async (name, p = page) => {
+  if (shots) await p.screenshot({ path: join(shots, `${name}.png`) })
+}
+// sound holds a page against what every page has to be.
+const sound = async (what, p = page) => {
+  assert.deepEqual(await axeFindings(p), [], what)
+  assert.deepEqual(await cutTexts(p), [], what)
+  assert.deepEqual(await p.wrong(), [], what)
+}
+const row = (text) => page.locator('.table .rows [role=row]', { hasText: text }).first()
+
+test('signing in takes the token', async () => {
+  await page.goto(l.url)
+  await page.getByLabel('Token').fill('wrong')
+  await page.getByRole('button', { name: 'Sign in' }).click()
+  await page.getByRole('alert').waitFor()
+  await sound('login')
+  await page.getByLabel('Token').fill(l.token)
+  await page.getByRole('button', { name: 'Sign in' }).click()
+  await page.locator('h1#page', { hasText: 'Connections' }).waitFor()
+})
+
+test('connections are live, are filtered, and say why', async () => {
+  await row('zoom.us').waitFor()
+  await sound('connections')
+  await shot('connections')
+  // The keys: / to the filter, arrows in the table, Enter opens.
+  await page.keyboard.press('/')
+  await page.keyboard.type('bulk.example')
+  await row('bulk.example.net').waitFor()
+  assert.equal(await row('zoom.us').count(), 0)
+  await page.locator('[role=grid]').focus()
+  await page.keyboard.press('ArrowDown')
+  await page.keyboard.press('Enter')
+  const details = page.getByRole('region', { name: 'Details of the connection' })
+  await details.locator('[data-test=why]').waitFor()
+  await details.locator('[data-test=near]').getByText('no_telnet').waitFor()
+  await details.getByText('downloads').first().waitFor()
+  await sound('details')
+  // Bytes are counted, and shown as they grow.
+  await page.waitForFunction(() => [...document.querySelectorAll('.details dd')].some((e) => /[1-9].*[kM]B/.test(e.textContent)))
+  await shot('why')
+  await page.keyboard.press('Escape')
+  await page.locator('[data-filter]').fill('')
+})
+
+test('a connection can be ended', async () => {
+  l.say('transfer start victim echo.example.net:8080')
+  await page.locator('[data-filter]').fill(':8080')
+  await row('echo.example.net').click()
+  await page.getByRole('button', { name: 'Kill' }).click()
+  await page.getByText('The kernel was asked to end the connection.').waitFor()
+  l.say('transfer stop victim')
+  await l.heard(/error +\S.*(reset|broken|refused|unreachable|timed out)/)
+  await page.locator('[data-filter]').fill('')
+  await page.keyboard.press('Escape')
+})
+
+test('a slow line shows: state, time line, charts', async () => {
+  l.say('fault wan1 delay 300ms')
+  await page.locator('.strip .state', { hasText: /Degraded|Failover/ }).waitFor()
+  await go(page, 'state', 'State')
+  const changes = page.locator('[data-test=transitions] li', { hasText: 'wan1' })
+  await changes.filter({ hasText: /rtt .* enter 120 ms/ }).first().waitFor()
+  await page.locator('.lane svg .band.FAILOVER').first().waitFor({ state: 'attached' })
+  await sound('state')
+  await shot('state')
+  await go(page, 'uplinks', 'Uplinks')
+  const rtt = page.locator('[data-test=uplink-wan1] svg[aria-label^=RTT]')
+  // The chart has moved over its threshold, and its name says the same.
+  await page.waitForFunction(() => {
+    const svg = document.querySelector('[data-test=uplink-wan1] svg[aria-label^=RTT]')
+    const limit = svg?.querySelector('.limit.bad path')?.getBBox().y
+    const line = svg?.querySelector('path.line-1')?.getBBox().y
+    return limit !== undefined && line !== undefined && line < limit
+  })
+  assert.match(await rtt.getAttribute('aria-label'), /RTT [23]\d\d ms, bad from here 120 ms/)
+  await sound('uplinks')
+  await shot('uplinks')
+})
+
+test('an override is set, shown and ended', async () => {
+  await go(page, 'state', 'State')
+  await page.getByRole('combobox', { name: 'State' }).selectOption('DEGRADED')
+  await page.getByRole('combobox', { name: 'Uplink' }).selectOption('wan2')
+  await page.getByLabel('Reason').fill('a <b>test</b>')
+  await page.getByRole('button', { name: 'Force' }).click()
+  await page.locator('.note', { hasText: 'a <b>test</b>' }).waitFor()
+  await page.getByRole('button', { name: 'End it' }).click()
+  await page.getByRole('button', { name: 'End it' }).waitFor({ state: 'detached' })
+  l.say('heal wan1')
+})
+
+test('any flow is explained, in any state', async () => {
+  await go(page, 'explain', 'Explain')
+  await page.getByRole('textbox').fill('tcp 10.77.0.2:5000 > 203.0.113.10:443 sni=us01.zoom.us')
+  await page.getByRole('button', { name: 'Explain', exact: true }).click()
+  await page.getByRole('combobox', { name: 'State' }).selectOption('FAILOVER')
+  await page.locator('.verdict', { hasText: 'calls_when_bad' }).waitFor()
+  await page.locator('[data-test=near]', { hasText: 'state NORMAL (now: FAILOVER)' }).waitFor()
+  await sound('explain')
+  await shot('explain')
+})
+
+// The editor is in a shadow root, which Playwright looks into by itself.
+const code = () => page.locator('[data-test=editor] .cm-content')
+
+test('a rule is made from a connection, and a bad edit shows at its place', async () => {
+  await go(page, 'connections', 'Connections')
+  await page.locator('[data-filter]').fill('www.example.com')
+  await page.locator('.table .rows [role=row]', { hasText: 'tcp/443' }).first().click()
+  await page.getByRole('button', { name: 'Make a rule from this' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByText('www.example.com').waitFor()
+  await sound('dialog')
+  await dialog.getByLabel('What becomes of it').selectOption('route wan2')
+  await dialog.getByRole('button', { name: 'Open in the editor' }).click()
+  await page.locator('h1#page', { hasText: 'Policy' }).waitFor()
+  await code().getByText('rule for_www_example_com priority 1 {').waitFor()
+  await page.getByText('No problems found').or(page.locator('[data-test=findings]')).first().waitFor()
+  // The rule is selected: typing over its end breaks it, and the finding says where.
+  await page.keyboard.press('ArrowRight')
+  await page.keyboard.type('rule broken { match prot tcp; do route nowhere }\n')
+  const finding = page.locator('[data-test=findings] li', { hasText: 'Error' }).first()
+  await finding.waitFor()
+  await page.waitForFunction(() => document.querySelector('[data-test=editor]').shadowRoot.querySelector('.cm-lintRange-error')?.textContent === 'prot')
+  const lines = await code().evaluate((e) => e.innerText.split('\n'))
+  const at = /line (\d+), column (\d+)/.exec(await finding.textContent())
+  assert.ok(at, 'the finding has a place')
+  // Lines out of view are not drawn: the place is compared with the numbers beside the lines.
+  const number = await page.evaluate(() => {
+    const root = document.querySelector('[data-test=editor]').shadowRoot
+    const mark = root.querySelector('.cm-lintRange-error').getBoundingClientRect()
+    return [...root.querySelectorAll('.cm-lineNumbers .cm-gutterElement')].find((g) => {
+      const r = g.getBoundingClientRect()
+      return r.height > 0 && r.top <= mark.top + 4 && r.bottom > mark.top + 4
+    })?.textContent
+  })
+  assert.equal(at[1], number)
+  assert.equal(Number(at[2]), 'rule broken { match '.length + 1)
+  assert.ok(lines.length > 5)
+  assert.equal(await page.getByRole('button', { name: 'Stage' }).isEnabled(), true)
+  await sound('policy')
+  await shot('policy')
+  // Completion comes from the daemon.
+  await page.keyboard.press('Shift+ArrowUp')
+  await page.keyboard.press('Backspace')
+  await page.locator('[data-test=findings] li', { hasText: 'Error' }).first().waitFor({ state: 'detached' })
+  await page.keyboard.type('rule other { match pro')
+  await page.keyboard.press('Control+Space')
+  await page.locator('[data-test=editor] .cm-tooltip-autocomplete li', { hasText: 'proto' }).first().waitFor()
+  await page.keyboard.press('Escape')
+  await page.keyboard.press('Shift+Home')
+  await page.keyboard.press('Backspace')
+  // Tests, formatting, the other syntax and back, hit counts.
+  await page.getByRole('button', { name: 'Run tests' }).click()
+  await page.getByText('4 tried, 0 failed').waitFor()
+  await page.getByRole('button', { name: 'To YAML' }).click()
+  await code().getByText('version: 1').waitFor()
+  await page.getByRole('button', { name: 'To NPL' }).click()
+  await page.getByRole('button', { name: 'Format' }).click()
+  await page.getByRole('tab', { name: /^Rules/ }).click()
+  await page.locator('[data-test=rules] li', { hasText: 'calls' }).first().locator('text=/[1-9][0-9,]* decision/').waitFor()
+})
+
+test('a change is staged, committed, not confirmed, and returns; sixty links meanwhile', async () => {
+  await page.getByRole('button', { name: 'Stage' }).click()
+  await page.locator('h1#page', { hasText: 'Change' }).waitFor()
+  const staged = page.locator('[data-test=staged]')
+  await staged.locator('.diff .add', { hasText: 'rule for_www_example_com' }).waitFor()
+  await sound('change')
+  await shot('change')
+  await staged.getByRole('tab', { name: 'Kernel' }).click()
+  await staged.locator('.diff', { hasText: /the plan for .*policy.npl/ }).waitFor()
+  await staged.getByRole('tab', { name: 'Replay' }).click()
+  await staged.locator('[data-test=replay]', { hasText: /[0-9]+ of the last [1-9][0-9,]* connections would change/ }).waitFor()
+  await staged.getByRole('tab', { name: 'Text' }).click()
+  await staged.getByLabel('Confirmation').selectOption('30s')
+  await staged.getByRole('button', { name: 'Commit' }).click()
+  const banner = page.getByRole('region', { name: 'A change waits for its confirmation' })
+  await banner.locator('[data-test=countdown]', { hasText: /returns in 0:[12][0-9]/ }).waitFor()
+  assert.match(l.run('status'), /for_www_example_com|waits|confirm/i)
+  await sound('waiting')
+  // It waits on every page.
+  await go(page, 'explain', 'Explain')
+  await page.getByRole('textbox').fill('tcp 10.77.0.2:5000 > 198.51.100.30:443 sni=www.example.com')
+  await page.getByRole('button', { name: 'Explain', exact: true }).click()
+  await page.locator('.verdict', { hasText: 'for_www_example_com' }).waitFor()
+  await banner.waitFor()
+  // Meanwhile there is time for sixty links through the generator and back.
+  await go(page, 'xray', 'Xray')
+  await everyLink(page)
+  // A remark that is markup stays a text.
+  assert.equal(await page.locator('img').count(), 0)
+  await page.locator('.profiles button').first().click()
+  await sound('xray')
+  await shot('xray')
+  await page.getByText(/Policy 2 was taken back/).waitFor({ timeout: 120_000 })
+  await go(page, 'explain', 'Explain')
+  await page.getByRole('textbox').fill('tcp 10.77.0.2:5000 > 198.51.100.30:443 sni=www.example.com')
+  await page.getByRole('button', { name: 'Explain', exact: true }).click()
+  await page.locator('.verdict', { hasText: 'default' }).waitFor()
+  await go(page, 'change', 'Change')
+  await page.locator('[data-test=history] li', { hasText: 'taken back' }).waitFor()
+})
+
+test('a change is kept, and a policy of the history comes back', async () => {
+  await go(page, 'policy', 'Policy')
+  await code().click()
+  await page.keyboard.press('Control+End')
+  await page.keyboard.type('\nrule kept priority 7 { match port 9999; do block }\n')
+  await page.getByRole('button', { name: 'Stage' }).click()
+  await page.locator('[data-test=staged]').getByRole('button', { name: 'Commit' }).click()
+  await page.getByRole('button', { name: 'Keep it' }).click()
+  await page.locator('[data-test=history] li', { hasText: 'confirmed' }).first().waitFor()
+  await page.locator('[data-test=history] li').last().getByRole('button', { name: 'Go back to it' }).click()
+  await page.getByRole('button', { name: 'Keep it' }).click()
+  await page.getByRole('region', { name: 'A change waits' }).waitFor({ state: 'detached' })
+  await page.locator('[data-test=history] li').first().getByText('in force').waitFor()
+  await sound('history')
+})
+
+test('names and programs that are markup stay texts', async () => {
+  await go(page, 'connections', 'Connections')
+  // A program of the gateway whose name is markup, and a connection to a name that is.
+  const dir = mkdtempSync(join(tmpdir(), 'np-ui-'))
+  const evil = join(dir, '<img src=x onerror=alert(1)>')
+  copyFileSync('/usr/bin/bash', evil)
+  chmodSync(evil, 0o755)
+  const program = l.inGateway(evil, '-c', 'exec 3<>/dev/tcp/203.0.113.30/7; while echo x >&3 && read -r y <&3; do read -r -t 0.2 z </dev/zero; done')
+  l.say('connect example.com:443 tls sni <script>alert(1)</script>.example.com')
+  await page.locator('[data-filter]').fill('<img')
+  await row('<img').waitFor()
+  await row('<img').click()
+  await page.getByRole('region', { name: 'Details of the connection' }).getByText('<img').first().waitFor()
+  await page.locator('[data-filter]').fill('')
+  assert.equal(await page.locator('img, .table script, .details script').count(), 0)
+  program.kill()
+  rmSync(dir, { recursive: true })
+  await go(page, 'logs', 'Logs')
+  await page.locator('[role=log] .line').first().waitFor()
+  assert.equal(await page.locator('img, main script').count(), 0)
+  await sound('logs')
+})
+
+test('settings, languages, dark, phone', async () => {
+  await go(page, 'settings', 'Settings')
+  await sound('settings')
+  await page.getByLabel('Dark').check()
+  assert.equal(await page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor), 'rgb(18, 22, 24)')
+  for (const id of ['connections', 'state', 'uplinks', 'policy', 'change', 'logs']) {
+    await page.evaluate((p) => (location.hash = `#/${p}`), id)
+    await page.locator(`nav a[href="#/${id}"][aria-current=page]`).waitFor()
+    await page.locator('h1#page').waitFor()
+    await sound(`dark ${id}`)
+    if (id === 'uplinks') await shot('dark')
+  }
+  await go(page, 'settings', 'Settings')
+  for (const [tag, dir, word] of [['id', 'ltr', 'Pengaturan'], ['zh-CN', 'ltr', '设置'], ['ru', 'ltr', 'Настройки'], ['fa', 'rtl', 'تنظیمات']]) {
+    await page.locator('select').first().selectOption(tag)
+    await page.locator('h1#page', { hasText: word }).waitFor()
+    assert.equal(await page.evaluate(() => `${document.documentElement.dir} ${document.documentElement.lang}`), `${dir} ${tag}`)
+    await sound(tag)
+    // The longest words are looked for on the fullest pages.
+    for (const id of ['state', 'change', 'policy', 'xray']) {
+      await page.evaluate((p) => (location.hash = `#/${p}`), id)
+      await page.locator(`nav a[href="#/${id}"][aria-current=page]`).waitFor()
+      await page.waitForTimeout(300)
+      await sound(`${tag} ${id}`)
+    }
+    await page.evaluate(() => (location.hash = '#/settings'))
+    await page.locator('h1#page', { hasText: word }).waitFor()
+  }
+  await page.getByLabel('روشن').check()
+  await page.evaluate(() => (location.hash = '#/connections'))
+  await page.locator('.table .rows [role=row]').nth(5).waitFor()
+  await shot('fa')
+  await sound('fa connections')
+  await page.setViewportSize({ width: 390, height: 780 })
+  await sound('fa phone')
+  await page.evaluate(() => (location.hash = '#/settings'))
+  await page.locator('h1#page', { hasText: 'تنظیمات' }).waitFor()
+  await page.locator('select').first().selectOption('en')
+  for (const id of ['connections', 'explain', 'state', 'uplinks', 'policy', 'change', 'xray', 'logs']) {
+    await page.getByRole('button', { name: 'Menu' }).click()
+    await page.locator(`nav a[href="#/${id}"]`).click()
+    await page.locator(`nav a[href="#/${id}"][aria-current=page]`).waitFor({ state: 'attached' })
+    await page.waitForTimeout(400)
+    await sound(`phone ${id}`)
+    if (id === 'connections') await shot('phone')
+  }
+})
+
+test('signing out ends it', async () => {
+  await page.setViewportSize({ width: 1280, height: 800 })
+  await go(page, 'settings', 'Settings')
+  await page.getByRole('button', { name: 'Sign out' }).click()
+  await page.getByLabel('Token').waitFor()
+  assert.equal((await page.request.get(`${l.url}api/v1/status`)).status(), 401)
+  assert.deepEqual(await page.wrong(), [])
+})

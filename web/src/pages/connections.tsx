@@ -1,0 +1,254 @@
+import './connections.css'
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
+import { announce, failed, toast } from '../lib/announce'
+import { del, mayChange } from '../lib/api'
+import { Connections, type Row, select, type Sort } from '../lib/connections'
+import { bytes, duration, ms, number, rate } from '../lib/format'
+import { type Key, t, tn } from '../lib/i18n'
+import { link, place } from '../lib/router'
+import { Icon } from '../ui/icon'
+import { Mono, Title, useEvery } from '../ui/parts'
+import { useWindow, windowOf } from '../ui/window'
+import { Details } from './details'
+import { MakeRule } from './makerule'
+
+const columns: { sort: Sort; key: Key; numeric?: boolean }[] = [
+  { sort: 'name', key: 'col.name' },
+  { sort: 'rule', key: 'col.rule' },
+  { sort: 'uplink', key: 'col.uplink' },
+  { sort: 'rtt', key: 'col.rtt', numeric: true },
+  { sort: 'bytes', key: 'col.bytes', numeric: true },
+  { sort: 'rate', key: 'col.rate', numeric: true },
+  { sort: 'age', key: 'col.age', numeric: true },
+]
+const rowHeight = 34
+const redraw = 250
+
+export default function ConnectionsPage() {
+  const model = useMemo(() => new Connections(), [])
+  const [match, setMatch] = useState(place.value.params.get('match') ?? '')
+  const [order, setOrder] = useState<{ sort: Sort; reverse: boolean }>({ sort: 'age', reverse: false })
+  const [paused, setPaused] = useState(false)
+  const [list, setList] = useState<Row[]>([])
+  const [chosen, setChosen] = useState<Row | null>(null)
+  const [open, setOpen] = useState(false)
+  const [rule, setRule] = useState<Row | null>(null)
+
+  useEffect(() => {
+    model.start(failed)
+    return () => model.stop()
+  }, [])
+  // The rows are ordered anew a few times a second at most, whatever comes in.
+  const draw = () => {
+    model.changed = false
+    setList(select(model.rows.values(), match, order.sort, order.reverse))
+  }
+  useEffect(draw, [match, order])
+  useEvery(() => {
+    if (!paused && model.changed) draw()
+  }, redraw)
+  useEffect(() => {
+    const timer = setTimeout(() => match && announce(tn('connections.matched', list.length)), 800)
+    return () => clearTimeout(timer)
+  }, [match])
+
+  const kill = async (r: Row) => {
+    try {
+      await del(`connections/${encodeURIComponent(r.id)}`)
+      toast('ok', t('connections.killed'))
+    } catch (err) {
+      failed(err)
+    }
+  }
+  const move = (by: number) => {
+    if (list.length === 0) return
+    const at = chosen ? list.findIndex((r) => r.id === chosen.id) : -1
+    setChosen(list[Math.max(0, Math.min(list.length - 1, at + by))]!)
+  }
+  return (
+    <>
+      <Title page="nav.connections">
+        <span class="muted num" data-test="count">
+          {match ? t('connections.of', { matched: number(list.length), total: tn('connections', model.total) }) : tn('connections', model.total)}
+        </span>
+      </Title>
+      <div class="bar">
+        <input
+          type="search"
+          class="grow filter"
+          data-filter
+          aria-label={t('filter')}
+          placeholder={t('connections.filter')}
+          value={match}
+          onInput={(e) => setMatch(e.currentTarget.value)}
+        />
+        <label class="check sort">
+          <span class="muted">{t('sort')}</span>
+          <select value={order.sort} onChange={(e) => setOrder({ sort: e.currentTarget.value as Sort, reverse: false })}>
+            {columns.map((c) => (
+              <option key={c.sort} value={c.sort}>
+                {t(c.key)}
+              </option>
+            ))}
+          </select>
+        </label>
+        <button type="button" aria-pressed={paused} onClick={() => setPaused(!paused)}>
+          <Icon name={paused ? 'play' : 'pause'} />
+          {t(paused ? 'resume' : 'pause')}
+        </button>
+      </div>
+      <div class={open && chosen ? 'flows with-details' : 'flows'}>
+        <Table
+          list={list}
+          now={model.now()}
+          order={order}
+          onOrder={(sort) => setOrder({ sort, reverse: order.sort === sort && !order.reverse })}
+          chosen={chosen?.id ?? ''}
+          onChoose={(r) => {
+            setChosen(r)
+            setOpen(true)
+          }}
+          onKey={(e, pageRows) => {
+            const steps: Record<string, number> = { ArrowDown: 1, ArrowUp: -1, PageDown: pageRows, PageUp: -pageRows, Home: -list.length, End: list.length }
+            if (e.key in steps) move(steps[e.key]!)
+            else if (e.key === 'Enter' && chosen) setOpen(true)
+            else if (e.key === ' ') setPaused(!paused)
+            else if (e.key === 'Escape') setOpen(false)
+            else return
+            e.preventDefault()
+          }}
+        />
+        {open && chosen && (
+          <Details
+            key={chosen.id}
+            row={chosen}
+            now={model.now()}
+            onClose={() => setOpen(false)}
+            actions={
+              <>
+                <button type="button" class="primary" disabled={!mayChange()} onClick={() => setRule(chosen)}>
+                  <Icon name="plus" />
+                  {t('rule.make')}
+                </button>
+                <a class="button" href={link('explain', { id: chosen.id, flow: JSON.stringify(chosen.flow) })}>
+                  <Icon name="explain" />
+                  {t('nav.explain')}
+                </a>
+                <button type="button" class="danger" disabled={!mayChange() || chosen.ended > 0} onClick={() => void kill(chosen)}>
+                  <Icon name="kill" />
+                  {t('connections.kill')}
+                </button>
+              </>
+            }
+          />
+        )}
+      </div>
+      {rule && <MakeRule row={rule} onClose={() => setRule(null)} />}
+    </>
+  )
+}
+
+interface TableProps {
+  list: Row[]
+  now: number
+  order: { sort: Sort; reverse: boolean }
+  onOrder: (s: Sort) => void
+  chosen: string
+  onChoose: (r: Row) => void
+  onKey: (e: KeyboardEvent, pageRows: number) => void
+}
+
+// Table draws the rows in view. To a reader of screens it is a grid of all of them.
+function Table({ list, now, order, onOrder, chosen, onChoose, onKey }: TableProps) {
+  const { ref, top, height } = useWindow<HTMLDivElement>()
+  const { first, end } = windowOf(top, height, rowHeight, list.length)
+  const grid = useRef<HTMLDivElement>(null)
+  const at = list.findIndex((r) => r.id === chosen)
+  // The row that the keys have chosen is scrolled into view, below the head.
+  useEffect(() => {
+    const e = ref.current
+    if (!e || at < 0 || document.activeElement !== e) return
+    if (at * rowHeight < e.scrollTop) e.scrollTop = at * rowHeight
+    else if ((at + 2) * rowHeight > e.scrollTop + e.clientHeight) e.scrollTop = (at + 2) * rowHeight - e.clientHeight
+  }, [chosen])
+  return (
+    <div
+      ref={ref}
+      class="card table"
+      role="grid"
+      tabIndex={0}
+      aria-label={t('nav.connections')}
+      aria-rowcount={list.length + 1}
+      aria-colcount={columns.length}
+      aria-activedescendant={at >= first && at < end ? `row-${chosen}` : undefined}
+      onKeyDown={(e) => onKey(e, Math.max(1, Math.floor(height / rowHeight) - 2))}
+    >
+      <div class="tr head" role="row" aria-rowindex={1}>
+        {columns.map((c) => (
+          <div key={c.sort} role="columnheader" class={c.numeric ? 'num' : ''} aria-sort={order.sort === c.sort ? (order.reverse ? 'ascending' : 'descending') : 'none'}>
+            <button type="button" class="plain" tabIndex={-1} onClick={() => onOrder(c.sort)}>
+              {t(c.key)}
+              {order.sort === c.sort && <span aria-hidden="true">{order.reverse ? '↑' : '↓'}</span>}
+            </button>
+          </div>
+        ))}
+      </div>
+      <div ref={grid} class="rows" role="rowgroup" style={{ blockSize: `${list.length * rowHeight}px` }}>
+        {list.slice(first, end).map((r, i) => (
+          <TableRow key={r.id} row={r} index={first + i} now={now} chosen={r.id === chosen} onChoose={onChoose} />
+        ))}
+      </div>
+      {list.length === 0 && <p class="empty">{t('connections.none')}</p>}
+    </div>
+  )
+}
+
+const port = (address: unknown) => String(address ?? '').split(':').pop()
+
+function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: number; now: number; chosen: boolean; onChoose: (r: Row) => void }) {
+  const blocked = r.decision.action.startsWith('block')
+  return (
+    <div
+      id={`row-${r.id}`}
+      class={`tr ${chosen ? 'chosen' : ''} ${r.ended ? 'ended' : ''}`}
+      role="row"
+      aria-rowindex={index + 2}
+      aria-selected={chosen}
+      style={{ transform: `translateY(${index * rowHeight}px)` }}
+      onClick={() => onChoose(r)}
+    >
+      <div role="gridcell" class="name">
+        <Mono cut title={`${r.flow.src} → ${r.flow.dst}`}>
+          {r.name || String(r.flow.dst)}
+        </Mono>
+        <span class="tag proto">
+          {String(r.flow.proto)}
+          {r.name ? `/${port(r.flow.dst)}` : ''}
+        </span>
+        {r.nameFrom && <span class="tag from">{t(`from.${r.nameFrom}` as Key)}</span>}
+        {r.process && (
+          <span class="muted cut process">
+            <bdi>{r.process}</bdi>
+          </span>
+        )}
+      </div>
+      <div role="gridcell" class="cut">
+        {blocked && (
+          <span class="state bad">
+            <Icon name="kill" />
+            <span class="sr">{t('blocked')}</span>
+          </span>
+        )}
+        {r.decision.rule ? <Mono>{r.decision.rule}</Mono> : <span class="muted">{t('default')}</span>}
+      </div>
+      <div role="gridcell" class="cut">
+        {r.uplink ? <Mono>{r.uplink}</Mono> : <span class="muted">–</span>}
+        {r.pinned && <span class="tag">{t('pinned')}</span>}
+      </div>
+      <div role="gridcell" class="num">{r.rtt >= 0 ? ms(r.rtt) : <span class="muted">–</span>}</div>
+      <div role="gridcell" class="num">{r.up + r.down > 0 ? bytes(r.up + r.down) : <span class="muted">–</span>}</div>
+      <div role="gridcell" class="num">{r.upRate + r.downRate > 0 ? rate(r.upRate + r.downRate) : <span class="muted">–</span>}</div>
+      <div role="gridcell" class="num muted">{r.ended ? t('ended') : r.began ? duration(Math.max(0, now - r.began) / 1000) : '–'}</div>
+    </div>
+  )
+}

@@ -1,0 +1,19 @@
+import { useMemo } from 'preact/hooks'
+import { post } from '../lib/api'
+import { type Call, Generator } from '../xray/core'
+import { XrayGenerator } from '../xray/generator'
+import { Manager } from '../xray/manager'
+import { Title } from '../ui/parts'
+
+const call: Call = (name, request) => post(`xray/${name}`, request)
+
+export default function XrayPage() {
+  const generator = useMemo(() => new Generator(call), [])
+  return (
+    <>
+      <Title page="nav.xray" />
+      <Manager />
+      <XrayGenerator generator={generator} />
+    </>
+  )
+}

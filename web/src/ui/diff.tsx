@@ -1,0 +1,28 @@
+import './diff.css'
+import { t } from '../lib/i18n'
+
+export interface DiffLine { kind: 'add' | 'remove' | 'hunk' | 'same'; text: string }
+
+// parseDiff reads a unified difference, or any text whose lines begin with + and -.
+export function parseDiff(text: string): DiffLine[] {
+  return text
+    .replace(/\n$/, '')
+    .split('\n')
+    .filter((l) => !/^(---|\+\+\+) /.test(l) && !l.startsWith('diff '))
+    .map((l) => ({ kind: l.startsWith('+') ? 'add' : l.startsWith('-') ? 'remove' : l.startsWith('@@') ? 'hunk' : 'same', text: l }))
+}
+
+// Diff shows what was added and removed by its sign, its colour, and to a screen reader by a word.
+export function Diff({ text, label }: { text: string; label: string }) {
+  return (
+    <div class="diff scroll" role="group" aria-label={label} tabIndex={0} dir="ltr" lang="en">
+      {parseDiff(text).map((l, i) => (
+        <div key={i} class={l.kind}>
+          {l.kind === 'add' && <span class="sr">{t('diff.added')}</span>}
+          {l.kind === 'remove' && <span class="sr">{t('diff.removed')}</span>}
+          {l.text || ' '}
+        </div>
+      ))}
+    </div>
+  )
+}
