@@ -79,12 +79,21 @@ func (c *checker) xhttp(path string, x object) {
 		if !isObject {
 			c.report(diag.Error, at(path, "extra"), "not a JSON object", "")
 		}
-		if d := child(extra, "downloadSettings"); d != nil {
-			c.stream(at(path, "extra.downloadSettings"), d)
-		}
+		c.wayBack(at(path, "extra.downloadSettings"), child(extra, "downloadSettings"))
 	}
-	if d := child(x, "downloadSettings"); d != nil {
-		c.stream(at(path, "downloadSettings"), d)
+	c.wayBack(at(path, "downloadSettings"), child(x, "downloadSettings"))
+}
+
+// wayBack checks downloadSettings; nil is none. Xray takes any, and ends by one that is
+// not whole as soon as somebody connects, for all who use it.
+func (c *checker) wayBack(path string, d object) {
+	if d == nil {
+		return
+	}
+	network, _ := c.stream(path, d)
+	port, _ := integer(d, "port")
+	if network != "xhttp" || text(d, "address") == "" || port < 1 || port > 65535 {
+		c.report(diag.Error, path, "Xray ends when it comes to use it: it needs an address, a port, and xhttp as its network", "write all three")
 	}
 }
 
