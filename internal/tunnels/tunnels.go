@@ -70,7 +70,8 @@ type Tunnels struct {
 	retry    time.Time // when to try again what does not run; zero is not
 
 	// Run's goroutine owns what follows.
-	last     map[string]Choice // what each name stood for
+	last     map[string]Choice // what each name stood for when it was brought about last
+	bad      refusals
 	asked    asked
 	client   *api.Client // nil before the first question
 	clientAt netip.AddrPort
@@ -96,7 +97,7 @@ type member struct {
 
 // New returns Tunnels that carry nothing yet.
 func New(o Options) *Tunnels {
-	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}}
+	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}}
 	t.xray = process.New(process.Options{
 		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
 	})
@@ -401,6 +402,7 @@ func (t *Tunnels) ask(ctx context.Context) (config.Version, error) {
 	if !ok {
 		return 0, fmt.Errorf("the rules of Xray %s are not known here; those of 26.3 and 26.7 are", version)
 	}
+	clear(t.bad) // another may take it
 	t.asked = asked{info.Size(), info.ModTime(), v}
 	return v, nil
 }

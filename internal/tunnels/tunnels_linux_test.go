@@ -326,6 +326,32 @@ func TestNextStart(t *testing.T) {
 	}
 }
 
+// TestRefusedByXray: a proxy that only Xray itself finds fault with costs no other, at the
+// start and later, and one whose name stood for another before keeps that.
+func TestRefusedByXray(t *testing.T) {
+	t.Parallel()
+	one := newServer(t, "one")
+	// The password is there to take tags out of what Xray prints.
+	const bad = "trojan://outbound@192.0.2.1:443?sni=s.example&type=raw&fm=%7B%22tcp%22%3A%5B%7B%22type%22%3A%22fragment%22%7D%5D%7D"
+	b := &book{entries: map[string]Choice{}}
+	b.set("Many", -1, bad+"#out-Home", one.link+"#Good", strings.Replace(bad, "443", "444", 1)+"#More")
+	b.set("One", -1, one.link+"#One")
+	x := New(Options{Binary: xraytest.Binary(t), Dir: t.TempDir(), Source: b, Log: quiet()})
+	run(t, x.Run)
+	x.Want([]Route{{Name: "a", Profile: "Many"}, {Name: "b", Profile: "One"}})
+	wait(t, x, "what is good carries", func() bool { return through(x, "a") == "one" && through(x, "b") == "one" })
+	if p := strings.Join(x.Status().Problems, "\n"); strings.Count(p, "Xray refuses it: ") != 2 || !strings.Contains(p, "route a: trojan 192.0.2.1:443: ") {
+		t.Error(p)
+	}
+	pid := running(t, x)
+	b.set("One", -1, bad+"#One")
+	wait(t, x, "the refusal is told", func() bool { return strings.Contains(fmt.Sprint(x.Status().Problems), "route b: ") })
+	wait(t, x, "nothing is left to do", func() bool { return len(x.Status().Problems) == 3 })
+	if through(x, "b") != "one" || x.Status().PID != pid {
+		t.Errorf("the last good proxy is gone: %+v", x.Status())
+	}
+}
+
 // kill kills one process; 0 would be our own group.
 func kill(t *testing.T, pid int) {
 	t.Helper()

@@ -184,6 +184,9 @@ func (s *Supervisor) set(change func(*Status)) {
 // ErrNoConfig says that there is nothing to run yet.
 var ErrNoConfig = errors.New("there is no configuration for xray")
 
+// ErrRefused says that a configuration has not passed Xray's own test.
+var ErrRefused = errors.New("test the configuration of xray")
+
 // exitError is an Xray that ended, or did not become ready.
 type exitError struct {
 	code int // -1 is by a signal, or not at all

@@ -159,7 +159,7 @@ func (l *loop) apply(ctx context.Context, c Config) error {
 		return nil
 	}
 	if err := l.test(ctx, c.Data); err != nil {
-		return fmt.Errorf("test the configuration of xray: %w", err)
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if l.stopped {
 		l.config = c
@@ -216,7 +216,7 @@ func (l *loop) amend(ctx context.Context, c Config, added []byte) error {
 		return l.apply(ctx, c)
 	}
 	if err := l.test(ctx, c.Data); err != nil {
-		return fmt.Errorf("test the configuration of xray: %w", err)
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	// What is added prints its secrets from now on; those before may still.
 	l.journal.hide(config.Secrets(both(c.Data, l.good.Data)))
