@@ -100,6 +100,7 @@ func New(o Options) *Tunnels {
 	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}}
 	t.xray = process.New(process.Options{
 		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
+		Gone: func() { t.report(false) }, // it can take a while until another one is ready
 	})
 	return t
 }
