@@ -9,8 +9,8 @@ import (
 
 // confine takes out of a link's objects what is this host's to say: how sockets are
 // made, since a mark or a device of the link's own would lead past the policy, and
-// which files Xray writes. What would have it read files is refused. It comes before
-// our own marks.
+// which files Xray writes. What would have it read files is refused, and so is a mask
+// whose socket can't have a mark. It comes before our own marks.
 func (b *builder) confine(v any) {
 	switch x := v.(type) {
 	case object:
@@ -28,6 +28,8 @@ func (b *builder) confine(v any) {
 				b.key(diag.Warning, "extra", strings.ToLower(key)+" is dropped: sockets and files of this host are not a link's to choose", "")
 			case slices.ContainsFunc([]string{"certificateFile", "keyFile"}, is):
 				b.key(diag.Error, "extra", strings.ToLower(key)+" names a file of this host", "the certificate itself has to stand in the link, or its pin")
+			case is("type") && strings.EqualFold(text(x, "type"), "xicmp"):
+				b.key(diag.Error, "fm", "the mask xicmp makes a socket of its own, on which Xray puts no mark", "the server has to change to another mask")
 			default:
 				b.confine(x[key])
 			}

@@ -48,6 +48,7 @@ func TestBack(t *testing.T) {
 		"another":       `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"ws"}}`,
 		"none":          `{"downloadSettings":{"address":"203.0.113.10","port":443}}`,
 		"a file":        `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","security":"tls","tlsSettings":{"certificates":[{"CertificateFile":"/dev/zero"}]}}}`,
+		"a socket":      `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","finalmask":{"udp":[{"type":"xicmp"}]}}}`,
 		"two spellings": `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp"},"DownloadSettings":{}}`,
 		"empty address": `{"downloadSettings":{"address":"","port":443,"network":"xhttp"}}`,
 	} {
