@@ -263,7 +263,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	switch {
 	case live && added == nil && len(gone) == 0:
 	case live:
-		err = t.xray.Amend(ctx, m.config, added)
+		err = t.xray.Amend(ctx, m.config, t.missing(ctx, m.config.API, added))
 	default:
 		err = t.xray.Apply(ctx, m.config)
 	}
@@ -290,6 +290,39 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 		}
 	}
 	return nil
+}
+
+// missing returns those of the outbounds that Xray does not have: it may have kept one
+// that was to go, or have got a part of them before, and refuses all for one it has.
+// A tag says what the outbound is, so that the same tag is the same outbound.
+func (t *Tunnels) missing(ctx context.Context, at netip.AddrPort, added []byte) []byte {
+	if added == nil {
+		return nil
+	}
+	ask, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	there, err := t.clientOf(at).Outbounds(ask)
+	if err != nil {
+		return added // Xray does not run, or says so itself
+	}
+	var file struct {
+		Outbounds []map[string]any `json:"outbounds"`
+	}
+	if json.Unmarshal(added, &file) != nil {
+		return added
+	}
+	file.Outbounds = slices.DeleteFunc(file.Outbounds, func(o map[string]any) bool {
+		tag, _ := o["tag"].(string)
+		return slices.Contains(there, tag)
+	})
+	if len(file.Outbounds) == 0 {
+		return nil
+	}
+	rest, err := json.Marshal(file)
+	if err != nil {
+		return added
+	}
+	return rest
 }
 
 // use has routes find their servers.

@@ -221,13 +221,15 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 		t.poke()
 	}
 	t.mu.Unlock()
-	if st.State == process.Running && t.o.Probe != "" {
+	if st.State == process.Running {
 		client := t.clientOf(at)
 		ask, cancel := context.WithTimeout(ctx, askWithin)
 		defer cancel()
-		list, err := client.Observatory(ask)
-		if err == nil {
-			t.observe(list)
+		if t.o.Probe != "" {
+			list, err := client.Observatory(ask)
+			if err == nil {
+				t.observe(list)
+			}
 		}
 		t.report(true) // groups go first
 		t.steer(ask, client)
