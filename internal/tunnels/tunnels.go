@@ -56,6 +56,7 @@ type Tunnels struct {
 	o       Options
 	xray    *process.Supervisor
 	servers atomic.Pointer[map[string]netip.AddrPort]
+	up      atomic.Bool // an Xray answers
 	wake    chan struct{}
 
 	mu       sync.Mutex
@@ -100,7 +101,7 @@ func New(o Options) *Tunnels {
 	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}}
 	t.xray = process.New(process.Options{
 		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
-		Gone: func() { t.report(false) }, // it can take a while until another one is ready
+		Gone: t.gone,
 	})
 	return t
 }
@@ -123,11 +124,11 @@ func (t *Tunnels) poke() {
 	}
 }
 
-// Server returns the SOCKS server of a route, false while there is none. It waits for
-// nothing.
+// Server returns the SOCKS server of a route, false while there is none: while Xray is
+// down any user of this host can listen on its ports. It waits for nothing.
 func (t *Tunnels) Server(route string) (netip.AddrPort, bool) {
 	m := t.servers.Load()
-	if m == nil {
+	if m == nil || !t.up.Load() {
 		return netip.AddrPort{}, false
 	}
 	at, ok := (*m)[route]
@@ -204,7 +205,14 @@ func (t *Tunnels) ready(ctx context.Context, client *api.Client) {
 		}
 	}
 	t.mu.Unlock()
+	t.up.Store(true)
 	t.steer(ctx, client)
+}
+
+// gone is called when an Xray has ended; it can take a while until another one is ready.
+func (t *Tunnels) gone() {
+	t.up.Store(false)
+	t.report(false)
 }
 
 // look asks Xray what it has measured, and what follows from that.

@@ -274,6 +274,9 @@ func TestRoutes(t *testing.T) {
 	if through(x, "b") != "" {
 		t.Error("a stopped tunnel carries")
 	}
+	if at, ok := x.Server("b"); ok {
+		t.Error("a stopped tunnel has a server, on a port that others can take: ", at)
+	}
 	if err := x.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
