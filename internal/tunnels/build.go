@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"reflect"
@@ -26,6 +28,8 @@ type made struct {
 	config   process.Config
 	groups   []group
 	problems []string
+	choices  map[string]Choice // what each name stands for
+	links    map[string]string // of the profiles, by the tags of their outbounds
 }
 
 // slug is a route's name as a tag: itself where it can be one.
@@ -48,11 +52,56 @@ type builder struct {
 	marks    []uint32
 	index    map[string]int // of a profile with a mark
 	used     [][]int        // the profiles of each group
+	bad      refusals
+}
+
+// refusals are profiles whose outbounds Xray itself has refused, by their links, and
+// why. One of them would cost the whole configuration.
+type refusals map[string]string
+
+// add takes up the outbound that an error of Xray's test is about; false if it is about
+// none. Xray names it by its tag, of which the stamp is what no secret of a link can hide.
+func (r refusals) add(m made, err error) bool {
+	if !errors.Is(err, process.ErrRefused) {
+		return false
+	}
+	why := err.Error()
+	for tag, l := range m.links {
+		stamp := tag[max(0, len(tag)-stampSize):]
+		_, after, found := strings.Cut(why, stamp)
+		if !found {
+			continue
+		}
+		if _, known := r[l]; known {
+			return false
+		}
+		r[l] = "Xray refuses it: " + strings.TrimSpace(after[strings.LastIndex(after, ">")+1:])
+		return true
+	}
+	return false
+}
+
+// stampSize is how much of a tag's end no other tag has: -01234567. of out-Home-01234567.
+const stampSize = 10
+
+// sift is sift without what Xray has refused, which it returns apart.
+func (b *builder) sift(profiles []link.Profile) (runnable []int, why, refused []string) {
+	all, why := sift(b.v, profiles)
+	for _, i := range all {
+		reason, bad := b.bad[profiles[i].Format()]
+		switch {
+		case !bad:
+			runnable = append(runnable, i)
+		case len(refused) < maxProblems:
+			refused = append(refused, address(profiles[i])+": "+reason)
+		}
+	}
+	return runnable, why, refused
 }
 
 // build makes the configuration of routes; without a proxy that can be run there is none.
 func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error) {
-	b := builder{v: v, index: map[string]int{}}
+	b := builder{made: made{choices: map[string]Choice{}, links: map[string]string{}}, v: v, index: map[string]int{}, bad: t.bad}
 	o := config.Options{Stamp: p.note.Stamp, Observatory: config.Observatory{URL: t.o.Probe, Interval: t.o.Every}}
 	slugs := map[string]bool{}
 	for _, r := range routes {
@@ -84,6 +133,9 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error
 		return b.made, fmt.Errorf("build the configuration of xray: %s", findings[max(i, 0)])
 	}
 	b.tag(tags)
+	for i, tag := range tags {
+		b.links[tag] = b.profiles[i].Format()
+	}
 	n, err := json.Marshal(p.note)
 	if err != nil {
 		return b.made, err
@@ -96,22 +148,24 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error
 // stood for last holds where the source has lost it, or nothing of it can be run.
 func (b *builder) find(r Route, source Source, last map[string]Choice) (Choice, []int) {
 	c, ok := source.Find(r.Profile)
-	runnable, why := sift(b.v, c.Profiles)
-	if len(runnable) > 0 {
-		last[r.Profile] = c
-		return c, runnable
-	}
+	runnable, why, refused := b.sift(c.Profiles)
 	switch {
+	case len(runnable) > 0:
+		why = nil // of those that can't be run the others stand
 	case !ok:
 		why = []string{fmt.Sprintf("there is no proxy called %q", r.Profile)}
 	case len(c.Profiles) == 0:
 		why = []string{c.From + " has no proxy yet"}
 	}
-	for _, w := range why {
+	for _, w := range slices.Concat(why, refused) {
 		b.problems = append(b.problems, fmt.Sprintf("route %s: %s", r.Name, w))
 	}
+	if len(runnable) > 0 {
+		b.choices[r.Profile] = c
+		return c, runnable
+	}
 	old := last[r.Profile]
-	runnable, _ = sift(b.v, old.Profiles)
+	runnable, _, _ = b.sift(old.Profiles)
 	return old, runnable
 }
 
@@ -189,13 +243,16 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	t.mu.Unlock()
 	m, err := t.build(v, wanted, p)
 	t.mu.Lock()
+	told := t.problems
 	t.problems = m.problems
 	t.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	for _, w := range m.problems {
-		t.o.Log.Warn("proxy not used", "why", w)
+		if !slices.Contains(told, w) {
+			t.o.Log.Warn("proxy not used", "why", w)
+		}
 	}
 	if m.config.Data == nil {
 		return fmt.Errorf("no proxy can be run")
@@ -206,7 +263,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	switch {
 	case live && added == nil && len(gone) == 0:
 	case live:
-		err = t.xray.Amend(ctx, m.config, added)
+		err = t.xray.Amend(ctx, m.config, t.missing(ctx, m.config.API, added))
 	default:
 		err = t.xray.Apply(ctx, m.config)
 	}
@@ -214,8 +271,12 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 		if before != nil {
 			t.use(groups, at) // what ran before runs on, or again
 		}
+		if t.bad.add(m, err) {
+			t.poke() // again without it
+		}
 		return err
 	}
+	maps.Copy(t.last, m.choices)
 	t.mu.Lock()
 	t.applied = m.config.Data
 	t.mu.Unlock()
@@ -229,6 +290,39 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 		}
 	}
 	return nil
+}
+
+// missing returns those of the outbounds that Xray does not have: it may have kept one
+// that was to go, or have got a part of them before, and refuses all for one it has.
+// A tag says what the outbound is, so that the same tag is the same outbound.
+func (t *Tunnels) missing(ctx context.Context, at netip.AddrPort, added []byte) []byte {
+	if added == nil {
+		return nil
+	}
+	ask, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	there, err := t.clientOf(at).Outbounds(ask)
+	if err != nil {
+		return added // Xray does not run, or says so itself
+	}
+	var file struct {
+		Outbounds []map[string]any `json:"outbounds"`
+	}
+	if json.Unmarshal(added, &file) != nil {
+		return added
+	}
+	file.Outbounds = slices.DeleteFunc(file.Outbounds, func(o map[string]any) bool {
+		tag, _ := o["tag"].(string)
+		return slices.Contains(there, tag)
+	})
+	if len(file.Outbounds) == 0 {
+		return nil
+	}
+	rest, err := json.Marshal(file)
+	if err != nil {
+		return added
+	}
+	return rest
 }
 
 // use has routes find their servers.

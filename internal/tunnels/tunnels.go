@@ -56,6 +56,7 @@ type Tunnels struct {
 	o       Options
 	xray    *process.Supervisor
 	servers atomic.Pointer[map[string]netip.AddrPort]
+	up      atomic.Bool // an Xray answers
 	wake    chan struct{}
 
 	mu       sync.Mutex
@@ -70,7 +71,8 @@ type Tunnels struct {
 	retry    time.Time // when to try again what does not run; zero is not
 
 	// Run's goroutine owns what follows.
-	last     map[string]Choice // what each name stood for
+	last     map[string]Choice // what each name stood for when it was brought about last
+	bad      refusals
 	asked    asked
 	client   *api.Client // nil before the first question
 	clientAt netip.AddrPort
@@ -96,9 +98,10 @@ type member struct {
 
 // New returns Tunnels that carry nothing yet.
 func New(o Options) *Tunnels {
-	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}}
+	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}}
 	t.xray = process.New(process.Options{
 		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
+		Gone: t.gone,
 	})
 	return t
 }
@@ -121,11 +124,11 @@ func (t *Tunnels) poke() {
 	}
 }
 
-// Server returns the SOCKS server of a route, false while there is none. It waits for
-// nothing.
+// Server returns the SOCKS server of a route, false while there is none: while Xray is
+// down any user of this host can listen on its ports. It waits for nothing.
 func (t *Tunnels) Server(route string) (netip.AddrPort, bool) {
 	m := t.servers.Load()
-	if m == nil {
+	if m == nil || !t.up.Load() {
 		return netip.AddrPort{}, false
 	}
 	at, ok := (*m)[route]
@@ -202,7 +205,14 @@ func (t *Tunnels) ready(ctx context.Context, client *api.Client) {
 		}
 	}
 	t.mu.Unlock()
+	t.up.Store(true)
 	t.steer(ctx, client)
+}
+
+// gone is called when an Xray has ended; it can take a while until another one is ready.
+func (t *Tunnels) gone() {
+	t.up.Store(false)
+	t.report(false)
 }
 
 // look asks Xray what it has measured, and what follows from that.
@@ -219,13 +229,15 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 		t.poke()
 	}
 	t.mu.Unlock()
-	if st.State == process.Running && t.o.Probe != "" {
+	if st.State == process.Running {
 		client := t.clientOf(at)
 		ask, cancel := context.WithTimeout(ctx, askWithin)
 		defer cancel()
-		list, err := client.Observatory(ask)
-		if err == nil {
-			t.observe(list)
+		if t.o.Probe != "" {
+			list, err := client.Observatory(ask)
+			if err == nil {
+				t.observe(list)
+			}
 		}
 		t.report(true) // groups go first
 		t.steer(ask, client)
@@ -401,6 +413,7 @@ func (t *Tunnels) ask(ctx context.Context) (config.Version, error) {
 	if !ok {
 		return 0, fmt.Errorf("the rules of Xray %s are not known here; those of 26.3 and 26.7 are", version)
 	}
+	clear(t.bad) // another may take it
 	t.asked = asked{info.Size(), info.ModTime(), v}
 	return v, nil
 }

@@ -2,6 +2,7 @@ package tunnels
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/state"
+	"netpolicy.dev/netpolicy/xray/api"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
 )
@@ -37,7 +39,7 @@ type server struct {
 }
 
 func newServer(t *testing.T, name string) *server {
-	port, api := freePort(t), freePort(t)
+	port, control := freePort(t), freePort(t)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, name)
 		if r.URL.Path == "/wait" { // the rest comes when it is asked for, or the client leaves
@@ -53,10 +55,10 @@ func newServer(t *testing.T, name string) *server {
 	s := &server{name: name, link: fmt.Sprintf("ss://aes-256-gcm:%s@%s", secret, port)}
 	s.xray = process.New(process.Options{Binary: xraytest.Binary(t), Dir: t.TempDir()})
 	run(t, s.xray.Run)
-	err := s.xray.Apply(t.Context(), process.Config{API: api, Data: fmt.Appendf(nil, `{
+	err := s.xray.Apply(t.Context(), process.Config{API: control, Data: fmt.Appendf(nil, `{
 		"api": {"tag": "api", "listen": %q, "services": ["StatsService"]}, "stats": {},
 		"inbounds": [{"listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
-		"outbounds": [{"protocol": "freedom", "settings": {"redirect": %q}}]}`, api, port.Port(), secret, web.Listener.Addr())})
+		"outbounds": [{"protocol": "freedom", "settings": {"redirect": %q}}]}`, control, port.Port(), secret, web.Listener.Addr())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,6 +274,9 @@ func TestRoutes(t *testing.T) {
 	if through(x, "b") != "" {
 		t.Error("a stopped tunnel carries")
 	}
+	if at, ok := x.Server("b"); ok {
+		t.Error("a stopped tunnel has a server, on a port that others can take: ", at)
+	}
 	if err := x.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -324,6 +329,81 @@ func TestNextStart(t *testing.T) {
 	if st := next.Status(); st.PID != 0 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// TestRefusedByXray: a proxy that only Xray itself finds fault with costs no other, at the
+// start and later, and one whose name stood for another before keeps that.
+func TestRefusedByXray(t *testing.T) {
+	t.Parallel()
+	one := newServer(t, "one")
+	// The password is there to take tags out of what Xray prints.
+	const bad = "trojan://outbound@192.0.2.1:443?sni=s.example&type=raw&fm=%7B%22tcp%22%3A%5B%7B%22type%22%3A%22fragment%22%7D%5D%7D"
+	b := &book{entries: map[string]Choice{}}
+	b.set("Many", -1, bad+"#out-Home", one.link+"#Good", strings.Replace(bad, "443", "444", 1)+"#More")
+	b.set("One", -1, one.link+"#One")
+	x := New(Options{Binary: xraytest.Binary(t), Dir: t.TempDir(), Source: b, Log: quiet()})
+	run(t, x.Run)
+	x.Want([]Route{{Name: "a", Profile: "Many"}, {Name: "b", Profile: "One"}})
+	wait(t, x, "what is good carries", func() bool { return through(x, "a") == "one" && through(x, "b") == "one" })
+	if p := strings.Join(x.Status().Problems, "\n"); strings.Count(p, "Xray refuses it: ") != 2 || !strings.Contains(p, "route a: trojan 192.0.2.1:443: ") {
+		t.Error(p)
+	}
+	pid := running(t, x)
+	b.set("One", -1, bad+"#One")
+	wait(t, x, "the refusal is told", func() bool { return strings.Contains(fmt.Sprint(x.Status().Problems), "route b: ") })
+	wait(t, x, "nothing is left to do", func() bool { return len(x.Status().Problems) == 3 })
+	if through(x, "b") != "one" || x.Status().PID != pid {
+		t.Errorf("the last good proxy is gone: %+v", x.Status())
+	}
+}
+
+// TestAmendAgain: an outbound that is there already, since it was not taken out, is used;
+// and what Xray was not told is told again, also where nothing is measured.
+func TestAmendAgain(t *testing.T) {
+	t.Parallel()
+	one, two := newServer(t, "one"), newServer(t, "two")
+	b := &book{entries: map[string]Choice{}}
+	b.set("One", -1, one.link+"#One")
+	x := New(Options{Binary: xraytest.Binary(t), Dir: t.TempDir(), Source: b, Log: quiet()})
+	run(t, x.Run)
+	x.Want([]Route{{Name: "a", Profile: "One"}})
+	carries := func(want string) func() bool { return func() bool { return through(x, "a") == want } }
+	wait(t, x, "it carries", func() bool { return carries("one")() && snapshot(x).Data != nil })
+	first := snapshot(x)
+	b.set("One", -1, two.link+"#One")
+	wait(t, x, "it carries over the other", func() bool { return carries("two")() && !bytes.Equal(snapshot(x).Data, first.Data) })
+	second := snapshot(x)
+	added, gone, live := compare(second.Data, first.Data)
+	if added == nil || len(gone) != 1 || !live {
+		t.Fatal(string(added), gone, live)
+	}
+	wait(t, x, "the first is taken out", func() bool {
+		tags, err := api.New(second.API).Outbounds(t.Context())
+		return err == nil && len(tags) == 2
+	})
+	if err := x.xray.Amend(t.Context(), second, added); err != nil {
+		t.Fatal(err)
+	}
+	b.set("One", -1, one.link+"#One")
+	wait(t, x, "it carries over the first", carries("one"))
+
+	if err := api.New(second.API).Override(t.Context(), "grp-a", ""); err != nil {
+		t.Fatal(err)
+	}
+	x.mu.Lock()
+	x.groups[0].told = ""
+	x.mu.Unlock()
+	wait(t, x, "xray is told again", func() bool {
+		tag, err := api.New(second.API).Overridden(t.Context(), "grp-a")
+		return err == nil && tag != ""
+	})
+}
+
+// snapshot returns what was applied last.
+func snapshot(x *Tunnels) process.Config {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return process.Config{Data: x.applied, API: x.api}
 }
 
 // kill kills one process; 0 would be our own group.

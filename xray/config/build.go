@@ -222,7 +222,7 @@ func sockopt(out object, mark uint32, strategy string) {
 		s = object{}
 		out["streamSettings"] = s
 	}
-	s["sockopt"] = opt
+	sockopts(s, opt)
 }
 
 // maxSlug bounds how much of a profile's name its tag has.

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"cmp"
 	"encoding/hex"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +43,9 @@ func (c *checker) stream(path string, s object) (network, security string) {
 		c.report(diag.Error, at(path, "security"), "there is no such security", "it is none, tls or reality")
 	}
 	c.transports(path, s)
+	if network == "xhttp" {
+		c.requests(path, s)
+	}
 	c.masks(at(path, "finalmask"), child(s, "finalmask"))
 	return network, security
 }
@@ -79,12 +84,46 @@ func (c *checker) xhttp(path string, x object) {
 		if !isObject {
 			c.report(diag.Error, at(path, "extra"), "not a JSON object", "")
 		}
-		if d := child(extra, "downloadSettings"); d != nil {
-			c.stream(at(path, "extra.downloadSettings"), d)
+		c.wayBack(at(path, "extra.downloadSettings"), child(extra, "downloadSettings"))
+	}
+	c.wayBack(at(path, "downloadSettings"), child(x, "downloadSettings"))
+}
+
+// requests checks what xhttp makes requests of, and how large they are: Xray makes none
+// of what is no URL, ends by that, and takes the memory for any padding.
+func (c *checker) requests(path string, s object) {
+	for _, key := range []string{"xhttpSettings", "splithttpSettings"} {
+		x := child(s, key)
+		host := cmp.Or(text(x, "host"), text(child(s, "tlsSettings"), "serverName"), text(child(s, "realitySettings"), "serverName"))
+		route, query, _ := strings.Cut(text(x, "path"), "?")
+		u := url.URL{Scheme: "https", Host: host, Path: route, RawQuery: query}
+		if _, err := url.Parse(u.String()); err != nil {
+			c.report(diag.Error, at(path, key), "no URL can be made of its host, or the server's name, and its path", "look for spaces and what can't be printed")
+		}
+		for _, o := range []object{x, child(x, "extra")} {
+			if low, high, ok := bounds(o, "xPaddingBytes"); ok && max(low, high) > maxPadding {
+				c.report(diag.Error, at(path, key+".xPaddingBytes"), "more than servers take, all of it in memory", "leave it out")
+			}
+			if low, high, ok := bounds(o, "scMaxEachPostBytes"); ok && min(low, high) <= 0 {
+				c.report(diag.Error, at(path, key+".scMaxEachPostBytes"), "not more than 0: Xray ends by it", "leave it out")
+			}
 		}
 	}
-	if d := child(x, "downloadSettings"); d != nil {
-		c.stream(at(path, "downloadSettings"), d)
+}
+
+// maxPadding is the most of padding, 1 MiB, and of what a mask puts before a datagram.
+const maxPadding = 1 << 20
+
+// wayBack checks downloadSettings; nil is none. Xray takes any, and ends by one that is
+// not whole as soon as somebody connects, for all who use it.
+func (c *checker) wayBack(path string, d object) {
+	if d == nil {
+		return
+	}
+	network, _ := c.stream(path, d)
+	port, _ := integer(d, "port")
+	if network != "xhttp" || text(d, "address") == "" || port < 1 || port > 65535 {
+		c.report(diag.Error, path, "Xray ends when it comes to use it: it needs an address, a port, and xhttp as its network", "write all three")
 	}
 }
 
@@ -173,6 +212,7 @@ func (c *checker) masks(path string, m object) {
 		for i, e := range list(m, part.key) {
 			o, _ := e.(object)
 			kind := strings.ToLower(text(o, "type"))
+			c.noise(item(path, part.key, i), o)
 			if slices.Contains(part.all, kind) {
 				continue
 			}
@@ -190,6 +230,23 @@ func (c *checker) masks(path string, m object) {
 	}
 	if quic := child(m, "quicParams"); quic != nil {
 		c.quic(at(path, "quicParams"), quic)
+	}
+}
+
+// noise checks how much a mask sends of what means nothing.
+func (c *checker) noise(path string, v any) {
+	switch x := v.(type) {
+	case object:
+		if low, high, ok := bounds(x, "rand"); ok && (min(low, high) < 0 || max(low, high) > maxPadding) {
+			c.report(diag.Error, path, "more than there is room for in a datagram, all of it in memory", "make `rand` smaller")
+		}
+		for _, key := range sortedKeys(x) {
+			c.noise(path, x[key])
+		}
+	case []any:
+		for _, e := range x {
+			c.noise(path, e)
+		}
 	}
 }
 
@@ -225,12 +282,18 @@ func (c *checker) quic(path string, q object) {
 			c.report(diag.Error, at(path, b.key), "the core does not take this number", help)
 		}
 	}
+	if hop := child(q, "udpHop"); hop != nil {
+		_, ports := get(hop, "ports")
+		if _, ok := get(hop, "interval"); ports && !ok {
+			c.report(diag.Error, at(path, "udpHop.interval"), "missing: Xray's own default overflows, and it ends by that", "write "+hopInterval)
+		}
+	}
 	interval := text(child(q, "udpHop"), "interval")
 	if n, ok := integer(child(q, "udpHop"), "interval"); ok {
 		interval = strconv.FormatInt(n, 10)
 	}
 	for part := range strings.SplitSeq(interval, "-") {
-		if n, err := strconv.ParseUint(part, 10, 31); interval != "" && err == nil && n > 0 && n < 5 {
+		if n, err := strconv.ParseUint(part, 10, 31); interval != "" && err == nil && n < 5 {
 			c.report(diag.Error, at(path, "udpHop.interval"), "shorter than 5 seconds", "")
 			return
 		}

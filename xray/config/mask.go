@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -59,7 +60,16 @@ func (b *builder) numbers(quic object) {
 			b.key(diag.Hint, "fm", key+" is a text; it is written as the number that the core wants", "")
 		}
 	}
+	if hop := child(quic, "udpHop"); hop != nil {
+		if _, ok := get(hop, "interval"); !ok {
+			hop[actualKey(hop, "interval")] = hopInterval
+		}
+	}
 }
+
+// hopInterval is what an Xray means that is given none, in seconds: its own default
+// overflows, and it ends when it comes to use it (26.3.27).
+const hopInterval = "30"
 
 // object returns finalmask; nil if there is none.
 func (m masks) object() object {
@@ -158,11 +168,7 @@ func (b *builder) hysteria(s object, m *masks) {
 		}
 	}
 	if ports != "" {
-		hop := object{"ports": ports}
-		if x.HopInterval != "" {
-			hop["interval"] = x.HopInterval
-		}
-		add("udpHop", hop)
+		add("udpHop", object{"ports": ports, "interval": cmp.Or(x.HopInterval, hopInterval)})
 	}
 	if x.Up != "" || x.Down != "" {
 		add("congestion", "brutal")

@@ -72,6 +72,7 @@ func translate(v Version, p link.Profile) (object, []Finding) {
 	}
 	out = tree.(object)
 	b.scrub(out)
+	b.confine(child(out, "streamSettings"))
 	b.rename(child(child(out, "streamSettings"), "xhttpSettings"))
 	b.outbound("outbound", out)
 	return out, b.findings

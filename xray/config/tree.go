@@ -82,6 +82,24 @@ func integer(o object, key string) (int64, bool) {
 	return 0, false
 }
 
+// bounds returns a member that is a range, 5 or "5-10"; each can be negative.
+func bounds(o object, key string) (from, to int64, ok bool) {
+	if n, ok := integer(o, key); ok {
+		return n, n, true
+	}
+	s := text(o, key)
+	i := strings.LastIndexByte(s, '-')
+	if i > 0 && s[i-1] == '-' {
+		i-- // the second is negative
+	}
+	if i <= 0 {
+		return 0, 0, false
+	}
+	from, err1 := strconv.ParseInt(strings.TrimSpace(s[:i]), 10, 64)
+	to, err2 := strconv.ParseInt(strings.TrimSpace(s[i+1:]), 10, 64)
+	return from, to, err1 == nil && err2 == nil
+}
+
 func sortedKeys(o object) []string {
 	keys := make([]string, 0, len(o))
 	for k := range o {

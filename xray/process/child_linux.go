@@ -44,6 +44,7 @@ func (s *Supervisor) command(ctx context.Context, args ...string) *exec.Cmd {
 // it is: one that we lose before reads none and ends.
 func (s *Supervisor) spawn(data []byte, known func(identity) error) (*child, error) {
 	out := s.out
+	out.skip()
 	cmd := s.command(context.Background(), "run", "-config", "stdin:")
 	cmd.Stdout, cmd.Stderr = out.file, out.file
 	if s.o.Cgroup != "" {

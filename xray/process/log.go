@@ -13,6 +13,10 @@ const (
 	// keptLines and longestLine bound what is kept of the log in memory.
 	keptLines   = 200
 	longestLine = 2 << 10
+	// readSize and maxReads bound what is read at a time, 4 MiB: who prints without end must
+	// not keep us from everything else.
+	readSize = 16 << 10
+	maxReads = 256
 	// fileSize is when a log file is put aside, and keptFiles how many of those there are.
 	fileSize  = 1 << 20
 	keptFiles = 2
@@ -56,8 +60,8 @@ func (j *journal) read() {
 	if j.from == nil {
 		return
 	}
-	var buf [16 << 10]byte
-	for {
+	var buf [readSize]byte
+	for range maxReads {
 		n, err := j.from.Read(buf[:])
 		j.take(buf[:n])
 		if n == 0 || err != nil {

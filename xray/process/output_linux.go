@@ -15,7 +15,8 @@ const (
 	outputName = "netpolicy-xray"
 	// freeEvery is how much is read before its memory is given back.
 	freeEvery = 64 << 10
-	// oldOutput is how much is read of what an adopted Xray printed before.
+	// oldOutput is how much is read of what an adopted Xray printed before, or of what
+	// one has printed faster than it is read.
 	oldOutput = 1 << 20
 )
 
@@ -66,8 +67,22 @@ func openOutput(pid int) (*Output, error) {
 	return o, nil
 }
 
-// Read implements io.Reader.
+// skip passes over what nobody has read: another has, who took over the Xray that
+// printed it and knew its secrets.
+func (o *Output) skip() {
+	if info, err := o.file.Stat(); err == nil {
+		o.at = info.Size()
+	}
+}
+
+// Read implements io.Reader. Of what was printed faster than it is read the newest is
+// read, and a line says how much is not.
 func (o *Output) Read(b []byte) (int, error) {
+	if info, err := o.file.Stat(); err == nil && info.Size()-o.at > 2*oldOutput {
+		dropped := info.Size() - o.at - oldOutput
+		o.at += dropped
+		return copy(b, fmt.Sprintf("\n%d bytes that xray has printed faster than they are read are dropped\n", dropped)), nil
+	}
 	n, err := o.file.ReadAt(b, o.at)
 	o.at += int64(n)
 	if o.at-o.freed >= freeEvery {

@@ -25,6 +25,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"netpolicy.dev/netpolicy/xray/api"
@@ -48,6 +49,8 @@ type Options struct {
 	// Ready is called whenever an Xray has begun to answer, before it counts as
 	// running: what is told to it through its API is lost with the one before. nil is nothing.
 	Ready func(context.Context, *api.Client)
+	// Gone is called whenever an Xray has ended; it must not block. nil is nothing.
+	Gone func()
 	// Leave is asked when Run ends: true leaves Xray to a next start of ours. nil ends it.
 	Leave func() bool
 }
@@ -101,6 +104,7 @@ type Supervisor struct {
 	journal  journal
 	out      *Output
 	requests chan request
+	stopping atomic.Int32 // how many wait for Stop
 	mu       sync.Mutex
 	status   Status
 }
@@ -146,8 +150,12 @@ func (s *Supervisor) Amend(ctx context.Context, c Config, added []byte) error {
 // Start takes back a Stop.
 func (s *Supervisor) Start(ctx context.Context) error { return s.ask(ctx, request{kind: start}) }
 
-// Stop ends Xray, which stays so until Start.
-func (s *Supervisor) Stop(ctx context.Context) error { return s.ask(ctx, request{kind: stop}) }
+// Stop ends Xray, which stays so until Start. One that is not ready yet is not waited for.
+func (s *Supervisor) Stop(ctx context.Context) error {
+	s.stopping.Add(1)
+	defer s.stopping.Add(-1)
+	return s.ask(ctx, request{kind: stop})
+}
 
 // Restart ends Xray and starts it again at once, also where it was waiting.
 func (s *Supervisor) Restart(ctx context.Context) error { return s.ask(ctx, request{kind: restart}) }
@@ -183,6 +191,9 @@ func (s *Supervisor) set(change func(*Status)) {
 
 // ErrNoConfig says that there is nothing to run yet.
 var ErrNoConfig = errors.New("there is no configuration for xray")
+
+// ErrRefused says that a configuration has not passed Xray's own test.
+var ErrRefused = errors.New("test the configuration of xray")
 
 // exitError is an Xray that ended, or did not become ready.
 type exitError struct {

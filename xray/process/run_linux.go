@@ -159,7 +159,7 @@ func (l *loop) apply(ctx context.Context, c Config) error {
 		return nil
 	}
 	if err := l.test(ctx, c.Data); err != nil {
-		return fmt.Errorf("test the configuration of xray: %w", err)
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if l.stopped {
 		l.config = c
@@ -216,7 +216,7 @@ func (l *loop) amend(ctx context.Context, c Config, added []byte) error {
 		return l.apply(ctx, c)
 	}
 	if err := l.test(ctx, c.Data); err != nil {
-		return fmt.Errorf("test the configuration of xray: %w", err)
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	// What is added prints its secrets from now on; those before may still.
 	l.journal.hide(config.Secrets(both(c.Data, l.good.Data)))
@@ -352,6 +352,9 @@ func (s *Supervisor) ready(ctx context.Context, c *child, cfg Config) error {
 			return ctx.Err()
 		case <-time.After(wait):
 		}
+		if s.stopping.Load() > 0 {
+			return exitError{-1, "it is stopped before it is ready"}
+		}
 		asked, cancel := context.WithTimeout(ctx, answerWithin)
 		_, err := client.Uptime(asked)
 		cancel()
@@ -391,6 +394,9 @@ func (l *loop) gone() {
 		l.child.letGo()
 		l.child = nil
 		_ = l.keep() // what it says then is that of a process which is not there
+		if l.o.Gone != nil {
+			defer l.o.Gone()
+		}
 	}
 	l.set(func(st *Status) {
 		st.State, st.PID, st.Adopted, st.Reason, st.PortUsed, st.Next = Stopped, 0, false, "", false, time.Time{}
