@@ -2,6 +2,7 @@
 // connection is asked why, a rule is made from it, and the change comes and goes.
 // SHOTS=DIR writes the screenshots of docs/ui.md.
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { copyFileSync, chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -243,6 +244,33 @@ test('a change is kept, and a policy of the history comes back', async () => {
   await page.getByRole('region', { name: 'A change waits' }).waitFor({ state: 'detached' })
   await page.locator('[data-test=history] li').first().getByText('in force').waitFor()
   await sound('history')
+})
+
+test('a subscription is added, chosen from and removed', async () => {
+  await go(page, 'xray', 'Xray')
+  const one = `vless://11111111-2222-4333-8444-555555555555@one.example:443?security=tls#one`
+  const serve = `require('http').createServer((_, r) => r.end('${one}\\n${one.replaceAll('one', 'two')}')).listen(8099, '127.0.0.1', () => console.log('listens'))`
+  const provider = l.inGateway(process.execPath, '-e', serve)
+  await once(provider.stdout, 'data')
+  const card = page.locator('[data-test=subscriptions]')
+  await card.getByText('No subscriptions are kept.').waitFor()
+  await card.getByLabel('Name').fill('home')
+  await card.getByLabel('URL').fill('http://127.0.0.1:8099/token')
+  await card.getByRole('button', { name: 'Add' }).click()
+  await card.getByText('2 profiles').waitFor()
+  assert.equal(await card.getByText('token').count(), 0)
+  await card.getByText('2 profiles').click()
+  await card.getByRole('button', { name: 'two.example' }).click()
+  await card.locator('summary', { hasText: 'chosen: two' }).waitFor()
+  await card.locator('button[aria-pressed=true]', { hasText: 'two.example' }).waitFor()
+  await sound('subscriptions')
+  await card.getByRole('button', { name: 'Fetch now' }).click()
+  await card.getByRole('button', { name: 'Fetch now', disabled: false }).waitFor()
+  assert.equal(await card.locator('.note').count(), 0)
+  provider.kill()
+  page.once('dialog', (d) => d.accept())
+  await card.getByRole('button', { name: 'Remove' }).click()
+  await card.getByText('No subscriptions are kept.').waitFor()
 })
 
 test('names and programs that are markup stay texts', async () => {

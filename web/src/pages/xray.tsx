@@ -3,6 +3,7 @@ import { post } from '../lib/api'
 import { type Call, Generator } from '../xray/core'
 import { XrayGenerator } from '../xray/generator'
 import { Manager } from '../xray/manager'
+import { Subscriptions } from '../xray/subscriptions'
 import { Title } from '../ui/parts'
 
 const call: Call = (name, request) => post(`xray/${name}`, request)
@@ -13,6 +14,7 @@ export default function XrayPage() {
     <>
       <Title page="nav.xray" />
       <Manager />
+      <Subscriptions />
       <XrayGenerator generator={generator} />
     </>
   )
