@@ -285,6 +285,17 @@ test('a subscription is added, chosen from and removed', async () => {
   await card.getByText('No subscriptions are kept.').waitFor()
 })
 
+test('a link is tried, and what fails is told', async () => {
+  await go(page, 'xray', 'Xray')
+  const text = page.getByRole('textbox', { name: 'Text', exact: true })
+  await text.fill('ss://aes-256-gcm:example@127.0.0.1:9#closed')
+  const trial = page.locator('[data-test=trial]')
+  await trial.getByRole('button', { name: 'Try it with Xray' }).click()
+  // Where there is no Xray the daemon says so; else nobody serves that port.
+  await trial.getByText(/there is no xray in PATH|nobody listens on the server's port/).waitFor()
+  await sound('trial')
+})
+
 test('names and programs that are markup stay texts', async () => {
   await go(page, 'connections', 'Connections')
   // A program of the gateway whose name is markup, and a connection to a name that is.
