@@ -13,8 +13,8 @@ if ! command -v chromium >/dev/null; then
 fi
 [ web/node_modules/.package-lock.json -nt web/package-lock.json ] || (cd web && npm ci --no-audit --no-fund)
 make -s build
-scripts/page.sh
+[ $# -gt 0 ] || set -- e2e/page.test.mjs e2e/ui.test.mjs
+case " $* " in *" e2e/page.test.mjs "*) scripts/page.sh ;; esac
 # One after the other: each has a browser, and the machine may have two cores.
 cd web
-[ $# -gt 0 ] || set -- e2e/*.test.mjs
 exec node --test --test-concurrency=1 "$@"

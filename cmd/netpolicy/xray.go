@@ -252,7 +252,7 @@ func lossesOf(profiles []link.Profile) [][]generator.Loss {
 	for _, name := range convertFormats {
 		if name == xrayFormat {
 			for i, p := range profiles {
-				if why, _ := firstError(config.Check(config.V26_3, p)); why != "" {
+				if why, _ := config.FirstError(config.Check(config.V26_3, p)); why != "" {
 					all[i] = append(all[i], generator.Loss{Format: name, Keys: []string{}, Left: true, Why: why})
 				}
 			}

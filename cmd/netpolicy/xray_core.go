@@ -5,17 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os/exec"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
-	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
+	"netpolicy.dev/netpolicy/xray/trial"
 )
 
 // coreFlags say which Xray is run.
@@ -43,21 +40,10 @@ func (f *coreFlags) core(ctx context.Context) (binary string, v config.Version, 
 			return "", 0, err
 		}
 	}
-	v, ok := config.ParseVersion(text)
-	if !ok {
-		return "", 0, fmt.Errorf("the rules of Xray %s are not known, those of 26.3 and 26.7 are; --core says which of them to take", oneLine(text))
+	if v, err = trial.Rules(text); err != nil {
+		return "", 0, fmt.Errorf("%s; --core says which of them to take", oneLine(err.Error()))
 	}
 	return binary, v, nil
-}
-
-// freePort returns a port of 127.0.0.1 that nobody has at the moment.
-func freePort() (netip.AddrPort, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort(), nil
 }
 
 // gather reads all profiles that the arguments name. What can't be read is written
@@ -75,30 +61,6 @@ func gather(args []string, stdin io.Reader, errs io.Writer) (all []link.Profile,
 		return nil, errors.New("there is no profile that can be used")
 	}
 	return all, nil
-}
-
-// serverOf returns host and port.
-func serverOf(p link.Profile) string {
-	return net.JoinHostPort(p.Host, strconv.Itoa(int(p.Port)))
-}
-
-// overUDP returns what a profile speaks over UDP, "" where that is TCP.
-func overUDP(p link.Profile) string {
-	switch p.Proxy.(type) {
-	case link.Hysteria2:
-		return "QUIC"
-	case link.WireGuard:
-		return "WireGuard"
-	}
-	switch p.Transport.(type) {
-	case link.KCP:
-		return "mKCP"
-	case link.XHTTP:
-		if t, ok := p.Security.(link.TLS); ok && len(t.ALPN) == 1 && t.ALPN[0] == "h3" {
-			return "QUIC"
-		}
-	}
-	return ""
 }
 
 // serverName returns the name that a profile's TLS asks for, and what it offers;
@@ -132,18 +94,4 @@ func hostOf(t link.Transport) string {
 		return t.Host
 	}
 	return ""
-}
-
-// firstError returns the first finding that is an error, in words and with the way out.
-func firstError(findings []config.Finding) (message, help string) {
-	for _, f := range findings {
-		if f.Severity == diag.Error {
-			about := ""
-			if f.Key != "" {
-				about = "key " + diag.Quote(f.Key) + ": "
-			}
-			return about + f.Message, f.Help
-		}
-	}
-	return "", ""
 }

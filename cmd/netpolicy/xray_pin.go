@@ -22,6 +22,7 @@ import (
 
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/xray/link"
+	"netpolicy.dev/netpolicy/xray/trial"
 )
 
 // pinned is what a server showed.
@@ -137,7 +138,7 @@ func pinTarget(arg, sni string, write bool, stdin io.Reader) (t target, err erro
 		return t, errors.New("want one link")
 	}
 	p := list[0]
-	if over := overUDP(p); over != "" {
+	if over := trial.OverUDP(p); over != "" {
 		return t, fmt.Errorf("this server speaks %s, and only TLS over TCP can be asked: `openssl x509 -noout -fingerprint -sha256 -in CERTIFICATE` at the server prints the pin", over)
 	}
 	if _, ok := p.Security.(link.Reality); ok {
@@ -147,7 +148,7 @@ func pinTarget(arg, sni string, write bool, stdin io.Reader) (t target, err erro
 	if !ok {
 		return t, errors.New("this link has no TLS")
 	}
-	t = target{server: serverOf(p), sni: cmp.Or(sni, name), alpn: alpn}
+	t = target{server: trial.Server(p), sni: cmp.Or(sni, name), alpn: alpn}
 	if write {
 		t.profile = &p
 	}

@@ -21,6 +21,7 @@ import (
 
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/xray/link"
+	"netpolicy.dev/netpolicy/xray/trial"
 )
 
 // maxPings bounds the connections at a time.
@@ -107,8 +108,8 @@ func pingAll(ctx context.Context, profiles []link.Profile, timeout time.Duration
 }
 
 func pingOne(ctx context.Context, p link.Profile, timeout time.Duration) (out ping) {
-	out = ping{Name: p.Name, Protocol: p.Protocol(), Server: serverOf(p)}
-	if over := overUDP(p); over != "" {
+	out = ping{Name: p.Name, Protocol: p.Protocol(), Server: trial.Server(p)}
+	if over := trial.OverUDP(p); over != "" {
 		out.Error = "not measured: " + over + " runs over UDP, and only those who are known get an answer"
 		return out
 	}
@@ -121,7 +122,7 @@ func pingOne(ctx context.Context, p link.Profile, timeout time.Duration) (out pi
 		return out
 	}
 	defer conn.Close()
-	out.ConnectMS, out.OK = msSince(began), true
+	out.ConnectMS, out.OK = trial.Since(began), true
 	name, alpn, secure := serverName(p)
 	if !secure {
 		return out
@@ -132,7 +133,7 @@ func pingOne(ctx context.Context, p link.Profile, timeout time.Duration) (out pi
 		out.Error, out.OK = "TLS: "+oneLine(err.Error()), false
 		return out
 	}
-	out.TLSMS = msSince(began)
+	out.TLSMS = trial.Since(began)
 	return out
 }
 

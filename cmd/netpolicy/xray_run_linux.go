@@ -1,47 +1,18 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/xray/config"
-	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
+	"netpolicy.dev/netpolicy/xray/trial"
 )
-
-// startCore runs Xray with a configuration until the function that it returns is
-// called. Its log goes to out.
-func startCore(ctx context.Context, binary string, c process.Config, out io.Writer) (s *process.Supervisor, end func(), err error) {
-	dir, err := os.MkdirTemp("", "netpolicy-xray")
-	if err != nil {
-		return nil, nil, err
-	}
-	s = process.New(process.Options{Binary: binary, Dir: dir, Lines: out})
-	// It ends when end is called, so that what is left of its log can be read.
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan error, 1)
-	go func() { done <- s.Run(running) }()
-	end = func() {
-		stop()
-		<-done
-		_ = os.RemoveAll(dir) // what is left there takes room and does no other harm
-	}
-	if err := s.Apply(ctx, c); err != nil {
-		end()
-		return nil, nil, err
-	}
-	return s, end, nil
-}
 
 func newXrayRunCmd() *cobra.Command {
 	var core coreFlags
@@ -74,7 +45,7 @@ standard input.`,
 				return cli.Fail(cmd, err)
 			}
 			if o.LogLevel = level; !o.API.IsValid() {
-				if o.API, err = freePort(); err != nil {
+				if o.API, err = trial.FreePort(); err != nil {
 					return cli.Fail(cmd, err)
 				}
 			}
@@ -83,7 +54,7 @@ standard input.`,
 			if data == nil {
 				return cli.Errors
 			}
-			_, end, err := startCore(ctx, binary, process.Config{Data: data, API: o.API}, cmd.ErrOrStderr())
+			end, err := trial.Start(ctx, binary, process.Config{Data: data, API: o.API}, cmd.ErrOrStderr())
 			switch {
 			case err != nil && ctx.Err() != nil:
 				return nil
@@ -101,42 +72,4 @@ standard input.`,
 	cmd.Flags().StringVar(&level, "log-level", "warning", "debug, info, warning, error or none")
 	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warning", "error", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
-}
-
-// maxPorts is how many ports are tried: somebody else may take one first.
-const maxPorts = 3
-
-// tryCore runs one profile on ports of its own, and asks with it for a page.
-func tryCore(ctx context.Context, t *trial, binary string, v config.Version, p link.Profile) {
-	for n := 1; ; n++ {
-		in, err := freePort()
-		api, err2 := freePort()
-		if err := errors.Join(err, err2); err != nil {
-			t.fail(err.Error(), "")
-			return
-		}
-		data, findings := config.Build(v, []link.Profile{p}, config.Options{
-			API: api, LogLevel: "info", Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
-		})
-		if data == nil {
-			t.fail(firstError(findings))
-			return
-		}
-		began := time.Now()
-		s, end, err := startCore(ctx, binary, process.Config{Data: data, API: api}, nil)
-		if err != nil && n < maxPorts && strings.Contains(err.Error(), "address already in use") {
-			continue
-		}
-		if err != nil {
-			t.fail(oneLine(err.Error()), "")
-			return
-		}
-		defer end()
-		t.StartMS = msSince(began)
-		t.connect(ctx, p)
-		if err := t.fetch(ctx, in); err != nil {
-			t.explain(ctx, p, err, s.Log)
-		}
-		return
-	}
 }

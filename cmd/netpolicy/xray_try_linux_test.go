@@ -28,6 +28,7 @@ import (
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
+	"netpolicy.dev/netpolicy/xray/trial"
 )
 
 const linkSecret = "Secr3t-of-the-link"
@@ -73,7 +74,7 @@ func newTunnel(t *testing.T) *tunnel {
 	}
 	ports := [3]int{}
 	for i := range ports {
-		at, err := freePort()
+		at, err := trial.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,12 +88,12 @@ func newTunnel(t *testing.T) *tunnel {
 		 "streamSettings": {"network": "raw", "security": "tls", "tlsSettings": {"certificates": [{"certificate": %s, "key": %s}]}}},
 		{"listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
 		"outbounds": [{"protocol": "freedom"}]}`, at(0), ports[1], linkSecret, lines("CERTIFICATE", der), lines("PRIVATE KEY", private), ports[2], linkSecret)
-	api, err := freePort()
+	api, err := trial.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
 	data = strings.Replace(data, at(0), api.String(), 1)
-	_, end, err := startCore(t.Context(), w.binary, process.Config{Data: []byte(data), API: api}, nil)
+	end, err := trial.Start(t.Context(), w.binary, process.Config{Data: []byte(data), API: api}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +119,7 @@ func TestXrayTest(t *testing.T) {
 	if strings.Contains(out+errs, linkSecret) {
 		t.Error("told a secret:", out, errs)
 	}
-	var all []trial
+	var all []trial.Result
 	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all) != 5 {
 		t.Fatal(err, out)
 	}
@@ -166,7 +167,7 @@ func TestXrayTest(t *testing.T) {
 // TestXrayRun: the core in the foreground, until it is told to end.
 func TestXrayRun(t *testing.T) {
 	w := newTunnel(t)
-	in, err := freePort()
+	in, err := trial.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,8 +190,8 @@ func TestXrayRun(t *testing.T) {
 	if err != nil || line != "SOCKS and HTTP on "+in.String()+"\n" {
 		t.Fatal(line, err)
 	}
-	x := trial{flags: &tryFlags{page: w.page, timeout: time.Minute}}
-	if err := x.fetch(ctx, in); err != nil || x.Bytes != 18 {
+	var x trial.Result
+	if err := x.Fetch(ctx, in, w.page, time.Minute); err != nil || x.Bytes != 18 {
 		t.Errorf("%+v, %v", x, err)
 	}
 	stop()
@@ -217,7 +218,7 @@ func TestXrayRun(t *testing.T) {
 func TestXrayPingPin(t *testing.T) {
 	w := newTunnel(t)
 	page := strings.TrimPrefix(w.page, "http://")
-	closed, err := freePort()
+	closed, err := trial.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,6 +152,10 @@ func (s *settings) serve(cmd *cobra.Command) error {
 	if err != nil {
 		log.Warn("routes via xray are blocked", "error", err)
 	}
+	trial, err := process.NewOutput()
+	if err != nil {
+		log.Warn("links can't be tried", "error", err)
+	}
 	if err := shield(mode, s.calls, log); err != nil {
 		return failed(cmd, err)
 	}
@@ -177,7 +181,7 @@ func (s *settings) serve(cmd *cobra.Command) error {
 			return clean(ctx)
 		}
 	}
-	opts.Stay, parts.XrayOutput = stay, output
+	opts.Stay, parts.XrayOutput, parts.TrialOutput = stay, output, trial
 	d := daemon.New(opts, parts)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

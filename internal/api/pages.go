@@ -13,10 +13,6 @@ import (
 	"strings"
 )
 
-// NonceMark is replaced in the web interface's index.html by the nonce of the answer's
-// Content-Security-Policy: what its scripts need to add styles.
-const NonceMark = "__CSP_NONCE__"
-
 // contentTypes are those of the web interface's files: what a system says of
 // endings is not always the same.
 var contentTypes = map[string]string{
@@ -87,27 +83,8 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		problem(w, http.StatusMethodNotAllowed, fmt.Errorf("this is not done with %s", r.Method))
-	case one == p.files["index.html"]:
-		one.index(w, r)
 	default:
 		one.serve(w, r)
-	}
-}
-
-// index writes the page that starts everything, with a nonce of its own.
-func (p *page) index(w http.ResponseWriter, r *http.Request) {
-	text, err := p.text()
-	if err != nil {
-		problem(w, http.StatusInternalServerError, err)
-		return
-	}
-	nonce := randomText()
-	h := w.Header()
-	protect(h, nonce)
-	h.Set("Content-Type", p.kind)
-	h.Set("Cache-Control", "no-store")
-	if r.Method != http.MethodHead {
-		w.Write(bytes.ReplaceAll(text, []byte(NonceMark), []byte(nonce)))
 	}
 }
 

@@ -147,7 +147,7 @@ func (s *Server) HandlerTCP(loopback bool, o TCP) http.Handler {
 			problem(w, http.StatusNotFound, errNowhere)
 			return
 		}
-		protect(w.Header(), "")
+		protect(w.Header())
 		guarded.ServeHTTP(w, r)
 	})
 }
@@ -157,14 +157,9 @@ func isAPI(path string) bool {
 	return path == "/metrics" || strings.HasPrefix(path, "/api/") || path == "/api" || strings.HasPrefix(path, "/debug/")
 }
 
-// protect sets the headers that keep browsers from helping others. nonce, where
-// there is one, lets the page's own scripts add styles.
-func protect(h http.Header, nonce string) {
-	style := "'self'"
-	if nonce != "" {
-		style += " 'nonce-" + nonce + "'"
-	}
-	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src "+style+"; img-src 'self' data:; connect-src 'self'; "+
+// protect sets the headers that keep browsers from helping others.
+func protect(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "+
 		"manifest-src 'self'; worker-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")

@@ -53,12 +53,39 @@ type XrayLog struct {
 	Lines []string `json:"lines"`
 }
 
-// Tunnels is the Xray of the routes via xray. Its methods are called concurrently and
-// fail with an error that wraps ErrConflict where the policy has no such routes.
+// XrayTrialRequest is a link to try with a page.
+type XrayTrialRequest struct {
+	Link string `json:"link"`
+	URL  string `json:"url,omitempty"` // of http or https; "" is one that answers 204
+}
+
+// XrayTrial is what came of a link; times are in milliseconds, those that were not
+// taken are left out. It has no secrets.
+type XrayTrial struct {
+	Name      string  `json:"name,omitempty"`
+	Protocol  string  `json:"protocol"`
+	Server    string  `json:"server"` // host and port
+	OK        bool    `json:"ok"`
+	StartMS   float64 `json:"start_ms,omitempty"`      // Xray's test of the configuration, and its start
+	ConnectMS float64 `json:"connect_ms,omitempty"`    // to the server, past Xray
+	TLSMS     float64 `json:"tls_ms,omitempty"`        // with the page, from the request on
+	FirstMS   float64 `json:"first_byte_ms,omitempty"` // likewise
+	TotalMS   float64 `json:"total_ms,omitempty"`      // likewise
+	Status    int     `json:"status,omitempty"`        // of HTTP
+	Bytes     int64   `json:"bytes"`
+	Error     string  `json:"error,omitempty"` // why there is no page
+	Help      string  `json:"help,omitempty"`  // the way out
+}
+
+// Tunnels is the Xray of the routes via xray. Its methods are called concurrently. Xray
+// and XrayLog fail with an error that wraps ErrConflict where the policy has no such routes.
 type Tunnels interface {
 	// Xray does what is asked for, if anything, and tells what runs then.
 	Xray(context.Context, XrayRequest) (Xray, error)
 	XrayLog() (XrayLog, error)
+	// TryXray tries a link with an Xray of its own, one at a time: ErrConflict where another
+	// is under way, or there is no Xray.
+	TryXray(context.Context, XrayTrialRequest) (XrayTrial, error)
 }
 
 // tunnels adds the routes of Tunnels.
@@ -74,6 +101,19 @@ func (s *Server) tunnels(r *router) {
 	})
 	r.HandleFunc("GET /api/v1/xray/log", func(w http.ResponseWriter, _ *http.Request) {
 		out, err := s.Tunnels.XrayLog()
+		if err != nil {
+			problem(w, statusOf(err), err)
+			return
+		}
+		answer(w, http.StatusOK, out)
+	})
+	// It starts a process, and sends where a link says: for admins.
+	r.HandleFunc("POST /api/v1/xray-test", func(w http.ResponseWriter, req *http.Request) {
+		var q XrayTrialRequest
+		if !body(w, req, &q) {
+			return
+		}
+		out, err := s.Tunnels.TryXray(req.Context(), q)
 		if err != nil {
 			problem(w, statusOf(err), err)
 			return
@@ -104,4 +144,10 @@ func (c *Client) Xray(ctx context.Context, do string) (Xray, error) {
 func (c *Client) XrayLog(ctx context.Context) (XrayLog, error) {
 	var l XrayLog
 	return l, c.call(ctx, http.MethodGet, "/api/v1/xray/log", nil, &l)
+}
+
+// TryXray has the daemon try a link.
+func (c *Client) TryXray(ctx context.Context, q XrayTrialRequest) (XrayTrial, error) {
+	var x XrayTrial
+	return x, c.call(ctx, http.MethodPost, "/api/v1/xray-test", q, &x)
 }

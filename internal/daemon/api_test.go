@@ -230,6 +230,8 @@ func (k *talk) proxies() {
 	k.keep("GET", "/api/v1/xray", nil)
 	k.keep("POST", "/api/v1/xray", map[string]any{"do": "start"})
 	k.keep("GET", "/api/v1/xray/log", nil)
+	k.keep("POST", "/api/v1/xray-test", map[string]any{"link": "trojan://example-password@proxy.example:443", "url": "file:///etc/passwd"})
+	k.keep("POST", "/api/v1/xray-test", map[string]any{"link": "trojan://proxy.example"})
 	k.keep("GET", "/api/v1/subscriptions", nil)
 	k.keep("GET", "/api/v1/subscriptions/none", nil)
 	k.keep("POST", "/api/v1/subscriptions", map[string]any{"do": "add", "name": "home", "url": "ftp://proxies.example/x"})

@@ -45,6 +45,7 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/state"
+	"netpolicy.dev/netpolicy/xray/process"
 )
 
 // The bounds of the queues.
@@ -123,6 +124,7 @@ type Daemon struct {
 	// another supervisor; health is the newest of the tunnels, and healthy says that it is new.
 	xrayRoutes atomic.Pointer[[]tunnels.Route]
 	handOver   atomic.Bool
+	trying     sync.Mutex // held while a link is tried
 	health     atomic.Pointer[tunnels.Health]
 	healthy    chan struct{}
 	hints      hints
@@ -213,6 +215,9 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 		}
 		policyfile.Sweep(d.opts.StateDir)
 		d.openSubscriptions()
+		if err := process.EndLeft(ctx, trialDir(d.opts.StateDir)); err != nil {
+			d.log.Warn("xray that tried a link not ended", "error", err)
+		}
 	}
 	if err := d.openTelemetry(); err != nil {
 		return err

@@ -84,6 +84,8 @@ type Parts struct {
 	Proxies tunnels.Source
 	// XrayOutput is what Xray prints into; nil makes one when it is needed.
 	XrayOutput *process.Output
+	// TrialOutput is what an Xray prints into that tries a link; likewise.
+	TrialOutput *process.Output
 	// Queue answers the kernel's questions of `enforce: consult` and `hello: hold`;
 	// nil: nobody does, the table decides, and hellos are watched.
 	Queue Queue

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -158,4 +160,41 @@ default: {route: %s}
 	if strings.Contains(r.log.String(), "Secr3t") {
 		t.Error(r.log)
 	}
+}
+
+// TestTryXray: a link is tried by the API with a real Xray, which has ended then; a bad
+// one says why, one that is tried at the same time has to wait, and nothing tells secrets.
+func TestTryXray(t *testing.T) {
+	binary := xraytest.Binary(t)
+	good := proxies(t, binary, "one")["one"]
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s.sock")
+	policy := fmt.Sprintf("version: 1\ndaemon: {xray_binary: %s}\nroutes: {direct: {via: main}}\ndefault: {route: direct}\n", binary)
+	r := start(t, policy, func(o *Options, _ *Parts) { o.StateDir, o.Socket = filepath.Join(dir, "state"), socket })
+	k := newTalk(t, socket)
+	try := func(link string) (status int, x api.XrayTrial) {
+		t.Helper()
+		resp, body := k.ask("POST", "/api/v1/xray-test", api.XrayTrialRequest{Link: link, URL: "http://page.example/"})
+		if strings.Contains(string(body), "Secr3t") {
+			t.Errorf("told a secret: %s", body)
+		}
+		_ = json.Unmarshal(body, &x)
+		return resp.StatusCode, x
+	}
+	status, x := try(good)
+	if status != http.StatusOK || !x.OK || x.Status != 200 || x.Bytes != 3 || x.Name != "one" || x.StartMS <= 0 || x.ConnectMS <= 0 || x.TotalMS <= 0 || x.Error != "" {
+		t.Errorf("%d %+v", status, x)
+	}
+	status, x = try(strings.Replace(good, "Secr3t", "Secr3t-of-others", 1))
+	if status != http.StatusOK || x.OK || x.Error == "" {
+		t.Errorf("%d %+v", status, x)
+	}
+	if left, ok := process.FindLeft(trialDir(filepath.Join(dir, "state"))); ok {
+		t.Errorf("%+v runs on", left)
+	}
+	r.trying.Lock()
+	if status, _ = try(good); status != http.StatusConflict {
+		t.Errorf("two at a time: %d", status)
+	}
+	r.trying.Unlock()
 }

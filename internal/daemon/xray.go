@@ -103,13 +103,13 @@ func (d *Daemon) endXray(ctx context.Context) error {
 	if d.opts.Observe || d.opts.StateDir == "" {
 		return nil
 	}
-	return EndXray(ctx, d.opts.StateDir)
+	return process.EndLeft(ctx, xrayDir(d.opts.StateDir))
 }
 
-// EndXray ends the Xray that a daemon with the state directory has left. No daemon may
-// run with it.
+// EndXray ends the Xray that a daemon with the state directory has left, and one that
+// tries a link. No daemon may run with it.
 func EndXray(ctx context.Context, stateDir string) error {
-	return process.EndLeft(ctx, xrayDir(stateDir))
+	return errors.Join(process.EndLeft(ctx, xrayDir(stateDir)), process.EndLeft(ctx, trialDir(stateDir)))
 }
 
 // healthOf gives the loop the health of routes. It does not wait: the loop may be waiting for
@@ -140,35 +140,41 @@ func (d *Daemon) tunnelOptions(x rules.Xray) (tunnels.Options, error) {
 	if o.Every == 0 {
 		o.Every = defaultProbeEvery
 	}
-	if o.Binary == "" {
-		path, err := exec.LookPath("xray")
-		if err != nil {
-			return o, errors.New("there is no xray in PATH: install it, or name it in daemon.xray_binary")
+	var err error
+	o.Binary, o.UID, o.GID, err = program(x)
+	return o, err
+}
+
+// program returns the path of Xray and whom it runs as, 0 for as whom we run.
+func program(x rules.Xray) (binary string, uid, gid uint32, err error) {
+	binary = x.Binary
+	if binary == "" {
+		if binary, err = exec.LookPath("xray"); err != nil {
+			return "", 0, 0, errors.New("there is no xray in PATH: install it, or name it in daemon.xray_binary")
 		}
-		if o.Binary, err = filepath.Abs(path); err != nil {
-			return o, err
+		if binary, err = filepath.Abs(binary); err != nil {
+			return "", 0, 0, err
 		}
 	}
 	if x.User == "" {
-		return o, nil
+		return binary, 0, 0, nil
 	}
 	u, err := user.Lookup(x.User)
 	if err != nil {
-		return o, fmt.Errorf("daemon.xray_user: %w", err)
+		return "", 0, 0, fmt.Errorf("daemon.xray_user: %w", err)
 	}
-	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	id, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	group, err2 := strconv.ParseUint(u.Gid, 10, 32)
 	if err := errors.Join(err1, err2); err != nil {
-		return o, fmt.Errorf("daemon.xray_user: %w", err)
+		return "", 0, 0, fmt.Errorf("daemon.xray_user: %w", err)
 	}
-	if int(uid) == os.Geteuid() {
-		return o, nil
+	if int(id) == os.Geteuid() {
+		return binary, 0, 0, nil
 	}
 	if os.Geteuid() != 0 {
-		return o, fmt.Errorf("daemon.xray_user: only root can start xray as %s, and this is user %d", x.User, os.Geteuid())
+		return "", 0, 0, fmt.Errorf("daemon.xray_user: only root can start xray as %s, and this is user %d", x.User, os.Geteuid())
 	}
-	o.UID, o.GID = uint32(uid), uint32(gid)
-	return o, nil
+	return binary, uint32(id), uint32(group), nil
 }
 
 // proxies are where the profiles of routes are looked for.

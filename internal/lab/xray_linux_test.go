@@ -161,6 +161,11 @@ func TestXray(t *testing.T) {
 	}
 	first := xrayStatus(t, l, "both live", alive("true", "true"))
 	goes(Wan1)
+	// A link is tried under the daemon's seccomp filter, past the policy.
+	tried, err := l.API().TryXray(ctx, api.XrayTrialRequest{Link: strings.TrimSpace(two), URL: "http://198.51.100.41:8000/"})
+	if err != nil || !tried.OK || tried.ConnectMS <= 0 {
+		t.Errorf("%+v, %v\n%s", tried, err, l.tail())
+	}
 	udp := leftBy(t, l, "udp", "203.0.113.10:7", func(_ context.Context, conn net.Conn) (net.Conn, error) {
 		// One after the other: what comes in a burst may be lost on its way.
 		data := make([]byte, datagram)

@@ -32,8 +32,8 @@ export async function lab(policy = join(root, 'examples/demo/policy.npl')) {
     heard: find,
     say: (line) => child.stdin.write(`${line}\n`),
     run: (...args) => execFileSync(netpolicy, [...args, '--socket', socket], { encoding: 'utf8' }),
-    // inGateway starts a program on the gateway; the caller ends it.
-    inGateway: (...args) => spawn('nsenter', [`--net=${gateway}`, ...args], { stdio: 'ignore' }),
+    // inGateway starts a program on the gateway; the caller ends it, and may read what it prints.
+    inGateway: (...args) => spawn('nsenter', [`--net=${gateway}`, ...args], { stdio: ['ignore', 'pipe', 'inherit'] }),
     close: async () => {
       child.kill('SIGINT')
       await ended

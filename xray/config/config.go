@@ -138,3 +138,17 @@ func decode(data []byte) (v any, err error) {
 	}
 	return v, nil
 }
+
+// FirstError returns the first finding that is an error, in words and with the way out.
+func FirstError(findings []Finding) (message, help string) {
+	for _, f := range findings {
+		if f.Severity == diag.Error {
+			about := ""
+			if f.Key != "" {
+				about = "key " + diag.Quote(f.Key) + ": "
+			}
+			return about + f.Message, f.Help
+		}
+	}
+	return "", ""
+}

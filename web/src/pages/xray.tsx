@@ -1,11 +1,14 @@
 import { useMemo } from 'preact/hooks'
-import { post } from '../lib/api'
+import { mayChange, post } from '../lib/api'
 import { type Call, Generator } from '../xray/core'
 import { XrayGenerator } from '../xray/generator'
 import { Manager } from '../xray/manager'
+import { Subscriptions } from '../xray/subscriptions'
+import type { Try } from '../xray/trial'
 import { Title } from '../ui/parts'
 
 const call: Call = (name, request) => post(`xray/${name}`, request)
+const tryLink: Try = (link) => post('xray-test', { link })
 
 export default function XrayPage() {
   const generator = useMemo(() => new Generator(call), [])
@@ -13,7 +16,8 @@ export default function XrayPage() {
     <>
       <Title page="nav.xray" />
       <Manager />
-      <XrayGenerator generator={generator} />
+      <Subscriptions />
+      <XrayGenerator generator={generator} onTry={mayChange() ? tryLink : undefined} />
     </>
   )
 }

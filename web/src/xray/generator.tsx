@@ -8,6 +8,7 @@ import { CopyButton, Mono, Note, SeverityMark, Tabs } from '../ui/parts'
 import type { Change, Field, Format, Generator, Input, View, XFinding } from './core'
 import { XrayDocument } from './document'
 import { pinOf } from './pin'
+import { Trial, type Try } from './trial'
 
 const formats: Format[] = ['link', 'base64', 'xray', 'clash', 'singbox', 'sip008']
 const debounce = 200
@@ -34,7 +35,8 @@ function uuid(): string {
   return hex(b).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 }
 
-export function XrayGenerator({ generator, start = '' }: { generator: Generator; start?: string }) {
+// onTry is there where a daemon can try links.
+export function XrayGenerator({ generator, start = '', onTry }: { generator: Generator; start?: string; onTry?: Try }) {
   const doc = useMemo(() => new XrayDocument(generator), [generator])
   const [secrets, setSecrets] = useState(false)
   const [over, setOver] = useState(false)
@@ -91,7 +93,7 @@ export function XrayGenerator({ generator, start = '' }: { generator: Generator;
         {shown?.ok && shown.link && <Code link={shown.link} secrets={secrets} onShow={() => setSecrets(true)} />}
       </div>
       <div class="stack">
-        {shown ? <Form key={doc.at.value} doc={doc} view={shown} secrets={secrets} /> : <p class="card empty">{t('xray.empty')}</p>}
+        {shown ? <Form key={doc.at.value} doc={doc} view={shown} secrets={secrets} onTry={onTry} /> : <p class="card empty">{t('xray.empty')}</p>}
       </div>
     </div>
   )
@@ -244,7 +246,7 @@ function Code({ link, secrets, onShow }: { link: string; secrets: boolean; onSho
 
 const groups = ['server', 'security', 'transport'] as const
 
-function Form({ doc, view, secrets }: { doc: XrayDocument; view: View; secrets: boolean }) {
+function Form({ doc, view, secrets, onTry }: { doc: XrayDocument; view: View; secrets: boolean; onTry?: Try }) {
   const [inputs, setInputs] = useState<Input[]>([])
   useEffect(() => {
     if (!view.ok) return setInputs([])
@@ -311,6 +313,7 @@ function Form({ doc, view, secrets }: { doc: XrayDocument; view: View; secrets: 
               </fieldset>
             )}
             <Pin onPin={(pin) => change({ key: view.protocol === 'hysteria2' ? 'pinSHA256' : 'pcs', value: pin })} host={`${view.state?.host}:${view.state?.port}`} protected={view.security === 'tls'} />
+            {onTry && view.link && <Trial link={view.link} onTry={onTry} />}
           </div>
         </section>
       )}

@@ -15,10 +15,10 @@ interface Xray {
 
 const tones: Record<Xray['state'], string> = { running: 'ok', waiting: 'warn', degraded: 'warn', stopped: '', failed: 'bad' }
 
-// A daemon whose policy has no route via xray runs none, and says so by its status.
-async function running(): Promise<Xray | null> {
+// orNone asks for what a daemon need not have, by what its policy says: null is none.
+export async function orNone<T>(path: string): Promise<T | null> {
   try {
-    return await get<Xray>('xray')
+    return await get<T>(path)
   } catch (err) {
     if (err instanceof ApiError && [404, 405, 409].includes(err.status)) return null
     throw err
@@ -28,7 +28,7 @@ async function running(): Promise<Xray | null> {
 // Manager is the Xray that the daemon runs for the policy's routes: what it does, its
 // proxies, and its last words.
 export function Manager() {
-  const asked = useAsk(running, [])
+  const asked = useAsk(() => orNone<Xray>('xray'), [])
   useEvery(asked.again, 3000)
   const [log, setLog] = useState<string[] | null>(null)
   const x = asked.value
@@ -42,7 +42,7 @@ export function Manager() {
         <span class={`tag ${tones[x.state] ?? ''}`}>{t(`manager.${x.state}` as Key)}</span>
         {x.version && <Mono>{x.version}</Mono>}
         <span class="muted">
-          {[x.since && dateTime(new Date(x.since)), x.memory && bytes(x.memory), x.restarts > 0 && t('manager.restarts', { n: number(x.restarts) })].filter(Boolean).join(' · ')}
+          {[x.since && dateTime(new Date(x.since)), x.next && t('manager.next', { when: dateTime(new Date(x.next)) }), x.memory && bytes(x.memory), x.restarts > 0 && t('manager.restarts', { n: number(x.restarts) })].filter(Boolean).join(' · ')}
         </span>
         <span class="grow" />
         <button type="button" disabled={!mayChange()} onClick={() => does(x.state === 'stopped' ? 'start' : 'restart')}>
@@ -83,7 +83,7 @@ export function Manager() {
                     <Mono>{r.route}</Mono>
                   </td>
                   <td>
-                    <bdi>{p.name}</bdi> {p.used && <span class="tag ok">{t('manager.used')}</span>} {p.alive === 'false' && <span class="tag bad">{t('uplink.down')}</span>}
+                    <bdi>{p.name}</bdi> {p.used && <span class="tag ok">{t('manager.used')}</span>} {p.chosen && <span class="tag">{t('manager.chosen')}</span>} {p.alive === 'false' && <span class="tag bad">{t('uplink.down')}</span>}
                   </td>
                   <td>
                     <Mono>{p.address}</Mono>

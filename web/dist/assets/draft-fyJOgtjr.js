@@ -1,1 +1,0 @@
-import{g as e}from"./api-Bdgk4wBq.js";var t=e(null);export{t};
