@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -74,9 +73,7 @@ standard input.`,
 				return cli.Fail(cmd, err)
 			}
 			if o.LogLevel = level; !o.API.IsValid() {
-				if o.API, err = freePort(); err != nil {
-					return cli.Fail(cmd, err)
-				}
+				o.APISocket = process.API
 			}
 			data, findings := config.Build(v, profiles, o)
 			writeConfigFindings(cmd.ErrOrStderr(), findings, false)
@@ -110,20 +107,19 @@ const maxPorts = 3
 func tryCore(ctx context.Context, t *trial, binary string, v config.Version, p link.Profile) {
 	for n := 1; ; n++ {
 		in, err := freePort()
-		api, err2 := freePort()
-		if err := errors.Join(err, err2); err != nil {
+		if err != nil {
 			t.fail(err.Error(), "")
 			return
 		}
 		data, findings := config.Build(v, []link.Profile{p}, config.Options{
-			API: api, LogLevel: "info", Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
+			APISocket: process.API, LogLevel: "info", Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
 		})
 		if data == nil {
 			t.fail(firstError(findings))
 			return
 		}
 		began := time.Now()
-		s, end, err := startCore(ctx, binary, process.Config{Data: data, API: api}, nil)
+		s, end, err := startCore(ctx, binary, process.Config{Data: data}, nil)
 		if err != nil && n < maxPorts && strings.Contains(err.Error(), "address already in use") {
 			continue
 		}

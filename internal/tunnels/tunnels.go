@@ -66,16 +66,14 @@ type Tunnels struct {
 	version  string // of Xray
 	problem  string // why what is wanted does not run
 	problems []string
-	applied  []byte // the configuration
-	api      netip.AddrPort
+	applied  []byte    // the configuration
 	retry    time.Time // when to try again what does not run; zero is not
 
 	// Run's goroutine owns what follows.
-	last     map[string]Choice // what each name stood for when it was brought about last
-	bad      refusals
-	asked    asked
-	client   *api.Client // nil before the first question
-	clientAt netip.AddrPort
+	last   map[string]Choice // what each name stood for when it was brought about last
+	bad    refusals
+	asked  asked
+	client *api.Client
 }
 
 // group is a route as it runs.
@@ -98,7 +96,7 @@ type member struct {
 
 // New returns Tunnels that carry nothing yet.
 func New(o Options) *Tunnels {
-	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}}
+	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}, client: api.NewUnix(process.Socket(o.Dir))}
 	t.xray = process.New(process.Options{
 		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
 		Gone: t.gone,
@@ -161,7 +159,7 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.close()
-	defer t.closeClient()
+	defer t.client.Close()
 	var group sync.WaitGroup
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -224,40 +222,23 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 		t.poke()
 	}
 	t.mu.Lock()
-	at := t.api
 	if !t.retry.IsZero() && time.Now().After(t.retry) {
 		t.poke()
 	}
 	t.mu.Unlock()
 	if st.State == process.Running {
-		client := t.clientOf(at)
 		ask, cancel := context.WithTimeout(ctx, askWithin)
 		defer cancel()
 		if t.o.Probe != "" {
-			list, err := client.Observatory(ask)
+			list, err := t.client.Observatory(ask)
 			if err == nil {
 				t.observe(list)
 			}
 		}
 		t.report(true) // groups go first
-		t.steer(ask, client)
+		t.steer(ask, t.client)
 	}
 	t.report(st.State == process.Running)
-}
-
-// clientOf returns the client for an address, which keeps its connection.
-func (t *Tunnels) clientOf(at netip.AddrPort) *api.Client {
-	if t.client == nil || t.clientAt != at {
-		t.closeClient()
-		t.client, t.clientAt = api.New(at), at
-	}
-	return t.client
-}
-
-func (t *Tunnels) closeClient() {
-	if t.client != nil {
-		t.client.Close()
-	}
 }
 
 // askWithin bounds how long the API may take for an answer.

@@ -23,7 +23,6 @@ import (
 
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/state"
-	"netpolicy.dev/netpolicy/xray/api"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
 )
@@ -378,7 +377,7 @@ func TestAmendAgain(t *testing.T) {
 		t.Fatal(string(added), gone, live)
 	}
 	wait(t, x, "the first is taken out", func() bool {
-		tags, err := api.New(second.API).Outbounds(t.Context())
+		tags, err := x.client.Outbounds(t.Context())
 		return err == nil && len(tags) == 2
 	})
 	if err := x.xray.Amend(t.Context(), second, added); err != nil {
@@ -387,14 +386,14 @@ func TestAmendAgain(t *testing.T) {
 	b.set("One", -1, one.link+"#One")
 	wait(t, x, "it carries over the first", carries("one"))
 
-	if err := api.New(second.API).Override(t.Context(), "grp-a", ""); err != nil {
+	if err := x.client.Override(t.Context(), "grp-a", ""); err != nil {
 		t.Fatal(err)
 	}
 	x.mu.Lock()
 	x.groups[0].told = ""
 	x.mu.Unlock()
 	wait(t, x, "xray is told again", func() bool {
-		tag, err := api.New(second.API).Overridden(t.Context(), "grp-a")
+		tag, err := x.client.Overridden(t.Context(), "grp-a")
 		return err == nil && tag != ""
 	})
 }
@@ -403,7 +402,7 @@ func TestAmendAgain(t *testing.T) {
 func snapshot(x *Tunnels) process.Config {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return process.Config{Data: x.applied, API: x.api}
+	return process.Config{Data: x.applied}
 }
 
 // kill kills one process; 0 would be our own group.
