@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
@@ -218,10 +217,10 @@ func proxiesOf(path string, p *rules.Policy, more tunnels.Source) (*tunnels.File
 }
 
 // proxyServer returns the SOCKS server of a route via xray.
-func (d *Daemon) proxyServer(route string) (netip.AddrPort, bool) {
+func (d *Daemon) proxyServer(route string) (tunnels.Server, bool) {
 	t := d.tunnels.Load()
 	if t == nil {
-		return netip.AddrPort{}, false
+		return tunnels.Server{}, false
 	}
 	return t.Server(route)
 }

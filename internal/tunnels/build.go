@@ -3,13 +3,13 @@ package tunnels
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -42,6 +42,15 @@ func slug(route string) string {
 	}
 	sum := sha256.Sum256([]byte(route))
 	return "route_" + hex.EncodeToString(sum[:8])
+}
+
+// password is what the server of a route asks for: who could use it without would leave
+// past the policy. It hangs on the stamp, which is random, so that the record has no more
+// secrets than that one.
+func (n note) password(slug string) string {
+	h := hmac.New(sha256.New, n.Stamp)
+	h.Write([]byte("password of " + slug))
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // builder gathers what a configuration is made of.
@@ -111,11 +120,14 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error
 		s := slug(r.Name)
 		slugs[s] = true
 		var err error
-		if g.listen, err = p.of(s); err != nil {
+		g.server = Server{User: "netpolicy", Password: p.note.password(s)}
+		if g.server.At, err = p.of(s); err != nil {
 			return b.made, err
 		}
 		o.Groups = append(o.Groups, config.Group{Name: s, Members: members})
-		o.Inbounds = append(o.Inbounds, config.Inbound{Name: s, Kind: config.Mixed, Listen: g.listen, Group: s})
+		o.Inbounds = append(o.Inbounds, config.Inbound{
+			Name: s, Kind: config.Mixed, Listen: g.server.At, User: g.server.User, Password: link.Secret(g.server.Password), Group: s,
+		})
 		b.used, b.groups = append(b.used, members), append(b.groups, g)
 	}
 	p.keep(slugs)
@@ -322,10 +334,10 @@ func (t *Tunnels) missing(ctx context.Context, added []byte) []byte {
 
 // use has routes find their servers.
 func (t *Tunnels) use(groups []group) {
-	servers := map[string]netip.AddrPort{}
+	servers := map[string]Server{}
 	for _, g := range groups {
 		if len(g.members) > 0 {
-			servers[g.Name] = g.listen
+			servers[g.Name] = g.server
 		}
 	}
 	t.mu.Lock()

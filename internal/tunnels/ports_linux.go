@@ -23,7 +23,7 @@ type ports struct {
 
 // note is what a next start needs to ask for the same configuration.
 type note struct {
-	Stamp []byte            `json:"stamp"` // see config.Options
+	Stamp []byte            `json:"stamp"` // see config.Options; passwords are made of it, too
 	Ports map[string]uint16 `json:"ports"` // by slug
 }
 
@@ -40,12 +40,14 @@ func openPorts(dir string) (*ports, error) {
 		p.note.Ports = map[string]uint16{}
 	}
 	if len(p.note.Stamp) == 0 {
-		p.note.Stamp = make([]byte, 16)
-		if _, err := rand.Read(p.note.Stamp); err != nil {
-			return nil, err
-		}
+		p.stamp()
 	}
 	return p, nil
+}
+
+func (p *ports) stamp() {
+	p.note.Stamp = make([]byte, 16)
+	_, _ = rand.Read(p.note.Stamp) // which ends the program rather than fail
 }
 
 // of returns the address for a route.
@@ -73,8 +75,11 @@ func (p *ports) keep(slugs map[string]bool) {
 	}
 }
 
-// forget lets go of all: somebody else has one.
-func (p *ports) forget() { p.keep(nil) }
+// forget lets go of all: somebody else has one, and may have been told a password there.
+func (p *ports) forget() {
+	p.keep(nil)
+	p.stamp()
+}
 
 func (p *ports) close() { p.forget() }
 

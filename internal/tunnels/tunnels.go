@@ -55,7 +55,7 @@ type Health struct {
 type Tunnels struct {
 	o       Options
 	xray    *process.Supervisor
-	servers atomic.Pointer[map[string]netip.AddrPort]
+	servers atomic.Pointer[map[string]Server]
 	up      atomic.Bool // an Xray answers
 	wake    chan struct{}
 
@@ -76,10 +76,16 @@ type Tunnels struct {
 	client *api.Client
 }
 
+// Server is a SOCKS server of Xray, which serves nobody but us.
+type Server struct {
+	At             netip.AddrPort
+	User, Password string
+}
+
 // group is a route as it runs.
 type group struct {
 	Route
-	listen  netip.AddrPort
+	server  Server
 	members []member
 	chosen  string // the tag that the user prefers; "" leaves it to the measurements
 	current string // the tag that is used
@@ -124,13 +130,13 @@ func (t *Tunnels) poke() {
 
 // Server returns the SOCKS server of a route, false while there is none: while Xray is
 // down any user of this host can listen on its ports. It waits for nothing.
-func (t *Tunnels) Server(route string) (netip.AddrPort, bool) {
+func (t *Tunnels) Server(route string) (Server, bool) {
 	m := t.servers.Load()
 	if m == nil || !t.up.Load() {
-		return netip.AddrPort{}, false
+		return Server{}, false
 	}
-	at, ok := (*m)[route]
-	return at, ok
+	s, ok := (*m)[route]
+	return s, ok
 }
 
 // Start takes back a Stop.

@@ -144,8 +144,12 @@ func through(t *Tunnels, route string) string {
 	return strings.TrimSpace(string(body))
 }
 
-func client(at netip.AddrPort) *http.Client {
-	proxy := &url.URL{Scheme: "socks5", Host: at.String()}
+func client(s Server) *http.Client {
+	return clientBy("socks5", s.At, url.UserPassword(s.User, s.Password))
+}
+
+func clientBy(scheme string, at netip.AddrPort, user *url.Userinfo) *http.Client {
+	proxy := &url.URL{Scheme: scheme, Host: at.String(), User: user}
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		Proxy: func(*http.Request) (*url.URL, error) { return proxy, nil }, DisableKeepAlives: true,
 	}}
@@ -195,6 +199,19 @@ func TestRoutes(t *testing.T) {
 	}
 	if _, ok := x.Server("c"); ok {
 		t.Error("a route without a proxy has a server")
+	}
+
+	// Who does not know the password is not served, be it by SOCKS or HTTP.
+	a, _ := x.Server("a")
+	for scheme, user := range map[string]*url.Userinfo{"socks5": nil, "http": nil, "socks5h": url.UserPassword(a.User, "guess")} {
+		resp, err := clientBy(scheme, a.At, user).Get("http://192.0.2.1/")
+		if err != nil {
+			continue
+		}
+		if body, _ := io.ReadAll(resp.Body); strings.Contains(string(body), "one") {
+			t.Errorf("%s as %v is served", scheme, user)
+		}
+		resp.Body.Close()
 	}
 
 	// The user's choice changes: new connections take the other proxy, those that
@@ -256,7 +273,7 @@ func TestRoutes(t *testing.T) {
 	if st := x.Status(); st.PID != pid || st.Restarts != 0 {
 		t.Errorf("xray was started again: %+v", st)
 	}
-	if text := fmt.Sprintf("%+v", x.Status()) + strings.Join(x.Log(), ""); strings.Contains(text, secret) {
+	if text := fmt.Sprintf("%+v", x.Status()) + strings.Join(x.Log(), ""); strings.Contains(text, secret) || strings.Contains(text, a.Password) {
 		t.Error("a secret is told")
 	}
 
@@ -320,10 +337,10 @@ func TestNextStart(t *testing.T) {
 	kill(t, pid)
 	var taken net.Listener
 	for taken == nil {
-		taken, _ = net.Listen("tcp", at.String())
+		taken, _ = net.Listen("tcp", at.At.String())
 	}
 	defer taken.Close()
-	wait(t, next, "another port", func() bool { return must(next.Server("a")) != at && through(next, "a") == "one" })
+	wait(t, next, "another port", func() bool { return must(next.Server("a")).At != at.At && through(next, "a") == "one" })
 	stop()
 	if st := next.Status(); st.PID != 0 {
 		t.Errorf("%+v", st)
@@ -423,4 +440,4 @@ func running(t *testing.T, x *Tunnels) int {
 	return x.Status().PID
 }
 
-func must(at netip.AddrPort, _ bool) netip.AddrPort { return at }
+func must(s Server, _ bool) Server { return s }

@@ -29,7 +29,8 @@ type identity struct {
 	Exe   string `json:"exe"`
 }
 
-// record is what a start of ours finds of the one before. It has no secrets.
+// record is what a start of ours finds of the one before. It has no secrets but those
+// that a Note has.
 type record struct {
 	identity                 // PID 0 is none
 	Hash     string          `json:"hash,omitempty"` // of the configuration, and of whom it runs as

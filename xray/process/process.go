@@ -63,7 +63,7 @@ type Config struct {
 	// the socket called API, which nobody else can use.
 	API netip.AddrPort
 	// Note is kept beside the pid for who takes Xray over, see Left. It must be JSON
-	// without secrets; nil is none.
+	// without secrets of others: only we can read it there. nil is none.
 	Note []byte
 }
 
