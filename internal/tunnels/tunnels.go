@@ -50,6 +50,15 @@ type Health struct {
 	Delays map[string]time.Duration
 }
 
+// Dead is the health of routes that nothing carries.
+func Dead(routes []Route) Health {
+	h := Health{Alive: map[string]state.Truth{}, Delays: map[string]time.Duration{}}
+	for _, r := range routes {
+		h.Alive[r.Name] = state.False
+	}
+	return h
+}
+
 // Tunnels keeps the Xray of a policy's routes. Its methods can be called at any time
 // and from anywhere; New makes one, and Run does the work.
 type Tunnels struct {
@@ -117,6 +126,7 @@ func (t *Tunnels) Want(routes []Route) {
 	t.wanted = slices.Clone(routes)
 	t.mu.Unlock()
 	if !same {
+		t.report(t.up.Load()) // it may take a minute until an Xray is ready, or hangs
 		t.poke()
 	}
 }
@@ -330,11 +340,8 @@ func (t *Tunnels) steer(ctx context.Context, client *api.Client) {
 
 // report tells of the health of routes where it changed.
 func (t *Tunnels) report(running bool) {
-	h := Health{Alive: map[string]state.Truth{}, Delays: map[string]time.Duration{}}
 	t.mu.Lock()
-	for _, r := range t.wanted { // those that are not in the configuration, too
-		h.Alive[r.Name] = state.False
-	}
+	h := Dead(t.wanted) // those that are not in the configuration, too
 	for i := range t.groups {
 		g := &t.groups[i]
 		if !running || len(g.members) == 0 {

@@ -415,6 +415,43 @@ func TestAmendAgain(t *testing.T) {
 	})
 }
 
+// TestSlowStart: while an Xray does not get ready its routes are dead, not unknown.
+func TestSlowStart(t *testing.T) {
+	t.Parallel()
+	one := newServer(t, "one")
+	dir := t.TempDir()
+	slow, ready := filepath.Join(dir, "xray"), filepath.Join(dir, "ready")
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in 'run -config stdin:') while ! test -e %s; do sleep 0.1; done;; esac\nexec %s \"$@\"\n", ready, xraytest.Binary(t))
+	if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := &book{entries: map[string]Choice{}}
+	b.set("One", -1, one.link+"#One")
+	var mu sync.Mutex
+	var told []state.Truth
+	x := New(Options{
+		Binary: slow, Dir: t.TempDir(), Source: b, Log: quiet(),
+		Changed: func(h Health) { mu.Lock(); told = append(told, h.Alive["a"]); mu.Unlock() },
+	})
+	run(t, x.Run)
+	x.Want([]Route{{Name: "a", Profile: "One"}})
+	wait(t, x, "starting", func() bool { return x.Status().Reason == "it is starting" })
+	mu.Lock()
+	if !slices.Equal(told, []state.Truth{state.False}) {
+		t.Errorf("while it starts a is told to be %v", told)
+	}
+	mu.Unlock()
+	if err := os.WriteFile(ready, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, x, "it carries", func() bool { return through(x, "a") == "one" })
+	wait(t, x, "a is not dead", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Equal(told, []state.Truth{state.False, state.Unset})
+	})
+}
+
 // snapshot returns what was applied last.
 func snapshot(x *Tunnels) process.Config {
 	x.mu.Lock()

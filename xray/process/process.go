@@ -87,7 +87,7 @@ type State uint8
 const (
 	Stopped  State = iota // nobody wants it to run, or there is no configuration
 	Running               // its API answers
-	Waiting               // it has ended and is started again soon
+	Waiting               // it is starting, or has ended and is started again soon
 	Degraded              // as Waiting, after many failures in a row
 	Failed                // the configuration is at fault; another one is needed
 )

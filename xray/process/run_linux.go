@@ -317,6 +317,9 @@ func (l *loop) launch(ctx context.Context, c Config) error {
 // begin takes a process as the one that is watched.
 func (l *loop) begin(c *child) {
 	l.child = c
+	l.set(func(st *Status) {
+		st.State, st.PID, st.Adopted, st.Reason, st.PortUsed, st.Next = Waiting, c.id.PID, c.adopted, "it is starting", false, time.Time{}
+	})
 	if l.journal.follow(nil); c.output != nil {
 		l.journal.follow(c.output)
 	}
