@@ -135,7 +135,7 @@ func TestAliveAndDead(t *testing.T) {
 		{"no targets", Uplink{Dev: "wan1"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.uplink.Index, c.uplink.Every = 7, 300*time.Millisecond
+			c.uplink.Index, c.uplink.Every = 7, time.Second
 			r := next(t, start(t, c.uplink))
 			if r.Uplink != 7 || r.Down || len(r.Probes) != len(c.lost) || r.At <= 0 {
 				t.Fatalf("%+v", r)

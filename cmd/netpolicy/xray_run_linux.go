@@ -45,9 +45,7 @@ standard input.`,
 				return cli.Fail(cmd, err)
 			}
 			if o.LogLevel = level; !o.API.IsValid() {
-				if o.API, err = trial.FreePort(); err != nil {
-					return cli.Fail(cmd, err)
-				}
+				o.APISocket = process.API
 			}
 			data, findings := config.Build(v, profiles, o)
 			writeConfigFindings(cmd.ErrOrStderr(), findings, false)

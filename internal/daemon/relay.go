@@ -255,7 +255,8 @@ func (x *decider) way(to *relay.Way, s *snapshot, route int) bool {
 	to.Route, to.Uplink = r.Name, uplinkOf(p, route)
 	if _, ok := r.Xray(); ok { // a server on this host, which marks what it sends itself
 		to.SendName = true
-		to.Server, ok = x.d.proxyServer(r.Name)
+		server, ok := x.d.proxyServer(r.Name)
+		to.Server, to.User, to.Password = server.At, server.User, server.Password
 		return ok
 	}
 	if server, ok := strings.CutPrefix(r.Other, "socks "); ok && r.Kind == rules.RouteOther {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
@@ -83,15 +82,18 @@ func (l *loop) xrayRoutes() (list []tunnels.Route) {
 // meanwhile routes via xray are blocked.
 func (d *Daemon) runXray(ctx context.Context, x rules.Xray) {
 	d.keepRunning(ctx, xrayName, "routes via xray are blocked", func(ctx context.Context) error {
+		var routes []tunnels.Route
+		if r := d.xrayRoutes.Load(); r != nil {
+			routes = *r
+		}
 		o, err := d.tunnelOptions(x)
 		if err != nil {
+			d.healthOf(tunnels.Dead(routes))
 			return errors.Join(err, d.endXray(ctx))
 		}
 		o.Changed = func(h tunnels.Health) { d.healthOf(h) }
 		t := tunnels.New(o)
-		if routes := d.xrayRoutes.Load(); routes != nil {
-			t.Want(*routes)
-		}
+		t.Want(routes)
 		d.setTunnels(t)
 		defer d.setTunnels(nil)
 		return t.Run(ctx)
@@ -224,10 +226,10 @@ func proxiesOf(path string, p *rules.Policy, more tunnels.Source) (*tunnels.File
 }
 
 // proxyServer returns the SOCKS server of a route via xray.
-func (d *Daemon) proxyServer(route string) (netip.AddrPort, bool) {
+func (d *Daemon) proxyServer(route string) (tunnels.Server, bool) {
 	t := d.tunnels.Load()
 	if t == nil {
-		return netip.AddrPort{}, false
+		return tunnels.Server{}, false
 	}
 	return t.Server(route)
 }

@@ -127,6 +127,50 @@ func inUse(t *testing.T, l *Lab, at string) bool {
 	return strings.Contains(out, fmt.Sprintf("0100007F:%04X 00000000:0000 0A", a.Port()))
 }
 
+// closedToOthers checks that another user of the gateway gets nothing out of Xray's API, be
+// it on a port that Xray listens on or at its socket, and that root does.
+func closedToOthers(t *testing.T, l *Lab, x *api.Xray) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "netpolicy-lab") // that others can enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	binary := filepath.Join(dir, "xray")
+	if out, err := exec.Command("cp", xraytest.Binary(t), binary).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, path := range []string{dir, binary} {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := "unix://" + filepath.Join(l.Dir, "state", "xray", "api", "socket")
+	listening, err := l.Gateway(t.Context(), "ss", "-Hltnp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := []string{socket}
+	for line := range strings.Lines(listening) {
+		if f := strings.Fields(line); len(f) > 5 && strings.Contains(f[5], fmt.Sprintf("pid=%d,", x.PID)) {
+			servers = append(servers, f[3])
+		}
+	}
+	if len(servers) != 1+len(x.Routes) {
+		t.Errorf("xray listens elsewhere than for routes: %q", servers)
+	}
+	for _, at := range servers {
+		ask := []string{binary, "api", "lso", "--timeout=2", "--server=" + at}
+		nobody := append([]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}, ask...)
+		if out, err := l.Gateway(t.Context(), nobody...); err == nil || strings.Contains(out, "Secr3t") {
+			t.Errorf("nobody asks %s: %s", at, out)
+		}
+	}
+	if out, err := l.Gateway(t.Context(), binary, "api", "lso", "--server="+socket); err != nil || !strings.Contains(out, "outbounds") {
+		t.Errorf("root asks: %v, %s", err, out)
+	}
+}
+
 // TestXray: two tunnels for real, over daemon and Xray being killed, stopped and
 // started again, and over policies and links that are wrong.
 func TestXray(t *testing.T) {
@@ -166,6 +210,7 @@ func TestXray(t *testing.T) {
 	if err != nil || !tried.OK || tried.ConnectMS <= 0 {
 		t.Errorf("%+v, %v\n%s", tried, err, l.tail())
 	}
+	closedToOthers(t, l, &first)
 	udp := leftBy(t, l, "udp", "203.0.113.10:7", func(_ context.Context, conn net.Conn) (net.Conn, error) {
 		// One after the other: what comes in a burst may be lost on its way.
 		data := make([]byte, datagram)

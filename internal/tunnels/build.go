@@ -3,13 +3,13 @@ package tunnels
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -42,6 +42,15 @@ func slug(route string) string {
 	}
 	sum := sha256.Sum256([]byte(route))
 	return "route_" + hex.EncodeToString(sum[:8])
+}
+
+// password is what the server of a route asks for: who could use it without would leave
+// past the policy. It hangs on the stamp, which is random, so that the record has no more
+// secrets than that one.
+func (n note) password(slug string) string {
+	h := hmac.New(sha256.New, n.Stamp)
+	h.Write([]byte("password of " + slug))
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // builder gathers what a configuration is made of.
@@ -102,7 +111,7 @@ func (b *builder) sift(profiles []link.Profile) (runnable []int, why, refused []
 // build makes the configuration of routes; without a proxy that can be run there is none.
 func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error) {
 	b := builder{made: made{choices: map[string]Choice{}, links: map[string]string{}}, v: v, index: map[string]int{}, bad: t.bad}
-	o := config.Options{Stamp: p.note.Stamp, Observatory: config.Observatory{URL: t.o.Probe, Interval: t.o.Every}}
+	o := config.Options{APISocket: process.API, Stamp: p.note.Stamp, Observatory: config.Observatory{URL: t.o.Probe, Interval: t.o.Every}}
 	slugs := map[string]bool{}
 	for _, r := range routes {
 		g := group{Route: r}
@@ -111,20 +120,19 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error
 		s := slug(r.Name)
 		slugs[s] = true
 		var err error
-		if g.listen, err = p.of(s); err != nil {
+		g.server = Server{User: "netpolicy", Password: p.note.password(s)}
+		if g.server.At, err = p.of(s); err != nil {
 			return b.made, err
 		}
 		o.Groups = append(o.Groups, config.Group{Name: s, Members: members})
-		o.Inbounds = append(o.Inbounds, config.Inbound{Name: s, Kind: config.Mixed, Listen: g.listen, Group: s})
+		o.Inbounds = append(o.Inbounds, config.Inbound{
+			Name: s, Kind: config.Mixed, Listen: g.server.At, User: g.server.User, Password: link.Secret(g.server.Password), Group: s,
+		})
 		b.used, b.groups = append(b.used, members), append(b.groups, g)
 	}
 	p.keep(slugs)
 	if len(b.profiles) == 0 {
 		return b.made, nil
-	}
-	var err error
-	if o.API, err = p.forAPI(); err != nil {
-		return b.made, err
 	}
 	o.Marks = b.marks
 	data, tags, findings := config.BuildTagged(v, b.profiles, o)
@@ -140,7 +148,7 @@ func (t *Tunnels) build(v config.Version, routes []Route, p *ports) (made, error
 	if err != nil {
 		return b.made, err
 	}
-	b.config = process.Config{Data: data, API: o.API, Note: n}
+	b.config = process.Config{Data: data, Note: n}
 	return b.made, nil
 }
 
@@ -239,7 +247,7 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 		return err
 	}
 	t.mu.Lock()
-	wanted, before, groups, at := t.wanted, t.applied, t.groups, t.api
+	wanted, before, groups := t.wanted, t.applied, t.groups
 	t.mu.Unlock()
 	m, err := t.build(v, wanted, p)
 	t.mu.Lock()
@@ -259,17 +267,17 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	}
 	carry(m.groups, groups)
 	added, gone, live := compare(before, m.config.Data)
-	t.use(m.groups, m.config.API)
+	t.use(m.groups)
 	switch {
 	case live && added == nil && len(gone) == 0:
 	case live:
-		err = t.xray.Amend(ctx, m.config, t.missing(ctx, m.config.API, added))
+		err = t.xray.Amend(ctx, m.config, t.missing(ctx, added))
 	default:
 		err = t.xray.Apply(ctx, m.config)
 	}
 	if err != nil {
 		if before != nil {
-			t.use(groups, at) // what ran before runs on, or again
+			t.use(groups) // what ran before runs on, or again
 		}
 		if t.bad.add(m, err) {
 			t.poke() // again without it
@@ -281,10 +289,9 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 	t.applied = m.config.Data
 	t.mu.Unlock()
 	if live {
-		client := t.clientOf(m.config.API)
-		t.steer(ctx, client)
+		t.steer(ctx, t.client)
 		for _, tag := range gone {
-			if err := client.RemoveOutbound(ctx, tag); err != nil {
+			if err := t.client.RemoveOutbound(ctx, tag); err != nil {
 				t.o.Log.Warn("proxy not taken out of xray", "proxy", tag, "error", err)
 			}
 		}
@@ -295,13 +302,13 @@ func (t *Tunnels) change(ctx context.Context, p *ports) error {
 // missing returns those of the outbounds that Xray does not have: it may have kept one
 // that was to go, or have got a part of them before, and refuses all for one it has.
 // A tag says what the outbound is, so that the same tag is the same outbound.
-func (t *Tunnels) missing(ctx context.Context, at netip.AddrPort, added []byte) []byte {
+func (t *Tunnels) missing(ctx context.Context, added []byte) []byte {
 	if added == nil {
 		return nil
 	}
 	ask, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
-	there, err := t.clientOf(at).Outbounds(ask)
+	there, err := t.client.Outbounds(ask)
 	if err != nil {
 		return added // Xray does not run, or says so itself
 	}
@@ -326,15 +333,15 @@ func (t *Tunnels) missing(ctx context.Context, at netip.AddrPort, added []byte) 
 }
 
 // use has routes find their servers.
-func (t *Tunnels) use(groups []group, at netip.AddrPort) {
-	servers := map[string]netip.AddrPort{}
+func (t *Tunnels) use(groups []group) {
+	servers := map[string]Server{}
 	for _, g := range groups {
 		if len(g.members) > 0 {
-			servers[g.Name] = g.listen
+			servers[g.Name] = g.server
 		}
 	}
 	t.mu.Lock()
-	t.groups, t.api = groups, at
+	t.groups = groups
 	t.mu.Unlock()
 	t.servers.Store(&servers)
 }

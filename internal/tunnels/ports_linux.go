@@ -13,19 +13,17 @@ import (
 	"netpolicy.dev/netpolicy/xray/process"
 )
 
-// ports are those of loopback that Xray listens on, one for each route and one for its
-// API. Each is kept from others, also while Xray is started again, by a socket that is
+// ports are those of loopback that Xray listens on, one for each route. Each is kept from others, also while Xray is started again, by a socket that is
 // bound to it and does not listen: the kernel gives the port to nobody by itself, and
 // Xray may listen there since both set SO_REUSEADDR.
 type ports struct {
 	note note
-	api  netip.AddrPort
 	held map[uint16]int // descriptors
 }
 
 // note is what a next start needs to ask for the same configuration.
 type note struct {
-	Stamp []byte            `json:"stamp"` // see config.Options
+	Stamp []byte            `json:"stamp"` // see config.Options; passwords are made of it, too
 	Ports map[string]uint16 `json:"ports"` // by slug
 }
 
@@ -35,19 +33,21 @@ func openPorts(dir string) (*ports, error) {
 		return nil, fmt.Errorf("make the directory of xray: %w", err)
 	}
 	p := &ports{held: map[uint16]int{}}
-	if left, ok := process.FindLeft(dir); ok && json.Unmarshal(left.Note, &p.note) == nil {
-		p.api = left.API
+	if left, ok := process.FindLeft(dir); ok && json.Unmarshal(left.Note, &p.note) != nil {
+		p.note = note{} // it is another's, and will be replaced
 	}
 	if p.note.Ports == nil {
 		p.note.Ports = map[string]uint16{}
 	}
 	if len(p.note.Stamp) == 0 {
-		p.note.Stamp = make([]byte, 16)
-		if _, err := rand.Read(p.note.Stamp); err != nil {
-			return nil, err
-		}
+		p.stamp()
 	}
 	return p, nil
+}
+
+func (p *ports) stamp() {
+	p.note.Stamp = make([]byte, 16)
+	_, _ = rand.Read(p.note.Stamp) // which ends the program rather than fail
 }
 
 // of returns the address for a route.
@@ -65,18 +65,6 @@ func (p *ports) of(slug string) (netip.AddrPort, error) {
 
 var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// forAPI returns the address of the API.
-func (p *ports) forAPI() (netip.AddrPort, error) {
-	if !p.api.IsValid() {
-		port, err := p.take()
-		if err != nil {
-			return netip.AddrPort{}, err
-		}
-		p.api = netip.AddrPortFrom(loopback, port)
-	}
-	return p.api, nil
-}
-
 // keep lets go of the ports of routes that are not there any more.
 func (p *ports) keep(slugs map[string]bool) {
 	for slug, port := range p.note.Ports {
@@ -87,11 +75,10 @@ func (p *ports) keep(slugs map[string]bool) {
 	}
 }
 
-// forget lets go of all: somebody else has one.
+// forget lets go of all: somebody else has one, and may have been told a password there.
 func (p *ports) forget() {
 	p.keep(nil)
-	p.release(p.api.Port())
-	p.api = netip.AddrPort{}
+	p.stamp()
 }
 
 func (p *ports) close() { p.forget() }

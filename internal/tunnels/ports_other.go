@@ -18,7 +18,6 @@ type note struct {
 
 func openPorts(string) (*ports, error)           { return nil, errLinux }
 func (*ports) of(string) (netip.AddrPort, error) { return netip.AddrPort{}, errLinux }
-func (*ports) forAPI() (netip.AddrPort, error)   { return netip.AddrPort{}, errLinux }
 func (*ports) keep(map[string]bool)              {}
 func (*ports) forget()                           {}
 func (*ports) close()                            {}

@@ -24,7 +24,7 @@ func (t *Tunnels) Status() api.Xray {
 		one := api.XrayRoute{Route: r.Name, Proxy: r.Profile, Proxies: []api.XrayProxy{}}
 		if i >= 0 {
 			g := &t.groups[i]
-			one.Listen = g.listen.String()
+			one.Listen = g.server.At.String()
 			for _, m := range g.members {
 				p := api.XrayProxy{Name: m.name, Address: m.address, Used: m.tag == g.current, Chosen: m.tag == g.chosen, Alive: "unknown"}
 				switch {

@@ -50,12 +50,21 @@ type Health struct {
 	Delays map[string]time.Duration
 }
 
+// Dead is the health of routes that nothing carries.
+func Dead(routes []Route) Health {
+	h := Health{Alive: map[string]state.Truth{}, Delays: map[string]time.Duration{}}
+	for _, r := range routes {
+		h.Alive[r.Name] = state.False
+	}
+	return h
+}
+
 // Tunnels keeps the Xray of a policy's routes. Its methods can be called at any time
 // and from anywhere; New makes one, and Run does the work.
 type Tunnels struct {
 	o       Options
 	xray    *process.Supervisor
-	servers atomic.Pointer[map[string]netip.AddrPort]
+	servers atomic.Pointer[map[string]Server]
 	up      atomic.Bool // an Xray answers
 	wake    chan struct{}
 
@@ -66,22 +75,26 @@ type Tunnels struct {
 	version  string // of Xray
 	problem  string // why what is wanted does not run
 	problems []string
-	applied  []byte // the configuration
-	api      netip.AddrPort
+	applied  []byte    // the configuration
 	retry    time.Time // when to try again what does not run; zero is not
 
 	// Run's goroutine owns what follows.
-	last     map[string]Choice // what each name stood for when it was brought about last
-	bad      refusals
-	asked    asked
-	client   *api.Client // nil before the first question
-	clientAt netip.AddrPort
+	last   map[string]Choice // what each name stood for when it was brought about last
+	bad    refusals
+	asked  asked
+	client *api.Client
+}
+
+// Server is a SOCKS server of Xray, which serves nobody but us.
+type Server struct {
+	At             netip.AddrPort
+	User, Password string
 }
 
 // group is a route as it runs.
 type group struct {
 	Route
-	listen  netip.AddrPort
+	server  Server
 	members []member
 	chosen  string // the tag that the user prefers; "" leaves it to the measurements
 	current string // the tag that is used
@@ -98,7 +111,7 @@ type member struct {
 
 // New returns Tunnels that carry nothing yet.
 func New(o Options) *Tunnels {
-	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}}
+	t := &Tunnels{o: o, wake: make(chan struct{}, 1), last: map[string]Choice{}, bad: refusals{}, client: api.NewUnix(process.Socket(o.Dir))}
 	t.xray = process.New(process.Options{
 		Binary: o.Binary, Dir: o.Dir, LogFile: logFile(o.Dir), UID: o.UID, GID: o.GID, Leave: o.Leave, Ready: t.ready, Output: o.Output,
 		Gone: t.gone,
@@ -113,6 +126,7 @@ func (t *Tunnels) Want(routes []Route) {
 	t.wanted = slices.Clone(routes)
 	t.mu.Unlock()
 	if !same {
+		t.report(t.up.Load()) // it may take a minute until an Xray is ready, or hangs
 		t.poke()
 	}
 }
@@ -126,13 +140,13 @@ func (t *Tunnels) poke() {
 
 // Server returns the SOCKS server of a route, false while there is none: while Xray is
 // down any user of this host can listen on its ports. It waits for nothing.
-func (t *Tunnels) Server(route string) (netip.AddrPort, bool) {
+func (t *Tunnels) Server(route string) (Server, bool) {
 	m := t.servers.Load()
 	if m == nil || !t.up.Load() {
-		return netip.AddrPort{}, false
+		return Server{}, false
 	}
-	at, ok := (*m)[route]
-	return at, ok
+	s, ok := (*m)[route]
+	return s, ok
 }
 
 // Start takes back a Stop.
@@ -161,7 +175,7 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.close()
-	defer t.closeClient()
+	defer t.client.Close()
 	var group sync.WaitGroup
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -224,40 +238,23 @@ func (t *Tunnels) look(ctx context.Context, p *ports) {
 		t.poke()
 	}
 	t.mu.Lock()
-	at := t.api
 	if !t.retry.IsZero() && time.Now().After(t.retry) {
 		t.poke()
 	}
 	t.mu.Unlock()
 	if st.State == process.Running {
-		client := t.clientOf(at)
 		ask, cancel := context.WithTimeout(ctx, askWithin)
 		defer cancel()
 		if t.o.Probe != "" {
-			list, err := client.Observatory(ask)
+			list, err := t.client.Observatory(ask)
 			if err == nil {
 				t.observe(list)
 			}
 		}
 		t.report(true) // groups go first
-		t.steer(ask, client)
+		t.steer(ask, t.client)
 	}
 	t.report(st.State == process.Running)
-}
-
-// clientOf returns the client for an address, which keeps its connection.
-func (t *Tunnels) clientOf(at netip.AddrPort) *api.Client {
-	if t.client == nil || t.clientAt != at {
-		t.closeClient()
-		t.client, t.clientAt = api.New(at), at
-	}
-	return t.client
-}
-
-func (t *Tunnels) closeClient() {
-	if t.client != nil {
-		t.client.Close()
-	}
 }
 
 // askWithin bounds how long the API may take for an answer.
@@ -343,11 +340,8 @@ func (t *Tunnels) steer(ctx context.Context, client *api.Client) {
 
 // report tells of the health of routes where it changed.
 func (t *Tunnels) report(running bool) {
-	h := Health{Alive: map[string]state.Truth{}, Delays: map[string]time.Duration{}}
 	t.mu.Lock()
-	for _, r := range t.wanted { // those that are not in the configuration, too
-		h.Alive[r.Name] = state.False
-	}
+	h := Dead(t.wanted) // those that are not in the configuration, too
 	for i := range t.groups {
 		g := &t.groups[i]
 		if !running || len(g.members) == 0 {

@@ -23,7 +23,6 @@ import (
 
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/state"
-	"netpolicy.dev/netpolicy/xray/api"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/process"
 )
@@ -145,8 +144,12 @@ func through(t *Tunnels, route string) string {
 	return strings.TrimSpace(string(body))
 }
 
-func client(at netip.AddrPort) *http.Client {
-	proxy := &url.URL{Scheme: "socks5", Host: at.String()}
+func client(s Server) *http.Client {
+	return clientBy("socks5", s.At, url.UserPassword(s.User, s.Password))
+}
+
+func clientBy(scheme string, at netip.AddrPort, user *url.Userinfo) *http.Client {
+	proxy := &url.URL{Scheme: scheme, Host: at.String(), User: user}
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		Proxy: func(*http.Request) (*url.URL, error) { return proxy, nil }, DisableKeepAlives: true,
 	}}
@@ -196,6 +199,19 @@ func TestRoutes(t *testing.T) {
 	}
 	if _, ok := x.Server("c"); ok {
 		t.Error("a route without a proxy has a server")
+	}
+
+	// Who does not know the password is not served, be it by SOCKS or HTTP.
+	a, _ := x.Server("a")
+	for scheme, user := range map[string]*url.Userinfo{"socks5": nil, "http": nil, "socks5h": url.UserPassword(a.User, "guess")} {
+		resp, err := clientBy(scheme, a.At, user).Get("http://192.0.2.1/")
+		if err != nil {
+			continue
+		}
+		if body, _ := io.ReadAll(resp.Body); strings.Contains(string(body), "one") {
+			t.Errorf("%s as %v is served", scheme, user)
+		}
+		resp.Body.Close()
 	}
 
 	// The user's choice changes: new connections take the other proxy, those that
@@ -257,7 +273,7 @@ func TestRoutes(t *testing.T) {
 	if st := x.Status(); st.PID != pid || st.Restarts != 0 {
 		t.Errorf("xray was started again: %+v", st)
 	}
-	if text := fmt.Sprintf("%+v", x.Status()) + strings.Join(x.Log(), ""); strings.Contains(text, secret) {
+	if text := fmt.Sprintf("%+v", x.Status()) + strings.Join(x.Log(), ""); strings.Contains(text, secret) || strings.Contains(text, a.Password) {
 		t.Error("a secret is told")
 	}
 
@@ -321,10 +337,10 @@ func TestNextStart(t *testing.T) {
 	kill(t, pid)
 	var taken net.Listener
 	for taken == nil {
-		taken, _ = net.Listen("tcp", at.String())
+		taken, _ = net.Listen("tcp", at.At.String())
 	}
 	defer taken.Close()
-	wait(t, next, "another port", func() bool { return must(next.Server("a")) != at && through(next, "a") == "one" })
+	wait(t, next, "another port", func() bool { return must(next.Server("a")).At != at.At && through(next, "a") == "one" })
 	stop()
 	if st := next.Status(); st.PID != 0 {
 		t.Errorf("%+v", st)
@@ -378,7 +394,7 @@ func TestAmendAgain(t *testing.T) {
 		t.Fatal(string(added), gone, live)
 	}
 	wait(t, x, "the first is taken out", func() bool {
-		tags, err := api.New(second.API).Outbounds(t.Context())
+		tags, err := x.client.Outbounds(t.Context())
 		return err == nil && len(tags) == 2
 	})
 	if err := x.xray.Amend(t.Context(), second, added); err != nil {
@@ -387,15 +403,52 @@ func TestAmendAgain(t *testing.T) {
 	b.set("One", -1, one.link+"#One")
 	wait(t, x, "it carries over the first", carries("one"))
 
-	if err := api.New(second.API).Override(t.Context(), "grp-a", ""); err != nil {
+	if err := x.client.Override(t.Context(), "grp-a", ""); err != nil {
 		t.Fatal(err)
 	}
 	x.mu.Lock()
 	x.groups[0].told = ""
 	x.mu.Unlock()
 	wait(t, x, "xray is told again", func() bool {
-		tag, err := api.New(second.API).Overridden(t.Context(), "grp-a")
+		tag, err := x.client.Overridden(t.Context(), "grp-a")
 		return err == nil && tag != ""
+	})
+}
+
+// TestSlowStart: while an Xray does not get ready its routes are dead, not unknown.
+func TestSlowStart(t *testing.T) {
+	t.Parallel()
+	one := newServer(t, "one")
+	dir := t.TempDir()
+	slow, ready := filepath.Join(dir, "xray"), filepath.Join(dir, "ready")
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in 'run -config stdin:') while ! test -e %s; do sleep 0.1; done;; esac\nexec %s \"$@\"\n", ready, xraytest.Binary(t))
+	if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := &book{entries: map[string]Choice{}}
+	b.set("One", -1, one.link+"#One")
+	var mu sync.Mutex
+	var told []state.Truth
+	x := New(Options{
+		Binary: slow, Dir: t.TempDir(), Source: b, Log: quiet(),
+		Changed: func(h Health) { mu.Lock(); told = append(told, h.Alive["a"]); mu.Unlock() },
+	})
+	run(t, x.Run)
+	x.Want([]Route{{Name: "a", Profile: "One"}})
+	wait(t, x, "starting", func() bool { return x.Status().Reason == "it is starting" })
+	mu.Lock()
+	if !slices.Equal(told, []state.Truth{state.False}) {
+		t.Errorf("while it starts a is told to be %v", told)
+	}
+	mu.Unlock()
+	if err := os.WriteFile(ready, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, x, "it carries", func() bool { return through(x, "a") == "one" })
+	wait(t, x, "a is not dead", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Equal(told, []state.Truth{state.False, state.Unset})
 	})
 }
 
@@ -403,7 +456,7 @@ func TestAmendAgain(t *testing.T) {
 func snapshot(x *Tunnels) process.Config {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return process.Config{Data: x.applied, API: x.api}
+	return process.Config{Data: x.applied}
 }
 
 // kill kills one process; 0 would be our own group.
@@ -424,4 +477,4 @@ func running(t *testing.T, x *Tunnels) int {
 	return x.Status().PID
 }
 
-func must(at netip.AddrPort, _ bool) netip.AddrPort { return at }
+func must(s Server, _ bool) Server { return s }

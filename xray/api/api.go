@@ -1,7 +1,7 @@
 // Package api speaks with a running Xray: it asks for figures and for what the
 // observatory has measured, and steers balancers and outbounds.
 //
-//	c := api.New(at)
+//	c := api.NewUnix(path) // or api.New(at), a port of loopback
 //	defer c.Close()
 //	err := c.Override(ctx, "grp-home", "out-Home.") // fails where there is no such outbound
 //
@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -37,16 +38,22 @@ const (
 )
 
 // Client asks one Xray. It is safe for concurrent use.
-type Client struct {
-	base string
-	http *http.Client
-}
+type Client struct{ http *http.Client }
 
 // New returns a client for the API at an address. It connects when it is asked.
-func New(at netip.AddrPort) *Client {
+func New(at netip.AddrPort) *Client { return newClient("tcp", at.String()) }
+
+// NewUnix is New for the API at a unix socket.
+func NewUnix(path string) *Client { return newClient("unix", path) }
+
+func newClient(network, address string) *Client {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	return &Client{base: "http://" + at.String(), http: &http.Client{Transport: &http.Transport{Protocols: &protocols, IdleConnTimeout: idle}}}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	return &Client{http: &http.Client{Transport: &http.Transport{Protocols: &protocols, IdleConnTimeout: idle, DialContext: dial}}}
 }
 
 // Close ends the connections that wait for another question.
@@ -69,7 +76,7 @@ func (e StatusError) Error() string {
 func (c *Client) call(ctx context.Context, method string, message []byte) ([]byte, error) {
 	// A message comes after a byte that says whether it is compressed, and its length.
 	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/"+method, bytes.NewReader(frame))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://xray/"+method, bytes.NewReader(frame))
 	if err != nil {
 		return nil, err
 	}

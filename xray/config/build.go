@@ -31,6 +31,7 @@ const (
 	tagDirect = "direct"
 	tagDNS    = "dns"
 	tagAPI    = "api"
+	tagAPIIn  = "api-in"
 )
 
 // Build writes the configuration for a version. Profiles that can't be run are left
@@ -68,8 +69,11 @@ func BuildTagged(v Version, profiles []link.Profile, o Options) (data []byte, ta
 		"stats":     object{},
 		"policy":    object{"system": object{"statsInboundUplink": true, "statsInboundDownlink": true, "statsOutboundUplink": true, "statsOutboundDownlink": true}},
 	}
-	if o.API.IsValid() {
+	switch {
+	case o.API.IsValid():
 		file["api"] = object{"tag": tagAPI, "listen": o.API.String(), "services": o.services()}
+	case o.APISocket != "":
+		file["api"] = object{"tag": tagAPI, "services": o.services()}
 	}
 	if len(o.DNS) > 0 {
 		file["dns"] = f.dns()
@@ -107,6 +111,9 @@ type filer struct {
 func (f *filer) options() bool {
 	if a := f.o.API; a.IsValid() && (!a.Addr().IsLoopback() || a.Port() == 0) {
 		f.report(diag.Error, "api.listen", "the API asks nobody for a password: it must be on a port of a loopback address", "")
+	}
+	if p := f.o.APISocket; p != "" && (p[0] != '/' || strings.Contains(p, ",") || len(p) > maxSocket || f.o.API.IsValid()) {
+		f.report(diag.Error, "api", "the API's socket is not an absolute path of up to 107 bytes without a comma, or there is an address besides", "")
 	}
 	if !slices.Contains([]string{"", "debug", "info", "warning", "error", "none"}, f.o.LogLevel) {
 		f.report(diag.Error, "log.loglevel", "there is no such level", "it is debug, info, warning, error or none")
@@ -153,8 +160,12 @@ func (f *filer) inboundOptions(path string, in Inbound, groups map[string]bool) 
 	}
 }
 
-// maxDevice is IFNAMSIZ of linux/if.h without its zero byte.
-const maxDevice = 15
+const (
+	// maxDevice is IFNAMSIZ of linux/if.h without its zero byte.
+	maxDevice = 15
+	// maxSocket is sun_path of linux/un.h without its zero byte.
+	maxSocket = 107
+)
 
 // isName reports whether a name can be a tag as it is.
 func isName(s string) bool {
@@ -310,6 +321,10 @@ func (f *filer) balancers() (out []any, names map[string]bool) {
 // inbounds returns the inbounds, and the rules that lead each to its balancer.
 func (f *filer) inbounds(groups map[string]bool) (inbounds, rules []any) {
 	inbounds, rules = []any{}, []any{}
+	if f.o.APISocket != "" {
+		inbounds = append(inbounds, apiInbound(f.o.APISocket))
+		rules = append(rules, object{"ruleTag": "api", "inboundTag": []string{tagAPIIn}, "outboundTag": tagAPI})
+	}
 	if len(f.o.DNS) > 0 {
 		rules = append(rules, object{"ruleTag": "dns", "inboundTag": []string{tagDNS}, "outboundTag": tagDirect})
 	}
@@ -325,6 +340,15 @@ func (f *filer) inbounds(groups map[string]bool) (inbounds, rules []any) {
 		rules = append(rules, object{"ruleTag": "route-" + in.Name, "inboundTag": []string{tag}, to: where})
 	}
 	return inbounds, rules
+}
+
+// apiInbound leads what comes in by a socket to the API: api.listen takes no mode of the
+// file, without which others could use it. Where it leads to is asked for and not used.
+func apiInbound(path string) object {
+	return object{
+		"tag": tagAPIIn, "listen": path + ",0600", "protocol": "tunnel",
+		"settings": object{"address": "127.0.0.1", "port": 1, "network": "unix"},
+	}
 }
 
 func inbound(tag string, in Inbound) object {

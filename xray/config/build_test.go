@@ -95,8 +95,11 @@ func TestBuildFull(t *testing.T) {
 	if !bytes.Equal(data, again) {
 		t.Error("not the same bytes again")
 	}
-	o.Observatory, o.DNS = Observatory{}, nil
-	less, _ := Build(V26_3, profiles, o)
+	o.Observatory, o.DNS, o.API, o.APISocket = Observatory{}, nil, netip.AddrPort{}, "/run/xray.sock"
+	less, findings := Build(V26_3, profiles, o)
+	if less == nil {
+		t.Fatal(findings)
+	}
 	for _, data := range [][]byte{data, less} {
 		if out, ok := xraytest.Test(t.Context(), xraytest.Binary(t), data); !ok {
 			t.Error(out)
@@ -113,6 +116,10 @@ func TestOptions(t *testing.T) {
 	}{
 		{Options{API: netip.MustParseAddrPort("192.0.2.1:1")}, "the API asks nobody"},
 		{Options{API: netip.MustParseAddrPort("127.0.0.1:0")}, "the API asks nobody"},
+		{Options{APISocket: "api"}, "not an absolute path"},
+		{Options{APISocket: "/a,b"}, "not an absolute path"},
+		{Options{APISocket: "/" + strings.Repeat("a", 107)}, "not an absolute path"},
+		{Options{APISocket: "/a", API: netip.MustParseAddrPort("127.0.0.1:1")}, "an address besides"},
 		{Options{LogLevel: "loud"}, "no such level"},
 		{Options{Groups: []Group{{Name: "a b"}}}, "the name of a group"},
 		{Options{Groups: []Group{{Name: "a"}, {Name: "a"}}}, "the name of a group"},

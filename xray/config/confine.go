@@ -28,8 +28,8 @@ func (b *builder) confine(v any) {
 				b.key(diag.Warning, "extra", strings.ToLower(key)+" is dropped: sockets and files of this host are not a link's to choose", "")
 			case slices.ContainsFunc([]string{"certificateFile", "keyFile"}, is):
 				b.key(diag.Error, "extra", strings.ToLower(key)+" names a file of this host", "the certificate itself has to stand in the link, or its pin")
-			case is("type") && strings.EqualFold(text(x, "type"), "xicmp"):
-				b.key(diag.Error, "fm", "the mask xicmp makes a socket of its own, on which Xray puts no mark", "the server has to change to another mask")
+			case is("type") && slices.Contains([]string{"xicmp", "realm"}, strings.ToLower(text(x, "type"))):
+				b.key(diag.Error, "fm", "the mask "+strings.ToLower(text(x, "type"))+" makes sockets of its own, on which Xray puts no mark", "the server has to change to another mask")
 			default:
 				b.confine(x[key])
 			}

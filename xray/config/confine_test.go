@@ -43,14 +43,15 @@ func TestConfine(t *testing.T) {
 // read files for, is refused.
 func TestBack(t *testing.T) {
 	for name, extra := range map[string]string{
-		"no address":    `{"downloadSettings":{"port":443,"network":"xhttp"}}`,
-		"no port":       `{"downloadSettings":{"address":"203.0.113.10","network":"xhttp"}}`,
-		"another":       `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"ws"}}`,
-		"none":          `{"downloadSettings":{"address":"203.0.113.10","port":443}}`,
-		"a file":        `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","security":"tls","tlsSettings":{"certificates":[{"CertificateFile":"/dev/zero"}]}}}`,
-		"a socket":      `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","finalmask":{"udp":[{"type":"xicmp"}]}}}`,
-		"two spellings": `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp"},"DownloadSettings":{}}`,
-		"empty address": `{"downloadSettings":{"address":"","port":443,"network":"xhttp"}}`,
+		"no address":      `{"downloadSettings":{"port":443,"network":"xhttp"}}`,
+		"no port":         `{"downloadSettings":{"address":"203.0.113.10","network":"xhttp"}}`,
+		"another":         `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"ws"}}`,
+		"none":            `{"downloadSettings":{"address":"203.0.113.10","port":443}}`,
+		"a file":          `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","security":"tls","tlsSettings":{"certificates":[{"CertificateFile":"/dev/zero"}]}}}`,
+		"a socket":        `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","finalmask":{"udp":[{"type":"xicmp"}]}}}`,
+		"a server to ask": `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp","finalmask":{"udp":[{"type":"Realm"}]}}}`,
+		"two spellings":   `{"downloadSettings":{"address":"203.0.113.10","port":443,"network":"xhttp"},"DownloadSettings":{}}`,
+		"empty address":   `{"downloadSettings":{"address":"","port":443,"network":"xhttp"}}`,
 	} {
 		p, findings := link.Parse(withBack + url.QueryEscape(extra))
 		if link.Refused(findings) {

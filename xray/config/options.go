@@ -24,8 +24,12 @@ type Options struct {
 	// Groups are what inbounds lead to. Nil is one group, named all, of every profile.
 	Groups []Group
 	// API is where Xray listens for its API, which asks nobody for a password: a
-	// loopback address and a port. The zero value is no API.
+	// loopback address and a port. Every user of the host can then read all secrets out of
+	// it, and change what runs. The zero value is none.
 	API netip.AddrPort
+	// APISocket is a unix socket for the API instead, which only the user that Xray runs as,
+	// and root, can use: an absolute path. "" is none.
+	APISocket string
 	// Mark is put on every packet that Xray itself sends, so that the host does not
 	// lead it back into Xray. 0 is none, which TProxy and Tun don't go without.
 	Mark uint32

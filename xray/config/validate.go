@@ -104,12 +104,15 @@ func (c *checker) listeners(file object) {
 		if protocol == "tun" {
 			continue
 		}
+		listen := text(in, "listen")
+		if strings.HasPrefix(listen, "/") || strings.HasPrefix(listen, "@") {
+			continue // a unix socket, which has no port
+		}
 		port, ok := integer(in, "port")
 		if _, has := get(in, "port"); !has || ok && (port < 1 || port > 65535) {
 			c.report(diag.Error, at(path, "port"), "the port is missing or not from 1 to 65535", "")
 			continue
 		}
-		listen := text(in, "listen")
 		if v, _ := get(in, "port"); v != nil && ok {
 			key := listen + " " + text(child(in, "streamSettings"), "network") + " " + strconv.FormatInt(port, 10)
 			if first, twice := used[key]; twice {

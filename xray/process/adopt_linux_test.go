@@ -111,7 +111,7 @@ func TestAdopt(t *testing.T) {
 	if !serves(in) {
 		t.Fatal("xray has ended with the daemon")
 	}
-	if left, ok := FindLeft(o.Dir); !ok || left.API != c.API || string(left.Note) != string(c.Note) {
+	if left, ok := FindLeft(o.Dir); !ok || string(left.Note) != string(c.Note) {
 		t.Fatalf("%v, %+v", ok, left)
 	}
 	ready := 0
@@ -157,7 +157,7 @@ func TestReplaceLeft(t *testing.T) {
 	in := freePort(t)
 	pid := killedDaemon(t, o, build(t, in))
 	s := supervise(t, o)
-	other := build(t, in)
+	other := build(t, freePort(t))
 	if err := s.Apply(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestReplaceLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	id.Start = "1"
-	if err := (record{identity: id, Hash: s.hash(other), API: other.API}).write(o2.Dir); err != nil {
+	if err := (record{identity: id, Hash: s.hash(other)}).write(o2.Dir); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := FindLeft(o2.Dir); ok {
@@ -248,7 +248,7 @@ func TestAmend(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := s.Status().PID
-	client := api.New(before.API)
+	client := api.NewUnix(Socket(o.Dir))
 	defer client.Close()
 	after := before
 	after.Data = []byte(strings.ReplaceAll(string(before.Data), "out-Home.", "out-Away."))
@@ -318,7 +318,7 @@ func TestManyRestarts(t *testing.T) {
 	if err := s.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	bad := Config{Data: []byte(`{"outbounds":[{"protocol":"nonsense"}]}`), API: c.API}
+	bad := Config{Data: []byte(`{"outbounds":[{"protocol":"nonsense"}]}`)}
 	_ = s.Log() // opens the file
 	open := descriptors(t)
 	pids := map[int]bool{}
@@ -350,7 +350,7 @@ func TestManyRestarts(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	if err := s.Stop(t.Context()); err != nil || serves(in) || serves(c.API) {
+	if err := s.Stop(t.Context()); err != nil || serves(in) {
 		t.Error("a port is left:", err)
 	}
 	for pid := range pids {

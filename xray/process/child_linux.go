@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -42,10 +43,18 @@ func (s *Supervisor) command(ctx context.Context, args ...string) *exec.Cmd {
 
 // spawn starts Xray. It gets its configuration only when known has written down who
 // it is: one that we lose before reads none and ends.
-func (s *Supervisor) spawn(data []byte, known func(identity) error) (*child, error) {
+func (s *Supervisor) spawn(c Config, known func(identity) error) (*child, error) {
 	out := s.out
 	out.skip()
 	cmd := s.command(context.Background(), "run", "-config", "stdin:")
+	if !c.API.IsValid() {
+		room, err := s.makeRoom()
+		if err != nil {
+			return nil, err
+		}
+		defer room.Close()
+		cmd.ExtraFiles = []*os.File{room}
+	}
 	cmd.Stdout, cmd.Stderr = out.file, out.file
 	if s.o.Cgroup != "" {
 		dir, err := os.Open(s.o.Cgroup)
@@ -62,24 +71,41 @@ func (s *Supervisor) spawn(data []byte, known func(identity) error) (*child, err
 	if err != nil {
 		return nil, err
 	}
-	c := &child{exit: make(chan int, 1), started: time.Now(), signal: func(sig syscall.Signal) error { return cmd.Process.Signal(sig) }, output: out}
-	c.id, err = identify(cmd.Process.Pid)
+	ch := &child{exit: make(chan int, 1), started: time.Now(), signal: func(sig syscall.Signal) error { return cmd.Process.Signal(sig) }, output: out}
+	ch.id, err = identify(cmd.Process.Pid)
 	if err == nil {
-		err = known(c.id)
+		err = known(ch.id)
 	}
 	go func() {
 		if err == nil {
-			_, _ = stdin.Write(data) // where it has ended its exit tells
+			_, _ = stdin.Write(c.Data) // where it has ended its exit tells
 		}
 		stdin.Close()
 		_ = cmd.Wait() // the code says it
-		c.exit <- cmd.ProcessState.ExitCode()
+		ch.exit <- cmd.ProcessState.ExitCode()
 	}()
 	if err != nil {
-		c.end()
+		ch.end()
 		return nil, fmt.Errorf("keep the pid: %w", err)
 	}
-	return c, nil
+	return ch, nil
+}
+
+// makeRoom makes the directory of the API's socket anew, closed to all but whom Xray runs
+// as, and opens it. A socket that one before has left would keep the next from listening.
+func (s *Supervisor) makeRoom() (*os.File, error) {
+	dir := filepath.Dir(Socket(s.o.Dir))
+	err := os.RemoveAll(dir)
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err == nil && (s.o.UID != 0 || s.o.GID != 0) {
+		err = os.Chown(dir, int(s.o.UID), int(s.o.GID))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the directory of xray's API: %w", err)
+	}
+	return os.Open(dir)
 }
 
 // adopt takes over a process of an earlier run of ours. It needs Linux 5.3.

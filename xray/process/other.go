@@ -5,7 +5,6 @@ package process
 import (
 	"context"
 	"errors"
-	"net/netip"
 )
 
 var errLinux = errors.New("xray is managed on Linux only")
@@ -18,7 +17,6 @@ func NewOutput() (*Output, error) { return nil, errLinux }
 
 // Left is an Xray that an earlier run of ours has left.
 type Left struct {
-	API  netip.AddrPort
 	Note []byte
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,11 +29,11 @@ type identity struct {
 	Exe   string `json:"exe"`
 }
 
-// record is what a start of ours finds of the one before. It has no secrets.
+// record is what a start of ours finds of the one before. It has no secrets but those
+// that a Note has.
 type record struct {
 	identity                 // PID 0 is none
 	Hash     string          `json:"hash,omitempty"` // of the configuration, and of whom it runs as
-	API      netip.AddrPort  `json:"api,omitzero"`
 	Note     json.RawMessage `json:"note,omitempty"`
 	Stopped  bool            `json:"stopped,omitempty"` // by the user
 }
@@ -76,7 +75,6 @@ func (r record) write(dir string) error {
 
 // Left is an Xray that an earlier run of ours has left.
 type Left struct {
-	API  netip.AddrPort
 	Note []byte // see Config
 }
 
@@ -87,7 +85,7 @@ func FindLeft(dir string) (Left, bool) {
 	if err != nil || !r.runs() {
 		return Left{}, false
 	}
-	return Left{r.API, r.Note}, true
+	return Left{r.Note}, true
 }
 
 // EndLeft ends what FindLeft would find, for those who want no Xray any more.
@@ -97,6 +95,9 @@ func EndLeft(ctx context.Context, dir string) error {
 		return err
 	}
 	if err := r.end(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(dir, socketDir)); err != nil {
 		return err
 	}
 	return record{Stopped: r.Stopped}.write(dir)

@@ -3,7 +3,7 @@
 //
 //	s := process.New(process.Options{Binary: "/usr/bin/xray", Dir: dir})
 //	go s.Run(ctx)
-//	err := s.Apply(ctx, process.Config{Data: data, API: api}) // whose API listens at api
+//	err := s.Apply(ctx, process.Config{Data: data}) // whose API listens at process.API
 //
 // A configuration that Xray's own test refuses never takes the place of one that
 // runs, and one that fails at start gives it back. A process that ends is started
@@ -24,6 +24,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,12 +59,26 @@ type Options struct {
 // Config is what Xray runs.
 type Config struct {
 	Data []byte // JSON; it holds secrets
-	// API is where its API listens; by it we know that Xray is ready.
+	// API is where its API listens; by it we know that Xray is ready. The zero value is
+	// the socket called API, which nobody else can use.
 	API netip.AddrPort
 	// Note is kept beside the pid for who takes Xray over, see Left. It must be JSON
-	// without secrets; nil is none.
+	// without secrets of others: only we can read it there. nil is none.
 	Note []byte
 }
+
+// API is the socket for the API of a configuration that a Supervisor runs, by the name that
+// Xray finds it under: in the directory that it gets as its third descriptor. So another
+// user's Xray needs no way to Options.Dir, and the configuration does not say where that is.
+const API = "/proc/self/fd/3/" + socketName
+
+// Socket is the path of the same socket for us, by Options.Dir.
+func Socket(dir string) string { return filepath.Join(dir, socketDir, socketName) }
+
+const (
+	socketDir  = "api"
+	socketName = "socket"
+)
 
 // State is what a Supervisor is doing.
 type State uint8
@@ -72,7 +87,7 @@ type State uint8
 const (
 	Stopped  State = iota // nobody wants it to run, or there is no configuration
 	Running               // its API answers
-	Waiting               // it has ended and is started again soon
+	Waiting               // it is starting, or has ended and is started again soon
 	Degraded              // as Waiting, after many failures in a row
 	Failed                // the configuration is at fault; another one is needed
 )

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +28,8 @@ const (
 	answerWithin = 5 * time.Second
 	// testWithin bounds Xray's test of a configuration.
 	testWithin = time.Minute
+	// maxSocket is sun_path of linux/un.h without its zero byte.
+	maxSocket = 107
 	// pullEvery is how often what Xray prints is read when nobody asks for it.
 	pullEvery = time.Second
 )
@@ -148,8 +152,8 @@ func (l *loop) handle(ctx context.Context, r request) error {
 }
 
 func (l *loop) apply(ctx context.Context, c Config) error {
-	if !c.API.IsValid() {
-		return errors.New("run xray: there is no address for its API")
+	if path := Socket(l.o.Dir); !c.API.IsValid() && len(path) > maxSocket {
+		return fmt.Errorf("run xray: the path of its API's socket, %s, has %d bytes, and can have %d: the state directory needs a shorter one", path, len(path), maxSocket)
 	}
 	if l.child != nil && l.hash(c) == l.hash(l.good) {
 		l.config = c
@@ -238,7 +242,19 @@ func both(a, b []byte) []byte {
 func (l *loop) add(ctx context.Context, c Config, added []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, testWithin)
 	defer cancel()
-	cmd := l.command(ctx, "api", "ado", "--server="+c.API.String(), "stdin:")
+	at := c.API.String()
+	var files []*os.File
+	if !c.API.IsValid() {
+		at = "unix://" + API
+		dir, err := os.Open(filepath.Dir(Socket(l.o.Dir)))
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		files = []*os.File{dir}
+	}
+	cmd := l.command(ctx, "api", "ado", "--server="+at, "stdin:")
+	cmd.ExtraFiles = files
 	var out journal
 	out.hide(config.Secrets(added))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(added), &out, &out
@@ -279,8 +295,8 @@ func (l *loop) failed(ctx context.Context, err error, ran time.Duration) {
 func (l *loop) launch(ctx context.Context, c Config) error {
 	l.timer = nil
 	l.journal.hide(config.Secrets(c.Data))
-	started, err := l.spawn(c.Data, func(id identity) error {
-		return record{id, l.hash(c), c.API, c.Note, l.stopped}.write(l.o.Dir)
+	started, err := l.spawn(c, func(id identity) error {
+		return record{id, l.hash(c), c.Note, l.stopped}.write(l.o.Dir)
 	})
 	if err != nil {
 		return err
@@ -301,6 +317,9 @@ func (l *loop) launch(ctx context.Context, c Config) error {
 // begin takes a process as the one that is watched.
 func (l *loop) begin(c *child) {
 	l.child = c
+	l.set(func(st *Status) {
+		st.State, st.PID, st.Adopted, st.Reason, st.PortUsed, st.Next = Waiting, c.id.PID, c.adopted, "it is starting", false, time.Time{}
+	})
 	if l.journal.follow(nil); c.output != nil {
 		l.journal.follow(c.output)
 	}
@@ -329,7 +348,7 @@ func (s *Supervisor) hash(c Config) string {
 func (l *loop) keep() error {
 	r := record{Stopped: l.stopped}
 	if l.child != nil {
-		r.identity, r.Hash, r.API, r.Note = l.child.id, l.hash(l.good), l.good.API, l.good.Note
+		r.identity, r.Hash, r.Note = l.child.id, l.hash(l.good), l.good.Note
 	}
 	if err := r.write(l.o.Dir); err != nil {
 		return fmt.Errorf("write down which xray runs: %w", err)
@@ -339,7 +358,10 @@ func (l *loop) keep() error {
 
 // ready waits until the API answers. An error with a code means that Xray ended.
 func (s *Supervisor) ready(ctx context.Context, c *child, cfg Config) error {
-	client := api.New(cfg.API)
+	client := api.NewUnix(Socket(s.o.Dir))
+	if cfg.API.IsValid() {
+		client = api.New(cfg.API)
+	}
 	defer client.Close()
 	end := time.Now().Add(readyWithin)
 	for wait := time.Duration(0); time.Now().Before(end); wait = askEvery {

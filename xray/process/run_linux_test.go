@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,15 +37,14 @@ func freePort(t *testing.T) netip.AddrPort {
 
 // build returns a configuration with an inbound and an API.
 func build(t *testing.T, in netip.AddrPort) Config {
-	api := freePort(t)
 	p, _ := link.Parse("trojan://" + secret + "@192.0.2.1:443#Home")
 	data, findings := config.Build(config.V26_3, []link.Profile{p}, config.Options{
-		API: api, LogLevel: "debug", Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
+		APISocket: API, LogLevel: "debug", Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
 	})
 	if config.Refused(findings) {
 		t.Fatal(findings)
 	}
-	return Config{Data: data, API: api}
+	return Config{Data: data}
 }
 
 // supervise runs a Supervisor until the test ends.
@@ -111,7 +111,7 @@ func TestLifecycle(t *testing.T) {
 
 	// What Xray refuses changes nothing, and its error repeats no secret.
 	bad := strings.Replace(string(good.Data), `"password": "`, `"flow": "`+secret+`", "password": "`, 1)
-	err := s.Apply(ctx, Config{Data: []byte(bad), API: good.API})
+	err := s.Apply(ctx, Config{Data: []byte(bad)})
 	if exitCode(err) != exitConfig || strings.Contains(err.Error(), secret) || s.Status().PID != first.PID {
 		t.Errorf("%v, %+v", err, s.Status())
 	}
@@ -202,6 +202,81 @@ func TestBackOff(t *testing.T) {
 	wait(t, s, "running", func(st Status) bool { return st.State == Running && st.Restarts >= 1 })
 }
 
+// listOutbounds asks the API of what runs as a user, with Xray's own client.
+func listOutbounds(t *testing.T, o Options, uid uint32) error {
+	cmd := exec.CommandContext(t.Context(), o.Binary, "api", "lso", "--server=unix://"+Socket(o.Dir))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
+	if err == nil && !strings.Contains(string(out), "out-Home.") {
+		err = fmt.Errorf("it answers %q", out)
+	}
+	return err
+}
+
+// openToOthers has a program that every user can run, and a directory that all can enter:
+// the cache of root's, and those of tests, are closed to them.
+func openToOthers(t *testing.T, o *Options) {
+	dir, err := os.MkdirTemp("", "xray")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, d := range []string{dir, filepath.Dir(o.Dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "xray")
+	// A copy that we wrote ourselves could be open for writing still in what another test starts.
+	if out, err := exec.Command("cp", o.Binary, path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.Binary = path
+}
+
+// TestAPIIsOurs: other users of the host can neither read the secrets out of Xray nor change
+// what runs, also where they can enter the directory; and a start takes the place of a socket
+// that one before has left.
+func TestAPIIsOurs(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to ask as somebody else")
+	}
+	o := options(t)
+	openToOthers(t, &o)
+	s := supervise(t, o)
+	if err := s.Apply(t.Context(), build(t, freePort(t))); err != nil {
+		t.Fatal(err)
+	}
+	pid := s.Status().PID
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, s, "running again", func(st Status) bool { return st.State == Running && st.PID != pid })
+	for uid, want := range map[uint32]bool{0: true, 65534: false} {
+		if err := listOutbounds(t, o, uid); (err == nil) != want {
+			t.Errorf("the API as user %d: %v", uid, err)
+		}
+	}
+	for path, mode := range map[string]os.FileMode{filepath.Dir(Socket(o.Dir)): 0o700, Socket(o.Dir): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	// A path that no socket can have is told before anything is started.
+	o.Dir = filepath.Join(o.Dir, strings.Repeat("d", 100))
+	if err := os.Mkdir(o.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	long := supervise(t, o)
+	if err := long.Apply(t.Context(), build(t, freePort(t))); err == nil || !strings.Contains(err.Error(), "can have 107") {
+		t.Error(err)
+	}
+}
+
 // TestUser: as another user, with a mark, which needs one of root's rights.
 func TestUser(t *testing.T) {
 	t.Parallel()
@@ -209,23 +284,8 @@ func TestUser(t *testing.T) {
 		t.Skip("needs root to run as somebody else")
 	}
 	o := options(t)
-	// The cache of root's is closed to others.
-	dir, err := os.MkdirTemp("", "xray")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(o.Binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Binary, o.UID, o.GID = filepath.Join(dir, "xray"), 65534, 65534
-	if err := os.WriteFile(o.Binary, data, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	openToOthers(t, &o)
+	o.UID, o.GID = 65534, 65534
 	cgroup := fmt.Sprintf("/sys/fs/cgroup/netpolicy-test-%d", os.Getpid())
 	if err := os.Mkdir(cgroup, 0o755); err == nil {
 		t.Cleanup(func() {
@@ -238,13 +298,22 @@ func TestUser(t *testing.T) {
 		}
 	}
 	s := supervise(t, o)
-	if err := s.Apply(t.Context(), build(t, freePort(t))); err != nil {
+	c := build(t, freePort(t))
+	if err := s.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Amend(t.Context(), c, []byte(`{"outbounds":[{"protocol":"freedom","tag":"more"}]}`)); err != nil {
+		t.Error("an outbound can't be added as another user:", err)
 	}
 	if o.Cgroup == "" {
 		t.Log("without a cgroup: none can be made here")
 	} else if in, err := os.ReadFile(filepath.Join(cgroup, "cgroup.procs")); err != nil || strings.TrimSpace(string(in)) != strconv.Itoa(s.Status().PID) {
 		t.Errorf("%q in the cgroup, %v", in, err)
+	}
+	for uid, want := range map[uint32]bool{0: true, 65533: false, 65534: true} {
+		if err := listOutbounds(t, o, uid); (err == nil) != want {
+			t.Errorf("the API as user %d: %v", uid, err)
+		}
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Status().PID))
 	if err != nil {
@@ -272,15 +341,15 @@ func TestTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, findings := link.Parse(fmt.Sprintf("ss://aes-256-gcm:%s@%s#Home", secret, port))
-	in, api := freePort(t), freePort(t)
+	in := freePort(t)
 	data, more := config.Build(config.V26_3, []link.Profile{p}, config.Options{
-		API: api, Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
+		APISocket: API, Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
 	})
 	if data == nil {
 		t.Fatal(findings, more)
 	}
 	client := supervise(t, o)
-	if err := client.Apply(t.Context(), Config{Data: data, API: api}); err != nil {
+	if err := client.Apply(t.Context(), Config{Data: data}); err != nil {
 		t.Fatal(err)
 	}
 	proxy := &url.URL{Scheme: "socks5", Host: in.String()}

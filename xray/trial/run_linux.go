@@ -2,7 +2,6 @@ package trial
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"strings"
@@ -54,20 +53,19 @@ func Run(ctx context.Context, o Options, p link.Profile) Result {
 	r := NewResult(p)
 	for n := 1; ; n++ {
 		in, err := FreePort()
-		api, err2 := FreePort()
-		if err := errors.Join(err, err2); err != nil {
+		if err != nil {
 			r.Fail(err.Error(), "")
 			return r
 		}
 		data, findings := config.Build(o.Version, []link.Profile{p}, config.Options{
-			API: api, LogLevel: "info", Mark: o.Mark, Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
+			APISocket: process.API, LogLevel: "info", Mark: o.Mark, Inbounds: []config.Inbound{{Name: "test", Listen: in, Group: "all"}},
 		})
 		if data == nil {
 			r.Fail(config.FirstError(findings))
 			return r
 		}
 		began := time.Now()
-		s, end, err := start(ctx, &o, process.Config{Data: data, API: api}, nil)
+		s, end, err := start(ctx, &o, process.Config{Data: data}, nil)
 		if err != nil && n < maxPorts && strings.Contains(err.Error(), "address already in use") {
 			continue
 		}
