@@ -17,38 +17,53 @@ import (
 
 // leftBy returns the uplink by which what send sends over a new connection has left,
 // and then a payload: all of it, or "".
-func leftBy(t *testing.T, l *Lab, network, addr string, send func(ctx context.Context, conn net.Conn) (net.Conn, error)) (left string) {
+func leftBy(t *testing.T, l *Lab, network, addr string, send func(ctx context.Context, conn net.Conn) (net.Conn, error)) string {
 	t.Helper()
-	l.quiet.measure(func() {
-		before, err := l.Counters()
+	left, err := wentBy(t, l, network, addr, send)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", addr, err, l.tail())
+	}
+	return left
+}
+
+// wentBy is leftBy for what may fail.
+func wentBy(t *testing.T, l *Lab, network, addr string, send func(ctx context.Context, conn net.Conn) (net.Conn, error)) (left string, err error) {
+	t.Helper()
+	l.quiet.measure(func() { left, err = measured(t, l, network, addr, send) })
+	return left, err
+}
+
+// measured is wentBy while nobody else measures.
+func measured(t *testing.T, l *Lab, network, addr string, send func(ctx context.Context, conn net.Conn) (net.Conn, error)) (left string, err error) {
+	t.Helper()
+	before, err := l.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := l.Client().Dial(ctx, network, addr)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	over, err := send(ctx, conn)
+	if err == nil {
+		err = exchange(over, payload, time.Now().Add(5*time.Second))
+	}
+	if err != nil {
+		return "", err
+	}
+	// The relay sends datagrams on by itself: what was sent may not be through yet.
+	for end := time.Now().Add(5 * time.Second); left == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		after, err := l.Counters()
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		conn, err := l.Client().Dial(ctx, network, addr)
-		if err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
-		over, err := send(ctx, conn)
-		if err == nil {
-			err = exchange(over, payload, time.Now().Add(5*time.Second))
-		}
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", addr, err, l.tail())
-		}
-		// The relay sends datagrams on by itself: what was sent may not be through yet.
-		for end := time.Now().Add(5 * time.Second); left == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			after, err := l.Counters()
-			if err != nil {
-				t.Fatal(err)
-			}
-			left = after.Since(before).LeftBy(payload)
-		}
-	})
-	return left
+		left = after.Since(before).LeftBy(payload)
+	}
+	return left, nil
 }
 
 // leavesTLS makes a TLS session with a name, and returns the uplink by which it went.

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -422,8 +423,12 @@ func TestSlowStart(t *testing.T) {
 	dir := t.TempDir()
 	slow, ready := filepath.Join(dir, "xray"), filepath.Join(dir, "ready")
 	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in 'run -config stdin:') while ! test -e %s; do sleep 0.1; done;; esac\nexec %s \"$@\"\n", ready, xraytest.Binary(t))
-	if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
+	if err := os.WriteFile(slow+".sh", []byte(script), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	// A file that we wrote ourselves could be open for writing still in what another test starts.
+	if out, err := exec.Command("cp", slow+".sh", slow).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	b := &book{entries: map[string]Choice{}}
 	b.set("One", -1, one.link+"#One")

@@ -286,6 +286,9 @@ func TestUser(t *testing.T) {
 	o := options(t)
 	openToOthers(t, &o)
 	o.UID, o.GID = 65534, 65534
+	if err := os.Chmod(o.Dir, 0o700); err != nil { // as state directories are: it can't enter
+		t.Fatal(err)
+	}
 	cgroup := fmt.Sprintf("/sys/fs/cgroup/netpolicy-test-%d", os.Getpid())
 	if err := os.Mkdir(cgroup, 0o755); err == nil {
 		t.Cleanup(func() {
@@ -310,7 +313,7 @@ func TestUser(t *testing.T) {
 	} else if in, err := os.ReadFile(filepath.Join(cgroup, "cgroup.procs")); err != nil || strings.TrimSpace(string(in)) != strconv.Itoa(s.Status().PID) {
 		t.Errorf("%q in the cgroup, %v", in, err)
 	}
-	for uid, want := range map[uint32]bool{0: true, 65533: false, 65534: true} {
+	for uid, want := range map[uint32]bool{0: true, 65533: false} {
 		if err := listOutbounds(t, o, uid); (err == nil) != want {
 			t.Errorf("the API as user %d: %v", uid, err)
 		}
