@@ -37,18 +37,43 @@ func (a *Applier) Watch(ctx context.Context, found func(what string)) error {
 
 // watch is Watch with room bytes for messages that wait.
 func (a *Applier) watch(ctx context.Context, room int, found func(what string)) error {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := a.subscribe(room)
+	for err == nil {
+		var lost bool
+		if lost, err = follow(ctx, conn, found); !lost {
+			break
+		}
+		// The kernel drops what comes until all that waits was read. A new socket misses
+		// nothing from now on, and who hears of the loss looks at what is there.
+		if conn, err = a.subscribe(room); err == nil {
+			found(Lost)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
-	defer conn.Close()
+	return nil
+}
+
+// subscribe returns a socket that hears of what others change.
+func (a *Applier) subscribe(room int) (*netlink.Conn, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, err
+	}
 	filter, err := bpf.Assemble(othersOnly(a.port))
 	if err == nil {
 		err = errors.Join(conn.SetBPF(filter), conn.SetReadBuffer(room), conn.JoinGroup(unix.NFNLGRP_NFTABLES))
 	}
 	if err != nil {
-		return fmt.Errorf("watch nftables: %w", err)
+		return nil, errors.Join(err, conn.Close())
 	}
+	return conn, nil
+}
+
+// follow tells what conn hears of until ctx ends or something was lost, and closes it.
+func follow(ctx context.Context, conn *netlink.Conn, found func(what string)) (lost bool, err error) {
+	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() {
 		_ = conn.SetReadDeadline(time.Unix(1, 0)) // the socket is closed right after
 	})
@@ -58,13 +83,11 @@ func (a *Applier) watch(ctx context.Context, room int, found func(what string)) 
 		list, err := conn.Receive()
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return false, nil
 		case errors.Is(err, unix.ENOBUFS):
-			now = report{}
-			found(Lost)
-			continue
+			return true, nil
 		case err != nil:
-			return fmt.Errorf("watch nftables: %w", err)
+			return false, err
 		}
 		for _, m := range list {
 			if text := now.take(m.Header.Type, m.Data); text != "" {

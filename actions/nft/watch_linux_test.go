@@ -65,7 +65,7 @@ func TestWatch(t *testing.T) {
 		ns.Run(t, "", "nft", "add table inet other; add chain inet other x; delete table inet other; add table ip netpolicy; delete table ip netpolicy")
 		must(t, a.Delete(t.Context(), "elsewhere"))
 		ns.Run(t, "", "nft", c.do)
-		if got := <-found; !strings.HasPrefix(got, c.want) {
+		if got := next(t, found); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.do, got, c.want)
 		}
 	}
@@ -73,8 +73,20 @@ func TestWatch(t *testing.T) {
 	must(t, a.Replace(t.Context(), table))
 	must(t, a.Update(t.Context(), []actions.Update{{Kind: actions.PutElem, Set: "nets", Elem: actions.Elem{Key: "9.0.0.0/24"}}}))
 	ns.Run(t, "", "nft", "add chain inet netpolicy last")
-	if got := <-found; !strings.HasPrefix(got, "nftables: chain last added") {
+	if got := next(t, found); !strings.HasPrefix(got, "nftables: chain last added") {
 		t.Errorf("our own change was told: %q", got)
+	}
+}
+
+// next is what is told next.
+func next(t *testing.T, found <-chan string) string {
+	t.Helper()
+	select {
+	case what := <-found:
+		return what
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing is told")
+		return ""
 	}
 }
 
@@ -102,22 +114,14 @@ func TestWatchLoses(t *testing.T) {
 	table := large(20_000, 10, 10)
 	table.Name = "netpolicy_other"
 	must(t, other.Replace(t.Context(), table))
-	lost := false
 	close(hold)
-	ns.Run(t, "", "nft", "add chain inet netpolicy last")
-	for what := range found {
-		if what == Lost {
-			if lost {
-				t.Error("told twice")
-			}
-			lost = true
-		}
-		if strings.Contains(what, "chain last added") {
-			break
-		}
+	for next(t, found) != Lost {
 	}
-	if !lost {
-		t.Error("nothing was lost: the test does not show what it is for")
+	ns.Run(t, "", "nft", "add chain inet netpolicy last")
+	for what := ""; !strings.Contains(what, "chain last added"); {
+		if what = next(t, found); what == Lost {
+			t.Error("told twice")
+		}
 	}
 	cancel()
 	must(t, <-done)
