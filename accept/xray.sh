@@ -47,7 +47,7 @@ report $s 4 "${bytes:-no bytes}; wrong pin, wrong short id and unpinned self-sig
 # 5. The process.
 : >"$out"
 gotest ./xray/process '^Test(Restarts|Journal|Lifecycle|PortInUse|BackOff|Adopt|ReplaceLeft|Leave|Amend|ManyRestarts|Output)$' -timeout 0; s=$?
-many=$(figure '[0-9]+ processes')
+many=$(figure '[0-9]+ restarts')
 gotest ./internal/tunnels '^Test' -timeout 0 || s=1
 moved=$(figure 'done after [0-9.]+[µm]?s \(median\)')
 case $moved in
@@ -58,6 +58,6 @@ esac
 gotest ./xray/subscription '^Test' -timeout 0 || s=1
 gotest ./internal/daemon '^Test(Subscription|Tunnel)' -timeout 0 || s=1
 gotest ./internal/lab '^TestXray$' -timeout 0 || s=1
-report $s 5 "crash, kill -9, port in use, bad configuration, no room for the log, ${many:-no processes} in a row, adopted after a kill: nothing is left and the last good one serves; new connections on the other proxy ${moved:-?}, none dropped ($(part '20 restarts'))"
+report $s 5 "crash, kill -9, port in use, bad configuration, no room for the log, ${many:-no restarts} in a row, adopted after a kill: nothing is left and the last good one serves; new connections on the other proxy ${moved:-?}, none dropped ($(part '20 restarts'))"
 
 exit $bad
