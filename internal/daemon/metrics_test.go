@@ -129,7 +129,7 @@ func TestMetricNames(t *testing.T) {
 func TestPrometheus(t *testing.T) {
 	prometheus, err := exec.LookPath("prometheus")
 	if err != nil {
-		t.Skip("prometheus is not installed: apt-get install prometheus")
+		t.Skip("prometheus is not installed: make setup")
 	}
 	r := busy(t, nil)
 	mux := http.NewServeMux()
