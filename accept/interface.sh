@@ -6,11 +6,6 @@
 # shellcheck source=accept/lib.sh
 . "$(dirname "$0")/lib.sh"
 make setup >"$out" 2>&1 || { report 1 0 "make setup"; exit 1; }
-# Some 50 MB that only one test needs: `make setup` leaves it out.
-if ! command -v prometheus >/dev/null 2>&1; then
-  apt-get install -y -qq --no-install-recommends prometheus >"$out" 2>&1 || { report 1 0 "install prometheus"; exit 1; }
-fi
-
 has() { grep -qE "$1" "$out" || { echo "nobody says: $1" >>"$out"; return 1; }; }
 
 # 1. Every page, driven against a real netpolicyd; the screenshots are those of the docs.

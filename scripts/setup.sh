@@ -14,15 +14,27 @@ command -v gcc >/dev/null 2>&1 || missing="$missing libc6-dev"
 # A browser, for its hellos: some twenty seconds; without it the lab says that it is not there.
 browser=""
 command -v chromium >/dev/null 2>&1 || browser=chromium
-[ -z "$missing$browser" ] && exit 0
+# What reads the metrics in a test: the program alone, for the package starts a server.
+reader=""
+command -v prometheus >/dev/null 2>&1 || reader=prometheus
+[ -z "$missing$browser$reader" ] && exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-  echo "setup: missing and not installable here:$missing $browser" >&2
+  echo "setup: missing and not installable here:$missing $browser $reader" >&2
   exit 0
 fi
-echo "setup: installing$missing $browser"
+echo "setup: installing$missing $browser $reader"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt-get install -y -qq --no-install-recommends $missing >/dev/null
 [ -z "$browser" ] || apt-get install -y -qq --no-install-recommends "$browser" >/dev/null || echo "setup: no $browser" >&2
+[ -z "$reader" ] || (
+  dir=$(mktemp -d)
+  trap 'rm -rf "$dir"' EXIT
+  chown _apt "$dir" # apt downloads as a user of its own
+  cd "$dir"
+  apt-get download -qq "$reader"
+  dpkg-deb --fsys-tarfile "$reader"_*.deb | tar -x ./usr/bin/"$reader"
+  install -m 755 usr/bin/"$reader" /usr/local/bin/"$reader"
+) || echo "setup: no $reader" >&2
