@@ -14,6 +14,7 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iptables"
+	"netpolicy.dev/netpolicy/internal/durable"
 )
 
 const (
@@ -164,28 +165,16 @@ func load(dir string) (ledger, error) {
 	return l, nil
 }
 
-// save writes the ledger so that a crash leaves the old or the new one: a file
-// beside it, synced, renamed over it, and the folder synced.
+// save writes the ledger so that a crash leaves the old or the new one.
 func save(dir string, l *ledger) error {
 	b, err := json.MarshalIndent(l, "", "\t")
 	if err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
-	name := filepath.Join(dir, ledgerFile)
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := durable.Replace(filepath.Join(dir, ledgerFile), append(b, '\n')); err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
-		_ = os.Remove(name + ".new") // a full disk needs the room
-		return fmt.Errorf("write ledger: %w", err)
-	}
-	return syncDir(dir)
+	return nil
 }
 
 // remove removes the ledger: nothing of ours is left.
@@ -195,15 +184,7 @@ func remove(dir string) error {
 			return fmt.Errorf("remove ledger: %w", err)
 		}
 	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync state folder: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return fmt.Errorf("sync state folder: %w", err)
 	}
 	return nil

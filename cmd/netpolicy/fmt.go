@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	unified "github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/rules/load"
 	"netpolicy.dev/netpolicy/rules/print"
@@ -69,7 +68,7 @@ its usual form.`,
 				switch {
 				case write && name != policyfile.Stdin:
 					if !same {
-						if err := replaceFile(name, out, 0o644); err != nil {
+						if err := durable.Rewrite(name, out, 0o644); err != nil {
 							return cli.Fail(cmd, err)
 						}
 					}
@@ -121,7 +120,7 @@ What it writes is the same policy, or it writes nothing. "-" reads standard inpu
 				return cli.Fail(cmd, err)
 			}
 			if output != "" {
-				if err := replaceFile(output, out, 0o644); err != nil {
+				if err := durable.Rewrite(output, out, 0o644); err != nil {
 					return cli.Fail(cmd, err)
 				}
 				return nil
@@ -167,49 +166,4 @@ func converted(name string, src []byte, syntax string) ([]byte, error) {
 	default:
 		return out, nil
 	}
-}
-
-// replaceFile writes a file in one step: a crash leaves the former one or the new
-// one. The file keeps its mode, a new one gets mode; where it is a link, what it leads
-// to is replaced. What is no file, such as /dev/null, is written to.
-func replaceFile(path string, data []byte, mode os.FileMode) (err error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	}
-	if info, err := os.Stat(path); err == nil {
-		if !info.Mode().IsRegular() {
-			return os.WriteFile(path, data, mode)
-		}
-		mode = info.Mode().Perm()
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if dir, e := os.Open(filepath.Dir(path)); e == nil {
-		_ = dir.Sync() // where folders can't be synced the rename is all there is
-		_ = dir.Close()
-	}
-	return nil
 }

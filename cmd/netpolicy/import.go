@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/rules/foreign"
 )
 
@@ -53,7 +54,7 @@ func importFile(cmd *cobra.Command, from, name, output, report string) error {
 	if output == "" {
 		_, err = cmd.OutOrStdout().Write(r.NPL)
 	} else {
-		err = replaceFile(output, r.NPL, 0o644)
+		err = durable.Rewrite(output, r.NPL, 0o644)
 	}
 	if err != nil {
 		return cli.Fail(cmd, fmt.Errorf("write the policy: %w", err))

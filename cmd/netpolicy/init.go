@@ -12,6 +12,7 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/rules/load"
 )
 
@@ -54,7 +55,7 @@ networks that are directly connected, and rules to begin with. It only reads.`,
 			if _, err := os.Lstat(output); err == nil && !force {
 				return cli.Fail(cmd, fmt.Errorf("%s exists; --force replaces it", output))
 			}
-			if err := replaceFile(output, text, 0o644); err != nil {
+			if err := durable.Rewrite(output, text, 0o644); err != nil {
 				return cli.Fail(cmd, err)
 			}
 			return nil

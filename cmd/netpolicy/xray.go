@@ -11,6 +11,7 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/generator"
 	"netpolicy.dev/netpolicy/xray/link"
@@ -364,7 +365,7 @@ exits with 1 when nothing is written.`,
 			if output == "" {
 				_, err = cmd.OutOrStdout().Write(out)
 			} else {
-				err = replaceFile(output, out, 0o600) // it holds secrets
+				err = durable.Rewrite(output, out, 0o600) // it holds secrets
 			}
 			if err != nil {
 				return cli.Fail(cmd, fmt.Errorf("write the profiles: %w", err))

@@ -11,6 +11,7 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/link/sub"
 )
@@ -80,7 +81,7 @@ func writeQR(w io.Writer, code *qr.QrCode, png, svg string) error {
 	if png != "" {
 		data, err := code.ToPNGBytes(config)
 		if err == nil {
-			err = replaceFile(png, data, 0o600)
+			err = durable.Rewrite(png, data, 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write the PNG: %w", err)
@@ -89,7 +90,7 @@ func writeQR(w io.Writer, code *qr.QrCode, png, svg string) error {
 	if svg != "" {
 		data, err := code.ToSVGBytes(config)
 		if err == nil {
-			err = replaceFile(svg, data, 0o600)
+			err = durable.Rewrite(svg, data, 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write the SVG: %w", err)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"netpolicy.dev/netpolicy/internal/durable"
 	"netpolicy.dev/netpolicy/internal/rulesets"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/lists"
@@ -274,42 +275,9 @@ func (b *Bundle) Install(config string) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("write the policy: %w", err)
 		}
-		if err := replace(path, text); err != nil {
+		if err := durable.Rewrite(path, text, 0o644); err != nil {
 			return fmt.Errorf("write the policy: %w", err)
 		}
 	}
 	return nil
-}
-
-// replace writes a file anew in one step, with the mode and, where that is
-// allowed, the owner of the former one.
-func replace(path string, text []byte) error {
-	mode := fs.FileMode(0o644)
-	former, err := os.Stat(path)
-	if err == nil {
-		mode = former.Mode().Perm()
-	}
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	if former != nil {
-		keepOwner(f, former)
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = errors.Join(f.Chmod(mode), f.Sync())
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
