@@ -3,9 +3,10 @@ import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { axeFindings, browser, cutTexts, open } from './browser.mjs'
+import { axeFindings, browser, open } from './browser.mjs'
 import { files } from './crowd.mjs'
 import { everyLink } from './generator.mjs'
+import { layoutFindings } from './layout.mjs'
 
 let server, b, url
 before(async () => {
@@ -25,7 +26,7 @@ test('sixty links go through WebAssembly and back, and nothing leaves the page',
   await page.goto(url)
   await everyLink(page)
   assert.deepEqual(await axeFindings(page), [])
-  assert.deepEqual(await cutTexts(page), [])
+  assert.deepEqual(await layoutFindings(page), [])
   assert.deepEqual(await page.wrong(), [])
 })
 
