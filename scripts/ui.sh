@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Drives every page of the web interface, and the generator's own page, in Debian's
 # Chromium against a real netpolicyd in the lab. It needs root, for the lab, and npm.
-# SHOTS=DIR writes the screenshots. What is given are files of web/e2e instead of all,
-# which take their time: every page in every language, and a real Xray.
+# SHOTS=DIR writes the screenshots of the docs, SHOTS_ALL=DIR one of all that is
+# measured. What is given are files of web/e2e instead of all, which take their time:
+# every page in every language, and a real Xray.
 set -eu
 cd "$(dirname "$0")/.."
 # Without a font for Chinese its texts are boxes of another width.
