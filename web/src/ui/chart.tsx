@@ -59,7 +59,9 @@ export function Chart({ title, times, lines, limits = [], format, floor }: Props
     const ticks = ticksTo(high)
     const top = ticks.at(-1)!
     // The labels of the axis are as long as the language's units.
-    const start = 16 + 6.3 * Math.max(...ticks.map((v) => format(v).length))
+    const pen = document.createElement('canvas').getContext('2d')!
+    pen.font = `11px ${getComputedStyle(document.documentElement).fontFamily}`
+    const start = 16 + Math.max(...ticks.map((v) => pen.measureText(format(v)).width))
     const n = Math.max(2, times.length)
     const x = (i: number) => start + (i / (n - 1)) * (width - start - edge.end)
     const y = (v: number) => edge.top + (1 - v / top) * (height - edge.top - edge.bottom)
