@@ -12,8 +12,10 @@ for n in $needs; do
 done
 command -v gcc >/dev/null 2>&1 || missing="$missing libc6-dev"
 # A browser, for its hellos: some twenty seconds; without it the lab says that it is not there.
+# The web interface's pages are looked at in it, also in Chinese.
 browser=""
 command -v chromium >/dev/null 2>&1 || browser=chromium
+[ -n "$(fc-list :lang=zh 2>/dev/null)" ] || browser="$browser fonts-droid-fallback"
 # What reads the metrics in a test: the program alone, for the package starts a server.
 reader=""
 command -v prometheus >/dev/null 2>&1 || reader=prometheus
@@ -28,7 +30,8 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt-get install -y -qq --no-install-recommends $missing >/dev/null
-[ -z "$browser" ] || apt-get install -y -qq --no-install-recommends "$browser" >/dev/null || echo "setup: no $browser" >&2
+# shellcheck disable=SC2086
+[ -z "$browser" ] || apt-get install -y -qq --no-install-recommends $browser >/dev/null || echo "setup: no $browser" >&2
 [ -z "$reader" ] || (
   dir=$(mktemp -d)
   trap 'rm -rf "$dir"' EXIT

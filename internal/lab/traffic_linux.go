@@ -120,8 +120,8 @@ func (l *Lab) visit(ctx context.Context, known *names, v visit, v6 bool) {
 		return
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	under := conn // conn becomes the TLS session over it, or nil where there is none
+	defer context.AfterFunc(ctx, func() { under.SetDeadline(time.Unix(1, 0)) })()
 	if v.kind == "tls" {
 		conn.SetDeadline(time.Now().Add(connectTime))
 		if conn, err = l.Client().TLS(ctx, conn, v.name); err != nil {

@@ -1,5 +1,6 @@
 // What the browser tests share: a browser, and pages that note whatever must not be.
 import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
 
@@ -38,24 +39,9 @@ export async function go(page, place, title) {
 // axeFindings are what axe-core finds wrong with the page as it stands, as lines.
 export async function axeFindings(page) {
   // addScriptTag would need 'unsafe-inline'; evaluating goes past the policy.
-  const { readFile } = await import('node:fs/promises')
-  await page.evaluate(await readFile(axe, 'utf8'))
-  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] }))
+  if (!(await page.evaluate(() => 'axe' in globalThis))) await page.evaluate(await readFile(axe, 'utf8'))
+  const { violations } = await page.evaluate(() =>
+    globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'], resultTypes: ['violations'] }),
+  )
   return violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.target.join(' ')}: ${n.failureSummary?.split('\n')[1]?.trim()} ${n.html.slice(0, 120)}`))
-}
-
-// cutTexts are elements whose text does not fit, where nothing says that it may be
-// cut; and whether the page as a whole is wider than the window.
-export async function cutTexts(page) {
-  return page.evaluate(() => {
-    const out = []
-    if (document.documentElement.scrollWidth > innerWidth + 1) out.push(`the page is ${document.documentElement.scrollWidth} px wide in ${innerWidth}`)
-    for (const e of document.querySelectorAll('button, .button, h1, h2, h3, th, label > span, .tag, nav a, dt, figcaption')) {
-      if (!e.checkVisibility() || e.closest('.cut, .table, .strip, .sr')) continue
-      const r = e.getBoundingClientRect()
-      if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline') out.push(`cut: ${e.outerHTML.slice(0, 100)}`)
-      else if (r.width > 0 && (r.right > innerWidth + 1 || r.left < -1) && !e.closest('.scroll, .tabs, .toasts, .side, [role=log]')) out.push(`outside: ${e.outerHTML.slice(0, 100)}`)
-    }
-    return out
-  })
 }

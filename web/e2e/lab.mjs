@@ -7,9 +7,11 @@ const root = join(import.meta.dirname, '../..')
 const bin = process.env.NETPOLICY_BIN ?? join(root, 'bin')
 export const netpolicy = join(bin, 'netpolicy')
 
-// lab resolves when the interface answers. say carries out a line of a lab script.
-export async function lab(policy = join(root, 'examples/demo/policy.npl')) {
-  const child = spawn(netpolicy, ['lab', 'up', '--traffic', '--web', '127.0.0.1:0', policy], { stdio: ['pipe', 'pipe', 'inherit'] })
+// lab resolves when the interface answers. say carries out a line of a lab script; path
+// is where the lab and its daemon look for programs first.
+export async function lab({ policy = 'examples/demo/policy.npl', path } = {}) {
+  const env = { ...process.env, PATH: [path, process.env.PATH].filter(Boolean).join(':') }
+  const child = spawn(netpolicy, ['lab', 'up', '--traffic', '--web', '127.0.0.1:0', join(root, policy)], { stdio: ['pipe', 'pipe', 'inherit'], env })
   let out = ''
   child.stdout.on('data', (d) => (out += d))
   const ended = new Promise((done) => child.on('exit', done))

@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { announce, dismiss, failed, spoken, toasts } from './lib/announce'
 import { post, resume, session, signedOut } from './lib/api'
 import { connected, on, startEvents, status, stopEvents } from './lib/events'
-import { countdown, ms } from './lib/format'
+import { countdown, ms, number } from './lib/format'
 import { type Key, language, t, tn } from './lib/i18n'
 import { go, link, place } from './lib/router'
 import { dark, setTheme, theme } from './lib/theme'
@@ -34,8 +34,11 @@ export function App() {
   }, 2000)
   if (unreachable) {
     return (
-      <main>
-        <Note kind="error">{t('unreachable')}</Note>
+      <main class="login">
+        <div class="stack">
+          <h1>netpolicy</h1>
+          <Note kind="error">{t('unreachable')}</Note>
+        </div>
       </main>
     )
   }
@@ -93,7 +96,7 @@ function Shell() {
         <Strip onMenu={() => setMenu(!menu)} open={menu} />
         <Banners />
       </div>
-      <main ref={main} tabIndex={-1} aria-labelledby="page">
+      <main ref={main} tabIndex={-1} aria-labelledby="page" onClick={() => setMenu(false)}>
         {Current && (
           <Guard key={shown.id}>
             <Current />
@@ -226,7 +229,7 @@ function Banners() {
     <>
       {s.confirm && (
         <section class="waiting" aria-label={t('confirm.title')}>
-          <strong>{t('confirm.waits', { n: s.confirm.n })}</strong>
+          <strong>{t('confirm.waits', { n: number(s.confirm.n) })}</strong>
           <span class="num" data-test="countdown">
             {t('confirm.returns', { left: countdown(left(s, arrived.current.at)) })}
           </span>
@@ -246,11 +249,12 @@ function Banners() {
           )}
         </section>
       )}
-      {(s.error ?? s.enforcement ?? s.reverted) && (
+      {(!connected.value || (s.error ?? s.enforcement ?? s.reverted)) && (
         <div class="stack tight banners">
+          {!connected.value && <Note kind="error">{t('unreachable')}</Note>}
           {s.error && <Note kind="error">{t('banner.rejected', { message: s.error.message })}</Note>}
           {s.enforcement && <Note kind="error">{t('banner.enforcement', { why: s.enforcement })}</Note>}
-          {s.reverted && <Note kind="warning">{t('banner.reverted', { n: s.reverted.n, to: s.reverted.to, why: s.reverted.why })}</Note>}
+          {s.reverted && <Note kind="warning">{t('banner.reverted', { n: number(s.reverted.n), to: number(s.reverted.to), why: s.reverted.why })}</Note>}
         </div>
       )}
     </>

@@ -29,6 +29,11 @@ const always: Topic[] = ['status', 'changes', 'transitions']
 let source: EventSource | null = null
 let open = ''
 let again: ReturnType<typeof setTimeout> | undefined
+// The daemon tells its status each second. When nothing has come for longer than
+// silence, in ms, it is asked anew: a connection that stands still gives no error.
+const silence = 6000
+let heard = 0
+let watch: ReturnType<typeof setInterval> | undefined
 
 // on calls back for each event of a topic until the function it returns is called.
 // One stream serves all pages; it has the topics that somebody listens to.
@@ -44,10 +49,16 @@ export function on<T extends Topic>(topic: T, call: (event: Topics[T]) => void):
 let running = false
 export function startEvents(): void {
   running = true
+  watch = setInterval(() => {
+    if (!source || Date.now() - heard < silence) return
+    connected.value = false
+    connect()
+  }, 1000)
   adjust()
 }
 export function stopEvents(): void {
   running = false
+  clearInterval(watch)
   adjust()
 }
 
@@ -66,6 +77,7 @@ function connect(): void {
   if (!open) return
   const s = new EventSource(`api/v1/events?topics=${open}`)
   source = s
+  heard = Date.now()
   s.onopen = () => (connected.value = true)
   s.onerror = () => {
     connected.value = false
@@ -79,6 +91,8 @@ function connect(): void {
   }
   for (const topic of open.split(',') as Topic[]) {
     s.addEventListener(topic, (e) => {
+      heard = Date.now()
+      connected.value = true
       const data = JSON.parse((e as MessageEvent<string>).data)
       if (topic === 'status') status.value = data as Status
       for (const call of listeners[topic]) call(data as never)

@@ -45,10 +45,11 @@ const spans = [
   ['second', 1],
 ] as const
 
-// duration is a number of seconds in its largest unit: an age, not a clock.
+// duration is a number of seconds in its largest unit: an age, not a clock. The narrow
+// forms of Persian are the letters of English.
 export function duration(seconds: number): string {
   const [unit, size] = spans.find(([, size]) => Math.abs(seconds) >= size) ?? spans[3]
-  return cached(`d${unit}`, (l) => new Intl.NumberFormat(l, { style: 'unit', unit, unitDisplay: 'narrow', maximumFractionDigits: 0 })).format(Math.floor(seconds / size))
+  return cached(`d${unit}`, (l) => new Intl.NumberFormat(l, { style: 'unit', unit, unitDisplay: l === 'fa' ? 'short' : 'narrow', maximumFractionDigits: 0 })).format(Math.floor(seconds / size))
 }
 
 export function ago(at: Date, now: Date): string {

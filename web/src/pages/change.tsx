@@ -198,7 +198,7 @@ function ReplayView({ replay, error }: { replay: Replay | null; error: string })
         <strong>{t('replay.sum', { changed: number(replay.changed), flows: number(replay.flows) })}</strong>
       </p>
       {replay.changes.length > 0 && (
-        <div class="scroll">
+        <div class="scroll" role="group" aria-label={t('change.replay')} tabIndex={0}>
           <table>
             <thead>
               <tr>

@@ -227,28 +227,28 @@ function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: n
         </span>
         {r.nameFrom && <span class="tag from">{t(`from.${r.nameFrom}` as Key)}</span>}
         {r.process && (
-          <span class="muted cut process">
+          <span class="muted cut process" title={r.process}>
             <bdi>{r.process}</bdi>
           </span>
         )}
       </div>
-      <div role="gridcell" class="cut">
+      <div role="gridcell" class="what">
         {blocked && (
           <span class="state bad">
             <Icon name="kill" />
             <span class="sr">{t('blocked')}</span>
           </span>
         )}
-        {r.decision.rule ? <Mono>{r.decision.rule}</Mono> : <span class="muted">{t('default')}</span>}
+        {r.decision.rule ? <Mono cut>{r.decision.rule}</Mono> : <span class="muted cut" title={t('default')}>{t('default')}</span>}
       </div>
-      <div role="gridcell" class="cut">
-        {r.uplink ? <Mono>{r.uplink}</Mono> : <span class="muted">–</span>}
+      <div role="gridcell" class="what">
+        {r.uplink ? <Mono cut>{r.uplink}</Mono> : <span class="muted">–</span>}
         {r.pinned && <span class="tag">{t('pinned')}</span>}
       </div>
       <div role="gridcell" class="num">{r.rtt >= 0 ? ms(r.rtt) : <span class="muted">–</span>}</div>
       <div role="gridcell" class="num">{r.up + r.down > 0 ? bytes(r.up + r.down) : <span class="muted">–</span>}</div>
       <div role="gridcell" class="num">{r.upRate + r.downRate > 0 ? rate(r.upRate + r.downRate) : <span class="muted">–</span>}</div>
-      <div role="gridcell" class="num muted">{r.ended ? t('ended') : r.began ? duration(Math.max(0, now - r.began) / 1000) : '–'}</div>
+      <div role="gridcell" class="num muted cut" title={r.ended ? t('ended') : undefined}>{r.ended ? t('ended') : r.began ? duration(Math.max(0, now - r.began) / 1000) : '–'}</div>
     </div>
   )
 }

@@ -2,7 +2,7 @@ import type { ComponentChildren } from 'preact'
 import { useEffect, useRef } from 'preact/hooks'
 import { post } from '../lib/api'
 import type { Row } from '../lib/connections'
-import { bytes, duration, ms, rate } from '../lib/format'
+import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t } from '../lib/i18n'
 import type { Explanation } from '../lib/types'
 import { Icon } from '../ui/icon'
@@ -17,8 +17,8 @@ export function Details({ row: r, now, onClose, actions }: { row: Row; now: numb
   return (
     <section class="card details" aria-label={t('details')} onKeyDown={(e) => e.key === 'Escape' && onClose()}>
       <header>
-        <h2 class="grow cut">
-          <Mono>{r.name || String(r.flow.dst)}</Mono>
+        <h2 class="grow">
+          <Mono cut>{r.name || String(r.flow.dst)}</Mono>
         </h2>
         <button ref={close} type="button" class="icon plain" aria-label={t('close')} onClick={onClose}>
           <Icon name="close" />
@@ -57,14 +57,14 @@ export function Details({ row: r, now, onClose, actions }: { row: Row; now: numb
           <dd>{r.rtt >= 0 ? ms(r.rtt) : t('unknown')}</dd>
           <dt>{t('fact.up')}</dt>
           <dd>
-            {bytes(r.up)} · {rate(r.upRate)}
+            {bytes(r.up)} ({rate(r.upRate)})
           </dd>
           <dt>{t('fact.down')}</dt>
           <dd>
-            {bytes(r.down)} · {rate(r.downRate)}
+            {bytes(r.down)} ({rate(r.downRate)})
           </dd>
           <dt>{t('fact.retransmits')}</dt>
-          <dd>{r.retransmits}</dd>
+          <dd>{number(r.retransmits)}</dd>
           <dt>{t('col.age')}</dt>
           <dd>{r.began ? duration(Math.max(0, now - r.began) / 1000) : t('fact.before')}</dd>
         </dl>

@@ -2,7 +2,7 @@ import './logs.css'
 import { useEffect, useState } from 'preact/hooks'
 import { get } from '../lib/api'
 import { on } from '../lib/events'
-import { clock, dateTime } from '../lib/format'
+import { clock, dateTime, number } from '../lib/format'
 import { t } from '../lib/i18n'
 import type { LogLine } from '../lib/types'
 import { Icon } from '../ui/icon'
@@ -46,7 +46,7 @@ export default function LogsPage() {
         </button>
       </div>
       {asked.error && <Note kind="error">{asked.error}</Note>}
-      {(asked.value?.lost ?? 0) > 0 && <p class="muted">{t('logs.lost', { n: asked.value!.lost })}</p>}
+      {(asked.value?.lost ?? 0) > 0 && <p class="muted">{t('logs.lost', { n: number(asked.value!.lost) })}</p>}
       {/* A log is read by those who ask for it: announcing every line would drown the rest. */}
       <div class="card log" role="log" aria-live="off" aria-label={t('nav.logs')} tabIndex={0} lang="en" dir="ltr">
         {shown.length === 0 && <p class="empty">{t('logs.none')}</p>}

@@ -8,7 +8,7 @@ import { t } from '../lib/i18n'
 import { go } from '../lib/router'
 import { choices, expression, insert, nameFor } from '../lib/rule'
 import type { Config, Rules } from '../lib/types'
-import { Dialog, Note, useAsk } from '../ui/parts'
+import { Dialog, Mono, Note, useAsk } from '../ui/parts'
 
 // MakeRule asks by what a connection is to be known again and what is to become of
 // it, and opens the editor with that rule in the policy. Nothing is applied.
@@ -57,9 +57,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
             <label key={c.id} class="check">
               <input type="radio" name="by" checked={i === choice} onChange={() => setChoice(i)} />
               <span>{t(`rule.by.${c.id}`)}</span>
-              <bdi class="mono cut" dir="ltr">
-                {c.value}
-              </bdi>
+              <Mono cut>{c.value}</Mono>
             </label>
           ))}
           <label class="check">

@@ -3,7 +3,7 @@ import { useEffect, useState } from 'preact/hooks'
 import { failed, toast } from '../lib/announce'
 import { del, get, mayChange, put } from '../lib/api'
 import { on, status } from '../lib/events'
-import { ago, clock, dateTime } from '../lib/format'
+import { ago, clock, dateTime, number } from '../lib/format'
 import { type Key, t } from '../lib/i18n'
 import type { State, StateAnswer, Transition, Uplink } from '../lib/types'
 import { Mono, Note, StateMark, stateTone, Title, useAsk, useEvery } from '../ui/parts'
@@ -38,7 +38,7 @@ export default function StatePage() {
           <div class="bar" role="group" aria-label={t('span')}>
             {spans.map((n) => (
               <button key={n} type="button" aria-pressed={n === minutes} onClick={() => setSpan(n)}>
-                {t('span.minutes', { n })}
+                {t('span.minutes', { n: number(n) })}
               </button>
             ))}
           </div>
@@ -110,7 +110,7 @@ function Lane({ name, minutes, transitions, state, now, began }: { name: string;
   const x = (ms: number) => ((ms - from) / (minutes * 60_000)) * 1000
   return (
     <div class="lane">
-      <span class="cut">{name ? <Mono>{name}</Mono> : t('host')}</span>
+      {name ? <Mono cut>{name}</Mono> : <span class="cut" title={t('host')}>{t('host')}</span>}
       <svg viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" aria-label={`${name || t('host')}: ${t(`state.${state || 'none'}` as Key)}`}>
         <rect class="ground" width="1000" height="20" />
         {spans.map((s) => (

@@ -2,7 +2,7 @@ import './uplinks.css'
 import { useMemo, useState } from 'preact/hooks'
 import { get } from '../lib/api'
 import { status } from '../lib/events'
-import { ago, ms, percent, rate } from '../lib/format'
+import { ago, ms, number, percent, rate } from '../lib/format'
 import { t } from '../lib/i18n'
 import type { Range, Threshold, Uplink } from '../lib/types'
 import { Chart, type Limit } from '../ui/chart'
@@ -21,7 +21,7 @@ export default function UplinksPage() {
         <div class="bar" role="group" aria-label={t('span')}>
           {spans.map((n) => (
             <button key={n} type="button" aria-pressed={n === minutes} onClick={() => setMinutes(n)}>
-              {n < 60 ? t('span.minutes', { n }) : t('span.hours', { n: n / 60 })}
+              {n < 60 ? t('span.minutes', { n: number(n) }) : t('span.hours', { n: number(n / 60) })}
             </button>
           ))}
         </div>

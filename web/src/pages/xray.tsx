@@ -8,7 +8,7 @@ import type { Try } from '../xray/trial'
 import { Title } from '../ui/parts'
 
 const call: Call = (name, request) => post(`xray/${name}`, request)
-const tryLink: Try = (link) => post('xray-test', { link })
+const tryLink: Try = (link, url) => post('xray-test', { link, url })
 
 export default function XrayPage() {
   const generator = useMemo(() => new Generator(call), [])

@@ -17,7 +17,7 @@ interface Props {
 }
 
 const height = 180
-const edge = { top: 10, end: 8, bottom: 22, start: 66 }
+const edge = { top: 10, end: 8, bottom: 22 }
 
 // ticksTo are the marks of an axis from 0 to at least high: three to six, at round numbers.
 export function ticksTo(high: number): number[] {
@@ -58,15 +58,19 @@ export function Chart({ title, times, lines, limits = [], format, floor }: Props
     const high = Math.max(floor, ...limits.map((l) => l.value * 1.1), ...lines.flatMap((l) => l.values.map((v) => v ?? 0)))
     const ticks = ticksTo(high)
     const top = ticks.at(-1)!
+    // The labels of the axis are as long as the language's units.
+    const pen = document.createElement('canvas').getContext('2d')!
+    pen.font = `11px ${getComputedStyle(document.documentElement).fontFamily}`
+    const start = 16 + Math.max(...ticks.map((v) => pen.measureText(format(v)).width))
     const n = Math.max(2, times.length)
-    const x = (i: number) => edge.start + (i / (n - 1)) * (width - edge.start - edge.end)
+    const x = (i: number) => start + (i / (n - 1)) * (width - start - edge.end)
     const y = (v: number) => edge.top + (1 - v / top) * (height - edge.top - edge.bottom)
-    return { ticks, x, y, paths: lines.map((l) => pathOf(l.values, x, y)) }
+    return { ticks, start, x, y, paths: lines.map((l) => pathOf(l.values, x, y)) }
   }, [times, lines, limits, width, floor])
-  const { x, y } = drawn
+  const { start, x, y } = drawn
   const look = (e: PointerEvent) => {
-    const inner = e.clientX - host.current!.getBoundingClientRect().left - edge.start
-    const i = Math.round((inner / (width - edge.start - edge.end)) * (times.length - 1))
+    const inner = e.clientX - host.current!.getBoundingClientRect().left - start
+    const i = Math.round((inner / (width - start - edge.end)) * (times.length - 1))
     setAt(i >= 0 && i < times.length ? i : null)
   }
   const shown = lines.map((l) => {
@@ -92,8 +96,8 @@ export function Chart({ title, times, lines, limits = [], format, floor }: Props
         <svg width={width} height={height} role="img" aria-label={`${title}: ${shown.map((l) => `${l.label} ${l.text}`).join(', ')}${limits.map((l) => `, ${l.label} ${format(l.value)}`).join('')}`}>
           {drawn.ticks.map((v) => (
             <g key={v}>
-              <path class="grid" d={`M${edge.start} ${y(v)}H${width - edge.end}`} />
-              <text x={edge.start - 8} y={y(v) + 4} text-anchor="end">
+              <path class="grid" d={`M${start} ${y(v)}H${width - edge.end}`} />
+              <text x={start - 8} y={y(v) + 4} text-anchor="end">
                 {format(v)}
               </text>
             </g>
@@ -107,14 +111,19 @@ export function Chart({ title, times, lines, limits = [], format, floor }: Props
                 </text>
               )
             })}
-          {limits.map((l) => (
-            <g key={l.label} class={`limit ${l.tone}`}>
-              <path d={`M${edge.start} ${y(l.value)}H${width - edge.end}`} />
-              <text x={edge.start + 4} y={y(l.value) + (l.tone === 'warn' ? 12 : -4)}>
-                {l.label}
-              </text>
-            </g>
-          ))}
+          {limits.map((l) => {
+            // The better one stands below its line, or at the other end where there is no room.
+            const below = l.tone === 'warn'
+            const room = y(l.value) + 14 < height - edge.bottom
+            return (
+              <g key={l.label} class={`limit ${l.tone}`}>
+                <path d={`M${start} ${y(l.value)}H${width - edge.end}`} />
+                <text x={below && !room ? width - edge.end : start + 4} y={y(l.value) + (below && room ? 12 : -4)} text-anchor={below && !room ? 'end' : undefined}>
+                  {l.label}
+                </text>
+              </g>
+            )
+          })}
           {lines.map((l, i) => (
             <path key={l.label} class={`line-${l.color}`} d={drawn.paths[i]} />
           ))}

@@ -51,10 +51,11 @@ export function Note({ kind = 'info', children }: { kind?: 'info' | 'ok' | 'warn
 }
 
 // Mono is a text of the machine's: an address, a name, a rule. It reads from left
-// to right in any language, and is a text node: nothing in it is ever markup.
+// to right in any language, and is a text node: nothing in it is ever markup. Where it
+// may be cut its title has all of it.
 export function Mono({ children, cut = false, title }: { children: ComponentChildren; cut?: boolean; title?: string }) {
   return (
-    <bdi class={cut ? 'mono cut' : 'mono'} dir="ltr" title={title}>
+    <bdi class={cut ? 'mono cut' : 'mono'} dir="ltr" title={title ?? (cut ? String(children ?? '') : undefined)}>
       {children}
     </bdi>
   )

@@ -138,7 +138,7 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
       <div class="text">
         <textarea
           class={secrets ? 'mono' : 'mono masked'}
-          dir="ltr"
+          dir={value ? 'ltr' : undefined}
           rows={doc.format.value === 'link' ? 7 : 16}
           spellcheck={false}
           autocomplete="off"
@@ -185,7 +185,9 @@ function Profiles({ doc }: { doc: XrayDocument }) {
             <li key={i}>
               <button type="button" class="plain" aria-current={i === doc.at.value} onClick={() => doc.choose(i)}>
                 <span class="num muted">{number(p.line ?? i + 1)}</span>
-                <bdi class="cut grow">{p.ok ? p.state?.name || p.state?.host : t('xray.refused')}</bdi>
+                <bdi class="cut grow" title={p.state?.name}>
+                  {p.ok ? p.state?.name || p.state?.host : t('xray.refused')}
+                </bdi>
                 {p.ok && <span class="tag">{[p.protocol, p.transport, p.security].filter(Boolean).join(' · ')}</span>}
                 {worst && worst !== 'hint' && <SeverityMark severity={worst} />}
               </button>
@@ -274,8 +276,10 @@ function Form({ doc, view, secrets, onTry }: { doc: XrayDocument; view: View; se
       {view.ok && (
         <section class="card" aria-label={t('xray.form')} data-test="xray-form">
           <header>
-            <h2 class="grow cut">
-              <bdi>{view.state?.name || view.state?.host}</bdi>
+            <h2 class="grow">
+              <bdi class="cut" title={view.state?.name}>
+                {view.state?.name || view.state?.host}
+              </bdi>
             </h2>
             <span class="tag info">{view.protocol}</span>
             <button type="button" class="plain" onClick={() => void doc.remove()}>
@@ -471,7 +475,7 @@ function Pin({ onPin, host, protected: on }: { onPin: (pin: string) => void; hos
       <summary>{t('pin')}</summary>
       <div class="stack tight">
         <p class="muted">{t('pin.how')}</p>
-        <pre class="block">{`openssl s_client -connect ${host} </dev/null | openssl x509`}</pre>
+        <pre class="block" tabIndex={0}>{`openssl s_client -connect ${host} </dev/null | openssl x509`}</pre>
         <textarea class="mono" rows={3} dir="ltr" spellcheck={false} aria-label={t('pin.certificate')} placeholder="-----BEGIN CERTIFICATE-----" onInput={(e) => void take(e.currentTarget.value)} />
         {error && <Note kind="error">{error}</Note>}
       </div>

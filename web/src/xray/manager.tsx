@@ -30,7 +30,9 @@ export async function orNone<T>(path: string): Promise<T | null> {
 export function Manager() {
   const asked = useAsk(() => orNone<Xray>('xray'), [])
   useEvery(asked.again, 3000)
-  const [log, setLog] = useState<string[] | null>(null)
+  const [open, setOpen] = useState(false)
+  const log = useAsk(async () => (open ? (await get<{ lines: string[] }>('xray/log')).lines : null), [open])
+  useEvery(() => open && log.again(), 3000)
   const x = asked.value
   if (asked.error) return <Note kind="error">{asked.error}</Note>
   if (!x) return null
@@ -42,7 +44,7 @@ export function Manager() {
         <span class={`tag ${tones[x.state] ?? ''}`}>{t(`manager.${x.state}` as Key)}</span>
         {x.version && <Mono>{x.version}</Mono>}
         <span class="muted">
-          {[x.since && dateTime(new Date(x.since)), x.next && t('manager.next', { when: dateTime(new Date(x.next)) }), x.memory && bytes(x.memory), x.restarts > 0 && t('manager.restarts', { n: number(x.restarts) })].filter(Boolean).join(' · ')}
+          {[x.pid && `PID ${x.pid}`, x.since && dateTime(new Date(x.since)), x.next && t('manager.next', { when: dateTime(new Date(x.next)) }), x.memory && bytes(x.memory), x.restarts > 0 && t('manager.restarts', { n: number(x.restarts) })].filter(Boolean).join(' · ')}
         </span>
         <span class="grow" />
         <button type="button" disabled={!mayChange()} onClick={() => does(x.state === 'stopped' ? 'start' : 'restart')}>
@@ -63,7 +65,7 @@ export function Manager() {
           ))}
         </div>
       )}
-      <div class="scroll">
+      <div class="scroll" role="group" aria-label={t('manager.proxy')} tabIndex={0}>
         <table>
           <thead>
             <tr>
@@ -95,11 +97,12 @@ export function Manager() {
           </tbody>
         </table>
       </div>
-      <details onToggle={(e) => e.currentTarget.open && void get<{ lines: string[] }>('xray/log').then((l) => setLog(l.lines), failed)}>
+      <details onToggle={(e) => setOpen(e.currentTarget.open)}>
         <summary>{t('nav.logs')}</summary>
-        {log && (
-          <pre class="block" tabIndex={0}>
-            {log.join('\n')}
+        {log.error && <Note kind="error">{log.error}</Note>}
+        {log.value && (
+          <pre class="block" tabIndex={0} lang="en">
+            {log.value.join('\n')}
           </pre>
         )}
       </details>

@@ -107,7 +107,9 @@ function One({ s, again }: { s: Subscription; again: () => void }) {
             <li key={p.id}>
               {/* A second press takes the choice back. */}
               <button type="button" class="plain" disabled={!may} aria-pressed={p.chosen === true} onClick={() => void does('choose', p.chosen ? '' : p.id)}>
-                <bdi class="cut grow">{p.name}</bdi>
+                <bdi class="cut grow" title={p.name}>
+                  {p.name}
+                </bdi>
                 <span class="tag">{p.protocol}</span>
                 <Mono cut>{p.server}</Mono>
               </button>

@@ -6,16 +6,19 @@ import { Note } from '../ui/parts'
 // The steps in the order in which they are taken.
 const steps = ['start_ms', 'connect_ms', 'tls_ms', 'first_byte_ms', 'total_ms'] as const
 export type TrialResult = Partial<Record<(typeof steps)[number], number>> & { ok: boolean; status?: number; bytes: number; error?: string; help?: string }
-export type Try = (link: string) => Promise<TrialResult>
+// url is the page to ask for; the daemon has its own for an empty one.
+export type Try = (link: string, url: string) => Promise<TrialResult>
 
 // Trial asks the daemon to fetch a page through a link, and shows how far it came.
 export function Trial({ link, onTry }: { link: string; onTry: Try }) {
   const [busy, setBusy] = useState(false)
+  const [url, setUrl] = useState('')
   const [result, setResult] = useState<{ of: string; is: TrialResult } | null>(null)
   useEffect(() => setResult(null), [link])
-  const run = async () => {
+  const run = async (e: Event) => {
+    e.preventDefault()
     setBusy(true)
-    const is = await onTry(link).catch((err: Error): TrialResult => ({ ok: false, bytes: 0, error: err.message }))
+    const is = await onTry(link, url.trim()).catch((err: Error): TrialResult => ({ ok: false, bytes: 0, error: err.message }))
     setResult({ of: link, is })
     setBusy(false)
   }
@@ -23,11 +26,15 @@ export function Trial({ link, onTry }: { link: string; onTry: Try }) {
   const r = result?.of === link ? result.is : null
   return (
     <section class="stack tight" aria-label={t('trial')} data-test="trial">
-      <div class="bar">
-        <button type="button" disabled={busy} aria-busy={busy} onClick={() => void run()}>
+      <form class="bar" onSubmit={(e) => void run(e)}>
+        <label class="field grow">
+          <span>{t('trial.url')}</span>
+          <input type="url" pattern="https?://.+" maxLength={4000} dir="ltr" autocomplete="off" value={url} onInput={(e) => setUrl(e.currentTarget.value)} />
+        </label>
+        <button type="submit" disabled={busy} aria-busy={busy}>
           {t('trial')}
         </button>
-      </div>
+      </form>
       {r && (
         <Note kind={r.ok ? 'ok' : 'error'}>
           {r.error && (
