@@ -31,6 +31,10 @@ const (
 	busy = 32
 	// maxBusy bounds the settled connections counted in one round.
 	maxBusy = 4096
+	// maxControl holds the message with a packet's time.
+	maxControl = 64
+	// maxLag bounds how long a packet is believed to have waited to be read.
+	maxLag = 10 * time.Second
 	// shedLife is how long a connection stays in the filter; a busy one returns.
 	shedLife = time.Minute
 )
@@ -136,6 +140,8 @@ func (s *Source) listen(index int) (*socket.Conn, error) {
 			err = c.SetReadBuffer(s.opt.ReadBuffer)
 		}
 	}
+	// Before Linux 5.1 the time of reading has to do.
+	_ = c.SetsockoptInt(unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1)
 	if err == nil {
 		err = c.Bind(&unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index})
 	}
@@ -165,7 +171,7 @@ type run struct {
 }
 
 func (r *run) loop(ctx context.Context) error {
-	buf := make([]byte, snap)
+	buf, oob := make([]byte, snap), make([]byte, maxControl)
 	next := time.Now().Add(housekeeping)
 	stop := context.AfterFunc(ctx, func() { _ = r.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -177,9 +183,9 @@ func (r *run) loop(ctx context.Context) error {
 			return nil
 		}
 		for {
-			n, from, err := r.conn.Recvfrom(context.Background(), buf, 0)
+			n, k, _, from, err := r.conn.Recvmsg(context.Background(), buf, oob, 0)
 			if err == nil {
-				r.packet(buf[:min(n, len(buf))], from, time.Now())
+				r.packet(buf[:min(n, len(buf))], from, arrived(oob[:k], time.Now()))
 				if len(r.counts) < maxBusy {
 					continue
 				}
@@ -198,6 +204,24 @@ func (r *run) loop(ctx context.Context) error {
 			next = now.Add(housekeeping)
 		}
 	}
+}
+
+// arrived returns when the kernel saw a packet, by the message that came with it: it
+// may have waited here, behind others. It is on now's clock, which no one sets back.
+func arrived(oob []byte, now time.Time) time.Time {
+	const size = 16 // of a struct __kernel_timespec
+	if len(oob) < unix.CmsgSpace(size) {
+		return now
+	}
+	h, b, _, err := unix.ParseOneSocketControlMessage(oob)
+	if err != nil || h.Level != unix.SOL_SOCKET || h.Type != unix.SO_TIMESTAMPNS_NEW || len(b) < size {
+		return now
+	}
+	lag := now.Sub(time.Unix(int64(binary.NativeEndian.Uint64(b)), int64(binary.NativeEndian.Uint64(b[8:]))))
+	if lag < 0 || lag > maxLag {
+		return now
+	}
+	return now.Add(-lag)
 }
 
 // tolerable errors end a read, not the source: the deadline, and an interface

@@ -15,8 +15,10 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
@@ -130,6 +132,13 @@ func serveDNS(t *testing.T, ns *nstest.NS, addr string) {
 // ask sends one question from ns and reads the answer.
 func ask(t *testing.T, ns *nstest.NS, network, server, name string) {
 	t.Helper()
+	c := dial(t, ns, network, server)
+	defer func() { _ = c.Close() }()
+	exchange(t, c, network, name)
+}
+
+func exchange(t *testing.T, c net.Conn, network, name string) {
+	t.Helper()
 	q := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: uint16(len(name)) * 259, RecursionDesired: true},
 		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}},
@@ -138,8 +147,6 @@ func ask(t *testing.T, ns *nstest.NS, network, server, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := dial(t, ns, network, server)
-	defer func() { _ = c.Close() }()
 	if network == "tcp" {
 		b = append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
 	}
@@ -291,6 +298,10 @@ func TestForwarded(t *testing.T) {
 			if c.sni != "" {
 				want.SNI = flow.Some(c.sni)
 			}
+			if got[0].Flow.RTT.Unknown() {
+				t.Error("no round-trip time")
+			}
+			got[0].Flow.RTT = flow.Value[int64]{}
 			if got[0].Kind != inspector.Name || got[0].Flow != want || got[0].Source != "afpacket" {
 				t.Errorf("got %+v", got[0])
 			}
@@ -307,6 +318,67 @@ func TestForwarded(t *testing.T) {
 		if len(answers) != 1 || answers[0].Answer.Name != "over-"+network+".example" || answers[0].Answer.TTL != 90*time.Second ||
 			len(answers[0].Answer.Addrs) != 1 || answers[0].Answer.Addrs[0] != netip.MustParseAddr("198.51.100.7") {
 			t.Errorf("%s: %+v", network, answers)
+		}
+	}
+}
+
+// TestRoundTrips: what a server says before its client does, or over UDP, is measured
+// too, and told within a second or two.
+func TestRoundTrips(t *testing.T) {
+	client, server := router(t)
+	server.Serve(t, "[::]:25", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	serveDNS(t, server, "192.0.2.9:53")
+	events := start(t, New(Options{}))
+	expect := func(local net.Addr) {
+		t.Helper()
+		for e := range events {
+			rtt, known := e.Flow.RTT.Get()
+			src, _ := e.Flow.Src.Get()
+			port, _ := e.Flow.SrcPort.Get()
+			if !known || netip.AddrPortFrom(src, port).String() != local.String() {
+				continue
+			}
+			if e.Kind != inspector.Update || e.Stats.RTT.Microseconds() != rtt || e.Flow.IfaceIn != flow.Some("lan") {
+				t.Errorf("%+v", e)
+			}
+			return
+		}
+	}
+	for _, addr := range []string{"192.0.2.9:25", "[2001:db8:2::9]:25"} {
+		expect(dial(t, client, "tcp", addr).LocalAddr())
+	}
+	c := dial(t, client, "udp", "192.0.2.9:53")
+	exchange(t, c, "udp", "measured.example.")
+	expect(c.LocalAddr())
+}
+
+// TestArrived reads the times that the kernel gives.
+func TestArrived(t *testing.T) {
+	now := time.Now()
+	control := func(at time.Time) []byte {
+		b := make([]byte, unix.CmsgSpace(16))
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		h.Level, h.Type = unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW
+		h.SetLen(unix.CmsgLen(16))
+		binary.NativeEndian.PutUint64(b[unix.CmsgLen(0):], uint64(at.Unix()))
+		binary.NativeEndian.PutUint64(b[unix.CmsgLen(8):], uint64(at.Nanosecond()))
+		return b
+	}
+	for _, c := range []struct {
+		name string
+		oob  []byte
+		want time.Duration // before now
+	}{
+		{"just now", control(now), 0},
+		{"a while ago", control(now.Add(-30 * time.Millisecond)), 30 * time.Millisecond},
+		{"the clock was set forward", control(now.Add(-time.Hour)), 0},
+		{"the clock was set back", control(now.Add(time.Hour)), 0},
+		{"none", nil, 0},
+		{"cut", control(now.Add(-time.Second))[:unix.CmsgLen(8)], 0},
+		{"something else", unix.UnixRights(1), 0},
+	} {
+		if got := now.Sub(arrived(c.oob, now)); got != c.want {
+			t.Errorf("%s: %v ago", c.name, got)
 		}
 	}
 }

@@ -20,9 +20,9 @@ type Packet struct {
 	// the first, whose ports are elsewhere.
 	HasPorts bool
 	DSCP     uint8
-	// Seq and Flags are TCP's; Flags is byte 13 of the header.
-	Seq   uint32
-	Flags Flags
+	// Seq, Ack and Flags are TCP's; Flags is byte 13 of the header.
+	Seq, Ack uint32
+	Flags    Flags
 	// Payload is the transport payload that was captured; it aliases the input.
 	Payload []byte
 	// Length is the payload's length on the wire: more than len(Payload) when
@@ -358,7 +358,7 @@ func (d *decoder) transport(p Packet, b []byte, length int, later bool) (Packet,
 		if head < 20 || head > length {
 			return Packet{}, false
 		}
-		p.Seq, p.Flags = binary.BigEndian.Uint32(b[4:]), Flags(b[13])
+		p.Seq, p.Ack, p.Flags = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:]), Flags(b[13])
 		p.Payload, p.Length = b[min(head, len(b)):], length-head
 	case flow.UDP:
 		if len(b) < 8 {

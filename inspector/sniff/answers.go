@@ -22,24 +22,31 @@ const (
 	recentLife = time.Second
 )
 
-// dnsMessage takes one message. A stream's answer needs no question: its
-// connection was seen from the first SYN.
-func (s *Sniffer) dnsMessage(p packet.Packet, msg []byte, at time.Time, stream bool) {
+// dnsMessage takes one message, that came in by iface. A stream's answer needs no
+// question: its connection was seen from the first SYN. answers is of cameIn.
+func (s *Sniffer) dnsMessage(p packet.Packet, msg []byte, at time.Time, stream, answers bool, iface string) {
 	m, err := dns.Parse(msg)
 	if err != nil {
 		return
 	}
 	if !m.Response {
 		if !s.opt.Recorded && !stream {
-			s.queries.add(query{p.Src, p.Dst, m.ID, m.Question}, at)
+			s.queries.add(query{p.Src, p.Dst, m.ID, m.Question}, at, iface, p.DSCP)
 		}
 		return
+	}
+	var asked *question
+	if !s.opt.Recorded && !stream {
+		asked = s.queries.find(query{p.Dst, p.Src, m.ID, m.Question}, at)
+	}
+	if asked != nil && answers {
+		s.resolved(asked, p, at)
 	}
 	if len(m.Answer.Addrs) == 0 && (!s.opt.Details || m.Answer.Name == "") {
 		return
 	}
 	if !s.opt.Recorded {
-		if !stream && !s.queries.take(query{p.Dst, p.Src, m.ID, m.Question}, at) {
+		if !stream && asked == nil {
 			s.Counters.Unsolicited++
 			return
 		}
@@ -60,18 +67,27 @@ type query struct {
 	name           string
 }
 
+// question is when and how it was asked.
+type question struct {
+	at    time.Time // the last time
+	iface string    // by which it came in first; "": from this host
+	dscp  uint8
+	trip  trip
+}
+
 // queries holds the questions under way, the oldest of which make room.
 type queries struct {
-	open map[query]time.Time
+	open map[query]*question
 	ring []query
 	at   int
 }
 
-func (q *queries) add(k query, now time.Time) {
+func (q *queries) add(k query, now time.Time, iface string, dscp uint8) {
 	if q.open == nil {
-		q.open = make(map[query]time.Time)
+		q.open = make(map[query]*question)
 	}
-	if _, again := q.open[k]; !again {
+	asked, again := q.open[k]
+	if !again {
 		if len(q.ring) < maxQueries {
 			q.ring = append(q.ring, k)
 		} else {
@@ -80,14 +96,23 @@ func (q *queries) add(k query, now time.Time) {
 			q.at = (q.at + 1) % maxQueries
 		}
 	}
-	q.open[k] = now
+	if !again || now.Sub(asked.at) > queryLife {
+		asked = &question{iface: iface, dscp: dscp}
+		q.open[k] = asked
+	}
+	asked.at = now
+	if iface != "" && asked.iface != "" {
+		asked.trip.ask(now)
+	}
 }
 
-// take reports whether the question was asked, and is not too old. It stays:
+// find returns the question, nil when it was not asked or is too old. It stays:
 // forwarded answers are seen twice.
-func (q *queries) take(k query, now time.Time) bool {
-	at, ok := q.open[k]
-	return ok && now.Sub(at) <= queryLife
+func (q *queries) find(k query, now time.Time) *question {
+	if asked := q.open[k]; asked != nil && now.Sub(asked.at) <= queryLife {
+		return asked
+	}
+	return nil
 }
 
 // fingerprint hashes what of a segment stays the same when NAT changes its source.
@@ -119,6 +144,12 @@ func (r *recent) seeded() maphash.Seed {
 		r.set = make(map[uint64]time.Time)
 	}
 	return r.seed
+}
+
+// has reports whether h was entered lately.
+func (r *recent) has(h uint64, now time.Time) bool {
+	at, ok := r.set[h]
+	return ok && now.Sub(at) <= recentLife
 }
 
 // seen reports whether h was entered lately, and enters it.

@@ -49,8 +49,8 @@ type conn struct {
 	closing   bool
 	fins      uint8
 
-	synAt     time.Time
-	measured  bool
+	trip      trip
+	untold    bool // no event has told the round-trip time yet
 	stats     inspector.Stats
 	told      told
 	partial   first.Facts // of a hello that goes on

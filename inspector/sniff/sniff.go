@@ -33,9 +33,9 @@ type Options struct {
 	Idle        time.Duration
 	// Recorded is for captures: it tells of every connection's beginning, RTT and
 	// end, and believes DNS answers whose question was not captured. Live
-	// sniffing tells of names alone, wants the question (an answer out of the
-	// blue may come from anyone), and takes a forwarded packet, seen on two
-	// interfaces, once.
+	// sniffing tells of names and of forwarded connections' RTT alone, wants the
+	// question (an answer out of the blue may come from anyone), and takes a
+	// forwarded packet, seen on two interfaces, once.
 	Recorded bool
 	// Details tells also what no rule asks for: inspector.Hello, and DNS answers
 	// without addresses.
@@ -68,6 +68,7 @@ type Sniffer struct {
 	reader   first.Reader
 	queries  queries
 	recent   recent
+	late     []*conn // whose round-trip times the next Tick tells, unless that has happened
 }
 
 // New returns a sniffer whose events carry source and go to emit.
@@ -90,7 +91,8 @@ func New(source string, opt Options, emit func(inspector.Event)) *Sniffer {
 // dnsPort is where DNS is spoken in the clear.
 const dnsPort = 53
 
-// Packet takes one packet, seen at the given time, on iface where that is known.
+// Packet takes one packet, seen at the given time, that came in by iface; "" is for
+// one on its way out, and where it is not known.
 // Times should not go back by more than Options.Idle.
 func (s *Sniffer) Packet(p packet.Packet, at time.Time, iface string) {
 	s.Counters.Packets++
@@ -130,6 +132,7 @@ func looksLikeServer(p packet.Packet) bool {
 func (s *Sniffer) udp(p packet.Packet, at time.Time, iface string) {
 	k, fromA := keyOf(p)
 	c := s.conns[k]
+	answers := !s.opt.Recorded && len(p.Payload) > 0 && (c == nil || fromA != c.clientIsA) && s.cameIn(p, iface, at)
 	if !s.opt.Recorded && len(p.Payload) > 0 && p.Src.Port() != dnsPort && !looksLikeServer(p) {
 		again := s.recent.seen(fingerprint(s.recent.seeded(), p), at)
 		switch {
@@ -144,12 +147,13 @@ func (s *Sniffer) udp(p packet.Packet, at time.Time, iface string) {
 		c = s.track(p, at, iface)
 	} else if c != nil {
 		s.touch(c, at)
+		s.measure(c, fromA == c.clientIsA, answers, at, iface)
 	}
 	if c != nil && !c.done && len(p.Payload) > 0 {
 		s.datagram(c, p, fromA, at)
 	}
 	if p.Src.Port() == dnsPort || p.Dst.Port() == dnsPort {
-		s.dnsMessage(p, p.Payload, at, false)
+		s.dnsMessage(p, p.Payload, at, false, answers, iface)
 		if c != nil && c.done && !s.opt.Recorded {
 			s.close(c, at) // each question has a port of its own: they would crowd others out
 		}
@@ -197,6 +201,7 @@ func (s *Sniffer) tcp(p packet.Packet, at time.Time, iface string) {
 	k, fromA := keyOf(p)
 	c := s.conns[k]
 	syn, begins := p.Flags&packet.SYN != 0, p.Flags&(packet.SYN|packet.ACK) == packet.SYN
+	answers := !s.opt.Recorded && syn && !begins && s.cameIn(p, iface, at)
 	if c != nil && begins && c.renewedBy(p, fromA) {
 		s.close(c, at)
 		c = nil
@@ -220,9 +225,12 @@ func (s *Sniffer) tcp(p packet.Packet, at time.Time, iface string) {
 	}
 	s.touch(c, at)
 	fromClient := fromA == c.clientIsA
-	if s.opt.Recorded {
+	switch {
+	case s.opt.Recorded:
 		c.count(p, fromClient)
 		s.handshake(c, p, fromClient, at)
+	case syn:
+		s.measure(c, begins && fromClient, answers && c.acknowledged(p), at, iface)
 	}
 	if !c.done || c.dns {
 		s.stream(c, p, fromA, at)
@@ -251,25 +259,6 @@ func (s *Sniffer) worthOpening(p packet.Packet, at time.Time) bool {
 		return false
 	}
 	return true
-}
-
-// handshake measures the time from SYN to the client's first ACK: the whole
-// round trip as seen from any point between the two.
-func (s *Sniffer) handshake(c *conn, p packet.Packet, fromClient bool, at time.Time) {
-	switch begins := p.Flags&(packet.SYN|packet.ACK) == packet.SYN; {
-	case begins && c.synAt.IsZero():
-		c.synAt = at
-	case begins:
-		c.measured = true // sent again: no telling which one was answered
-	case !fromClient:
-		c.stats.Replied = true
-	case fromClient && c.stats.Replied && !c.measured && !c.synAt.IsZero():
-		c.measured = true
-		if rtt := at.Sub(c.synAt); rtt > 0 {
-			c.stats.RTT, c.stats.MinRTT = rtt, rtt
-			s.event(inspector.Update, c, at)
-		}
-	}
 }
 
 // stream adds a segment to its direction and looks at what is there now.
@@ -313,7 +302,7 @@ func (s *Sniffer) dnsStream(c *conn, h *half, p packet.Packet, at time.Time) {
 		if !ok {
 			return
 		}
-		s.dnsMessage(p, msg, at, true)
+		s.dnsMessage(p, msg, at, true, false, "")
 		s.buffered -= len(h.buf) - len(rest)
 		h.buf = rest
 	}
@@ -371,6 +360,7 @@ func (s *Sniffer) settle(c *conn) {
 
 // event tells what is known of c.
 func (s *Sniffer) event(kind inspector.Kind, c *conn, at time.Time) {
+	c.untold = false
 	e := inspector.Event{Kind: kind, At: at, Source: s.source, Flow: c.flow(), ECH: c.told.ech, Hello: c.told.hello}
 	if kind == inspector.Update || kind == inspector.Close {
 		e.Stats = c.stats
@@ -393,9 +383,12 @@ func (s *Sniffer) Flush(at time.Time) {
 	}
 }
 
-// Tick forgets what has been quiet for long. Packet does the same; a live
-// source without packets calls it now and then.
-func (s *Sniffer) Tick(now time.Time) { s.expire(now) }
+// Tick forgets what has been quiet for long, as Packet does, and tells the
+// round-trip times that no other event has told. A live source calls it each second.
+func (s *Sniffer) Tick(now time.Time) {
+	s.expire(now)
+	s.tellLate(now)
+}
 
 func (s *Sniffer) expire(now time.Time) {
 	for c := s.oldest.next; c != &s.oldest && now.Sub(c.last) > s.opt.Idle; c = s.oldest.next {
@@ -432,6 +425,9 @@ func (s *Sniffer) close(c *conn, at time.Time) {
 	case d != nil && !s.doubtful(d.Facts()):
 		s.Counters.Partial++
 		s.named(c, d.Facts(), at)
+	}
+	if c.untold {
+		s.event(inspector.Update, c, at)
 	}
 	c.dns = false
 	s.settle(c)

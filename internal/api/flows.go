@@ -121,7 +121,8 @@ type Flow struct {
 	Source      string `json:"source"` // who saw it first
 	// Age is how long it has been followed, in seconds; -1 when it began before the daemon.
 	Age float64 `json:"age_seconds"`
-	// RTTms is its smoothed round-trip time; -1 when that is not known.
+	// RTTms is its round-trip time, -1 when that is not known: smoothed by the kernel
+	// for TCP of this host; for what is forwarded, from here to the first answer.
 	RTTms       float64 `json:"rtt_ms"`
 	Retransmits uint64  `json:"retransmits"`
 	// BytesUp and BytesDown are what it has carried, UpRate and DownRate bytes a

@@ -47,8 +47,10 @@ type Ended struct {
 	BytesUp   uint64    `json:"bytes_up"`
 	BytesDown uint64    `json:"bytes_down"`
 	// Duration is left out of one that began before the daemon.
-	Duration int64  `json:"duration_ms,omitempty"`
-	Reason   string `json:"reason"` // EndClosed, EndMoved, EndForgotten
+	Duration int64 `json:"duration_ms,omitempty"`
+	// RTTms is the last round-trip time; left out when none is known.
+	RTTms  float64 `json:"rtt_ms,omitempty"`
+	Reason string  `json:"reason"` // EndClosed, EndMoved, EndForgotten
 }
 
 // Why a connection is not followed any more: its end was seen; its next packet takes

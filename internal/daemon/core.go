@@ -51,6 +51,9 @@ type earlyName struct {
 // sockets: it does not see the packets of others on their way out.
 const localNames = "ebpf"
 
+// captured is the source that reads packets as they pass: it never tells of an end.
+const captured = "afpacket"
+
 // core is what the one event loop owns. It touches nothing outside: each method
 // takes an input with its time and adds to out what must be done, so that the
 // same inputs give the same outputs. It is for one goroutine.
@@ -150,6 +153,7 @@ type ended struct {
 	n        uint64
 	up, down uint64
 	began    time.Time // zero: before the daemon
+	rtt      flow.Value[int64]
 	reason   string
 }
 
@@ -363,9 +367,10 @@ func (c *core) earlyOf(k flowKey) (at flowKey, ok bool) {
 }
 
 // unsure reports whether no source will tell of the flow's end, as far as the
-// event goes: a name, or a first packet that may have got nowhere.
+// event goes: a name, a round trip that was seen to pass, or a first packet that may
+// have got nowhere.
 func unsure(e *inspector.Event) bool {
-	return e.Kind == inspector.Name || e.Source == consultName
+	return e.Kind == inspector.Name || e.Source == captured || e.Source == consultName
 }
 
 // again decides a known flow once more, and carries out what is safe on an

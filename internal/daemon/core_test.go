@@ -209,6 +209,54 @@ func TestMasqueradedName(t *testing.T) {
 	}
 }
 
+// TestRoundTripComesLate: the round trip of a forwarded connection is a fact like any
+// other that comes late. One on which no decision depends has no record; one that
+// asks for another route leaves the connection where it is, and one that blocks does.
+func TestRoundTripComesLate(t *testing.T) {
+	c, plan := newTestCore(t, zoomPolicy+`  - {name: far, priority: 90, match: {rtt_ms: ">300"}, action: {route: fast}}
+  - {name: away, priority: 95, match: {rtt_ms: ">900"}, action: block}
+`)
+	direct, _ := plan.CTMark(0)
+	open := event(t, inspector.Open, web)
+	open.Mark = direct
+	c.event(&open, 0, wall)
+	c.take()
+	for _, x := range []struct {
+		rtt   string
+		want  []string
+		marks int
+	}{
+		{"20", nil, 0},
+		{"350", []string{`facts: route by "far" to "fast" over "" pinned to direct provisional`}, 0},
+		{"950", []string{`facts: block by "away" to "" over "" provisional`}, 1},
+	} {
+		e := event(t, inspector.Update, web+" rtt_ms="+x.rtt)
+		e.Source = captured
+		c.event(&e, 0, wall)
+		if o := expect(t, c, x.want...); len(o.setMarks) != x.marks || len(o.flush) != 0 {
+			t.Errorf("rtt %s: marks %v, flushed %v", x.rtt, o.setMarks, o.flush)
+		}
+		if got := c.flows[mustKey(t, web)].flow.RTT; got != e.Flow.RTT {
+			t.Errorf("rtt %s: %v is known", x.rtt, got)
+		}
+	}
+	end := event(t, inspector.Close, web)
+	c.event(&end, 0, wall)
+	var ended api.Ended
+	if o := c.take(); len(o.ended) != 1 {
+		t.Errorf("%d ends", len(o.ended))
+	} else if err := json.Unmarshal(o.ended[0].line(wall), &ended); err != nil || ended.RTTms != 950 {
+		t.Errorf("%v, %+v", err, ended)
+	}
+	// Of a flow that nobody follows it says nothing.
+	e := event(t, inspector.Update, "tcp 10.0.0.5:5001 > 203.0.113.7:443 rtt_ms=20")
+	e.Source = captured
+	c.event(&e, 0, wall)
+	if expect(t, c); len(c.flows) != 0 {
+		t.Errorf("%d flows", len(c.flows))
+	}
+}
+
 func mustKey(t *testing.T, text string) flowKey {
 	t.Helper()
 	e := event(t, inspector.Open, text)
@@ -289,7 +337,10 @@ func TestFlowsOfWhichOnlyANameWasSeen(t *testing.T) {
 	if o := c.take(); len(o.setMarks) != 2 {
 		t.Errorf("%d flows are blocked by the name alone, want 2", len(o.setMarks))
 	}
-	e := event(t, inspector.Open, web)
+	e := event(t, inspector.Update, "tcp 10.0.0.6:5000 > 203.0.113.7:443 rtt_ms=20") // tells no ends either
+	e.Source = captured
+	c.event(&e, 0, wall)
+	e = event(t, inspector.Open, web)
 	c.event(&e, time.Second, wall)
 	c.expire(looseLife - 1)
 	if len(c.flows) != 2 {

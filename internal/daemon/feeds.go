@@ -68,6 +68,10 @@ func (e *ended) line(now time.Time) []byte {
 		b = append(b, `,"duration_ms":`...)
 		b = strconv.AppendInt(b, max(now.Sub(e.began).Milliseconds(), 0), 10)
 	}
+	if us, known := e.rtt.Get(); known {
+		b = append(b, `,"rtt_ms":`...)
+		b = strconv.AppendFloat(b, float64(us)/1000, 'f', -1, 64)
+	}
 	b = append(b, `,"reason":"`...)
 	b = append(b, e.reason...)
 	return append(b, `"}`...)

@@ -85,7 +85,7 @@ func (c *core) forget(k flowKey, reason string) {
 	if t == nil {
 		return
 	}
-	c.out.ended = append(c.out.ended, ended{t.n, t.traffic.up, t.traffic.down, t.began, reason})
+	c.out.ended = append(c.out.ended, ended{t.n, t.traffic.up, t.traffic.down, t.began, t.flow.RTT, reason})
 	delete(c.flows, k)
 	last := len(c.roster) - 1
 	c.roster[t.place] = c.roster[last]

@@ -140,6 +140,7 @@ export class Connections {
     }
     r.flow = facts
     r.process = typeof facts.process === 'string' ? facts.process : ''
+    if (typeof facts.rtt_ms === 'number') r.rtt = facts.rtt_ms
     return r
   }
 
@@ -148,6 +149,7 @@ export class Connections {
     if (!r || r.ended) return
     r.ended = Date.now()
     r.reason = e.reason ?? ''
+    r.rtt = e.rtt_ms ?? r.rtt
     r.up = Math.max(r.up, e.bytes_up)
     r.down = Math.max(r.down, e.bytes_down)
     r.upRate = r.downRate = 0

@@ -98,8 +98,11 @@ describe('connections', () => {
     // A record without a name does not take away one that is known.
     model.decided({ ...flow(4).decision, id: '4', time: at, event: 'facts', mode: 'enforce', policy: 'p', flow: flow(4).flow })
     expect(model.rows.get('4')!.name).toBe('new.example')
-    model.gone({ id: '4', time: at, bytes_up: 7, bytes_down: 8, reason: 'closed' })
-    expect(model.rows.get('4')).toMatchObject({ up: 7, down: 8, reason: 'closed' })
+    expect(model.rows.get('4')!.rtt).toBe(-1)
+    model.decided({ ...flow(4).decision, id: '4', time: at, event: 'facts', mode: 'enforce', policy: 'p', flow: { ...flow(4).flow, rtt_ms: 12.5 } })
+    expect(model.rows.get('4')!.rtt).toBe(12.5)
+    model.gone({ id: '4', time: at, bytes_up: 7, bytes_down: 8, rtt_ms: 13, reason: 'closed' })
+    expect(model.rows.get('4')).toMatchObject({ up: 7, down: 8, rtt: 13, reason: 'closed' })
     expect(model.rows.get('4')!.ended).toBeGreaterThan(0)
   })
   it('keeps a bounded number of rows', () => {

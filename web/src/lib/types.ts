@@ -47,7 +47,7 @@ export interface Decision extends Answer {
   id: string; time: string; event: string; mode: string; policy: string; near?: Near[]; rule_src?: string; state?: State; flow: Facts
   name?: string; name_from?: string; uplink?: string; pinned?: boolean; pinned_route?: string; source?: string; text?: string
 }
-export interface Ended { id: string; time: string; bytes_up: number; bytes_down: number; duration_ms?: number; reason?: string }
+export interface Ended { id: string; time: string; bytes_up: number; bytes_down: number; duration_ms?: number; rtt_ms?: number; reason?: string }
 export interface PolicyEvent { time: string; result: string; hash: string; n?: number; who: string; detail?: string }
 export interface LogLine { time: string; level: 'DEBUG' | 'INFO' | 'WARN' | 'ERROR'; msg: string; [key: string]: unknown }
 export interface Rule {
