@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/netip"
@@ -35,7 +36,8 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Stop()
-	if err := l.API().Kill(ctx, followed(t, l, doomed.Local, "198.51.100.40:5001")); err != nil {
+	id := followed(t, l, doomed.Local, "198.51.100.40:5001")
+	if err := l.API().Kill(ctx, id); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the connection is refused", func() bool { _, _, err := doomed.Progress(); return err != nil })
@@ -47,6 +49,19 @@ func TestKill(t *testing.T) {
 	}
 	if err := l.API().Kill(ctx, "99999999"); err == nil || !strings.Contains(err.Error(), "no connection 99999999") {
 		t.Errorf("a connection that is none: %v", err)
+	}
+	log, err := os.ReadFile(l.LogPath())
+	if err != nil || !strings.Contains(string(log), `"msg":"connection ended by hand","id":`+id+",") {
+		t.Errorf("the log, %v:\n%s", err, log)
+	}
+	for line := range strings.Lines(string(log)) {
+		var x struct {
+			Time       time.Time
+			Level, Msg string
+		}
+		if err := json.Unmarshal([]byte(line), &x); err != nil || x.Time.IsZero() || x.Level == "" || x.Msg == "" {
+			t.Errorf("a line of the log without time, level and msg, %v: %s", err, line)
+		}
 	}
 }
 
