@@ -20,12 +20,18 @@ for shot in docs/ui/*.png; do
 done
 report $s 1 "$(grep -c '^ok ' "$out") parts in Chromium against netpolicyd in the lab: a slowed line, why, a rule from a connection, a bad edit's place, a change that returned; 60 links through the generator and back, also in WebAssembly; a real Xray by its page; a daemon that stands still; axe-core finds nothing, nothing is cut, covered or untranslated in ${looks:-no combinations} of all pages, dialogs and menus with five languages, light, dark and phone; no violation of the content security policy"
 
-# 2. Sizes, and frames.
+# 2. Sizes, frames, and what clients cost the daemon.
 : >"$out"
 gotest ./web '^Test(Sizes|NoOutside)$'; s=$?
 sizes=$(figure 'first screen [0-9]+ bytes in [0-9]+ files, all [0-9]+ bytes')
 (cd web && node e2e/frames.mjs "$([ -n "$full" ] && echo 60 || echo 6)") >>"$out" 2>&1 || s=1
-report $s 2 "${sizes:-no sizes}, packed; 10,000 connections at 100 changes a second: $(figure 'frames: .*') ($(part '6 s of 60'))"
+frames=$(figure 'frames: .*')
+gotest ./internal/daemon '^TestClients$' || s=1
+go test -run '^$' -bench "^BenchmarkClients\$$([ -n "$full" ] || echo '/^64$/^100_')" -benchtime 1x -timeout 0 ./internal/daemon >>"$out" 2>&1 || s=1
+# cost lists what was measured for each number of clients.
+cost() { grep -oE '^BenchmarkClients/.*' "$out" | sed -E 's/^BenchmarkClients.([0-9]+).([0-9]+)_[^\t ]*[[:space:]]+1/\1 clients at \2:/' | tr -s '\t ' ' ' | paste -sd';'; }
+[ -n "$(cost)" ] && ! cost | grep -qE ' [1-9][0-9.]* refused' || s=1
+report $s 2 "${sizes:-no sizes}, packed; 10,000 connections at 100 changes a second: $frames ($(part '6 s of 60')); what they cost the daemon, of one core: $(cost)"
 
 # 3. Security of the API; markup in names, programs and links is part of line 1.
 : >"$out"

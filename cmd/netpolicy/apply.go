@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -301,6 +302,7 @@ func indent(text string) string {
 
 func newPlanCmd() *cobra.Command {
 	var f daemonFlags
+	var current bool
 	cmd := &cobra.Command{
 		Use:   "plan [FILE]",
 		Short: "Show what a policy would change in the kernel, by the running daemon",
@@ -308,9 +310,24 @@ func newPlanCmd() *cobra.Command {
 nftables table), the steps from what is in force to it, counts, and how the
 connections that are alive would be decided. The daemon answers by its own view
 of the host, and nothing is touched. Without a file it is about the daemon's own
-policy file as it is now: what a reload would do.`,
+policy file as it is now: what a reload would do.
+
+With --current it is the plan of the policy in force, as the daemon wants the
+kernel to be at this moment, without a comparison.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if current {
+				if len(args) > 0 || f.output != "text" {
+					return errors.New("--current is a text, and about no file")
+				}
+				return f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+					text, err := c.Plan(ctx)
+					if err == nil {
+						_, err = io.WriteString(out, text)
+					}
+					return err
+				})(cmd, args)
+			}
 			var q api.PlanRequest
 			if len(args) > 0 {
 				b, err := policyfile.Gather(args[0], cmd.InOrStdin())
@@ -342,5 +359,6 @@ policy file as it is now: what a reload would do.`,
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&current, "current", false, "print the plan that is in force, and compare nothing")
 	return cmd
 }

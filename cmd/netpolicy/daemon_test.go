@@ -148,16 +148,21 @@ type backend struct {
 }
 
 func (b *backend) Status() api.Status { return sampleStatus() }
-func (b *backend) Plan() string       { return "" }
+func (b *backend) Plan() string       { return "# the plan\n" }
 func (b *backend) Explain(api.ExplainRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100 before 10","final":true,"runner_up":"video"}`), nil
 }
 
-func (b *backend) Kill(context.Context, uint64) error { return nil }
+func (b *backend) Kill(_ context.Context, id uint64) error {
+	if id != 7 {
+		return fmt.Errorf("no connection %d is followed: %w", id, api.ErrNotFound)
+	}
+	return nil
+}
 
 func (b *backend) Flows(_ context.Context, q api.FlowsRequest) (api.Flows, error) {
 	return api.Flows{Now: night, Total: 7, Matched: 1, Flows: []api.Flow{{
-		Flow: json.RawMessage(`{"id":"1","proto":"tcp","src":"10.0.0.5:5000","dst":"203.0.113.1:443"}`), Name: "us01.zoom.us", NameFrom: "sni",
+		ID: "7", Flow: json.RawMessage(`{"proto":"tcp","src":"10.0.0.5:5000","dst":"203.0.113.1:443","sni":"us01.zoom.us"}`), Name: "us01.zoom.us", NameFrom: "sni",
 		Decision: json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100"}`), Uplink: "wan1", RTTms: 12.5, DownRate: 2_500_000,
 	}}}, nil
 }
@@ -191,7 +196,7 @@ func TestDaemonCommands(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Records: ring, Metrics: func(io.Writer) {}, Tokens: tokens}).Run(ctx, l)
+		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "netpolicy_state 1\n") }, Tokens: tokens}).Run(ctx, l)
 	}()
 	defer func() {
 		stop()
@@ -218,6 +223,24 @@ func TestDaemonCommands(t *testing.T) {
 		{"top --once -n 5", 0, "us01.zoom.us "},
 		{"top --once --filter zoom", 0, `1 of 7 flows with "zoom" by rate`},
 		{"top -o json", 0, `"name": "us01.zoom.us"`},
+		{"connections", 0, "7   tcp 10.0.0.5:5000 > 203.0.113.1:443  us01.zoom.us  -        fast   12.5 ms  0   0     0s   zoom\n"},
+		{"connections --name .zoom.us --uplink wan1 --rule zoom -o ndjson", 0, `{"id":"7",`},
+		{"connections --blocked -o json", 0, `"matched": 0`},
+		{"connections --sort name", 2, "want bytes, rate, rtt, age"},
+		{"connections -n -1", 2, "want a number of connections"},
+		{"connections -o xml", 2, "the outputs are text and json"},
+		{"kill 7", 0, "ended 1 of 1 connections"},
+		{"kill 7 8", 1, "error: 8: no connection 8 is followed"},
+		{"kill --name .zoom.us", 0, "ended 1 of 1 connections"},
+		{"kill --filter zoom -o json", 0, `"7"`},
+		{"kill --blocked", 0, "ended 0 of 0 connections"},
+		{"kill", 2, "want ids of connections, or filters"},
+		{"kill 7 --blocked", 2, "and not both"},
+		{"kill seven", 2, `"seven" is no id`},
+		{"plan --current", 0, "# the plan\n"},
+		{"plan --current -o json", 2, "--current is a text"},
+		{"metrics", 0, "netpolicy_state 1\n"},
+		{"__complete kill --socket " + socket + " ", 0, "7\ttcp 10.0.0.5:5000 > 203.0.113.1:443 us01.zoom.us"},
 		{"reload", 1, "policy.yaml:16:21: error NP110"},
 		{"reload -o json", 1, `"result": "rejected"`},
 		{"state force failover --for 10m --reason test --uplink wan1", 0, "wan1"},
@@ -228,7 +251,11 @@ func TestDaemonCommands(t *testing.T) {
 		{"token --read-only -o json", 0, tokens.Get(api.RoleRead)},
 		{"state clear --uplink wan9", 1, `uplink "wan9" is not declared`},
 	} {
-		code, out := command(append(strings.Fields(c.args), "--socket", socket)...)
+		args := append(strings.Fields(c.args), "--socket", socket)
+		if args[0] == "__complete" {
+			args = append(strings.Fields(c.args), "")
+		}
+		code, out := command(args...)
 		if code != c.code || !strings.Contains(out, c.want) {
 			t.Errorf("%s: exit %d, want %d and %q in\n%s", c.args, code, c.code, c.want, out)
 		}
@@ -243,7 +270,7 @@ func TestDaemonCommands(t *testing.T) {
 }
 
 func TestNoDaemon(t *testing.T) {
-	for _, args := range []string{"status", "uplinks", "tail", "top --once", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
+	for _, args := range []string{"status", "uplinks", "tail", "top --once", "connections", "kill 7", "kill --blocked", "plan --current", "metrics", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
 		code, out := command(append(strings.Fields(args), "--socket", filepath.Join(t.TempDir(), "none"))...)
 		if code != int(cli.Unreachable) || !strings.Contains(out, "hint: is netpolicyd running?") {
 			t.Errorf("%s: exit %d\n%s", args, code, out)

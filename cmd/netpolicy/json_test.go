@@ -89,6 +89,8 @@ func TestJSON(t *testing.T) {
 		{"status"},
 		{"uplinks"},
 		{"top"},
+		{"connections"},
+		{"kill", "7", "8"},
 		{"tail", "--follow=false"},
 		{"reload"},
 		{"state", "clear"},

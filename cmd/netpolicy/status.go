@@ -28,8 +28,12 @@ type daemonFlags struct {
 	output string // "text" or "json"
 }
 
-func (f *daemonFlags) add(cmd *cobra.Command) {
+func (f *daemonFlags) addSocket(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.socket, "socket", api.DefaultSocket, "the daemon's API `socket`")
+}
+
+func (f *daemonFlags) add(cmd *cobra.Command) {
+	f.addSocket(cmd)
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
@@ -111,14 +115,32 @@ func newUplinksCmd() *cobra.Command {
 		Short: "Show the uplinks with their state, RTT, loss and share",
 		Args:  cobra.NoArgs,
 		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
-			s, err := c.Status(ctx)
+			u, err := c.Uplinks(ctx)
 			if err != nil {
 				return err
 			}
-			return f.print(out, s.Uplinks, func() { writeUplinks(out, s.Uplinks, s.Now) })
+			return f.print(out, u, func() { writeUplinks(out, u, time.Now()) })
 		}),
 	}
 	f.add(cmd)
+	return cmd
+}
+
+func newMetricsCmd() *cobra.Command {
+	f := daemonFlags{output: "text"}
+	cmd := &cobra.Command{
+		Use:   "metrics",
+		Short: "Print the daemon's metrics in the text format of Prometheus",
+		Args:  cobra.NoArgs,
+		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+			text, err := c.Metrics(ctx)
+			if err == nil {
+				_, err = io.WriteString(out, text)
+			}
+			return err
+		}),
+	}
+	f.addSocket(cmd)
 	return cmd
 }
 

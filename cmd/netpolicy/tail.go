@@ -59,10 +59,7 @@ Filters may be combined; -n counts before them, and is all that are kept where i
 	cmd.Flags().Lookup("output").Usage = "text, json or ndjson (the same here)"
 	cmd.Flags().IntVarP(&last, "lines", "n", 10, "begin with the newest `N` records")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", true, "go on with new records until Ctrl-C; --follow=false ends at once")
-	cmd.Flags().StringVar(&want.rule, "rule", "", "only what the rule `NAME` decided; default is the default")
-	cmd.Flags().StringVar(&want.uplink, "uplink", "", "only what leaves by the uplink `NAME`")
-	cmd.Flags().StringVar(&want.name, "name", "", "only names that match `PATTERN`, as policies spell them: zoom.us, .zoom.us, *.zoom.us, zoom-*.us")
-	cmd.Flags().BoolVar(&want.blocked, "blocked", false, "only what was blocked")
+	want.add(cmd)
 	return cmd
 }
 
@@ -71,6 +68,13 @@ type recordFilter struct {
 	rule, uplink, name string
 	blocked            bool
 	pattern            rules.NamePattern
+}
+
+func (q *recordFilter) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&q.rule, "rule", "", "only what the rule `NAME` decided; default is the default")
+	cmd.Flags().StringVar(&q.uplink, "uplink", "", "only what leaves by the uplink `NAME`")
+	cmd.Flags().StringVar(&q.name, "name", "", "only names that match `PATTERN`, as policies spell them: zoom.us, .zoom.us, *.zoom.us, zoom-*.us")
+	cmd.Flags().BoolVar(&q.blocked, "blocked", false, "only what was blocked")
 }
 
 func (q *recordFilter) any() bool {

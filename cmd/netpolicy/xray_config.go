@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
@@ -175,7 +176,10 @@ standard input.`,
 	}
 	core.add(cmd)
 	try.add(cmd)
+	cmd.Flags().BoolVar(&try.byDaemon, "by-daemon", false, "have the running daemon try, with its Xray and by its routes: one at a time")
+	cmd.Flags().StringVar(&try.socket, "socket", api.DefaultSocket, "with --by-daemon: the daemon's API `socket`")
 	cmd.Flags().BoolVar(&only, "config-only", false, "look at the configuration and connect to nowhere")
+	cmd.MarkFlagsMutuallyExclusive("by-daemon", "config-only")
 	return cmd
 }
 

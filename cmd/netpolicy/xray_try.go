@@ -16,8 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/cli"
-	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 	"netpolicy.dev/netpolicy/xray/trial"
 )
@@ -31,6 +31,8 @@ type tryFlags struct {
 	timeout  time.Duration
 	parallel int
 	output   string
+	byDaemon bool // its Xray, from where it stands
+	socket   string
 }
 
 func (f *tryFlags) add(cmd *cobra.Command) {
@@ -56,9 +58,31 @@ func (f *tryFlags) check() error {
 	return nil
 }
 
+// xray returns what tries a profile: a core of ours, or the daemon.
+func (f *tryFlags) xray(ctx context.Context, core *coreFlags) (func(context.Context, link.Profile) trial.Result, error) {
+	if !f.byDaemon {
+		binary, v, err := core.core(ctx)
+		return func(ctx context.Context, p link.Profile) trial.Result {
+			return trial.Run(ctx, trial.Options{Binary: binary, Version: v, Page: f.page, Timeout: f.timeout}, p)
+		}, err
+	}
+	f.parallel = 1 // it tries one at a time
+	c := api.NewClient(f.socket)
+	_, err := c.Status(ctx)
+	return func(ctx context.Context, p link.Profile) trial.Result {
+		x, err := c.TryXray(ctx, api.XrayTrialRequest{Link: p.Link(), URL: f.page})
+		if err != nil {
+			r := trial.NewResult(p)
+			r.Fail(err.Error(), "")
+			return r
+		}
+		return trial.Result(x)
+	}, err
+}
+
 // tryAll tries profiles, some at a time, and returns what came of them: the fastest
 // first, then those that fail, each in the order they came.
-func tryAll(ctx context.Context, f *tryFlags, binary string, v config.Version, profiles []link.Profile) []trial.Result {
+func tryAll(ctx context.Context, f *tryFlags, one func(context.Context, link.Profile) trial.Result, profiles []link.Profile) []trial.Result {
 	all := make([]trial.Result, len(profiles))
 	slots := make(chan struct{}, f.parallel)
 	var group sync.WaitGroup
@@ -71,7 +95,7 @@ func tryAll(ctx context.Context, f *tryFlags, binary string, v config.Version, p
 				all[i].Fail("interrupted", "")
 				return
 			}
-			all[i] = trial.Run(ctx, trial.Options{Binary: binary, Version: v, Page: f.page, Timeout: f.timeout}, p)
+			all[i] = one(ctx, p)
 			all[i].Error = oneLine(all[i].Error)
 		})
 	}
@@ -93,15 +117,18 @@ func tryLinks(ctx context.Context, cmd *cobra.Command, f *tryFlags, core *coreFl
 	if err := f.check(); err != nil {
 		return err
 	}
-	binary, v, err := core.core(ctx)
-	if err != nil {
+	one, err := f.xray(ctx, core)
+	switch {
+	case err != nil && f.byDaemon:
+		return daemonFailed(cmd, err)
+	case err != nil:
 		return cli.Fail(cmd, err)
 	}
 	profiles, err := gather(args, cmd.InOrStdin(), cmd.ErrOrStderr())
 	if err != nil {
 		return cli.Fail(cmd, err)
 	}
-	all := tryAll(ctx, f, binary, v, profiles)
+	all := tryAll(ctx, f, one, profiles)
 	out := cmd.OutOrStdout()
 	switch {
 	case f.output == "json":

@@ -22,6 +22,6 @@ func (s *settings) logConflicts(ctx context.Context, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, conflictTime)
 	defer cancel()
 	for _, f := range doctor.Conflicts(ctx, s.stateDir, s.want) {
-		log.Error("conflict with other programs on this host", "id", f.ID, "conflict", f.Message, "details", strings.Join(f.Details, "; "), "help", f.Help)
+		log.Error("conflict with other programs on this host", "check", f.ID, "conflict", f.Message, "details", strings.Join(f.Details, "; "), "help", f.Help)
 	}
 }

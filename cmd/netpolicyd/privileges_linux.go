@@ -104,7 +104,7 @@ func shield(mode seccomp.Mode, more []seccomp.Group, log *slog.Logger) error {
 	case err != nil:
 		return fmt.Errorf("%w (--seccomp=off goes without it)", err)
 	case mode != seccomp.Off:
-		log.Info("seccomp filter in force", "mode", mode.String())
+		log.Info("seccomp filter in force", "filter", mode.String())
 	}
 	return nil
 }

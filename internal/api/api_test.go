@@ -7,9 +7,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -322,4 +329,107 @@ func TestFlowsRequest(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", q.asked, err, q.want)
 		}
 	}
+}
+
+// lister makes lists as a test lets it.
+type lister struct {
+	mu     sync.Mutex
+	made   int
+	fail   error
+	asked  chan struct{} // gets one for each list that is begun
+	answer chan struct{} // each list waits for one
+}
+
+func (l *lister) Flows(ctx context.Context, q FlowsRequest) (Flows, error) {
+	l.asked <- struct{}{}
+	select {
+	case <-l.answer:
+	case <-ctx.Done():
+		return Flows{}, ctx.Err()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.made++
+	return Flows{Total: l.made, Flows: []Flow{}}, l.fail
+}
+
+func (l *lister) Kill(context.Context, uint64) error { return nil }
+
+// TestListsAreShared: those who ask for the same while a list is made, or soon after, get that one; who asks after a
+// connection was ended gets another; and nobody is sent away for the sake of others.
+func TestListsAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lister{asked: make(chan struct{}, 100), answer: make(chan struct{}, 100)}
+		s := &Server{Lister: l}
+		r := new(router)
+		s.flows(r)
+		h := r.handler()
+		ask := func(ctx context.Context, method, path string) *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			ctx = withCaller(ctx, caller{role: RoleAdmin})
+			h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, method, "/api/v1/"+path, nil))
+			return w
+		}
+		var got []string
+		var mu sync.Mutex
+		var group sync.WaitGroup
+		list := func(ctx context.Context, query string) {
+			group.Go(func() {
+				w := ask(ctx, "GET", "connections?"+query)
+				var f Flows
+				_ = json.Unmarshal(w.Body.Bytes(), &f)
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, fmt.Sprintf("%s: %d, list %d", query, w.Code, f.Total))
+			})
+			synctest.Wait()
+		}
+		holds := func(what string, want ...string) {
+			t.Helper()
+			group.Wait()
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+			got = nil
+		}
+		leaves, leave := context.WithCancel(t.Context())
+		list(leaves, "sort=rate")
+		list(t.Context(), "sort=rate")
+		list(t.Context(), "sort=rate")
+		leave()
+		synctest.Wait()
+		l.answer <- struct{}{}
+		holds("while it is made, and who began it leaves", "sort=rate: 200, list 1", "sort=rate: 200, list 1", "sort=rate: 503, list 0")
+		list(t.Context(), "sort=rate")
+		holds("soon after", "sort=rate: 200, list 1")
+		time.Sleep(sharedFor)
+		synctest.Wait()
+		l.answer <- struct{}{}
+		list(t.Context(), "sort=rate")
+		holds("later", "sort=rate: 200, list 2")
+		if w := ask(t.Context(), "DELETE", "connections/1"); w.Code != http.StatusNoContent {
+			t.Errorf("kill: %d", w.Code)
+		}
+		l.answer <- struct{}{}
+		list(t.Context(), "sort=rate")
+		holds("after a connection was ended", "sort=rate: 200, list 3")
+
+		// More than are made at once wait.
+		for i := range maxLists + 2 {
+			list(t.Context(), fmt.Sprintf("offset=%d", i+1))
+		}
+		if n := len(l.asked) - 4; n != maxLists {
+			t.Errorf("%d lists are made at once", n)
+		}
+		for range maxLists + 2 {
+			l.answer <- struct{}{}
+		}
+		group.Wait()
+		for _, one := range got {
+			if !strings.Contains(one, ": 200,") {
+				t.Error(one)
+			}
+		}
+	})
 }

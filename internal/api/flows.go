@@ -1,14 +1,15 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -21,6 +22,10 @@ const (
 	maxMatch = 256
 	// maxLists bounds the lists under way at once: each looks at every flow.
 	maxLists = 4
+	// sharedFor is how long a page is given to others who ask for the same, unless it has more than keptPage bytes:
+	// programs that look at everything are few, and their pages large.
+	sharedFor = 500 * time.Millisecond
+	keptPage  = 256 << 10
 )
 
 // The orders of flows.
@@ -135,26 +140,101 @@ type Flow struct {
 
 // flows adds the route of Lister.
 func (s *Server) flows(r *router) {
-	r.HandleFunc("DELETE /api/v1/connections/{id}", s.kill)
-	working := make(chan struct{}, maxLists)
+	made := lists{from: s.Lister, places: make(chan struct{}, maxLists), pages: map[FlowsRequest]*flowPage{}}
+	r.HandleFunc("DELETE /api/v1/connections/{id}", func(w http.ResponseWriter, r *http.Request) {
+		s.kill(w, r)
+		made.forget()
+	})
 	r.HandleFunc("GET /api/v1/connections", func(w http.ResponseWriter, r *http.Request) {
 		q, err := parseFlows(r.URL.Query())
+		var body []byte
+		if err == nil {
+			body, err = made.get(r.Context(), q)
+		}
 		if err != nil {
 			problem(w, statusOf(err), err)
 			return
 		}
-		select {
-		case working <- struct{}{}:
-			defer func() { <-working }()
-		default:
-			problem(w, http.StatusServiceUnavailable, errors.New("other lists are being made; try again in a moment"))
-			return
-		}
-		list, err := s.Lister.Flows(r.Context(), q)
-		if err != nil {
-			problem(w, statusOf(err), err)
-			return
-		}
-		answer(w, http.StatusOK, list)
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(body)
 	})
+}
+
+// lists makes pages of connections, some at once; who comes meanwhile waits. A page serves everybody who asks for it
+// while it is made or soon after: the web interface of everyone asks for the same.
+type lists struct {
+	from   Lister
+	places chan struct{}
+
+	mu    sync.Mutex
+	pages map[FlowsRequest]*flowPage
+}
+
+// flowPage is a page that is made, or was.
+type flowPage struct {
+	made chan struct{} // closed when there is what follows
+	body []byte
+	err  error
+}
+
+// get returns the page as JSON.
+func (l *lists) get(ctx context.Context, q FlowsRequest) ([]byte, error) {
+	for {
+		l.mu.Lock()
+		p := l.pages[q]
+		if p == nil {
+			p = &flowPage{made: make(chan struct{})}
+			l.pages[q] = p
+			l.mu.Unlock()
+			l.make(ctx, q, p)
+			return p.body, p.err
+		}
+		l.mu.Unlock()
+		select {
+		case <-p.made:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if p.err == nil || ctx.Err() != nil {
+			return p.body, p.err
+		}
+		// Who made it has left, perhaps: then another does.
+	}
+}
+
+// make makes the page p.
+func (l *lists) make(ctx context.Context, q FlowsRequest, p *flowPage) {
+	defer close(p.made)
+	select {
+	case l.places <- struct{}{}:
+		var list Flows
+		if list, p.err = l.from.Flows(ctx, q); p.err == nil {
+			p.body, p.err = json.Marshal(list)
+			p.body = append(p.body, '\n')
+		}
+		<-l.places
+	case <-ctx.Done():
+		p.err = ctx.Err()
+	}
+	if p.err != nil || len(p.body) > keptPage {
+		l.drop(q, p)
+		return
+	}
+	time.AfterFunc(sharedFor, func() { l.drop(q, p) })
+}
+
+// drop ends the sharing of a page.
+func (l *lists) drop(q FlowsRequest, p *flowPage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pages[q] == p {
+		delete(l.pages, q)
+	}
+}
+
+// forget ends the sharing of all: something was changed by hand.
+func (l *lists) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.pages)
 }

@@ -69,7 +69,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	}
 	value, until := s.Tokens.begin(role)
 	http.SetCookie(w, cookie(r, value, int(sessionTime.Seconds())))
-	s.logger().Info("API login", "role", string(role), "from", r.RemoteAddr)
+	s.logger().Info("API login", "role", string(role), "address", r.RemoteAddr)
 	answer(w, http.StatusOK, Session{Role: role, By: byCookie, Until: until})
 }
 
@@ -81,7 +81,7 @@ func (s *Server) refuseToken(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusTooManyRequests, fmt.Errorf("too many wrong tokens: try again in %d seconds", int(math.Ceil(wait.Seconds()))))
 		return
 	}
-	s.logger().Warn("API: wrong token", "from", r.RemoteAddr)
+	s.logger().Warn("API: wrong token", "address", r.RemoteAddr)
 	problem(w, http.StatusUnauthorized, errors.New("the token is wrong"))
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,8 +20,13 @@ import (
 const (
 	// maxFollowers bounds the tails that are open at once; each costs a goroutine and a connection.
 	maxFollowers = 64
-	// tailBatch is how many records are written between flushes.
-	tailBatch = 256
+	// tailBatch is how many records are read in one go, and tailBuffer from how many bytes on they are sent at
+	// once: what a reader that is too slow holds, about 64 KiB.
+	tailBatch  = 32
+	tailBuffer = 16 << 10
+	// tailPace is how long is waited after what there was is sent: what comes meanwhile goes out in one write, which
+	// costs more than all that is in it. The eye does not see it.
+	tailPace = 50 * time.Millisecond
 	// tailPatience is how long a follower may take to read what was written: behind it is nobody any more.
 	tailPatience = 30 * time.Second
 	// statusEvery is how often followers of the status get it.
@@ -106,25 +112,29 @@ func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
 	}
 	follow := r.URL.Query().Get("follow") == "1"
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush := http.NewResponseController(w)
+	out := newStream(w)
 	next := s.Records.Last(last)
 	// The headers go out now, so that a follower knows that it is connected.
-	if err := flush.Flush(); err != nil {
+	if out.send() != nil {
 		return
 	}
 	for {
 		b := s.Records.Read(next, tailBatch)
 		next = b.Next
-		patient(flush)
 		if b.Missed > 0 {
-			fmt.Fprintf(w, "{\"dropped\":%d}\n", b.Missed)
+			out.text = fmt.Appendf(out.text, "{\"dropped\":%d}\n", b.Missed)
 		}
 		for _, line := range b.Lines {
-			if _, err := w.Write(append(line[:len(line):len(line)], '\n')); err != nil {
-				return
-			}
+			out.text = append(append(out.text, line...), '\n')
 		}
-		if err := flush.Flush(); err != nil || !follow && len(b.Lines) < tailBatch {
+		full := len(b.Lines) == tailBatch
+		if (len(out.text) >= tailBuffer || !full) && out.send() != nil {
+			return
+		}
+		switch {
+		case full:
+			continue
+		case !follow || !out.rest(r.Context()):
 			return
 		}
 		select {
@@ -135,15 +145,43 @@ func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// patient gives the other end some time for what is written next.
-func patient(c *http.ResponseController) {
-	_ = c.SetWriteDeadline(time.Now().Add(tailPatience)) // where it can't be, it is not needed: tests
+// stream is an answer that goes on and on.
+type stream struct {
+	w    http.ResponseWriter
+	c    *http.ResponseController
+	text []byte // what is to be sent
+	pace *time.Timer
+}
+
+func newStream(w http.ResponseWriter) *stream {
+	return &stream{w: w, c: http.NewResponseController(w), pace: time.NewTimer(tailPace)}
+}
+
+// send sends what there is, and gives the other end some time to take it.
+func (s *stream) send() error {
+	_ = s.c.SetWriteDeadline(time.Now().Add(tailPatience)) // where it can't be, it is not needed: tests
+	_, err := s.w.Write(s.text)
+	s.text = s.text[:0]
+	if err != nil {
+		return err
+	}
+	return s.c.Flush()
+}
+
+// rest waits for tailPace; false: the caller has left.
+func (s *stream) rest(ctx context.Context) bool {
+	s.pace.Reset(tailPace)
+	select {
+	case <-s.pace.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // follower is one stream of events.
 type follower struct {
-	w     http.ResponseWriter
-	flush *http.ResponseController
+	*stream
 	id    string // of this run of the daemon
 	feeds []feed
 	at    []uint64 // where to read on, by feed
@@ -167,7 +205,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, err)
 		return
 	}
-	f := &follower{w: w, flush: http.NewResponseController(w), id: s.run()}
+	f := &follower{stream: newStream(w), id: s.run()}
 	for _, one := range all {
 		if slices.Contains(topics, one.topic) && one.ring != nil {
 			f.feeds = append(f.feeds, one)
@@ -180,7 +218,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if id := r.Header.Get("Last-Event-ID"); id != "" && !f.resume(id) {
 		f.event("lost", []byte(`{"topic":"*"}`))
 	}
-	if err := f.flush.Flush(); err != nil {
+	if f.send() != nil {
 		return
 	}
 	f.follow(r, s, slices.Contains(topics, TopicStatus))
@@ -214,16 +252,16 @@ func (f *follower) follow(r *http.Request, s *Server, status bool) {
 		t := time.NewTicker(statusEvery)
 		defer t.Stop()
 		tick = t.C
-		patient(f.flush)
 		f.event(TopicStatus, s.status.get(s.Reader))
 	}
 	for {
-		patient(f.flush)
-		more, err := f.batch()
-		if err == nil {
-			err = f.flush.Flush()
-		}
-		if err != nil {
+		more, full, err := f.batch()
+		switch {
+		case err != nil || !full && f.send() != nil:
+			return
+		case full:
+			continue
+		case !f.rest(r.Context()):
 			return
 		}
 		select {
@@ -235,15 +273,16 @@ func (f *follower) follow(r *http.Request, s *Server, status bool) {
 		case <-tick:
 			f.event(TopicStatus, s.status.get(s.Reader))
 		case <-alive.C:
-			fmt.Fprint(f.w, ":\n\n")
+			f.text = append(f.text, ":\n\n"...)
 		case <-r.Context().Done():
 			return
 		}
 	}
 }
 
-// batch writes some of what each feed has, and returns what says that there is more.
-func (f *follower) batch() (more [5]<-chan struct{}, err error) {
+// batch takes some of what each feed has, sends it where it is much, and returns what says that there is more; full:
+// there is, already.
+func (f *follower) batch() (more [5]<-chan struct{}, full bool, err error) {
 	for i := range f.feeds {
 		b := f.feeds[i].ring.Read(f.at[i], tailBatch)
 		if b.Missed > 0 {
@@ -252,26 +291,30 @@ func (f *follower) batch() (more [5]<-chan struct{}, err error) {
 		}
 		for _, line := range b.Lines {
 			f.at[i]++
-			if err := f.event(f.feeds[i].topic, line); err != nil {
-				return more, err
+			f.event(f.feeds[i].topic, line)
+		}
+		if len(f.text) >= tailBuffer {
+			if err := f.send(); err != nil {
+				return more, false, err
 			}
 		}
 		more[i] = b.More
+		full = full || len(b.Lines) == tailBatch
 	}
-	return more, nil
+	return more, full, nil
 }
 
-// event writes one event. Its data is JSON on one line.
-func (f *follower) event(topic string, data []byte) error {
-	b := fmt.Appendf(nil, "event: %s\nid: %s", topic, f.id)
+// event takes one event. Its data is JSON on one line.
+func (f *follower) event(topic string, data []byte) {
+	b := append(append(f.text, "event: "...), topic...)
+	b = append(append(b, "\nid: "...), f.id...)
 	for i := range f.feeds {
 		b = append(b, '-', f.feeds[i].key)
 		b = strconv.AppendUint(b, f.at[i], 10)
 	}
 	b = append(b, "\ndata: "...)
 	b = append(b, bytes.TrimSpace(data)...)
-	_, err := f.w.Write(append(b, "\n\n"...))
-	return err
+	f.text = append(b, "\n\n"...)
 }
 
 // lastStatus is the status as one line of JSON, made at most once a second for all followers.

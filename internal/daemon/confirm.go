@@ -331,7 +331,7 @@ func (d *Daemon) watchOver(w *waiting) {
 	d.waiting = w
 	d.show(w, "")
 	d.announce(api.Pending, w.Who, fmt.Sprintf("policy %d", w.N))
-	d.log.Warn("policy waits for its confirmation", "n", w.N, "hash", w.Hash, "mode", w.Mode, "left", (w.Deadline - d.parts.Now()).String(), "who", w.Who)
+	d.log.Warn("policy waits for its confirmation", "n", w.N, "hash", w.Hash, "confirm", w.Mode, "left", (w.Deadline - d.parts.Now()).String(), "who", w.Who)
 }
 
 // lookAtChange takes a change back whose time is up, or settles one by what probes found.
@@ -456,12 +456,8 @@ func (d *Daemon) former(w *waiting) *change {
 func (d *Daemon) tellReverted(p *pending, c *candidate, why string) *api.Revert {
 	r := &api.Revert{N: p.N, To: p.Before, Hash: shortHash(c.policy.Hash), Time: time.Now(), Why: why, Verified: c.looked && c.found == nil}
 	d.setReverted(r)
-	verified := "verified"
-	if !r.Verified {
-		verified = "not verified"
-	}
 	d.announce(api.Reverted, p.Who, why)
-	d.log.Warn("policy reverted, "+verified, "n", p.N, "hash", p.Hash, "to", r.Hash, "why", why)
+	d.log.Warn("policy reverted", "verified", r.Verified, "n", p.N, "hash", p.Hash, "back_to", r.Hash, "why", why)
 	return r
 }
 

@@ -243,7 +243,7 @@ func TestNobodyConfirms(t *testing.T) {
 	if n := len(c.host.applied); c.host.applied[0].String() != c.host.applied[n-1].String() {
 		t.Error("another plan than the old one is in force")
 	}
-	for _, want := range []string{"policy reverted, verified", "nobody confirmed it in time"} {
+	for _, want := range []string{`"msg":"policy reverted","verified":true`, "nobody confirmed it in time"} {
 		if !strings.Contains(c.log.String(), want) {
 			t.Errorf("the log lacks %q", want)
 		}

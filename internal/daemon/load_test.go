@@ -34,15 +34,15 @@ func opened(n int) inspector.Event {
 	return inspector.Event{Kind: inspector.Open, Source: "mock", Flow: f}
 }
 
-// paced calls each with 0, 1, ... at loadRate, for so long; when it can't keep up it does not wait.
-func paced(ctx context.Context, span time.Duration, each func(n int)) (n int) {
+// paced calls each with 0, 1, ... so many times a second, for so long; when it can't keep up it does not wait.
+func paced(ctx context.Context, rate int, span time.Duration, each func(n int)) (n int) {
 	began := time.Now()
 	for {
 		passed := time.Since(began)
 		if passed >= span || ctx.Err() != nil {
 			return n
 		}
-		for due := int(passed.Seconds() * loadRate); n < due; n++ {
+		for due := int(passed.Seconds() * float64(rate)); n < due; n++ {
 			each(n)
 		}
 		time.Sleep(time.Millisecond)
@@ -79,7 +79,7 @@ func TestLoad(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	offered := paced(t.Context(), 4*time.Second, func(n int) { r.offer(opened(n)) })
+	offered := paced(t.Context(), loadRate, 4*time.Second, func(n int) { r.offer(opened(n)) })
 	r.sync()
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -185,7 +185,7 @@ func loaded(b *testing.B, c *core) (stop func()) {
 		Context: telemetry.Context{Time: time.Unix(1, 0), Event: "open", Mode: "enforce", Policy: "abc", Flow: json.RawMessage(flowJSON(&e.Flow))},
 	}
 	go func() {
-		n := paced(ctx, time.Hour, func(int) { l.Add(r) })
+		n := paced(ctx, loadRate, time.Hour, func(int) { l.Add(r) })
 		b.Logf("%d records, %d dropped", n, dropped)
 		done <- struct{}{}
 	}()

@@ -24,7 +24,12 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if beClients() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // zoomPolicy has two lines, a group over them, and rules by name and address.
 const zoomPolicy = `
@@ -155,7 +160,7 @@ func (s fakeSource) Run(ctx context.Context, emit func(inspector.Event)) error {
 // rig is a daemon on fakes, in a directory of its own.
 type rig struct {
 	*Daemon
-	t      *testing.T
+	t      testing.TB
 	host   *fakeHost
 	events chan inspector.Event
 	rounds chan state.Round
@@ -183,7 +188,7 @@ func (l *logBuffer) String() string {
 }
 
 // start runs a daemon on the policy text and waits until it works.
-func start(t *testing.T, text string, set func(*Options, *Parts)) *rig {
+func start(t testing.TB, text string, set func(*Options, *Parts)) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, host: &fakeHost{host: testHost}, events: make(chan inspector.Event), rounds: make(chan state.Round),

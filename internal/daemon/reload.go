@@ -451,12 +451,12 @@ func (d *Daemon) rejected(err error) api.ReloadResult {
 		e.Diagnostics = apiDiagnostics(r.diags, r.sources, true)
 	}
 	d.setError(e)
-	attrs := []any{"code", e.Code, "error", e.Message}
+	log := d.log.With("code", e.Code, "error", e.Message)
 	if len(e.Diagnostics) > 0 {
 		first := e.Diagnostics[0]
-		attrs = append(attrs, "file", first.File, "line", first.Line, "column", first.Column, "first", first.Code+": "+first.Message)
+		log = log.With("file", first.File, "line", first.Line, "column", first.Column, "first", first.Code+": "+first.Message)
 	}
-	d.log.Error("new policy rejected, the old one goes on", attrs...)
+	log.Error("new policy rejected, the old one goes on")
 	return api.ReloadResult{Result: api.Rejected, Error: e.Message, Diagnostics: e.Diagnostics}
 }
 

@@ -78,7 +78,7 @@ func (d *Daemon) keepRunning(ctx context.Context, name, meanwhile string, run fu
 		}
 		d.setSource(name, why)
 		if why != told {
-			d.log.Warn(meanwhile, "source", name, "error", why)
+			d.log.Warn("not running, it is tried again", "source", name, "meanwhile", meanwhile, "error", why)
 			told = why
 		}
 		again := time.NewTimer(pause)

@@ -95,7 +95,7 @@ func (c *confirming) returned(why string) {
 	if text, err := os.ReadFile(c.policy); err != nil || !bytes.Equal(text, c.good) {
 		c.t.Errorf("the policy's file was changed: %v", err)
 	}
-	if log, err := os.ReadFile(c.LogPath()); err != nil || !strings.Contains(string(log), "policy reverted, verified") {
+	if log, err := os.ReadFile(c.LogPath()); err != nil || !strings.Contains(string(log), `"msg":"policy reverted","verified":true`) {
 		c.t.Errorf("the log does not tell of it: %v", err)
 	}
 	out, err := c.netpolicy("status")

@@ -103,7 +103,7 @@ func (r *runner) follow(ctx context.Context, sub *subscription) {
 		case err != nil:
 			wait = r.jitter(retry)
 			retry = min(2*retry, sub.every)
-			r.log.Warn("list not fetched", "list", sub.name, "error", err, "retry_in", wait)
+			r.log.Warn("list not fetched", "list", sub.name, "error", err, "retry_in", wait.Round(time.Second).String())
 			continue
 		case changed:
 			r.mu.Lock()

@@ -137,6 +137,9 @@ func (r *Ring) Read(from uint64, limit int) Batch {
 	if oldest := r.oldest(); from < oldest {
 		b.Missed, b.Next = oldest-from, oldest
 	}
+	if n := min(r.next-b.Next, uint64(limit)); b.Next < r.next {
+		b.Lines = make([][]byte, 0, n)
+	}
 	for b.Next < r.next && len(b.Lines) < limit {
 		b.Lines = append(b.Lines, r.lines[b.Next%uint64(len(r.lines))])
 		b.Next++

@@ -35,6 +35,8 @@ dpkg --verify netpolicy # nothing has changed but what postinst may
 id netpolicy
 stat -c '%a %U:%G %n' /etc/netpolicy /etc/netpolicy/policy.npl /usr/sbin/netpolicyd
 netpolicy lint /etc/netpolicy/policy.npl
+test -s /usr/share/netpolicy/prometheus/netpolicy.rules.yml
+test -s /usr/share/netpolicy/grafana/netpolicy.json
 test "$(netpolicyd version)" = "netpolicyd v$(dpkg-query -W -f '${Version}' netpolicy)"
 MANPAGER=cat man netpolicyd 2>/dev/null | head -n 5 || true
 

@@ -245,6 +245,7 @@ func checkDeb(t *testing.T, dir string) {
 	for _, want := range []string{
 		"Package: netpolicy\n", "Version: 1.2.3\n", "Architecture: amd64\n",
 		"-rwxr-xr-x root/root", "./usr/sbin/netpolicyd\n", "./usr/bin/netpolicy\n", "./usr/lib/systemd/system/netpolicyd.service\n",
+		"./usr/share/netpolicy/prometheus/netpolicy.rules.yml\n", "./usr/share/netpolicy/grafana/netpolicy.json\n",
 		"drwxr-x--- root/root         0 2025-11-29 05:26 ./etc/netpolicy/\n", "\n/etc/netpolicy/policy.npl\n", "adduser --quiet --system",
 	} {
 		if !strings.Contains(all.String(), want) {

@@ -74,6 +74,8 @@ func (r *release) tarball(name string, p *parts) ([]byte, error) {
 		{"packaging/openrc/netpolicyd", "openrc/netpolicyd", 0o755},
 		{"packaging/man/netpolicy.1", "man/netpolicy.1", 0o644},
 		{"packaging/man/netpolicyd.8", "man/netpolicyd.8", 0o644},
+		{"packaging/prometheus/netpolicy.rules.yml", "prometheus/netpolicy.rules.yml", 0o644},
+		{"packaging/grafana/netpolicy.json", "grafana/netpolicy.json", 0o644},
 		{"LICENSE", "doc/LICENSE", 0o644},
 	})
 	if err != nil {
@@ -129,6 +131,8 @@ func (r *release) deb(arch string, p *parts) ([]byte, error) {
 		{"packaging/systemd/netpolicy.tmpfiles", "usr/lib/tmpfiles.d/netpolicy.conf", 0o644},
 		{"packaging/man/netpolicy.1", "usr/share/man/man1/netpolicy.1", 0o644},
 		{"packaging/man/netpolicyd.8", "usr/share/man/man8/netpolicyd.8", 0o644},
+		{"packaging/prometheus/netpolicy.rules.yml", "usr/share/netpolicy/prometheus/netpolicy.rules.yml", 0o644},
+		{"packaging/grafana/netpolicy.json", "usr/share/netpolicy/grafana/netpolicy.json", 0o644},
 		{"LICENSE", share + "/copyright", 0o644},
 	})
 	if err != nil {

@@ -42,6 +42,8 @@ put 0755 bin/netpolicy "$PREFIX/bin/netpolicy"
 put 0755 sbin/netpolicyd "$PREFIX/sbin/netpolicyd"
 put 0644 man/netpolicy.1 "$PREFIX/share/man/man1/netpolicy.1"
 put 0644 man/netpolicyd.8 "$PREFIX/share/man/man8/netpolicyd.8"
+put 0644 prometheus/netpolicy.rules.yml "$PREFIX/share/netpolicy/prometheus/netpolicy.rules.yml"
+put 0644 grafana/netpolicy.json "$PREFIX/share/netpolicy/grafana/netpolicy.json"
 for f in "$here"/doc/*; do
 	put 0644 "doc/${f##*/}" "$PREFIX/share/doc/netpolicy/${f##*/}"
 done

@@ -32,7 +32,7 @@ fi
 rm -f "$DESTDIR$PREFIX/bin/netpolicy" "$DESTDIR$PREFIX/sbin/netpolicyd" \
 	"$DESTDIR$PREFIX/share/man/man1/netpolicy.1" "$DESTDIR$PREFIX/share/man/man8/netpolicyd.8" \
 	"$DESTDIR/etc/systemd/system/netpolicyd.service" "$DESTDIR/etc/tmpfiles.d/netpolicy.conf" "$DESTDIR/etc/init.d/netpolicyd"
-rm -rf "$DESTDIR$PREFIX/share/doc/netpolicy"
+rm -rf "$DESTDIR$PREFIX/share/doc/netpolicy" "$DESTDIR$PREFIX/share/netpolicy"
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 fi

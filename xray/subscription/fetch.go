@@ -51,7 +51,7 @@ func (s *Store) fetch(ctx context.Context, x *subscription) error {
 	name, host, every := x.record.Name, Mask(x.url), x.next.Sub(s.now())
 	s.mu.Unlock()
 	if err != nil {
-		s.log.Warn("subscription not fetched", "name", name, "url", host, "error", err, "retry_in", every.Round(time.Second).String())
+		s.log.Warn("subscription not fetched", "subscription", name, "url", host, "error", err, "retry_in", every.Round(time.Second).String())
 		return fmt.Errorf("fetch subscription %s from %s: %w", name, host, err)
 	}
 	if changed {

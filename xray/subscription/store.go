@@ -82,7 +82,7 @@ func (s *Store) load(readOnly bool) error {
 		}
 		if err != nil {
 			path := s.recordFile(name)
-			s.log.Error("subscription is damaged and put aside", "name", name, "error", errors.Join(err, os.Rename(path, path+".damaged")))
+			s.log.Error("subscription is damaged and put aside", "subscription", name, "error", errors.Join(err, os.Rename(path, path+".damaged")))
 			continue
 		}
 		s.subs[name] = x
@@ -121,7 +121,7 @@ func (s *Store) loadOne(name string) (*subscription, error) {
 		// It is fetched again at once. The ids are still known, so that the choice holds.
 		x.problem = fmt.Sprintf("the last good copy can't be used: %v", err)
 		x.record.Sum, x.record.ETag, x.record.LastModified, x.record.Checked = "", "", "", time.Time{}
-		s.log.Warn("subscription lost its copy", "name", name, "error", err)
+		s.log.Warn("subscription lost its copy", "subscription", name, "error", err)
 	}
 	return x, nil
 }
