@@ -19,6 +19,10 @@ const maxChanges = 3
 // ErrConflict marks errors about the state that the daemon is in: the answer is 409.
 var ErrConflict = errors.New("conflict")
 
+// ErrPrecondition is the error about a change whose IfMatch names another policy than
+// the one in force: the answer is 412.
+var ErrPrecondition = errors.New("another policy is in force than the one that this was made from")
+
 // ErrNotFound marks what is not there: the answer is 404.
 var ErrNotFound = errors.New("not found")
 
