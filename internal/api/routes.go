@@ -77,7 +77,7 @@ var (
 	errNoToken  = errors.New("a token is needed: Authorization: Bearer, or the cookie that login gives")
 	errReadOnly = errors.New("the token is for reading alone")
 	errNowhere  = errors.New("there is nothing here")
-	errNotJSON  = errors.New("the body has to be application/json")
+	errNotJSON  = errors.New("the body has to be application/json, and not compressed")
 )
 
 // refuses says why a request is not served.
@@ -92,7 +92,7 @@ func (r *route) refuses(req *http.Request) (status int, err error) {
 	case r.access == forAdmin && who.role != RoleAdmin:
 		return http.StatusForbidden, errReadOnly
 	}
-	if req.ContentLength != 0 && !isJSON(req.Header.Get("Content-Type")) {
+	if req.ContentLength != 0 && (!isJSON(req.Header.Get("Content-Type")) || req.Header.Get("Content-Encoding") != "") {
 		return http.StatusUnsupportedMediaType, errNotJSON
 	}
 	return 0, nil

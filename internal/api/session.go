@@ -13,6 +13,9 @@ import (
 // cookieName is the session's cookie; over TLS it has the prefix that browsers hold to TLS.
 const cookieName = "netpolicy"
 
+// maxLogin bounds a login, which anybody may send.
+const maxLogin = 1 << 10
+
 // LoginRequest exchanges a token for a cookie.
 type LoginRequest struct {
 	Token string `json:"token"`
@@ -55,7 +58,7 @@ func (s *Server) sessions(r *router) {
 
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	var q LoginRequest
-	if !body(w, r, &q) {
+	if !bodyOf(w, r, &q, maxLogin) {
 		return
 	}
 	if s.Tokens == nil {

@@ -18,7 +18,8 @@ import (
 
 const (
 	// maxFollowers bounds the tails that are open at once; each costs a goroutine and a connection.
-	maxFollowers = 64
+	// keptFollowers of them are the role admin's.
+	maxFollowers, keptFollowers = 64, 16
 	// tailBatch is how many records are written between flushes.
 	tailBatch = 256
 	// tailPatience is how long a follower may take to read what was written: behind it is nobody any more.
@@ -66,16 +67,16 @@ func (s *Server) feeds() []feed {
 
 // tails adds the routes that go on and on.
 func (s *Server) tails(r *router) {
-	open := make(chan struct{}, maxFollowers)
+	open := newGate(maxFollowers, keptFollowers)
 	limited := func(h http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, req *http.Request) {
-			select {
-			case open <- struct{}{}:
-				defer func() { <-open }()
-				h(w, req)
-			default:
-				problem(w, http.StatusServiceUnavailable, fmt.Errorf("%d tails are open already", maxFollowers))
+			leave, ok := open.enter(req, 0)
+			if !ok {
+				problem(w, http.StatusServiceUnavailable, errors.New("as many tails as may be are open already"))
+				return
 			}
+			defer leave()
+			h(w, req)
 		}
 	}
 	r.HandleFunc("GET /api/v1/decisions", limited(s.decisions))
@@ -124,7 +125,7 @@ func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		if err := flush.Flush(); err != nil || !follow && len(b.Lines) < tailBatch {
+		if err := flushed(flush); err != nil || !follow && len(b.Lines) < tailBatch {
 			return
 		}
 		select {
@@ -138,6 +139,14 @@ func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
 // patient gives the other end some time for what is written next.
 func patient(c *http.ResponseController) {
 	_ = c.SetWriteDeadline(time.Now().Add(tailPatience)) // where it can't be, it is not needed: tests
+}
+
+// flushed sends what was written. While nothing comes there is nothing to be patient about:
+// HTTP/2 ends a stream whose time is up even then.
+func flushed(c *http.ResponseController) error {
+	err := c.Flush()
+	_ = c.SetWriteDeadline(time.Time{})
+	return err
 }
 
 // follower is one stream of events.
@@ -221,7 +230,7 @@ func (f *follower) follow(r *http.Request, s *Server, status bool) {
 		patient(f.flush)
 		more, err := f.batch()
 		if err == nil {
-			err = f.flush.Flush()
+			err = flushed(f.flush)
 		}
 		if err != nil {
 			return

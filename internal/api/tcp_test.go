@@ -34,6 +34,7 @@ type site struct {
 	t        *testing.T
 	url      string
 	tokens   *Tokens
+	records  *telemetry.Ring
 	fake     *fake
 	client   *http.Client
 	contract *apitest.Contract
@@ -79,7 +80,7 @@ func newSite(t *testing.T, o TCP, set func(*Server)) *site {
 	go func() { done <- s.RunTCP(ctx, l, o) }()
 	contract := apitest.Load(t, contract)
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
-	k := &site{t, "http://" + l.Addr().String(), tokens, f, &http.Client{Transport: contract.Watch(t, transport)}, contract}
+	k := &site{t, "http://" + l.Addr().String(), tokens, s.Records, f, &http.Client{Transport: contract.Watch(t, transport)}, contract}
 	if o.CertFile != "" {
 		k.url = "https" + strings.TrimPrefix(k.url, "http")
 	}
@@ -243,10 +244,14 @@ func TestOtherSites(t *testing.T) {
 		}
 	}
 	// What a form can send without asking first is no JSON.
-	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/json; charset=utf-16", "text/json"} {
+	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/json; charset=utf-16", "text/json", "gzip"} {
 		resp, body := k.ask("PUT", "/api/v1/state", `{"state":"FAILOVER","for":"1m","reason":"x"}`, func(r *http.Request) {
 			r.AddCookie(cookie)
 			r.Header.Set("Content-Type", kind)
+			if kind == "gzip" {
+				r.Header.Set("Content-Type", "application/json")
+				r.Header.Set("Content-Encoding", "gzip")
+			}
 		})
 		if resp.StatusCode != http.StatusUnsupportedMediaType {
 			t.Errorf("%q: %d %s", kind, resp.StatusCode, body)

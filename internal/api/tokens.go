@@ -132,10 +132,7 @@ func (t *Tokens) check(text string) (role Role, ok bool) {
 
 // wrong notes a wrong token, and returns how long its sender has to wait when there were too many.
 func (t *Tokens) wrong(from netip.Addr) (wait time.Duration) {
-	if from = from.Unmap().WithZone(""); from.Is6() {
-		p, _ := from.Prefix(64) // who has one address of a network has them all
-		from = p.Addr()
-	}
+	from = networkOf(from)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
