@@ -125,8 +125,9 @@ type caller struct {
 	role Role
 	by   string
 	who  string // the user at the socket's other end, or the address
-	// session is that of the cookie; nil without one.
+	// session is that of the cookie; nil without one. token is what was shown instead.
 	session *session
+	token   string
 }
 
 type callerKey struct{}

@@ -76,6 +76,11 @@ func (s *Server) tails(r *router) {
 				return
 			}
 			defer leave()
+			if who, _ := callerOf(req.Context()); who.by != bySocket {
+				ctx, end := s.Tokens.during(req.Context(), who)
+				defer end()
+				req = req.WithContext(ctx)
+			}
 			h(w, req)
 		}
 	}

@@ -192,8 +192,9 @@ func (s *Server) caller(r *http.Request) (c caller, known, wrong bool) {
 		return caller{}, false, false
 	}
 	if text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-		role, ok := s.Tokens.check(strings.TrimSpace(text))
-		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr}, ok, !ok
+		text = strings.TrimSpace(text)
+		role, ok := s.Tokens.check(text)
+		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr, token: text}, ok, !ok
 	}
 	if given, err := r.Cookie(cookieOf(r)); err == nil {
 		if one := s.Tokens.session(given.Value); one != nil {

@@ -219,6 +219,67 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestStreamsEnd: a stream goes on no longer than what its caller came by is good.
+func TestStreamsEnd(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	for _, path := range []string{"/api/v1/decisions?follow=1", "/api/v1/events?topics=decisions"} {
+		follow := func(set func(*http.Request)) *http.Response {
+			t.Helper()
+			r, err := http.NewRequestWithContext(t.Context(), "GET", k.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set(r)
+			resp, err := k.client.Do(r)
+			if err != nil || resp.StatusCode != http.StatusOK {
+				t.Fatalf("%v, %v", resp, err)
+			}
+			t.Cleanup(func() { resp.Body.Close() })
+			return resp
+		}
+		ended := func(name string, resp *http.Response) {
+			t.Helper()
+			if _, err := io.ReadAll(resp.Body); err != nil { // it does not come back before the end
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		withCookie := func(c *http.Cookie) func(*http.Request) { return func(r *http.Request) { r.AddCookie(c) } }
+		one, other := k.login(RoleRead), k.login(RoleRead)
+		token, admin := follow(k.bearer(RoleRead)), follow(k.bearer(RoleAdmin))
+		cookie, second := follow(withCookie(one)), follow(withCookie(other))
+		if resp, _ := k.ask("POST", "/api/v1/logout", "", withCookie(one)); resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("logout: %d", resp.StatusCode)
+		}
+		ended("a session that was logged out", cookie)
+		if _, err := k.tokens.Renew(RoleRead); err != nil {
+			t.Fatal(err)
+		}
+		ended("a token that was renewed", token)
+		ended("a session of a token that was renewed", second)
+
+		short := k.login(RoleRead)
+		k.tokens.mu.Lock()
+		for _, s := range k.tokens.sessions {
+			s.until = time.Now().Add(50 * time.Millisecond)
+		}
+		k.tokens.mu.Unlock()
+		ended("a session that is over", follow(withCookie(short)))
+
+		// Another's goes on.
+		k.records.Append([]byte(`{"id":"9"}`))
+		b := make([]byte, 300)
+		if n, err := admin.Body.Read(b); err != nil || !strings.Contains(string(b[:n]), `{"id":"9"}`) {
+			t.Errorf("the admin's stream: %q, %v", b[:n], err)
+		}
+	}
+	// Who was found out before and begins after is not forgotten.
+	ctx, end := k.tokens.during(t.Context(), caller{role: RoleRead, by: byToken, token: "old"})
+	defer end()
+	if ctx.Err() == nil {
+		t.Error("a stream begins with a token that was renewed")
+	}
+}
+
 // TestOtherSites: what pages of other sites can have a browser do changes nothing.
 func TestOtherSites(t *testing.T) {
 	k := newSite(t, TCP{}, nil)
