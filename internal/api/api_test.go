@@ -26,12 +26,15 @@ type fake struct {
 	forced  ForceRequest
 	changed error
 	listed  FlowsRequest
+	// confined is what the last policy was said to be.
+	confined bool
 }
 
 func (f *fake) Change(_ context.Context, _ string, q ChangeRequest) (ChangeResult, error) {
 	if q.Policy == nil {
 		return ChangeResult{}, f.changed
 	}
+	f.confined = q.Confined
 	return ChangeResult{Result: Applied, N: len(q.Policy.Main)}, nil
 }
 
@@ -55,7 +58,10 @@ func (f *fake) Kill(_ context.Context, id uint64) error {
 	return nil
 }
 
-func (f *fake) Compare(context.Context, PlanRequest) (PlanAnswer, error) { return PlanAnswer{}, nil }
+func (f *fake) Compare(_ context.Context, q PlanRequest) (PlanAnswer, error) {
+	f.confined = q.Confined
+	return PlanAnswer{Diagnostics: []Diagnostic{}}, nil
+}
 
 func (f *fake) Status() Status {
 	return Status{Mode: "enforce", Sources: []Source{}, Drops: map[string]uint64{}, State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}

@@ -59,6 +59,7 @@ func (s *Server) changes(r *router) {
 			if !bodyOf(w, req, &q, maxPolicy) {
 				return
 			}
+			q.Confined = isRemote(req)
 			res, err := s.Changes.Compare(req.Context(), q)
 			if err != nil {
 				problem(w, statusOf(err), err)

@@ -29,6 +29,9 @@ type ChangeRequest struct {
 	// flows ("tcp 192.0.2.7:51000 > 198.51.100.1:22"), if there is one: a policy that
 	// blocks it is refused under ConfirmProbe, and warned of otherwise.
 	Control string
+	// Confined: the policy comes from somebody who must not read files of this host by naming
+	// them. It gets those that are sent, in force, or below the policy's folder.
+	Confined bool
 }
 
 // What a ChangeRequest can do, and the confirmation by probes.
@@ -128,6 +131,8 @@ type EntryText struct {
 type PlanRequest struct {
 	Policy *policyfile.Bundle `json:"policy,omitempty"`
 	JSON   bool               `json:"json,omitempty"`
+	// Confined is as in ChangeRequest.
+	Confined bool `json:"-"`
 }
 
 // PlanAnswer is the plan as `netpolicyd --dry-run` prints it, text or JSON.

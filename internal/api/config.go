@@ -221,7 +221,7 @@ func (s *Server) stageText(w http.ResponseWriter, r *http.Request) {
 		b.Files = maps.Clone(e.Policy.Files)
 	}
 	st := &Stage{Text: q.Text, Base: base, Time: time.Now(), Who: Who(r.Context()), bundle: b, syntax: lsp.SyntaxOf(b.Name, b.Main)}
-	plan, err := s.Changes.Compare(r.Context(), PlanRequest{Policy: &b})
+	plan, err := s.Changes.Compare(r.Context(), PlanRequest{Policy: &b, Confined: isRemote(r)})
 	if err != nil {
 		problem(w, statusOf(err), err)
 		return
@@ -246,7 +246,7 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	match, query := r.Header.Get("If-Match"), r.URL.Query()
-	do := ChangeRequest{Do: DoApply, Policy: q.Policy, IfMatch: match, Confirm: query.Get("confirm"), Within: query.Get("within"), Control: q.Control}
+	do := ChangeRequest{Do: DoApply, Policy: q.Policy, IfMatch: match, Confirm: query.Get("confirm"), Within: query.Get("within"), Control: q.Control, Confined: isRemote(r)}
 	var tag string
 	if q.Policy == nil {
 		st, ok := s.stage.get()

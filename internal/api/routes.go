@@ -141,6 +141,12 @@ func callerOf(ctx context.Context) (caller, bool) {
 	return c, ok
 }
 
+// isRemote reports whether somebody asks who did not come by the unix socket.
+func isRemote(r *http.Request) bool {
+	c, _ := callerOf(r.Context())
+	return c.by != bySocket
+}
+
 // Who returns who asks, in the context of a request: as the socket tells, "root (uid 0)", or by what and from where,
 // "token from 192.0.2.7"; "" in any other and where the system does not tell.
 func Who(ctx context.Context) string {

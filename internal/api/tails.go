@@ -76,7 +76,7 @@ func (s *Server) tails(r *router) {
 				return
 			}
 			defer leave()
-			if who, _ := callerOf(req.Context()); who.by != bySocket {
+			if who, _ := callerOf(req.Context()); isRemote(req) {
 				ctx, end := s.Tokens.during(req.Context(), who)
 				defer end()
 				req = req.WithContext(ctx)

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/apitest"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -216,6 +217,27 @@ func TestRoles(t *testing.T) {
 	}
 	if resp, _ := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.AddCookie(again) }); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("a session of a token that was renewed: %d", resp.StatusCode)
+	}
+}
+
+// TestConfined: whoever comes over TCP can't have files read by naming them; over the unix socket one can.
+func TestConfined(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	c := serve(t, k.fake, k.records)
+	policy := `{"policy":{"name":"p.npl","main":"cG9saWN5IDEK"}}`
+	for _, o := range [][2]string{{"config/stage", `{"text":"policy 1\n"}`}, {"config/commit", policy}, {"plan", policy}} {
+		k.fake.confined = false
+		if resp, body := k.ask("POST", "/api/v1/"+o[0], o[1], k.bearer(RoleAdmin)); resp.StatusCode != http.StatusOK || !k.fake.confined {
+			t.Errorf("%s over TCP: %d %s, confined %v", o[0], resp.StatusCode, body, k.fake.confined)
+		}
+	}
+	b := policyfile.Bundle{Name: "p.npl", Main: []byte("policy 1\n")}
+	if _, err := c.Change(t.Context(), ChangeRequest{Do: DoApply, Policy: &b}); err != nil || k.fake.confined {
+		t.Errorf("a change over the unix socket: %v, confined %v", err, k.fake.confined)
+	}
+	k.fake.confined = true
+	if _, err := c.Compare(t.Context(), PlanRequest{Policy: &b}); err != nil || k.fake.confined {
+		t.Errorf("a plan over the unix socket: %v, confined %v", err, k.fake.confined)
 	}
 }
 

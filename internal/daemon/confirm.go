@@ -209,7 +209,7 @@ func (d *Daemon) apply(ctx context.Context, call *changeCall, b *policyfile.Bund
 	before := d.snap.Load()
 	var w *waiting
 	var result api.ChangeResult
-	ch := &change{bundle: b, why: trigger, before: func(c *candidate) error {
+	ch := &change{bundle: b, confined: d.confined(call.q.Confined && call.q.Do == api.DoApply), why: trigger, before: func(c *candidate) error {
 		warning, err := d.controls(ctx, call.q.Control, c)
 		switch {
 		case err != nil:

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -667,5 +668,38 @@ func TestCompare(t *testing.T) {
 	}
 	if len(c.host.applied) != 1 {
 		t.Error("something was applied")
+	}
+}
+
+// TestConfinedChange: a policy that came over the network has no file of this host read by
+// naming it, in a plan and in a change.
+func TestConfinedChange(t *testing.T) {
+	c := startChanging(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("trojan://s3cr3t:$6$hash\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		strings.Replace(zoomPolicy, "rules:\n", "rules:\n  - import: "+secret+"\n", 1),
+		strings.Replace(zoomPolicy, "routes:\n", "daemon: {xray_links: ["+secret+"]}\nroutes:\n  x: {via: xray \"One\"}\n", 1),
+	} {
+		q := request(text, "")
+		q.Confined = true
+		a, err := c.Compare(t.Context(), api.PlanRequest{Policy: q.Policy, Confined: true})
+		if told := fmt.Sprintf("%+v", a); err != nil || a.Error == "" || !strings.Contains(told, "neither below the policy's folder nor in the policy in force") || strings.Contains(told, "s3cr3t") {
+			t.Errorf("plan: %s, %v", told, err)
+		}
+		r, err := c.Change(t.Context(), "x", q)
+		if told := fmt.Sprintf("%+v", r); err != nil || r.Result != api.Rejected || strings.Contains(told, "s3cr3t") {
+			t.Errorf("change: %s, %v", told, err)
+		}
+	}
+	q := request(strings.Replace(zoomPolicy, "rules:\n", "rules:\n  - import: more.yaml\n", 1), "")
+	q.Confined = true
+	if err := os.WriteFile(filepath.Join(filepath.Dir(c.path), "more.yaml"), []byte("version: 1\nrules:\n  - {name: more, priority: 10, match: {port: 99}, action: {block: true}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.Change(t.Context(), "x", q); err != nil || r.Result != api.Applied || r.Policy.Rules != 5 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
