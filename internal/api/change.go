@@ -78,6 +78,10 @@ func (s *Server) changes(r *router) {
 		case err != nil:
 			problem(w, statusOf(err), err)
 		case ref != "":
+			if readsOnly(req) {
+				p := &list[0].Policy
+				p.Main, p.Files = Masked(p.Main), maskFiles(p.Files)
+			}
 			answer(w, http.StatusOK, list[0])
 		default:
 			entries := make([]Entry, len(list))

@@ -169,6 +169,9 @@ func (s *Server) present(w http.ResponseWriter, r *http.Request) {
 		}
 		c.Syntax, c.Text = to, string(out)
 	}
+	if readsOnly(r) {
+		c.Files = maskFiles(c.Files)
+	}
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "no-cache")
 	if matches(r.Header.Get("If-None-Match"), tag) {

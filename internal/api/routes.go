@@ -54,6 +54,9 @@ func (r *router) handler() http.Handler {
 				problem(w, status, err)
 				return
 			}
+			if readsOnly(req) && !unmasked[one.path] {
+				w = masker{w}
+			}
 			one.handler(w, req)
 		})
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -9,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -238,6 +240,68 @@ func TestConfined(t *testing.T) {
 	k.fake.confined = true
 	if _, err := c.Compare(t.Context(), PlanRequest{Policy: &b}); err != nil || k.fake.confined {
 		t.Errorf("a plan over the unix socket: %v, confined %v", err, k.fake.confined)
+	}
+}
+
+// secretPolicy is a policy whose URLs are secrets.
+const secretPolicy = "policy 1\n# once https://hooks.example/s3cr3t\ndaemon { alerts \"https://hooks.example/s3cr3t\" }\n"
+
+// TestSecretsOfTexts: the role read sees no secret of the policy, wherever it is quoted.
+func TestSecretsOfTexts(t *testing.T) {
+	k := newSite(t, TCP{}, func(s *Server) {
+		s.Desk = desk{}
+		s.Feeds.Logs, s.Feeds.Changes = telemetry.NewRing(4), telemetry.NewRing(4)
+		s.Feeds.Logs.Append([]byte(`{"time":"2026-02-03T03:00:00Z","level":"WARN","msg":"https://hooks.example/s3cr3t?a=1\u0026b=s3cr3t"}`))
+	})
+	k.fake.policy = policyfile.Bundle{Name: "/etc/p.npl", Main: []byte(secretPolicy), Files: map[string][]byte{"more.npl": []byte(secretPolicy)}}
+	k.fake.plan = PlanAnswer{Diagnostics: []Diagnostic{{Code: "NP110", Severity: "warning", Message: "no https://hooks.example/s3cr3t"}}, Diff: "+ https://hooks.example/s3cr3t"}
+	if resp, body := k.ask("POST", "/api/v1/config/stage", fmt.Sprintf(`{"text":%q}`, secretPolicy), k.bearer(RoleAdmin)); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	k.fake.changed = fmt.Errorf("no https://hooks.example/s3cr3t: %w", ErrConflict)
+	shows := func(body string) bool {
+		for _, part := range strings.FieldsFunc(body, func(r rune) bool { return r == '"' }) {
+			if b, err := base64.StdEncoding.DecodeString(part); err == nil {
+				body += string(b)
+			}
+		}
+		return strings.Contains(body, "s3cr3t")
+	}
+	for _, path := range []string{
+		"/api/v1/config", "/api/v1/config?syntax=yaml", "/api/v1/config/versions/1", "/api/v1/config/versions?diff=1", "/api/v1/config/stage",
+		"/api/v1/logs", "/api/v1/plan", "/api/v1/status", "/api/v1/config/versions/2",
+	} {
+		resp, body := k.ask("GET", path, "", k.bearer(RoleAdmin))
+		if !shows(body) {
+			t.Errorf("%s: %d, nothing to see for the admin: %s", path, resp.StatusCode, body)
+		}
+		if resp, body := k.ask("GET", path, "", k.bearer(RoleRead)); shows(body) || !strings.Contains(body, "://") && !strings.Contains(body, "Oi8v") {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
+	// What the caller has sent comes back as it was.
+	if _, body := k.ask("POST", "/api/v1/format", fmt.Sprintf(`{"text":%q}`, secretPolicy), k.bearer(RoleRead)); !strings.Contains(body, "s3cr3t") {
+		t.Errorf("format: %s", body)
+	}
+	for _, path := range []string{"/api/v1/events?topics=logs,status&last=4", "/api/v1/decisions?last=1&follow=1"} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", k.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.bearer(RoleRead)(r)
+		k.records.Append([]byte(`{"name":"https://hooks.example/s3cr3t"}`))
+		resp, err := k.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		for lines := bufio.NewScanner(resp.Body); !strings.Contains(got, "hooks.example/") && lines.Scan(); {
+			got = lines.Text()
+		}
+		resp.Body.Close()
+		if shows(got) || !strings.Contains(got, "hooks.example/***") {
+			t.Errorf("%s: %q", path, got)
+		}
 	}
 }
 
