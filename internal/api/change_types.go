@@ -48,7 +48,7 @@ const (
 
 // Replaces reports whether the request may replace the policy b.
 func (q *ChangeRequest) Replaces(b *policyfile.Bundle) bool {
-	return q.IfMatch == "" || matches(q.IfMatch, etag(b))
+	return q.IfMatch == "" || matches(ofPolicy.Replace(q.IfMatch), etag(b))
 }
 
 // The results of a change besides those of a reload.

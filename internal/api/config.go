@@ -168,18 +168,21 @@ func (s *Server) present(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		c.Syntax, c.Text = to, string(out)
+		tag = strings.TrimSuffix(tag, `"`) + "-" + to + `"`
 	}
 	if readsOnly(r) {
 		c.Files = maskFiles(c.Files)
 	}
 	w.Header().Set("ETag", tag)
-	w.Header().Set("Cache-Control", "no-cache")
 	if matches(r.Header.Get("If-None-Match"), tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	answer(w, http.StatusOK, c)
 }
+
+// ofPolicy spells the tags of converted texts as those of their policies.
+var ofPolicy = strings.NewReplacer(`-npl"`, `"`, `-yaml"`, `"`)
 
 // matches reports whether a list of tags names one. Compression makes no other text of it.
 func matches(list, tag string) bool {
@@ -215,7 +218,7 @@ func (s *Server) stageText(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	base := etag(&e.Policy)
-	if match := r.Header.Get("If-Match"); match != "" && !matches(match, base) {
+	if match := r.Header.Get("If-Match"); match != "" && !matches(ofPolicy.Replace(match), base) {
 		problem(w, http.StatusPreconditionFailed, ErrPrecondition)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"path"
 	"strings"
 )
 
@@ -60,20 +61,43 @@ func (r *router) handler() http.Handler {
 			one.handler(w, req)
 		})
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+	nothing := func(w http.ResponseWriter, req *http.Request) {
 		if _, known := callerOf(req.Context()); !known {
 			problem(w, http.StatusUnauthorized, errNoToken)
 			return
 		}
-		for _, one := range r.routes {
-			if one.path == req.URL.Path {
-				problem(w, http.StatusMethodNotAllowed, errors.New("this is not done with "+req.Method))
-				return
-			}
+		if allowed := methods(mux, req); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			problem(w, http.StatusMethodNotAllowed, errors.New("this is not done with "+req.Method))
+			return
 		}
 		problem(w, http.StatusNotFound, errNowhere)
+	}
+	mux.HandleFunc("/", nothing)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !isClean(req.URL.Path) { // the mux would lead elsewhere
+			nothing(w, req)
+			return
+		}
+		mux.ServeHTTP(w, req)
 	})
-	return mux
+}
+
+func isClean(p string) bool { return path.Clean("/"+p) == p }
+
+// methods lists those that a path is asked with.
+func methods(mux *http.ServeMux, req *http.Request) (list []string) {
+	if !isClean(req.URL.Path) {
+		return nil
+	}
+	for _, m := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut} {
+		other := req.WithContext(req.Context())
+		other.Method = m
+		if _, pattern := mux.Handler(other); strings.HasPrefix(pattern, m) || m == http.MethodHead && strings.HasPrefix(pattern, "GET ") {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 var (

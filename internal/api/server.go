@@ -171,6 +171,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 func (s *Server) serveOn(ctx context.Context, srv *http.Server, l net.Listener) error {
 	srv.Handler = paced(srv.Handler, cmp.Or(s.stall, bodyStall))
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	srv.DisableGeneralOptionsHandler = true
 	srv.ReadHeaderTimeout, srv.IdleTimeout, srv.MaxHeaderBytes = 5*time.Second, idleTime, 16<<10
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -4,13 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
 )
 
-// cookieName is the session's cookie; over TLS it has the prefix that browsers hold to TLS.
+// cookieName begins the name of the session's cookie; over TLS it has the prefix that browsers
+// hold to TLS. The port follows: cookies know no ports, and daemons on one host have each their own.
 const cookieName = "netpolicy"
 
 // maxLogin bounds a login, which anybody may send.
@@ -103,11 +105,18 @@ func cookie(r *http.Request, value string, maxAge int) *http.Cookie {
 	}
 }
 
+// cookieOf is the name of the cookie, by the port that the browser sees.
 func cookieOf(r *http.Request) string {
-	if r.TLS != nil {
-		return "__Host-" + cookieName
+	name := cookieName
+	if _, text, err := net.SplitHostPort(r.Host); err == nil {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil {
+			name = fmt.Sprintf("%s-%d", name, port)
+		}
 	}
-	return cookieName
+	if r.TLS != nil {
+		return "__Host-" + name
+	}
+	return name
 }
 
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {

@@ -196,7 +196,7 @@ func (s *Server) caller(r *http.Request) (c caller, known, wrong bool) {
 		role, ok := s.Tokens.check(text)
 		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr, token: text}, ok, !ok
 	}
-	if given, err := r.Cookie(cookieOf(r)); err == nil {
+	for _, given := range r.CookiesNamed(cookieOf(r)) { // others can have set some of this name
 		if one := s.Tokens.session(given.Value); one != nil {
 			return caller{role: one.role, by: byCookie, who: "web (" + string(one.role) + ") from " + r.RemoteAddr, session: one}, true, false
 		}

@@ -146,7 +146,7 @@ func TestDeniedByDefault(t *testing.T) {
 		path := strings.NewReplacer("{id}", "7", "{ref}", "1", "{profile}", "heap").Replace(o.Path)
 		for who, set := range map[string]func(*http.Request){
 			"nobody":                nil,
-			"a cookie that is none": func(r *http.Request) { r.AddCookie(&http.Cookie{Name: cookieName, Value: "x"}) },
+			"a cookie that is none": func(r *http.Request) { r.AddCookie(&http.Cookie{Name: cookieOf(r), Value: "x"}) },
 		} {
 			resp, body := k.ask(o.Method, path, "", set)
 			want := http.StatusUnauthorized
@@ -161,8 +161,8 @@ func TestDeniedByDefault(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/api", "/api/", "/api/v2/status", "/debug/vars", "/debug/pprof/"} {
-		if resp, body := k.ask("GET", path, "", nil); resp.StatusCode != http.StatusUnauthorized && resp.StatusCode/100 != 3 {
+	for _, path := range []string{"/api", "/api/", "/api/v2/status", "/debug/vars", "/debug/pprof/", "/api//v1/status", "/api/v1/../v1/status", "/api/v1/./status", "/api/v1/status/"} {
+		if resp, body := k.ask("GET", path, "", nil); resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}
@@ -366,6 +366,30 @@ func TestStreamsEnd(t *testing.T) {
 	}
 }
 
+// TestCookies: each port has its own, and one that is none hides no other.
+func TestCookies(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	cookie := k.login(RoleAdmin)
+	if port := k.url[strings.LastIndexByte(k.url, ':')+1:]; cookie.Name != cookieName+"-"+port {
+		t.Errorf("the cookie is %s", cookie.Name)
+	}
+	with := func(list ...string) int {
+		resp, _ := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.Header.Set("Cookie", strings.Join(list, "; ")) })
+		return resp.StatusCode
+	}
+	right := cookie.Name + "=" + cookie.Value
+	for _, list := range [][]string{{right}, {cookie.Name + "=x", right}, {right, cookie.Name + "=x"}, {cookieName + "=x", cookieName + "-1=x", right}} {
+		if got := with(list...); got != http.StatusOK {
+			t.Errorf("%q: %d", list, got)
+		}
+	}
+	for _, list := range [][]string{{cookieName + "=" + cookie.Value}, {cookieName + "-1=" + cookie.Value}, {cookie.Name + "=x"}} {
+		if got := with(list...); got != http.StatusUnauthorized {
+			t.Errorf("%q: %d", list, got)
+		}
+	}
+}
+
 // TestOtherSites: what pages of other sites can have a browser do changes nothing.
 func TestOtherSites(t *testing.T) {
 	k := newSite(t, TCP{}, nil)
@@ -499,10 +523,25 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: leads to %s", path, place)
 		}
 	}
-	for _, method := range []string{"TRACE", "PATCH", "POST"} {
-		if resp, _ := k.ask(method, "/api/v1/status", "", admin); resp.StatusCode != http.StatusMethodNotAllowed {
-			t.Errorf("%s: %d", method, resp.StatusCode)
+	for _, o := range [][3]string{
+		{"TRACE", "/api/v1/status", "GET, HEAD"},
+		{"PATCH", "/api/v1/status", "GET, HEAD"},
+		{"POST", "/api/v1/status", "GET, HEAD"},
+		{"PATCH", "/api/v1/connections/5", "DELETE"},
+		{"PUT", "/api/v1/config/stage", "DELETE, GET, HEAD, POST"},
+		{"GET", "/api/v1/xray/parse", "POST"},
+	} {
+		if resp, _ := k.ask(o[0], o[1], "", admin); resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != o[2] {
+			t.Errorf("%s %s: %d, %q, want %q", o[0], o[1], resp.StatusCode, resp.Header.Get("Allow"), o[2])
 		}
+	}
+	for _, path := range []string{"/api//v1/status", "/api/v1/../v1/status", "/api/v1/status/"} {
+		if resp, _ := k.ask("GET", path, "", admin); resp.StatusCode != http.StatusNotFound || resp.Header.Get("Location") != "" {
+			t.Errorf("%s: %d, to %q", path, resp.StatusCode, resp.Header.Get("Location"))
+		}
+	}
+	if resp := k.answered(k.raw("OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")); resp.StatusCode/100 != 4 {
+		t.Errorf("OPTIONS *: %d", resp.StatusCode)
 	}
 	if resp, _ := k.ask("POST", "/index.html", "", admin); resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST of a page: %d", resp.StatusCode)
@@ -667,7 +706,7 @@ func TestTLS(t *testing.T) {
 	certOf(t, o.CertFile, o.KeyFile, "router.lan")
 	k := newSite(t, o, nil)
 	cookie := k.login(RoleAdmin)
-	if !cookie.Secure || cookie.Name != "__Host-"+cookieName {
+	if !cookie.Secure || cookie.Name != "__Host-"+cookieName+"-"+k.url[strings.LastIndexByte(k.url, ':')+1:] {
 		t.Errorf("the cookie is %v", cookie)
 	}
 	resp, body := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.AddCookie(cookie) })

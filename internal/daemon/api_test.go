@@ -290,7 +290,15 @@ func (k *talk) changes(r *rig) {
 	if resp, _ := k.ask("GET", "/api/v1/config", nil, "If-None-Match", base); resp.StatusCode != http.StatusNotModified {
 		k.t.Errorf("a known policy is sent again: %d", resp.StatusCode)
 	}
-	k.keep("GET", "/api/v1/config?syntax=npl", nil)
+	resp, _ = k.keep("GET", "/api/v1/config?syntax=npl", nil)
+	converted := resp.Header.Get("ETag")
+	if resp, _ := k.ask("GET", "/api/v1/config?syntax=npl", nil, "If-None-Match", base); resp.StatusCode != http.StatusOK || converted == base {
+		k.t.Errorf("NPL instead of a YAML that is known: %d, %s and %s", resp.StatusCode, converted, base)
+	}
+	if resp, body := k.ask("POST", "/api/v1/config/stage", map[string]any{"text": zoomPolicy}, "If-Match", converted); resp.StatusCode != http.StatusOK {
+		k.t.Errorf("staged from a converted text: %d %s", resp.StatusCode, body)
+	}
+	k.ask("DELETE", "/api/v1/config/stage", nil)
 	k.keep("GET", "/api/v1/config/stage", nil)
 	k.keep("POST", "/api/v1/config/commit", map[string]any{}, "If-Match", `"x"`)
 	k.keep("POST", "/api/v1/config/commit", map[string]any{})
