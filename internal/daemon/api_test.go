@@ -427,3 +427,35 @@ func (k *talk) read(path, id string, enough func([]sent) bool) []sent {
 	}
 	return list
 }
+
+// TestParallelCommits: of many who commit what they made from one policy, one does, whether
+// they send it or have staged it.
+func TestParallelCommits(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) { o.StateDir, o.Socket = filepath.Join(t.TempDir(), "state"), socket })
+	k := newTalk(t, socket)
+	resp, _ := k.ask("GET", "/api/v1/config", nil)
+	base := resp.Header.Get("ETag")
+	resp, _ = k.ask("POST", "/api/v1/config/stage", map[string]any{"text": otherPolicy})
+	staged := resp.Header.Get("ETag")
+	sent := map[string]any{"policy": request(otherPolicy+"# a remark\n", "").Policy}
+	codes := make(chan int)
+	const callers = 3 // as many as may be at work
+	for i := range callers {
+		go func() {
+			body, match := map[string]any{}, staged
+			if i > 0 {
+				body, match = sent, base
+			}
+			resp, _ := k.ask("POST", "/api/v1/config/commit", body, "If-Match", match)
+			codes <- resp.StatusCode
+		}()
+	}
+	got := map[int]int{}
+	for range callers {
+		got[<-codes]++
+	}
+	if list, err := r.History(t.Context(), "", false); got[200] != 1 || got[412] != callers-1 || err != nil || len(list) != 2 {
+		t.Errorf("answers %v, %d policies in the history, %v", got, len(list), err)
+	}
+}
