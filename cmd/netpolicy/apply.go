@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,10 +61,22 @@ Exit code 1: rejected, or reverted after probes.`,
 func newConfirmCmd() *cobra.Command {
 	var f daemonFlags
 	cmd := &cobra.Command{
-		Use:   "confirm",
+		Use:   "confirm [N]",
 		Short: "Keep the policy that was applied with --confirm",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return f.change(cmd, api.ChangeRequest{Do: api.DoConfirm}) },
+		Long: `Confirm keeps the policy that waits for it: the one of the given number and no
+other, or without a number the one that waits now.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := api.ChangeRequest{Do: api.DoConfirm}
+			if len(args) > 0 {
+				n, err := strconv.Atoi(args[0])
+				if err != nil || n <= 0 {
+					return fmt.Errorf("%q: want the number of the policy that waits", args[0])
+				}
+				q.N = n
+			}
+			return f.change(cmd, q)
+		},
 	}
 	f.add(cmd)
 	return cmd
@@ -73,13 +86,14 @@ func newRollbackCmd() *cobra.Command {
 	var f daemonFlags
 	q := api.ChangeRequest{Do: api.DoRollback}
 	cmd := &cobra.Command{
-		Use:   "rollback [N|HASH]",
-		Short: "Go back to the policy before, or to one of the history",
-		Long: `Rollback takes back the policy that waits for its confirmation, if there is one.
-Else it goes back to the policy before the present one, or to the one that a
-number or the beginning of a hash names; see ` + "`netpolicy history`" + `. It is a change like
-any other: it goes to the daemon's policy file and gets a number of its own, so
-that a second rollback takes back the first.`,
+		Use:   "rollback [previous|N|HASH]",
+		Short: "Take back the policy that waits, or go back to one of the history",
+		Long: `Rollback takes back the policy that waits for its confirmation; when none waits,
+nothing is done. With an argument it goes back to the policy before the present
+one (previous), or to the one that a number or the beginning of a hash names; see
+` + "`netpolicy history`" + `. That is a change like any other: it goes to the daemon's policy
+file and gets a number of its own, so that a second ` + "`rollback previous`" + ` takes back
+the first.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkTerms(&q); err != nil {
@@ -141,6 +155,16 @@ func (f *daemonFlags) change(cmd *cobra.Command, q api.ChangeRequest) error {
 		if q.Confirm == api.ConfirmProbe && f.output == "text" {
 			fmt.Fprintln(cmd.ErrOrStderr(), "waiting for probes; Ctrl-C takes the policy back")
 		}
+		if q.Do != api.DoApply && q.N == 0 && q.To == "" {
+			s, err := c.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if s.Confirm == nil {
+				return errors.New("no policy waits for its confirmation; `netpolicy rollback previous` goes back to the one before")
+			}
+			q.N = s.Confirm.N
+		}
 		r, err := c.Change(ctx, q)
 		if err != nil {
 			return err
@@ -176,8 +200,8 @@ func writeChange(w io.Writer, r *api.ChangeResult, now time.Time) {
 		fmt.Fprintf(w, "unchanged: %s decides already%s\n", r.Policy.Hash, number)
 	case api.Pending:
 		fmt.Fprintf(w, "applied, not kept yet: %s (%d rules)%s\n", r.Policy.Hash, r.Policy.Rules, number)
-		fmt.Fprintf(w, "%s left (until %s) for `netpolicy confirm`; else policy %s returns\n",
-			left(r.Confirm), clock(r.Confirm.Deadline, now), former(r.Confirm.Before, r.Confirm.Old))
+		fmt.Fprintf(w, "%s left (until %s) for `netpolicy confirm %d`; else policy %s returns\n",
+			left(r.Confirm), clock(r.Confirm.Deadline, now), r.Confirm.N, former(r.Confirm.Before, r.Confirm.Old))
 	case api.Reverted:
 		writeReverted(w, r.Reverted)
 	default:

@@ -64,8 +64,8 @@ func TestChangeText(t *testing.T) {
 			"warning: the connection by which you came is blocked\napplied: 3f0c22a91b7e (/etc/netpolicy/policy.npl, 14 rules), policy 8 of the history\n",
 		},
 		{
-			api.ChangeResult{Result: api.Pending, Policy: policy, N: 8, Confirm: &api.Confirm{Before: 7, Old: "8664947ab4b8", Left: 89.97, Deadline: night.Add(90 * time.Second)}},
-			"applied, not kept yet: 3f0c22a91b7e (14 rules), policy 8 of the history\n1m30s left (until 03:01:30) for `netpolicy confirm`; else policy 7 (8664947ab4b8) returns\n",
+			api.ChangeResult{Result: api.Pending, Policy: policy, N: 8, Confirm: &api.Confirm{N: 8, Before: 7, Old: "8664947ab4b8", Left: 89.97, Deadline: night.Add(90 * time.Second)}},
+			"applied, not kept yet: 3f0c22a91b7e (14 rules), policy 8 of the history\n1m30s left (until 03:01:30) for `netpolicy confirm 8`; else policy 7 (8664947ab4b8) returns\n",
 		},
 		{
 			api.ChangeResult{
@@ -131,11 +131,11 @@ func TestChangeCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &changer{}
+	b, reader := &changer{}, &backend{waits: &api.Confirm{N: 8}}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{Reader: &backend{}, Admin: &backend{}, Changes: b, Records: telemetry.NewRing(4), Metrics: func(io.Writer) {}}).Run(ctx, l)
+		done <- (&api.Server{Reader: reader, Admin: &backend{}, Changes: b, Records: telemetry.NewRing(4), Metrics: func(io.Writer) {}}).Run(ctx, l)
 	}()
 	defer func() {
 		stop()
@@ -165,6 +165,7 @@ func TestChangeCommands(t *testing.T) {
 		{"confirm", applied, fmt.Errorf("no policy waits: %w", api.ErrConflict), 1, "error: no policy waits\n"},
 		{"rollback", api.ChangeResult{Result: api.Reverted, Reverted: &api.Revert{Verified: true}}, nil, 0, "reverted, verified"},
 		{"rollback 3 --confirm 2m", applied, nil, 0, "applied"},
+		{"confirm x", applied, nil, 2, "want the number of the policy that waits"},
 		{"history", applied, nil, 0, "*  8  3f0c22a91b7e  2026-02-03 03:00:00  apply new.npl by root (uid 0), 14 rules, +3 -1, confirmed\n   7  damaged: its first"},
 		{"history --diff", applied, nil, 0, "      -a\n      +b\n"},
 		{"history -o json", applied, nil, 0, `"diff": "@@ -1 +1 @@`},
@@ -189,6 +190,21 @@ func TestChangeCommands(t *testing.T) {
 	}
 	if _, out := command("apply", file, "--socket", socket); b.asked.Control != "tcp [2001:db8::7]:50000 > [2001:db8::1]:22" || string(b.asked.Policy.Files["a.npl"]) != "policy 1\n" {
 		t.Errorf("%+v\n%s", b.asked, out)
+	}
+	for args, want := range map[string]api.ChangeRequest{
+		"confirm": {Do: api.DoConfirm, N: 8}, "confirm 7": {Do: api.DoConfirm, N: 7}, "rollback": {Do: api.DoRollback, N: 8, Control: b.asked.Control},
+		"rollback previous": {Do: api.DoRollback, To: api.ToPrevious, Control: b.asked.Control}, "rollback 3": {Do: api.DoRollback, To: "3", Control: b.asked.Control},
+	} {
+		if _, out := command(append(strings.Fields(args), "--socket", socket)...); b.asked != want {
+			t.Errorf("%s asked for %+v\n%s", args, b.asked, out)
+		}
+	}
+	// Nothing waits any more: nothing is gone back to instead.
+	reader.waits, b.asked = nil, api.ChangeRequest{}
+	for _, args := range []string{"rollback", "confirm"} {
+		if code, out := command(args, "--socket", socket); code != 1 || !strings.Contains(out, "no policy waits for its confirmation") || b.asked.Do != "" {
+			t.Errorf("%s: exit %d, asked for %+v\n%s", args, code, b.asked, out)
+		}
 	}
 	b.plan = api.PlanAnswer{Error: "1 error in the policy", Diagnostics: sampleStatus().Error.Diagnostics}
 	if code, out := command("plan", file, "--socket", socket); code != 1 || !strings.Contains(out, "policy.yaml:16:21: error NP110") {

@@ -145,10 +145,15 @@ func TestTailFilters(t *testing.T) {
 type backend struct {
 	forced api.ForceRequest
 	reload api.ReloadResult
+	waits  *api.Confirm
 }
 
-func (b *backend) Status() api.Status { return sampleStatus() }
-func (b *backend) Plan() string       { return "# the plan\n" }
+func (b *backend) Status() api.Status {
+	s := sampleStatus()
+	s.Confirm = b.waits
+	return s
+}
+func (b *backend) Plan() string { return "# the plan\n" }
 func (b *backend) Explain(api.ExplainRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100 before 10","final":true,"runner_up":"video"}`), nil
 }

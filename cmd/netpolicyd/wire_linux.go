@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -29,6 +30,9 @@ import (
 // defaultStateDir is where state is kept unless told otherwise.
 const defaultStateDir = "/var/lib/netpolicy"
 
+// maxFirstFlow bounds the chance in ids of flows: browsers count to 2^53 exactly.
+const maxFirstFlow = 1 << 52
+
 // wire connects the daemon with this host. clean removes everything that was made.
 func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, clean func(context.Context) error, err error) {
 	boot, err := daemon.BootID()
@@ -36,7 +40,10 @@ func wire(stateDir string, observe bool, log *slog.Logger) (parts daemon.Parts, 
 		return parts, nil, err
 	}
 	bpf := ebpf.New(ebpf.Options{})
-	parts = daemon.Parts{Sources: sources(bpf), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs, Counters: counters}
+	parts = daemon.Parts{
+		Sources: sources(bpf), Probe: measure, Now: sinceBoot, Boot: boot, Accounting: accounting, Programs: programs, Counters: counters,
+		FirstFlow: rand.Uint64N(maxFirstFlow),
+	}
 	if observe {
 		parts.Host = reader{stateDir}
 		return parts, nil, nil

@@ -4,39 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
-	"time"
 )
-
-// bodyTime is how long a body may take to come.
-const bodyTime = time.Minute
-
-func body(w http.ResponseWriter, r *http.Request, into any) bool { return bodyOf(w, r, into, maxBody) }
-
-// bodyOf reads a request of at most limit bytes: one JSON value, whose keys are all known.
-func bodyOf(w http.ResponseWriter, r *http.Request, into any, limit int64) bool {
-	c := http.NewResponseController(w)
-	_ = c.SetReadDeadline(time.Now().Add(bodyTime)) // where it can't be, it is not needed: tests
-	defer c.SetReadDeadline(time.Time{})
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
-	d.DisallowUnknownFields()
-	err := d.Decode(into)
-	if err == nil && d.More() {
-		err = errors.New("more than one value")
-	}
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		problem(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the request is larger than %d bytes", limit))
-		return false
-	case err != nil:
-		problem(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
-		return false
-	}
-	return true
-}
 
 func answer(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
@@ -78,6 +48,8 @@ func statusOf(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, ErrConflict):
 		return http.StatusConflict
+	case errors.Is(err, ErrPrecondition):
+		return http.StatusPreconditionFailed
 	case errors.Is(err, ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

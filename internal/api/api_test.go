@@ -33,12 +33,17 @@ type fake struct {
 	forced  ForceRequest
 	changed error
 	listed  FlowsRequest
+	// confined is what the last policy was said to be.
+	confined bool
+	policy   policyfile.Bundle // the one in force; the zero Bundle is an empty one
+	plan     PlanAnswer
 }
 
 func (f *fake) Change(_ context.Context, _ string, q ChangeRequest) (ChangeResult, error) {
 	if q.Policy == nil {
 		return ChangeResult{}, f.changed
 	}
+	f.confined = q.Confined
 	return ChangeResult{Result: Applied, N: len(q.Policy.Main)}, nil
 }
 
@@ -47,11 +52,17 @@ func (f *fake) Flows(_ context.Context, q FlowsRequest) (Flows, error) {
 	return Flows{Total: 1, Flows: []Flow{}}, nil
 }
 
-func (f *fake) History(context.Context, string, bool) ([]EntryText, error) {
-	return []EntryText{{Entry: Entry{N: 1}}}, nil
+func (f *fake) History(_ context.Context, ref string, _ bool) ([]EntryText, error) {
+	if ref == "2" {
+		return nil, f.changed
+	}
+	return []EntryText{{Entry: Entry{N: 1, Diff: f.plan.Diff}, Policy: f.policy}}, nil
 }
 
 func (f *fake) Present(context.Context) (EntryText, error) {
+	if f.policy.Name != "" {
+		return EntryText{Policy: f.policy}, nil
+	}
 	return EntryText{Policy: policyfile.Bundle{Name: "/etc/p.npl", Main: []byte("policy 1\n")}}, nil
 }
 
@@ -62,12 +73,23 @@ func (f *fake) Kill(_ context.Context, id uint64) error {
 	return nil
 }
 
-func (f *fake) Compare(context.Context, PlanRequest) (PlanAnswer, error) { return PlanAnswer{}, nil }
+func (f *fake) Compare(_ context.Context, q PlanRequest) (PlanAnswer, error) {
+	f.confined = q.Confined
+	out := f.plan
+	if out.Diagnostics == nil {
+		out.Diagnostics = []Diagnostic{}
+	}
+	return out, nil
+}
 
 func (f *fake) Status() Status {
-	return Status{Mode: "enforce", Sources: []Source{}, Drops: map[string]uint64{}, State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}
+	s := Status{Mode: "enforce", Sources: []Source{}, Drops: map[string]uint64{}, State: "NORMAL", Uplinks: []Uplink{{Name: "wan1", State: "NORMAL"}}}
+	if f.plan.Diff != "" {
+		s.Error = &ReloadError{Code: "NP501", Message: f.plan.Diff, Diagnostics: []Diagnostic{}}
+	}
+	return s
 }
-func (f *fake) Plan() string { return "table inet netpolicy\n" }
+func (f *fake) Plan() string { return "table inet netpolicy\n" + f.plan.Diff }
 func (f *fake) Explain(q ExplainRequest) (json.RawMessage, error) {
 	if string(q.Flow) == "null" {
 		return nil, fmt.Errorf("no flow: %w", ErrBadRequest)

@@ -19,6 +19,10 @@ const maxChanges = 3
 // ErrConflict marks errors about the state that the daemon is in: the answer is 409.
 var ErrConflict = errors.New("conflict")
 
+// ErrPrecondition is the error about a change whose IfMatch names another policy than
+// the one in force: the answer is 412.
+var ErrPrecondition = errors.New("another policy is in force than the one that this was made from")
+
 // ErrNotFound marks what is not there: the answer is 404.
 var ErrNotFound = errors.New("not found")
 
@@ -55,6 +59,7 @@ func (s *Server) changes(r *router) {
 			if !bodyOf(w, req, &q, maxPolicy) {
 				return
 			}
+			q.Confined = isRemote(req)
 			res, err := s.Changes.Compare(req.Context(), q)
 			if err != nil {
 				problem(w, statusOf(err), err)
@@ -73,6 +78,10 @@ func (s *Server) changes(r *router) {
 		case err != nil:
 			problem(w, statusOf(err), err)
 		case ref != "":
+			if readsOnly(req) {
+				p := &list[0].Policy
+				p.Main, p.Files = Masked(p.Main), maskFiles(p.Files)
+			}
 			answer(w, http.StatusOK, list[0])
 		default:
 			entries := make([]Entry, len(list))

@@ -11,9 +11,15 @@ type ChangeRequest struct {
 	Do string // DoApply, DoConfirm, DoRollback
 	// Policy is the one to apply; of no use to others.
 	Policy *policyfile.Bundle
-	// To is the policy of the history to go back to, a number or the beginning of
-	// a hash; "" takes back the change that waits, or else the last one.
+	// N is the policy that waits and is to be confirmed, or taken back: if another one
+	// waits by now, or none, nothing is done and the error wraps ErrConflict.
+	N int
+	// To is what a rollback without N goes to: a policy of the history by its number or
+	// the beginning of its hash, or ToPrevious.
 	To string
+	// IfMatch are the ETags of the policies that may be replaced, as the header spells
+	// them, for DoApply and To; "" is any. The error wraps ErrPrecondition.
+	IfMatch string
 	// Confirm is "" to keep the new policy at once, a Go duration within which it
 	// has to be confirmed, or ConfirmProbe.
 	Confirm string
@@ -23,6 +29,9 @@ type ChangeRequest struct {
 	// flows ("tcp 192.0.2.7:51000 > 198.51.100.1:22"), if there is one: a policy that
 	// blocks it is refused under ConfirmProbe, and warned of otherwise.
 	Control string
+	// Confined: the policy comes from somebody who must not read files of this host by naming
+	// them. It gets those that are sent, in force, or below the policy's folder.
+	Confined bool
 }
 
 // What a ChangeRequest can do, and the confirmation by probes.
@@ -32,7 +41,15 @@ const (
 	DoRollback = "rollback"
 
 	ConfirmProbe = "probe"
+
+	// ToPrevious is the policy that was in force before the present one.
+	ToPrevious = "previous"
 )
+
+// Replaces reports whether the request may replace the policy b.
+func (q *ChangeRequest) Replaces(b *policyfile.Bundle) bool {
+	return q.IfMatch == "" || matches(ofPolicy.Replace(q.IfMatch), etag(b))
+}
 
 // The results of a change besides those of a reload.
 const (
@@ -114,6 +131,8 @@ type EntryText struct {
 type PlanRequest struct {
 	Policy *policyfile.Bundle `json:"policy,omitempty"`
 	JSON   bool               `json:"json,omitempty"`
+	// Confined is as in ChangeRequest.
+	Confined bool `json:"-"`
 }
 
 // PlanAnswer is the plan as `netpolicyd --dry-run` prints it, text or JSON.

@@ -127,9 +127,9 @@ func (c *Client) Change(ctx context.Context, q ChangeRequest) (ChangeResult, err
 	var r ChangeResult
 	switch q.Do {
 	case DoConfirm:
-		return r, c.call(ctx, http.MethodPost, "/api/v1/config/confirm", struct{}{}, &r)
+		return r, c.call(ctx, http.MethodPost, "/api/v1/config/confirm", ConfirmRequest{q.N}, &r)
 	case DoRollback:
-		return r, c.call(ctx, http.MethodPost, "/api/v1/config/rollback", RollbackRequest{q.To, q.Confirm, q.Within, q.Control}, &r)
+		return r, c.call(ctx, http.MethodPost, "/api/v1/config/rollback", RollbackRequest{q.N, q.To, q.Confirm, q.Within, q.Control}, &r)
 	default:
 		path := "/api/v1/config/commit?" + url.Values{"confirm": {q.Confirm}, "within": {q.Within}}.Encode()
 		return r, c.call(ctx, http.MethodPost, path, CommitRequest{q.Policy, q.Control}, &r)

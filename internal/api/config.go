@@ -102,18 +102,21 @@ type CommitRequest struct {
 	Control string `json:"control,omitempty"`
 }
 
-// RollbackRequest is as ChangeRequest spells it.
+// ConfirmRequest names the policy that waits, by its number.
+type ConfirmRequest struct {
+	N int `json:"n"`
+}
+
+// RollbackRequest is as ChangeRequest spells it: either N or To.
 type RollbackRequest struct {
+	N       int    `json:"n,omitempty"`
 	To      string `json:"to,omitempty"`
 	Confirm string `json:"confirm,omitempty"`
 	Within  string `json:"within,omitempty"`
 	Control string `json:"control,omitempty"`
 }
 
-var (
-	errNoStage = errors.New("nothing is staged")
-	errOther   = errors.New("another policy is in force than the one that this was made from")
-)
+var errNoStage = errors.New("nothing is staged")
 
 // config adds the routes of the policy's text.
 func (s *Server) config(r *router) {
@@ -130,14 +133,17 @@ func (s *Server) config(r *router) {
 		s.limited(w, func() { s.commit(w, req) })
 	})
 	r.HandleFunc("POST /api/v1/config/confirm", func(w http.ResponseWriter, req *http.Request) {
-		if body(w, req, new(struct{})) {
-			s.change(w, req, ChangeRequest{Do: DoConfirm})
+		var q ConfirmRequest
+		if body(w, req, &q) {
+			s.change(w, req, ChangeRequest{Do: DoConfirm, N: q.N})
 		}
 	})
 	r.HandleFunc("POST /api/v1/config/rollback", func(w http.ResponseWriter, req *http.Request) {
 		var q RollbackRequest
 		if body(w, req, &q) {
-			s.change(w, req, ChangeRequest{Do: DoRollback, To: q.To, Confirm: q.Confirm, Within: q.Within, Control: q.Control})
+			s.change(w, req, ChangeRequest{
+				Do: DoRollback, N: q.N, To: q.To, IfMatch: req.Header.Get("If-Match"), Confirm: q.Confirm, Within: q.Within, Control: q.Control,
+			})
 		}
 	})
 }
@@ -162,15 +168,21 @@ func (s *Server) present(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		c.Syntax, c.Text = to, string(out)
+		tag = strings.TrimSuffix(tag, `"`) + "-" + to + `"`
+	}
+	if readsOnly(r) {
+		c.Files = maskFiles(c.Files)
 	}
 	w.Header().Set("ETag", tag)
-	w.Header().Set("Cache-Control", "no-cache")
 	if matches(r.Header.Get("If-None-Match"), tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	answer(w, http.StatusOK, c)
 }
+
+// ofPolicy spells the tags of converted texts as those of their policies.
+var ofPolicy = strings.NewReplacer(`-npl"`, `"`, `-yaml"`, `"`)
 
 // matches reports whether a list of tags names one. Compression makes no other text of it.
 func matches(list, tag string) bool {
@@ -206,8 +218,8 @@ func (s *Server) stageText(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	base := etag(&e.Policy)
-	if match := r.Header.Get("If-Match"); match != "" && !matches(match, base) {
-		problem(w, http.StatusPreconditionFailed, errOther)
+	if match := r.Header.Get("If-Match"); match != "" && !matches(ofPolicy.Replace(match), base) {
+		problem(w, http.StatusPreconditionFailed, ErrPrecondition)
 		return
 	}
 	b := policyfile.Bundle{Name: e.Policy.Name, Main: []byte(q.Text), Files: q.Files}
@@ -215,7 +227,7 @@ func (s *Server) stageText(w http.ResponseWriter, r *http.Request) {
 		b.Files = maps.Clone(e.Policy.Files)
 	}
 	st := &Stage{Text: q.Text, Base: base, Time: time.Now(), Who: Who(r.Context()), bundle: b, syntax: lsp.SyntaxOf(b.Name, b.Main)}
-	plan, err := s.Changes.Compare(r.Context(), PlanRequest{Policy: &b})
+	plan, err := s.Changes.Compare(r.Context(), PlanRequest{Policy: &b, Confined: isRemote(r)})
 	if err != nil {
 		problem(w, statusOf(err), err)
 		return
@@ -240,7 +252,7 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	match, query := r.Header.Get("If-Match"), r.URL.Query()
-	do := ChangeRequest{Do: DoApply, Policy: q.Policy, Confirm: query.Get("confirm"), Within: query.Get("within"), Control: q.Control}
+	do := ChangeRequest{Do: DoApply, Policy: q.Policy, IfMatch: match, Confirm: query.Get("confirm"), Within: query.Get("within"), Control: q.Control, Confined: isRemote(r)}
 	var tag string
 	if q.Policy == nil {
 		st, ok := s.stage.get()
@@ -252,18 +264,7 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 			problem(w, http.StatusPreconditionFailed, errors.New("something else is staged, or nothing"))
 			return
 		}
-		do.Policy, tag, match = &st.bundle, st.ETag, st.Base
-	}
-	if match != "" {
-		e, err := s.Changes.Present(r.Context())
-		switch {
-		case err != nil:
-			problem(w, statusOf(err), err)
-			return
-		case !matches(match, etag(&e.Policy)):
-			problem(w, http.StatusPreconditionFailed, errOther)
-			return
-		}
+		do.Policy, tag, do.IfMatch = &st.bundle, st.ETag, st.Base
 	}
 	if s.change(w, r, do) {
 		s.stage.clear(tag)

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
@@ -13,11 +15,18 @@ import (
 )
 
 const (
-	// maxText bounds a request with a policy's text: what people edit in a browser is far below.
-	maxText = 16 << 20
+	// maxText bounds a request with a policy's text, and maxReadText one of the role read:
+	// work on a text takes some sixty times its size of memory.
+	maxText     = 16 << 20
+	maxReadText = 1 << 20
 	// maxLooks bounds the questions about texts that are at work at once: each may take as much
-	// time and memory as loading the policy.
+	// time and memory as loading the policy. One place is the role admin's.
 	maxLooks = 2
+	// maxAsking bounds those that are at work, wait for that, or are being read; half the places
+	// are the role admin's.
+	maxAsking = 16
+	// lookPatience is how long a question waits for others.
+	lookPatience = 5 * time.Second
 )
 
 // Desk is what questions about texts need. Its methods are called concurrently.
@@ -91,15 +100,33 @@ type ReplayChange struct {
 
 // editor adds the questions about texts.
 func (s *Server) editor(r *router) {
-	working := make(chan struct{}, maxLooks)
+	asking, working := newGate(maxAsking, maxAsking/2), newGate(maxLooks, 1)
+	// A question is read before it has its turn: a body that does not come holds nobody up.
 	turn := func(h http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, req *http.Request) {
-			select {
-			case working <- struct{}{}:
-				defer func() { <-working }()
-				h(w, req)
-			case <-req.Context().Done():
+			done, ok := asking.enter(req, 0)
+			if !ok {
+				busy(w)
+				return
 			}
+			defer done()
+			limit := int64(maxText)
+			if who, _ := callerOf(req.Context()); who.role != RoleAdmin {
+				limit = maxReadText
+			}
+			text, ok := readBody(w, req, limit)
+			if !ok {
+				return
+			}
+			leave, ok := working.enter(req, lookPatience)
+			if !ok {
+				busy(w)
+				return
+			}
+			defer leave()
+			req = req.WithContext(req.Context())
+			req.Body = whole{bytes.NewReader(text), text}
+			h(w, req)
 		}
 	}
 	r.ask("POST /api/v1/explain", turn(s.explain))
@@ -111,6 +138,12 @@ func (s *Server) editor(r *router) {
 	r.ask("POST /api/v1/test", turn(s.test))
 	r.ask("POST /api/v1/replay", turn(s.replay))
 	s.generator(r, turn)
+}
+
+// busy answers a question for which there is no place.
+func busy(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "5")
+	problem(w, http.StatusServiceUnavailable, errors.New("other questions about texts are at work; try again in a moment"))
 }
 
 // look opens a text, or answers why not.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 
 	"netpolicy.dev/netpolicy/xray/generator"
@@ -15,9 +14,8 @@ import (
 // those that are at work few.
 func (s *Server) generator(r *router, turn func(http.HandlerFunc) http.HandlerFunc) {
 	r.ask("POST /api/v1/xray/{function}", turn(func(w http.ResponseWriter, req *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxText))
-		if err != nil {
-			problem(w, http.StatusRequestEntityTooLarge, errors.New("the request is too large"))
+		body, ok := readBody(w, req, maxText)
+		if !ok {
 			return
 		}
 		out := generator.Call(req.PathValue("function"), body)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"path"
 	"strings"
 )
 
@@ -54,30 +55,56 @@ func (r *router) handler() http.Handler {
 				problem(w, status, err)
 				return
 			}
+			if readsOnly(req) && !unmasked[one.path] {
+				w = masker{w}
+			}
 			one.handler(w, req)
 		})
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+	nothing := func(w http.ResponseWriter, req *http.Request) {
 		if _, known := callerOf(req.Context()); !known {
 			problem(w, http.StatusUnauthorized, errNoToken)
 			return
 		}
-		for _, one := range r.routes {
-			if one.path == req.URL.Path {
-				problem(w, http.StatusMethodNotAllowed, errors.New("this is not done with "+req.Method))
-				return
-			}
+		if allowed := methods(mux, req); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			problem(w, http.StatusMethodNotAllowed, errors.New("this is not done with "+req.Method))
+			return
 		}
 		problem(w, http.StatusNotFound, errNowhere)
+	}
+	mux.HandleFunc("/", nothing)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !isClean(req.URL.Path) { // the mux would lead elsewhere
+			nothing(w, req)
+			return
+		}
+		mux.ServeHTTP(w, req)
 	})
-	return mux
+}
+
+func isClean(p string) bool { return path.Clean("/"+p) == p }
+
+// methods lists those that a path is asked with.
+func methods(mux *http.ServeMux, req *http.Request) (list []string) {
+	if !isClean(req.URL.Path) {
+		return nil
+	}
+	for _, m := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut} {
+		other := req.WithContext(req.Context())
+		other.Method = m
+		if _, pattern := mux.Handler(other); strings.HasPrefix(pattern, m) || m == http.MethodHead && strings.HasPrefix(pattern, "GET ") {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 var (
 	errNoToken  = errors.New("a token is needed: Authorization: Bearer, or the cookie that login gives")
 	errReadOnly = errors.New("the token is for reading alone")
 	errNowhere  = errors.New("there is nothing here")
-	errNotJSON  = errors.New("the body has to be application/json")
+	errNotJSON  = errors.New("the body has to be application/json, and not compressed")
 )
 
 // refuses says why a request is not served.
@@ -92,7 +119,7 @@ func (r *route) refuses(req *http.Request) (status int, err error) {
 	case r.access == forAdmin && who.role != RoleAdmin:
 		return http.StatusForbidden, errReadOnly
 	}
-	if req.ContentLength != 0 && !isJSON(req.Header.Get("Content-Type")) {
+	if req.ContentLength != 0 && (!isJSON(req.Header.Get("Content-Type")) || req.Header.Get("Content-Encoding") != "") {
 		return http.StatusUnsupportedMediaType, errNotJSON
 	}
 	return 0, nil
@@ -125,8 +152,9 @@ type caller struct {
 	role Role
 	by   string
 	who  string // the user at the socket's other end, or the address
-	// session is that of the cookie; nil without one.
+	// session is that of the cookie; nil without one. token is what was shown instead.
 	session *session
+	token   string
 }
 
 type callerKey struct{}
@@ -138,6 +166,12 @@ func withCaller(ctx context.Context, c caller) context.Context {
 func callerOf(ctx context.Context) (caller, bool) {
 	c, ok := ctx.Value(callerKey{}).(caller)
 	return c, ok
+}
+
+// isRemote reports whether somebody asks who did not come by the unix socket.
+func isRemote(r *http.Request) bool {
+	c, _ := callerOf(r.Context())
+	return c.by != bySocket
 }
 
 // Who returns who asks, in the context of a request: as the socket tells, "root (uid 0)", or by what and from where,

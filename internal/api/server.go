@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	_ "embed" // the contract
 	"encoding/json"
@@ -25,6 +26,8 @@ const (
 	maxBody = 64 << 10
 	// drainTime is how long answers under way may take when the daemon stops.
 	drainTime = 2 * time.Second
+	// idleTime is how long a connection may be idle.
+	idleTime = 2 * time.Minute
 )
 
 // Reader answers what changes nothing. Its methods are called concurrently.
@@ -74,6 +77,7 @@ type Server struct {
 	// Subscriptions is nil in a daemon that keeps none.
 	Subscriptions Subscriptions
 
+	stall   time.Duration // how long a body may take to begin; 0: bodyStall. Tests set it
 	stage   stage
 	status  lastStatus
 	working atomic.Int32 // requests that carry policies
@@ -160,13 +164,15 @@ func (s *socket) Close() error {
 // Run serves the unix socket l until ctx ends, then closes it, ends every tail, and waits a
 // moment for the other answers.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	return serveOn(ctx, &http.Server{Handler: s.Handler(), ConnContext: withPeer}, l)
+	return s.serveOn(ctx, &http.Server{Handler: s.Handler(), ConnContext: withPeer}, l)
 }
 
 // serveOn serves l until ctx ends.
-func serveOn(ctx context.Context, srv *http.Server, l net.Listener) error {
+func (s *Server) serveOn(ctx context.Context, srv *http.Server, l net.Listener) error {
+	srv.Handler = paced(srv.Handler, cmp.Or(s.stall, bodyStall))
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
-	srv.ReadHeaderTimeout, srv.MaxHeaderBytes = 5*time.Second, 16<<10
+	srv.DisableGeneralOptionsHandler = true
+	srv.ReadHeaderTimeout, srv.IdleTimeout, srv.MaxHeaderBytes = 5*time.Second, idleTime, 16<<10
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

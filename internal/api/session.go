@@ -4,14 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
 )
 
-// cookieName is the session's cookie; over TLS it has the prefix that browsers hold to TLS.
+// cookieName begins the name of the session's cookie; over TLS it has the prefix that browsers
+// hold to TLS. The port follows: cookies know no ports, and daemons on one host have each their own.
 const cookieName = "netpolicy"
+
+// maxLogin bounds a login, which anybody may send.
+const maxLogin = 1 << 10
 
 // LoginRequest exchanges a token for a cookie.
 type LoginRequest struct {
@@ -55,7 +60,7 @@ func (s *Server) sessions(r *router) {
 
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	var q LoginRequest
-	if !body(w, r, &q) {
+	if !bodyOf(w, r, &q, maxLogin) {
 		return
 	}
 	if s.Tokens == nil {
@@ -100,11 +105,18 @@ func cookie(r *http.Request, value string, maxAge int) *http.Cookie {
 	}
 }
 
+// cookieOf is the name of the cookie, by the port that the browser sees.
 func cookieOf(r *http.Request) string {
-	if r.TLS != nil {
-		return "__Host-" + cookieName
+	name := cookieName
+	if _, text, err := net.SplitHostPort(r.Host); err == nil {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil {
+			name = fmt.Sprintf("%s-%d", name, port)
+		}
 	}
-	return cookieName
+	if r.TLS != nil {
+		return "__Host-" + name
+	}
+	return name
 }
 
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {

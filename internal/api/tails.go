@@ -19,7 +19,8 @@ import (
 
 const (
 	// maxFollowers bounds the tails that are open at once; each costs a goroutine and a connection.
-	maxFollowers = 64
+	// keptFollowers of them are the role admin's.
+	maxFollowers, keptFollowers = 64, 16
 	// tailBatch is how many records are read in one go, and tailBuffer from how many bytes on they are sent at
 	// once: what a reader that is too slow holds, about 64 KiB.
 	tailBatch  = 32
@@ -72,16 +73,21 @@ func (s *Server) feeds() []feed {
 
 // tails adds the routes that go on and on.
 func (s *Server) tails(r *router) {
-	open := make(chan struct{}, maxFollowers)
+	open := newGate(maxFollowers, keptFollowers)
 	limited := func(h http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, req *http.Request) {
-			select {
-			case open <- struct{}{}:
-				defer func() { <-open }()
-				h(w, req)
-			default:
-				problem(w, http.StatusServiceUnavailable, fmt.Errorf("%d tails are open already", maxFollowers))
+			leave, ok := open.enter(req, 0)
+			if !ok {
+				problem(w, http.StatusServiceUnavailable, errors.New("as many tails as may be are open already"))
+				return
 			}
+			defer leave()
+			if who, _ := callerOf(req.Context()); isRemote(req) {
+				ctx, end := s.Tokens.during(req.Context(), who)
+				defer end()
+				req = req.WithContext(ctx)
+			}
+			h(w, req)
 		}
 	}
 	r.HandleFunc("GET /api/v1/decisions", limited(s.decisions))
@@ -157,15 +163,17 @@ func newStream(w http.ResponseWriter) *stream {
 	return &stream{w: w, c: http.NewResponseController(w), pace: time.NewTimer(tailPace)}
 }
 
-// send sends what there is, and gives the other end some time to take it.
+// send sends what there is, and gives the other end some time to take it. While nothing
+// comes there is nothing to be patient about: HTTP/2 ends a stream whose time is up even then.
 func (s *stream) send() error {
 	_ = s.c.SetWriteDeadline(time.Now().Add(tailPatience)) // where it can't be, it is not needed: tests
 	_, err := s.w.Write(s.text)
 	s.text = s.text[:0]
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.c.Flush()
 	}
-	return s.c.Flush()
+	_ = s.c.SetWriteDeadline(time.Time{})
+	return err
 }
 
 // rest waits for tailPace; false: the caller has left.

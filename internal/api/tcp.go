@@ -15,15 +15,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 const (
-	// maxConns bounds the connections over TCP: some people with some tabs.
-	maxConns = 256
-	// idleTime is how long one may be idle.
-	idleTime = 2 * time.Minute
+	// maxStreams bounds the requests under way on one connection of HTTP/2.
+	maxStreams = 64
 	// certLook is how often the certificate's file is looked at for a new one.
 	certLook = 10 * time.Second
 )
@@ -65,10 +61,11 @@ func (s *Server) RunTCP(ctx context.Context, l net.Listener, o TCP) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true) // and no HTTP/2 in the clear
 	srv := &http.Server{
-		Handler: s.HandlerTCP(l.Addr().(*net.TCPAddr).IP.IsLoopback(), o), Protocols: &protocols, IdleTimeout: idleTime,
+		Handler: s.HandlerTCP(l.Addr().(*net.TCPAddr).IP.IsLoopback(), o), Protocols: &protocols, ConnContext: withVisitor,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		ErrorLog: slog.NewLogLogger(s.logger().Handler(), slog.LevelDebug), // strangers' broken handshakes
 	}
-	l = netutil.LimitListener(l, maxConns)
+	l = &crowd{Listener: l, most: maxConns, strangers: maxStrangers}
 	if o.CertFile != "" {
 		c := &certificate{cert: o.CertFile, key: o.KeyFile}
 		if _, err := c.get(nil); err != nil {
@@ -79,7 +76,7 @@ func (s *Server) RunTCP(ctx context.Context, l net.Listener, o TCP) error {
 		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
 		l = tls.NewListener(l, srv.TLSConfig)
 	}
-	return serveOn(ctx, srv, l)
+	return s.serveOn(ctx, srv, l)
 }
 
 // certificate is read again when its file has changed: certificates are renewed.
@@ -128,6 +125,7 @@ func (s *Server) HandlerTCP(loopback bool, o TCP) http.Handler {
 			s.refuseToken(w, r)
 			return
 		case known:
+			shows(r.Context(), who.role)
 			r = r.WithContext(withCaller(r.Context(), who))
 		}
 		if isAPI(r.URL.Path) {
@@ -194,10 +192,11 @@ func (s *Server) caller(r *http.Request) (c caller, known, wrong bool) {
 		return caller{}, false, false
 	}
 	if text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-		role, ok := s.Tokens.check(strings.TrimSpace(text))
-		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr}, ok, !ok
+		text = strings.TrimSpace(text)
+		role, ok := s.Tokens.check(text)
+		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr, token: text}, ok, !ok
 	}
-	if given, err := r.Cookie(cookieOf(r)); err == nil {
+	for _, given := range r.CookiesNamed(cookieOf(r)) { // others can have set some of this name
 		if one := s.Tokens.session(given.Value); one != nil {
 			return caller{role: one.role, by: byCookie, who: "web (" + string(one.role) + ") from " + r.RemoteAddr, session: one}, true, false
 		}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -9,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -26,6 +28,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/apitest"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -34,6 +37,7 @@ type site struct {
 	t        *testing.T
 	url      string
 	tokens   *Tokens
+	records  *telemetry.Ring
 	fake     *fake
 	client   *http.Client
 	contract *apitest.Contract
@@ -79,7 +83,7 @@ func newSite(t *testing.T, o TCP, set func(*Server)) *site {
 	go func() { done <- s.RunTCP(ctx, l, o) }()
 	contract := apitest.Load(t, contract)
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
-	k := &site{t, "http://" + l.Addr().String(), tokens, f, &http.Client{Transport: contract.Watch(t, transport)}, contract}
+	k := &site{t, "http://" + l.Addr().String(), tokens, s.Records, f, &http.Client{Transport: contract.Watch(t, transport)}, contract}
 	if o.CertFile != "" {
 		k.url = "https" + strings.TrimPrefix(k.url, "http")
 	}
@@ -142,7 +146,7 @@ func TestDeniedByDefault(t *testing.T) {
 		path := strings.NewReplacer("{id}", "7", "{ref}", "1", "{profile}", "heap").Replace(o.Path)
 		for who, set := range map[string]func(*http.Request){
 			"nobody":                nil,
-			"a cookie that is none": func(r *http.Request) { r.AddCookie(&http.Cookie{Name: cookieName, Value: "x"}) },
+			"a cookie that is none": func(r *http.Request) { r.AddCookie(&http.Cookie{Name: cookieOf(r), Value: "x"}) },
 		} {
 			resp, body := k.ask(o.Method, path, "", set)
 			want := http.StatusUnauthorized
@@ -157,8 +161,8 @@ func TestDeniedByDefault(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/api", "/api/", "/api/v2/status", "/debug/vars", "/debug/pprof/"} {
-		if resp, body := k.ask("GET", path, "", nil); resp.StatusCode != http.StatusUnauthorized && resp.StatusCode/100 != 3 {
+	for _, path := range []string{"/api", "/api/", "/api/v2/status", "/debug/vars", "/debug/pprof/", "/api//v1/status", "/api/v1/../v1/status", "/api/v1/./status", "/api/v1/status/"} {
+		if resp, body := k.ask("GET", path, "", nil); resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}
@@ -218,6 +222,174 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestConfined: whoever comes over TCP can't have files read by naming them; over the unix socket one can.
+func TestConfined(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	c := serve(t, k.fake, k.records)
+	policy := `{"policy":{"name":"p.npl","main":"cG9saWN5IDEK"}}`
+	for _, o := range [][2]string{{"config/stage", `{"text":"policy 1\n"}`}, {"config/commit", policy}, {"plan", policy}} {
+		k.fake.confined = false
+		if resp, body := k.ask("POST", "/api/v1/"+o[0], o[1], k.bearer(RoleAdmin)); resp.StatusCode != http.StatusOK || !k.fake.confined {
+			t.Errorf("%s over TCP: %d %s, confined %v", o[0], resp.StatusCode, body, k.fake.confined)
+		}
+	}
+	b := policyfile.Bundle{Name: "p.npl", Main: []byte("policy 1\n")}
+	if _, err := c.Change(t.Context(), ChangeRequest{Do: DoApply, Policy: &b}); err != nil || k.fake.confined {
+		t.Errorf("a change over the unix socket: %v, confined %v", err, k.fake.confined)
+	}
+	k.fake.confined = true
+	if _, err := c.Compare(t.Context(), PlanRequest{Policy: &b}); err != nil || k.fake.confined {
+		t.Errorf("a plan over the unix socket: %v, confined %v", err, k.fake.confined)
+	}
+}
+
+// secretPolicy is a policy whose URLs are secrets.
+const secretPolicy = "policy 1\n# once https://hooks.example/s3cr3t\ndaemon { alerts \"https://hooks.example/s3cr3t\" }\n"
+
+// TestSecretsOfTexts: the role read sees no secret of the policy, wherever it is quoted.
+func TestSecretsOfTexts(t *testing.T) {
+	k := newSite(t, TCP{}, func(s *Server) {
+		s.Desk = desk{}
+		s.Feeds.Logs, s.Feeds.Changes = telemetry.NewRing(4), telemetry.NewRing(4)
+		s.Feeds.Logs.Append([]byte(`{"time":"2026-02-03T03:00:00Z","level":"WARN","msg":"https://hooks.example/s3cr3t?a=1\u0026b=s3cr3t"}`))
+	})
+	k.fake.policy = policyfile.Bundle{Name: "/etc/p.npl", Main: []byte(secretPolicy), Files: map[string][]byte{"more.npl": []byte(secretPolicy)}}
+	k.fake.plan = PlanAnswer{Diagnostics: []Diagnostic{{Code: "NP110", Severity: "warning", Message: "no https://hooks.example/s3cr3t"}}, Diff: "+ https://hooks.example/s3cr3t"}
+	if resp, body := k.ask("POST", "/api/v1/config/stage", fmt.Sprintf(`{"text":%q}`, secretPolicy), k.bearer(RoleAdmin)); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	k.fake.changed = fmt.Errorf("no https://hooks.example/s3cr3t: %w", ErrConflict)
+	shows := func(body string) bool {
+		for _, part := range strings.FieldsFunc(body, func(r rune) bool { return r == '"' }) {
+			if b, err := base64.StdEncoding.DecodeString(part); err == nil {
+				body += string(b)
+			}
+		}
+		return strings.Contains(body, "s3cr3t")
+	}
+	for _, path := range []string{
+		"/api/v1/config", "/api/v1/config?syntax=yaml", "/api/v1/config/versions/1", "/api/v1/config/versions?diff=1", "/api/v1/config/stage",
+		"/api/v1/logs", "/api/v1/plan", "/api/v1/status", "/api/v1/config/versions/2",
+	} {
+		resp, body := k.ask("GET", path, "", k.bearer(RoleAdmin))
+		if !shows(body) {
+			t.Errorf("%s: %d, nothing to see for the admin: %s", path, resp.StatusCode, body)
+		}
+		if resp, body := k.ask("GET", path, "", k.bearer(RoleRead)); shows(body) || !strings.Contains(body, "://") && !strings.Contains(body, "Oi8v") {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
+	// What the caller has sent comes back as it was.
+	if _, body := k.ask("POST", "/api/v1/format", fmt.Sprintf(`{"text":%q}`, secretPolicy), k.bearer(RoleRead)); !strings.Contains(body, "s3cr3t") {
+		t.Errorf("format: %s", body)
+	}
+	for _, path := range []string{"/api/v1/events?topics=logs,status&last=4", "/api/v1/decisions?last=1&follow=1"} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", k.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.bearer(RoleRead)(r)
+		k.records.Append([]byte(`{"name":"https://hooks.example/s3cr3t"}`))
+		resp, err := k.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		for lines := bufio.NewScanner(resp.Body); !strings.Contains(got, "hooks.example/") && lines.Scan(); {
+			got = lines.Text()
+		}
+		resp.Body.Close()
+		if shows(got) || !strings.Contains(got, "hooks.example/***") {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
+}
+
+// TestStreamsEnd: a stream goes on no longer than what its caller came by is good.
+func TestStreamsEnd(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	for _, path := range []string{"/api/v1/decisions?follow=1", "/api/v1/events?topics=decisions"} {
+		follow := func(set func(*http.Request)) *http.Response {
+			t.Helper()
+			r, err := http.NewRequestWithContext(t.Context(), "GET", k.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set(r)
+			resp, err := k.client.Do(r)
+			if err != nil || resp.StatusCode != http.StatusOK {
+				t.Fatalf("%v, %v", resp, err)
+			}
+			t.Cleanup(func() { resp.Body.Close() })
+			return resp
+		}
+		ended := func(name string, resp *http.Response) {
+			t.Helper()
+			if _, err := io.ReadAll(resp.Body); err != nil { // it does not come back before the end
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		withCookie := func(c *http.Cookie) func(*http.Request) { return func(r *http.Request) { r.AddCookie(c) } }
+		one, other := k.login(RoleRead), k.login(RoleRead)
+		token, admin := follow(k.bearer(RoleRead)), follow(k.bearer(RoleAdmin))
+		cookie, second := follow(withCookie(one)), follow(withCookie(other))
+		if resp, _ := k.ask("POST", "/api/v1/logout", "", withCookie(one)); resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("logout: %d", resp.StatusCode)
+		}
+		ended("a session that was logged out", cookie)
+		if _, err := k.tokens.Renew(RoleRead); err != nil {
+			t.Fatal(err)
+		}
+		ended("a token that was renewed", token)
+		ended("a session of a token that was renewed", second)
+
+		short := k.login(RoleRead)
+		k.tokens.mu.Lock()
+		for _, s := range k.tokens.sessions {
+			s.until = time.Now().Add(50 * time.Millisecond)
+		}
+		k.tokens.mu.Unlock()
+		ended("a session that is over", follow(withCookie(short)))
+
+		// Another's goes on.
+		k.records.Append([]byte(`{"id":"9"}`))
+		b := make([]byte, 300)
+		if n, err := admin.Body.Read(b); err != nil || !strings.Contains(string(b[:n]), `{"id":"9"}`) {
+			t.Errorf("the admin's stream: %q, %v", b[:n], err)
+		}
+	}
+	// Who was found out before and begins after is not forgotten.
+	ctx, end := k.tokens.during(t.Context(), caller{role: RoleRead, by: byToken, token: "old"})
+	defer end()
+	if ctx.Err() == nil {
+		t.Error("a stream begins with a token that was renewed")
+	}
+}
+
+// TestCookies: each port has its own, and one that is none hides no other.
+func TestCookies(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	cookie := k.login(RoleAdmin)
+	if port := k.url[strings.LastIndexByte(k.url, ':')+1:]; cookie.Name != cookieName+"-"+port {
+		t.Errorf("the cookie is %s", cookie.Name)
+	}
+	with := func(list ...string) int {
+		resp, _ := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.Header.Set("Cookie", strings.Join(list, "; ")) })
+		return resp.StatusCode
+	}
+	right := cookie.Name + "=" + cookie.Value
+	for _, list := range [][]string{{right}, {cookie.Name + "=x", right}, {right, cookie.Name + "=x"}, {cookieName + "=x", cookieName + "-1=x", right}} {
+		if got := with(list...); got != http.StatusOK {
+			t.Errorf("%q: %d", list, got)
+		}
+	}
+	for _, list := range [][]string{{cookieName + "=" + cookie.Value}, {cookieName + "-1=" + cookie.Value}, {cookie.Name + "=x"}} {
+		if got := with(list...); got != http.StatusUnauthorized {
+			t.Errorf("%q: %d", list, got)
+		}
+	}
+}
+
 // TestOtherSites: what pages of other sites can have a browser do changes nothing.
 func TestOtherSites(t *testing.T) {
 	k := newSite(t, TCP{}, nil)
@@ -243,10 +415,14 @@ func TestOtherSites(t *testing.T) {
 		}
 	}
 	// What a form can send without asking first is no JSON.
-	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/json; charset=utf-16", "text/json"} {
+	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/json; charset=utf-16", "text/json", "gzip"} {
 		resp, body := k.ask("PUT", "/api/v1/state", `{"state":"FAILOVER","for":"1m","reason":"x"}`, func(r *http.Request) {
 			r.AddCookie(cookie)
 			r.Header.Set("Content-Type", kind)
+			if kind == "gzip" {
+				r.Header.Set("Content-Type", "application/json")
+				r.Header.Set("Content-Encoding", "gzip")
+			}
 		})
 		if resp.StatusCode != http.StatusUnsupportedMediaType {
 			t.Errorf("%q: %d %s", kind, resp.StatusCode, body)
@@ -347,10 +523,25 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: leads to %s", path, place)
 		}
 	}
-	for _, method := range []string{"TRACE", "PATCH", "POST"} {
-		if resp, _ := k.ask(method, "/api/v1/status", "", admin); resp.StatusCode != http.StatusMethodNotAllowed {
-			t.Errorf("%s: %d", method, resp.StatusCode)
+	for _, o := range [][3]string{
+		{"TRACE", "/api/v1/status", "GET, HEAD"},
+		{"PATCH", "/api/v1/status", "GET, HEAD"},
+		{"POST", "/api/v1/status", "GET, HEAD"},
+		{"PATCH", "/api/v1/connections/5", "DELETE"},
+		{"PUT", "/api/v1/config/stage", "DELETE, GET, HEAD, POST"},
+		{"GET", "/api/v1/xray/parse", "POST"},
+	} {
+		if resp, _ := k.ask(o[0], o[1], "", admin); resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != o[2] {
+			t.Errorf("%s %s: %d, %q, want %q", o[0], o[1], resp.StatusCode, resp.Header.Get("Allow"), o[2])
 		}
+	}
+	for _, path := range []string{"/api//v1/status", "/api/v1/../v1/status", "/api/v1/status/"} {
+		if resp, _ := k.ask("GET", path, "", admin); resp.StatusCode != http.StatusNotFound || resp.Header.Get("Location") != "" {
+			t.Errorf("%s: %d, to %q", path, resp.StatusCode, resp.Header.Get("Location"))
+		}
+	}
+	if resp := k.answered(k.raw("OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")); resp.StatusCode/100 != 4 {
+		t.Errorf("OPTIONS *: %d", resp.StatusCode)
 	}
 	if resp, _ := k.ask("POST", "/index.html", "", admin); resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST of a page: %d", resp.StatusCode)
@@ -515,7 +706,7 @@ func TestTLS(t *testing.T) {
 	certOf(t, o.CertFile, o.KeyFile, "router.lan")
 	k := newSite(t, o, nil)
 	cookie := k.login(RoleAdmin)
-	if !cookie.Secure || cookie.Name != "__Host-"+cookieName {
+	if !cookie.Secure || cookie.Name != "__Host-"+cookieName+"-"+k.url[strings.LastIndexByte(k.url, ':')+1:] {
 		t.Errorf("the cookie is %v", cookie)
 	}
 	resp, body := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.AddCookie(cookie) })

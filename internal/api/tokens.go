@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -43,6 +44,7 @@ type Tokens struct {
 	mu       sync.Mutex
 	tokens   map[Role]string
 	sessions map[[sha256.Size]byte]*session // by the hash of the cookie
+	streams  map[*underWay]bool
 	tries    map[netip.Addr]*tries
 }
 
@@ -53,6 +55,12 @@ type session struct {
 	key   [sha256.Size]byte
 }
 
+// underWay is an answer that goes on only as long as what its caller came by is good.
+type underWay struct {
+	caller
+	end context.CancelFunc
+}
+
 // tries are the wrong tokens of one address.
 type tries struct {
 	n     int
@@ -61,7 +69,7 @@ type tries struct {
 
 // OpenTokens reads the tokens in dir, and makes those that are not there.
 func OpenTokens(dir string) (*Tokens, error) {
-	t := &Tokens{dir: dir, tokens: map[Role]string{}, sessions: map[[sha256.Size]byte]*session{}, tries: map[netip.Addr]*tries{}}
+	t := &Tokens{dir: dir, tokens: map[Role]string{}, sessions: map[[sha256.Size]byte]*session{}, streams: map[*underWay]bool{}, tries: map[netip.Addr]*tries{}}
 	for role, name := range tokenFiles {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		switch {
@@ -95,7 +103,7 @@ func (t *Tokens) Get(role Role) string {
 	return t.tokens[role]
 }
 
-// Renew makes a new token for a role and ends the sessions of the old one.
+// Renew makes a new token for a role and ends the sessions and the streams of the old one.
 func (t *Tokens) Renew(role Role) (string, error) {
 	name, ok := tokenFiles[role]
 	if !ok {
@@ -113,7 +121,49 @@ func (t *Tokens) Renew(role Role) (string, error) {
 			delete(t.sessions, key)
 		}
 	}
+	t.endStreams()
 	return text, nil
+}
+
+// good reports whether what a caller came by is still good; t.mu is held.
+func (t *Tokens) good(c *caller) bool {
+	if c.session != nil {
+		return t.sessions[c.session.key] == c.session
+	}
+	return t.tokens[c.role] == c.token
+}
+
+// endStreams ends those whose callers came by what is good no more; t.mu is held.
+func (t *Tokens) endStreams() {
+	for s := range t.streams {
+		if !t.good(&s.caller) {
+			s.end()
+		}
+	}
+}
+
+// during returns a context that ends with ctx, and when what the caller came by is good no
+// more: its token was renewed, its session was ended or is over.
+func (t *Tokens) during(ctx context.Context, c caller) (context.Context, context.CancelFunc) {
+	var cancel context.CancelFunc
+	if c.session != nil {
+		ctx, cancel = context.WithDeadline(ctx, c.session.until)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	s := &underWay{c, cancel}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.streams[s] = true
+	if !t.good(&c) { // since who asks was found out
+		cancel()
+	}
+	return ctx, func() {
+		cancel()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.streams, s)
+	}
 }
 
 // check returns the role of a token. It takes as long for a wrong one as for a right one.
@@ -132,10 +182,7 @@ func (t *Tokens) check(text string) (role Role, ok bool) {
 
 // wrong notes a wrong token, and returns how long its sender has to wait when there were too many.
 func (t *Tokens) wrong(from netip.Addr) (wait time.Duration) {
-	if from = from.Unmap().WithZone(""); from.Is6() {
-		p, _ := from.Prefix(64) // who has one address of a network has them all
-		from = p.Addr()
-	}
+	from = networkOf(from)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -174,6 +221,7 @@ func (t *Tokens) begin(role Role) (value string, until time.Time) {
 	}
 	if len(t.sessions) >= maxSessions {
 		delete(t.sessions, first.key)
+		t.endStreams()
 	}
 	s := &session{role: role, until: now.Add(sessionTime), key: sha256.Sum256([]byte(value))}
 	t.sessions[s.key] = s
@@ -197,4 +245,5 @@ func (t *Tokens) end(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.sessions, s.key)
+	t.endStreams()
 }

@@ -290,7 +290,15 @@ func (k *talk) changes(r *rig) {
 	if resp, _ := k.ask("GET", "/api/v1/config", nil, "If-None-Match", base); resp.StatusCode != http.StatusNotModified {
 		k.t.Errorf("a known policy is sent again: %d", resp.StatusCode)
 	}
-	k.keep("GET", "/api/v1/config?syntax=npl", nil)
+	resp, _ = k.keep("GET", "/api/v1/config?syntax=npl", nil)
+	converted := resp.Header.Get("ETag")
+	if resp, _ := k.ask("GET", "/api/v1/config?syntax=npl", nil, "If-None-Match", base); resp.StatusCode != http.StatusOK || converted == base {
+		k.t.Errorf("NPL instead of a YAML that is known: %d, %s and %s", resp.StatusCode, converted, base)
+	}
+	if resp, body := k.ask("POST", "/api/v1/config/stage", map[string]any{"text": zoomPolicy}, "If-Match", converted); resp.StatusCode != http.StatusOK {
+		k.t.Errorf("staged from a converted text: %d %s", resp.StatusCode, body)
+	}
+	k.ask("DELETE", "/api/v1/config/stage", nil)
 	k.keep("GET", "/api/v1/config/stage", nil)
 	k.keep("POST", "/api/v1/config/commit", map[string]any{}, "If-Match", `"x"`)
 	k.keep("POST", "/api/v1/config/commit", map[string]any{})
@@ -305,12 +313,17 @@ func (k *talk) changes(r *rig) {
 	k.keep("POST", "/api/v1/replay", map[string]any{})
 	k.keep("POST", "/api/v1/config/commit?confirm=soon", map[string]any{}, "If-Match", st.ETag)
 	k.keep("POST", "/api/v1/config/commit?confirm=90s", map[string]any{}, "If-Match", st.ETag)
-	k.keep("POST", "/api/v1/config/confirm", map[string]any{})
+	k.keep("POST", "/api/v1/config/confirm", map[string]any{"n": 1})
+	k.keep("POST", "/api/v1/config/confirm", map[string]any{"n": 2})
+	k.keep("POST", "/api/v1/config/confirm", map[string]any{"n": 2})
 	k.keep("POST", "/api/v1/config/confirm", map[string]any{})
 	k.keep("GET", "/api/v1/config/versions?diff=1", nil)
 	k.keep("GET", "/api/v1/config/versions/1", nil)
 	k.keep("GET", "/api/v1/config/versions/77", nil)
 	k.keep("POST", "/api/v1/config/rollback", map[string]any{})
+	k.keep("POST", "/api/v1/config/rollback", map[string]any{"n": 2})
+	k.keep("POST", "/api/v1/config/rollback", map[string]any{"to": "previous"}, "If-Match", base)
+	k.keep("POST", "/api/v1/config/rollback", map[string]any{"to": "previous"}, "If-Match", st.ETag)
 	k.ask("POST", "/api/v1/config/stage", map[string]any{"text": zoomPolicy})
 	k.keep("DELETE", "/api/v1/config/stage", nil)
 	k.keep("POST", "/api/v1/reload", map[string]any{})
@@ -413,4 +426,36 @@ func (k *talk) read(path, id string, enough func([]sent) bool) []sent {
 		}
 	}
 	return list
+}
+
+// TestParallelCommits: of many who commit what they made from one policy, one does, whether
+// they send it or have staged it.
+func TestParallelCommits(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) { o.StateDir, o.Socket = filepath.Join(t.TempDir(), "state"), socket })
+	k := newTalk(t, socket)
+	resp, _ := k.ask("GET", "/api/v1/config", nil)
+	base := resp.Header.Get("ETag")
+	resp, _ = k.ask("POST", "/api/v1/config/stage", map[string]any{"text": otherPolicy})
+	staged := resp.Header.Get("ETag")
+	sent := map[string]any{"policy": request(otherPolicy+"# a remark\n", "").Policy}
+	codes := make(chan int)
+	const callers = 3 // as many as may be at work
+	for i := range callers {
+		go func() {
+			body, match := map[string]any{}, staged
+			if i > 0 {
+				body, match = sent, base
+			}
+			resp, _ := k.ask("POST", "/api/v1/config/commit", body, "If-Match", match)
+			codes <- resp.StatusCode
+		}()
+	}
+	got := map[int]int{}
+	for range callers {
+		got[<-codes]++
+	}
+	if list, err := r.History(t.Context(), "", false); got[200] != 1 || got[412] != callers-1 || err != nil || len(list) != 2 {
+		t.Errorf("answers %v, %d policies in the history, %v", got, len(list), err)
+	}
 }

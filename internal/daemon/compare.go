@@ -7,6 +7,7 @@ import (
 
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/rules"
 )
 
 // Compare tells what a policy would change in the kernel, and touches nothing.
@@ -38,7 +39,7 @@ func (d *Daemon) Compare(ctx context.Context, q api.PlanRequest) (api.PlanAnswer
 
 func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswer, error) {
 	out := api.PlanAnswer{Diagnostics: []api.Diagnostic{}}
-	c, err := d.candidate(ctx, &change{bundle: q.Policy, why: "compare", again: true, bare: true})
+	c, err := d.candidate(ctx, &change{bundle: q.Policy, confined: d.confined(q.Confined), why: "compare", again: true, bare: true})
 	if err != nil {
 		out.Error = err.Error()
 		var r *rejection
@@ -70,6 +71,14 @@ func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswe
 		out.Added, out.Removed = countChanges(diff)
 	}
 	return out, nil
+}
+
+// confined is the policy in force, for changes of those who must not read files by naming them.
+func (d *Daemon) confined(yes bool) *rules.Policy {
+	if !yes {
+		return nil
+	}
+	return d.snap.Load().live.policy
 }
 
 // outline is a plan as the ledger keeps it: what the table has is told by its shape.

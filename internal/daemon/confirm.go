@@ -100,11 +100,11 @@ func (d *Daemon) serveChange(ctx context.Context, call *changeCall) {
 		return
 	}
 	switch q := &call.q; {
-	case q.Do == api.DoConfirm:
-		call.answer(d.confirmed(ctx, call.who))
-	case q.Do == api.DoRollback && q.To == "" && d.waiting != nil:
-		call.answer(d.takeBack(ctx, "taken back by "+call.who))
-	case q.Do == api.DoRollback:
+	case q.Do == api.DoConfirm && q.N > 0:
+		call.answer(d.settle(q.N, func() (api.ChangeResult, error) { return d.confirmed(ctx, call.who) }))
+	case q.Do == api.DoRollback && q.N > 0 && q.To == "":
+		call.answer(d.settle(q.N, func() (api.ChangeResult, error) { return d.takeBack(ctx, "taken back by "+call.who) }))
+	case q.Do == api.DoRollback && q.N == 0 && q.To != "":
 		n, b, err := d.target(q.To)
 		if err != nil {
 			call.answer(api.ChangeResult{}, err)
@@ -114,14 +114,27 @@ func (d *Daemon) serveChange(ctx context.Context, call *changeCall) {
 	case q.Do == api.DoApply && q.Policy != nil:
 		d.apply(ctx, call, q.Policy, "apply "+filepath.Base(q.Policy.Name))
 	default:
-		call.answer(api.ChangeResult{}, fmt.Errorf("a change that is %q: want apply with a policy, confirm or rollback: %w", q.Do, api.ErrBadRequest))
+		call.answer(api.ChangeResult{}, fmt.Errorf("a change that is %q: want apply with a policy, confirm with the number n of the policy that waits, or rollback with n, "+
+			"or with to, a policy of the history: %w", q.Do, api.ErrBadRequest))
 	}
+}
+
+// settle confirms the change that waits, or takes it back: the one that the caller has
+// seen and no other.
+func (d *Daemon) settle(n int, do func() (api.ChangeResult, error)) (api.ChangeResult, error) {
+	switch w := d.waiting; {
+	case w == nil:
+		return api.ChangeResult{}, fmt.Errorf("policy %d does not wait for a confirmation any more: %w", n, api.ErrConflict)
+	case w.N != n:
+		return api.ChangeResult{}, fmt.Errorf("policy %d does not wait for a confirmation any more; policy %d does: %w", n, w.N, api.ErrConflict)
+	}
+	return do()
 }
 
 // target finds the policy to go back to: the one that is named, or the one that
 // was in force before.
 func (d *Daemon) target(ref string) (int, policyfile.Bundle, error) {
-	if ref == "" {
+	if ref == api.ToPrevious {
 		e, _, ok := d.history.entry(int(d.live.Load()))
 		if !ok || e.Before == 0 {
 			return 0, policyfile.Bundle{}, fmt.Errorf("the history has no policy before the present one: %w", api.ErrConflict)
@@ -171,6 +184,13 @@ func termsOf(q *api.ChangeRequest) (terms, error) {
 // else the file stays as it is until the confirmation.
 func (d *Daemon) apply(ctx context.Context, call *changeCall, b *policyfile.Bundle, trigger string) {
 	t, err := termsOf(&call.q)
+	if err == nil && call.q.IfMatch != "" {
+		// Here, where changes come one after the other, the answer is still true when it is used.
+		var e api.EntryText
+		if e, err = d.Present(ctx); err == nil && !call.q.Replaces(&e.Policy) {
+			err = api.ErrPrecondition
+		}
+	}
 	switch {
 	case err != nil:
 	case d.waiting != nil:
@@ -189,7 +209,7 @@ func (d *Daemon) apply(ctx context.Context, call *changeCall, b *policyfile.Bund
 	before := d.snap.Load()
 	var w *waiting
 	var result api.ChangeResult
-	ch := &change{bundle: b, why: trigger, before: func(c *candidate) error {
+	ch := &change{bundle: b, confined: d.confined(call.q.Confined && call.q.Do == api.DoApply), why: trigger, before: func(c *candidate) error {
 		warning, err := d.controls(ctx, call.q.Control, c)
 		switch {
 		case err != nil:
@@ -363,10 +383,7 @@ func (d *Daemon) tryAgain(_ api.ChangeResult, err error) {
 // confirmed keeps the change that waits: its text goes to the policy's file.
 func (d *Daemon) confirmed(ctx context.Context, who string) (api.ChangeResult, error) {
 	w := d.waiting
-	switch {
-	case w == nil:
-		return api.ChangeResult{}, fmt.Errorf("no policy waits for a confirmation: %w", api.ErrConflict)
-	case w.why != "":
+	if w.why != "" {
 		return api.ChangeResult{}, fmt.Errorf("policy %d is being taken back: %s: %w", w.N, w.why, api.ErrConflict)
 	}
 	replaced, err := w.bundle.Replaced(d.opts.Config)

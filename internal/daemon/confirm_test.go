@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,14 @@ func (c *changing) apply(t *testing.T, text, confirm string) api.ChangeResult {
 
 func request(text, confirm string) api.ChangeRequest {
 	return api.ChangeRequest{Do: api.DoApply, Confirm: confirm, Policy: &policyfile.Bundle{Name: "/tmp/new.yaml", Main: []byte(text)}}
+}
+
+// settle names the change that waits; policy 99 where none does.
+func (c *changing) settle(do string) api.ChangeRequest {
+	if w := c.Status().Confirm; w != nil {
+		return api.ChangeRequest{Do: do, N: w.N}
+	}
+	return api.ChangeRequest{Do: do, N: 99}
 }
 
 func (c *changing) file(t *testing.T) string {
@@ -167,7 +176,7 @@ func TestApply(t *testing.T) {
 	if r := back("1"); r.Result != api.Applied || r.Policy.Hash != first || c.file(t) != zoomPolicy {
 		t.Errorf("%+v", r)
 	}
-	if r := back(""); r.Result != api.Applied || r.Policy.Hash == first {
+	if r := back(api.ToPrevious); r.Result != api.Applied || r.Policy.Hash == first {
 		t.Errorf("%+v", r)
 	}
 	if r := back(first[:6]); r.Policy.Hash != first {
@@ -199,7 +208,7 @@ func TestConfirm(t *testing.T) {
 	if _, err := c.Change(t.Context(), "x", request(otherPolicy, "")); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("a second change: %v", err)
 	}
-	r, err := c.Change(t.Context(), "root (uid 0)", api.ChangeRequest{Do: api.DoConfirm})
+	r, err := c.Change(t.Context(), "root (uid 0)", c.settle(api.DoConfirm))
 	if err != nil || r.Result != api.Confirmed || r.N != 2 || c.file(t) != blockPolicy {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -232,7 +241,7 @@ func TestNobodyConfirms(t *testing.T) {
 		s := c.Status()
 		return s.Confirm == nil || strings.Contains(s.Confirm.Error, "gone: a rule")
 	})
-	if _, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoConfirm}); err == nil {
+	if _, err := c.Change(t.Context(), "x", c.settle(api.DoConfirm)); err == nil {
 		t.Error("a change that is being taken back was confirmed")
 	}
 	c.settled(t)
@@ -259,11 +268,79 @@ func TestNobodyConfirms(t *testing.T) {
 	}
 }
 
+// TestChangesOfOneBase: of many who replace the same policy at once, one does.
+func TestChangesOfOneBase(t *testing.T) {
+	c := startChanging(t)
+	e, err := c.Present(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const callers = 8
+	answers := make(chan error, callers)
+	for i := range callers {
+		q := request(otherPolicy+strings.Repeat("# a remark\n", i), "")
+		q.IfMatch = `"other", "` + e.Policy.Digest()[:32] + `"`
+		go func() {
+			_, err := c.Change(t.Context(), "x", q)
+			answers <- err
+		}()
+	}
+	made := 0
+	for range callers {
+		if err := <-answers; err == nil {
+			made++
+		} else if !errors.Is(err, api.ErrPrecondition) {
+			t.Error(err)
+		}
+	}
+	if list := c.outcomes(t); made != 1 || len(list) != 2 {
+		t.Errorf("%d changes were made: %q", made, list)
+	}
+	stale := api.ChangeRequest{Do: api.DoRollback, To: "1", IfMatch: `"` + e.Policy.Digest()[:32] + `"`}
+	if _, err := c.Change(t.Context(), "x", stale); !errors.Is(err, api.ErrPrecondition) {
+		t.Errorf("a rollback from another policy: %v", err)
+	}
+}
+
+// TestTooLate: who confirms or takes back what does not wait any more does it to nothing else.
+func TestTooLate(t *testing.T) {
+	c := startChanging(t)
+	c.apply(t, otherPolicy, "")
+	n := c.apply(t, blockPolicy, "1m").N
+	back := api.ChangeRequest{Do: api.DoRollback, N: n}
+	if r, err := c.Change(t.Context(), "x", back); err != nil || r.Result != api.Reverted {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	want := []string{"apply new.yaml reverted", "apply new.yaml *", "start"}
+	c.expect(t, want...)
+	for _, q := range []api.ChangeRequest{back, {Do: api.DoConfirm, N: n}} {
+		if _, err := c.Change(t.Context(), "x", q); !errors.Is(err, api.ErrConflict) {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+	for _, q := range []api.ChangeRequest{{Do: api.DoRollback}, {Do: api.DoConfirm}, {Do: api.DoRollback, N: n, To: "1"}} {
+		if _, err := c.Change(t.Context(), "x", q); !errors.Is(err, api.ErrBadRequest) {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+	c.expect(t, want...)
+	// What somebody else has begun meanwhile goes on waiting.
+	next := c.apply(t, blockPolicy+"# a remark\n", "1m").N
+	for _, do := range []string{api.DoConfirm, api.DoRollback} {
+		if _, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: do, N: n}); !errors.Is(err, api.ErrConflict) {
+			t.Errorf("%s of another one: %v", do, err)
+		}
+	}
+	if w := c.Status().Confirm; w == nil || w.N != next {
+		t.Errorf("what waits is %+v, want %d", w, next)
+	}
+}
+
 func TestRollbackOfAPendingChange(t *testing.T) {
 	c := startChanging(t)
 	first := c.Status().Policy.Hash
 	c.apply(t, blockPolicy, "1m")
-	r, err := c.Change(t.Context(), "root (uid 0)", api.ChangeRequest{Do: api.DoRollback})
+	r, err := c.Change(t.Context(), "root (uid 0)", c.settle(api.DoRollback))
 	if err != nil || r.Result != api.Reverted || r.Policy.Hash != first || !r.Reverted.Verified {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -280,7 +357,7 @@ func TestRestartWhileAChangeWaits(t *testing.T) {
 	if s.Confirm == nil || s.Confirm.Left > 30 || s.Policy.Hash == first || c.file(t) != zoomPolicy {
 		t.Fatalf("%+v", s.Confirm)
 	}
-	r, err := c.Change(t.Context(), "root (uid 0)", api.ChangeRequest{Do: api.DoRollback})
+	r, err := c.Change(t.Context(), "root (uid 0)", c.settle(api.DoRollback))
 	if err != nil || r.Policy.Hash != first {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -338,10 +415,10 @@ func TestFileChangesWhileAChangeWaits(t *testing.T) {
 		res.Policy.Hash != r.Policy.Hash {
 		t.Errorf("%+v, %v", res, err)
 	}
-	if _, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoConfirm}); !errors.Is(err, api.ErrConflict) || !strings.Contains(err.Error(), "changed by hand") {
+	if _, err := c.Change(t.Context(), "x", c.settle(api.DoConfirm)); !errors.Is(err, api.ErrConflict) || !strings.Contains(err.Error(), "changed by hand") {
 		t.Errorf("confirm over a file that was changed: %v", err)
 	}
-	if _, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoRollback}); err != nil {
+	if _, err := c.Change(t.Context(), "x", c.settle(api.DoRollback)); err != nil {
 		t.Error(err)
 	}
 	c.settled(t)
@@ -358,7 +435,7 @@ func TestConfirmThatCanNotBeWritten(t *testing.T) {
 	if err := os.Rename(folder, folder+".gone"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoConfirm}); err == nil {
+	if _, err := c.Change(t.Context(), "x", c.settle(api.DoConfirm)); err == nil {
 		t.Error("a policy without a file was confirmed")
 	}
 	if c.Status().Confirm == nil {
@@ -367,7 +444,7 @@ func TestConfirmThatCanNotBeWritten(t *testing.T) {
 	if err := os.Rename(folder+".gone", folder); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoConfirm}); err != nil || r.Result != api.Confirmed {
+	if r, err := c.Change(t.Context(), "x", c.settle(api.DoConfirm)); err != nil || r.Result != api.Confirmed {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -498,7 +575,7 @@ func TestProbesAndTheCaller(t *testing.T) {
 	if err != nil || r.Result != api.Pending || len(r.Warnings) != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if _, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoRollback}); err != nil {
+	if _, err := c.Change(t.Context(), "x", c.settle(api.DoRollback)); err != nil {
 		t.Fatal(err)
 	}
 	// wan1 is up, and its next rounds take their time: the caller leaves before.
@@ -551,7 +628,7 @@ func TestChangeWithImports(t *testing.T) {
 	if s := c.Status(); s.Confirm == nil || s.Policy.Rules != 6 || s.Policy.Hash != r.Policy.Hash {
 		t.Fatalf("%+v", s.Policy)
 	}
-	if r, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoConfirm}); err != nil || r.Result != api.Confirmed {
+	if r, err := c.Change(t.Context(), "x", c.settle(api.DoConfirm)); err != nil || r.Result != api.Confirmed {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if b, err := os.ReadFile(filepath.Join(filepath.Dir(c.path), "lists/ads.txt")); err != nil || string(b) != "ads.example\n" {
@@ -566,7 +643,7 @@ func TestChangeWithImports(t *testing.T) {
 	}
 	until(t, "the list is read", func() bool { return c.Status().Policy.Hash != r.Policy.Hash })
 	until(t, "it is in the history", func() bool { return len(c.outcomes(t)) == 3 })
-	if back, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoRollback}); err != nil || back.Policy.Hash != r.Policy.Hash {
+	if back, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoRollback, To: api.ToPrevious}); err != nil || back.Policy.Hash != r.Policy.Hash {
 		t.Errorf("%+v, %v", back, err)
 	}
 }
@@ -591,5 +668,38 @@ func TestCompare(t *testing.T) {
 	}
 	if len(c.host.applied) != 1 {
 		t.Error("something was applied")
+	}
+}
+
+// TestConfinedChange: a policy that came over the network has no file of this host read by
+// naming it, in a plan and in a change.
+func TestConfinedChange(t *testing.T) {
+	c := startChanging(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("trojan://s3cr3t:$6$hash\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		strings.Replace(zoomPolicy, "rules:\n", "rules:\n  - import: "+secret+"\n", 1),
+		strings.Replace(zoomPolicy, "routes:\n", "daemon: {xray_links: ["+secret+"]}\nroutes:\n  x: {via: xray \"One\"}\n", 1),
+	} {
+		q := request(text, "")
+		q.Confined = true
+		a, err := c.Compare(t.Context(), api.PlanRequest{Policy: q.Policy, Confined: true})
+		if told := fmt.Sprintf("%+v", a); err != nil || a.Error == "" || !strings.Contains(told, "neither below the policy's folder nor in the policy in force") || strings.Contains(told, "s3cr3t") {
+			t.Errorf("plan: %s, %v", told, err)
+		}
+		r, err := c.Change(t.Context(), "x", q)
+		if told := fmt.Sprintf("%+v", r); err != nil || r.Result != api.Rejected || strings.Contains(told, "s3cr3t") {
+			t.Errorf("change: %s, %v", told, err)
+		}
+	}
+	q := request(strings.Replace(zoomPolicy, "rules:\n", "rules:\n  - import: more.yaml\n", 1), "")
+	q.Confined = true
+	if err := os.WriteFile(filepath.Join(filepath.Dir(c.path), "more.yaml"), []byte("version: 1\nrules:\n  - {name: more, priority: 10, match: {port: 99}, action: {block: true}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.Change(t.Context(), "x", q); err != nil || r.Result != api.Applied || r.Policy.Rules != 5 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

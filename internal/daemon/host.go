@@ -97,6 +97,9 @@ type Parts struct {
 	Now func() time.Duration
 	// Boot is this boot's id.
 	Boot string
+	// FirstFlow is what the ids of flows are counted from. By chance it is another one in each
+	// run, so that an id of a former run names no flow of this one.
+	FirstFlow uint64
 	// Accounting reports whether the kernel counts the bytes of connections; nil: it
 	// does. Without it quotas and conn.bytes stay at nothing, and the daemon says so.
 	Accounting func() bool

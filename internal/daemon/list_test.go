@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -218,4 +219,18 @@ func BenchmarkList(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestFirstFlow: an id of another run names no connection of this one.
+func TestFirstFlow(t *testing.T) {
+	r := start(t, zoomPolicy, func(_ *Options, p *Parts) { p.FirstFlow = 1 << 51 })
+	r.send(event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.1:443"))
+	r.sync()
+	f, err := r.Flows(t.Context(), api.FlowsRequest{Sort: api.ByAge, Limit: 1})
+	if err != nil || len(f.Flows) != 1 || f.Flows[0].ID != "2251799813685249" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if err := r.Kill(t.Context(), 1); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("an id of another run: %v", err)
+	}
 }

@@ -80,7 +80,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 	w := c.world
 	l.made = w
 	l.core = newCore(l.liveOf(c), m, d.opts.Observe, d.parts.Boot)
-	l.core.own = ownAddrs(c.host)
+	l.core.own, l.core.nextID = ownAddrs(c.host), d.parts.FirstFlow
 	l.applied = &w
 	l.links()
 	l.core.apply(state.TickEvent(d.parts.Now()), time.Now())

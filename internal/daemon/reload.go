@@ -75,6 +75,9 @@ type change struct {
 	policy *rules.Policy
 	bundle *policyfile.Bundle
 	why    string
+	// confined is the policy in force, when the bundle's sender must not read files by
+	// naming them; nil: they may.
+	confined *rules.Policy
 	// before has the last word before the kernel is touched; nil has none.
 	before func(*candidate) error
 	// readBack asks for a look at the kernel afterwards.
@@ -129,6 +132,9 @@ func (ch *change) read(path, stateDir string) (load.Result, error) {
 	}
 	if _, err := os.Stat(stateDir); err != nil { // only observing: there is none
 		stateDir = ""
+	}
+	if ch.confined != nil {
+		return ch.bundle.LoadConfined(path, cache, stateDir, ch.confined)
 	}
 	return ch.bundle.Load(path, cache, stateDir)
 }
@@ -543,7 +549,7 @@ func (d *Daemon) candidate(ctx context.Context, ch *change) (*candidate, error) 
 	}
 	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
 	if err == nil && ch.policy == nil {
-		if list := d.checkXray(c.policy); len(list) > 0 {
+		if list := d.checkProxies(c.policy, ch.confined); len(list) > 0 {
 			return nil, &rejection{list, c.sources}
 		}
 	}

@@ -86,9 +86,15 @@ func lent(config string, b *policyfile.Bundle, p *rules.Policy) *lsp.Files {
 		f.Texts[filepath.Join(filepath.Dir(config), filepath.FromSlash(rel))] = text
 	}
 	for _, s := range p.Sets {
-		f.Refs = append(f.Refs, s.List)
+		f.Refs = append(f.Refs, s.List, maskedRef(s.List))
 	}
 	return f
+}
+
+// maskedRef is a reference as texts have it that are shown to the role read.
+func maskedRef(r rules.ListRef) rules.ListRef {
+	r.URL = string(api.Masked([]byte(r.URL)))
+	return r
 }
 
 // held is a rules.Lists of what a policy has loaded.
@@ -97,7 +103,7 @@ type held struct{ p *rules.Policy }
 // Load returns the elements of a set of the policy.
 func (h held) Load(ref rules.ListRef, t rules.SetType) (rules.Elements, []string, error) {
 	for _, s := range h.p.Sets {
-		if s.List == ref && s.Type == t {
+		if (s.List == ref || maskedRef(s.List) == ref) && s.Type == t {
 			return s.Elements, nil, nil
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/policyfile"
 	"netpolicy.dev/netpolicy/internal/tunnels"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
@@ -201,6 +202,32 @@ func (d *Daemon) proxies(config string, links []string, watched bool) tunnels.So
 // checkXray says which routes via xray of a policy can't be carried out.
 func (d *Daemon) checkXray(p *rules.Policy) []diag.Diagnostic {
 	return CheckXray(d.opts.Config, p, d.parts.Proxies)
+}
+
+// checkProxies is checkXray for a change. Where its sender must not read files by naming
+// them, inForce has those that may be named, besides those below the policy's folder.
+func (d *Daemon) checkProxies(p, inForce *rules.Policy) []diag.Diagnostic {
+	var unknown []string
+	if inForce != nil {
+		unknown = slices.DeleteFunc(slices.Clone(p.Daemon.Xray.Links), func(name string) bool { return slices.Contains(inForce.Daemon.Xray.Links, name) })
+	}
+	dir := filepath.Dir(d.opts.Config)
+	for _, name := range unknown {
+		path := name
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		if _, err := policyfile.Reaches(dir, path); err != nil {
+			return []diag.Diagnostic{diag.New("NP504", diag.Span{}, "daemon.xray_links: %s: %s", diag.Quote(name), err)}
+		}
+	}
+	list := d.checkXray(p)
+	for i := range list {
+		if len(unknown) > 0 {
+			list[i].Message, list[i].Help, list[i].Notes = "this route via xray can't be carried out; what the files of daemon.xray_links say is not shown here", "", nil
+		}
+	}
+	return list
 }
 
 // CheckXray says which routes via xray of a policy at a path can't be carried out

@@ -168,7 +168,7 @@ func TestProbesDecide(t *testing.T) {
 	if text, err := os.ReadFile(c.policy); err != nil || bytes.Equal(text, c.good) {
 		t.Errorf("it was not kept: %v", err)
 	}
-	if out, err := c.netpolicy("rollback"); err != nil || !strings.Contains(out, "applied: "+c.hash) {
+	if out, err := c.netpolicy("rollback", "previous"); err != nil || !strings.Contains(out, "applied: "+c.hash) {
 		t.Errorf("rollback: %v\n%s", err, out)
 	}
 	c.reaches(true)

@@ -142,6 +142,11 @@ func (b *Bundle) names() []string { return slices.Sorted(maps.Keys(b.Files)) }
 // folder cache, "" for none. scratch is an existing folder for files while they are
 // read, "" for the system's own.
 func (b *Bundle) Load(config, cache, scratch string) (load.Result, error) {
+	return b.load(config, scratch, Import, Lists(config, cache))
+}
+
+// load loads the policy with other files from read and disk.
+func (b *Bundle) load(config, scratch string, read func(string) ([]byte, error), disk rules.Lists) (load.Result, error) {
 	if err := b.check(); err != nil {
 		return load.Result{}, err
 	}
@@ -163,9 +168,9 @@ func (b *Bundle) Load(config, cache, scratch string) (load.Result, error) {
 					return text, nil
 				}
 			}
-			return Import(name)
+			return read(name)
 		},
-		Lists: overlay{b, temp, Lists(config, cache)},
+		Lists: overlay{b, temp, disk},
 	})
 	return r, nil
 }

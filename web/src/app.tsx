@@ -224,6 +224,16 @@ function Banners() {
   useEffect(() => {
     if (s?.confirm) announce(t('announce.confirm', { left: countdown(left(s, arrived.current.at)) }))
   }, [s?.confirm?.hash])
+  // The change that is shown is settled and no other, whatever waits when the request
+  // arrives; and once, though it is shown until the next status.
+  const [settling, setSettling] = useState(0)
+  const settle = (path: string, n: number) => {
+    setSettling(n)
+    post<ChangeResult>(path, { n }).catch((err: unknown) => {
+      setSettling(0)
+      failed(err)
+    })
+  }
   if (!s) return null
   return (
     <>
@@ -237,11 +247,11 @@ function Banners() {
           <span class="grow" />
           {session.value?.role === 'admin' && (
             <>
-              <button type="button" class="primary" onClick={() => void post<ChangeResult>('config/confirm').catch(failed)}>
+              <button type="button" class="primary" disabled={settling === s.confirm.n} onClick={() => settle('config/confirm', s.confirm!.n)}>
                 <Icon name="check" />
                 {t('confirm.keep')}
               </button>
-              <button type="button" onClick={() => void post<ChangeResult>('config/rollback').catch(failed)}>
+              <button type="button" disabled={settling === s.confirm.n} onClick={() => settle('config/rollback', s.confirm!.n)}>
                 <Icon name="undo" />
                 {t('confirm.back')}
               </button>

@@ -233,12 +233,15 @@ const outcomes: Record<string, string> = { pending: 'warn', confirmed: 'ok', rev
 
 function History({ versions, onSettled }: { versions: Version[]; onSettled: (r: ChangeResult) => void }) {
   const [shown, setShown] = useState<Version | null>(null)
+  const [busy, setBusy] = useState(false)
   const back = async (v: Version) => {
+    setBusy(true)
     try {
       onSettled(await post<ChangeResult>('config/rollback', { to: String(v.n), confirm: '90s' }))
     } catch (err) {
       failed(err)
     }
+    setBusy(false)
   }
   return (
     <section class="card" aria-label={t('history')}>
@@ -264,7 +267,7 @@ function History({ versions, onSettled }: { versions: Version[]; onSettled: (r: 
                 <button type="button" class="plain" onClick={() => void get<Version>(`config/versions/${v.n}?diff=1`).then(setShown, failed)}>
                   {t('history.show')}
                 </button>
-                <button type="button" disabled={!mayChange() || v.live || v.outcome === 'damaged'} onClick={() => void back(v)}>
+                <button type="button" disabled={!mayChange() || busy || v.live || v.outcome === 'damaged'} onClick={() => void back(v)}>
                   <Icon name="undo" />
                   {t('history.back')}
                 </button>
