@@ -1,0 +1,130 @@
+package analysis
+
+import "slices"
+
+// budget is how much work may still be done: one for each side of a box that a point or
+// a box is compared with. So what is found does not depend on the machine.
+type budget struct {
+	left int
+	// each is the most for one question.
+	each int
+}
+
+// verdict is the answer to whether a region is covered.
+type verdict uint8
+
+const (
+	covered   verdict = iota
+	uncovered         // there is a point outside of all boxes
+	undecided         // the budget is used up
+)
+
+// cover finds out whether boxes cover regions, and what is left.
+type cover struct {
+	space *space
+	index *index
+	// point is scratch: a value for each dimension, all 0 between questions.
+	point []int32
+}
+
+func newCover(s *space, x *index) *cover {
+	return &cover{space: s, index: x, point: make([]int32, len(s.sizes))}
+}
+
+// all reports whether the boxes of rules before a place cover all pieces together. used
+// are the places of rules that do, in order. If they don't, left is a region that is not
+// covered at its sample.
+func (c *cover) all(pieces []box, before int, only func(place int) bool, b *budget) (v verdict, used []int, left box) {
+	limit := b.left - min(b.each, b.left)
+	todo := slices.Clone(pieces)
+	seen := map[int]bool{}
+	for len(todo) > 0 {
+		piece := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		best := c.best(piece, before, only, b, limit)
+		if b.left <= limit {
+			return undecided, nil, nil
+		}
+		if best == nil {
+			return uncovered, nil, piece
+		}
+		if !seen[best.place] {
+			seen[best.place] = true
+			used = append(used, best.place)
+		}
+		parts := best.cutFrom(piece, c.space.sizes)
+		b.left -= len(parts) + len(best.box)
+		todo = append(todo, parts...)
+	}
+	slices.Sort(used)
+	return covered, used, nil
+}
+
+// sample returns a value on the side: that the fact is not known yet, if that can be,
+// else the last one. Few boxes have the first, and the last is what no rule names.
+func (s side) sample() int32 {
+	if s.in[0].lo == unknown {
+		return unknown
+	}
+	return s.in[len(s.in)-1].hi
+}
+
+// best returns, of the boxes in which the sample of the piece is, the one that leaves
+// the least of the piece; of several the first. nil: there is none.
+func (c *cover) best(piece box, before int, only func(place int) bool, b *budget, limit int) *placed {
+	for _, s := range piece {
+		c.point[s.dim] = s.sample()
+	}
+	var best *placed
+	least := 0
+	c.index.each(piece, c.point, before, func(p *placed) bool {
+		b.left -= 1 + len(p.box)
+		if b.left <= limit {
+			return false
+		}
+		if only != nil && !only(p.place) {
+			return true
+		}
+		open := 0
+		for _, s := range p.box {
+			if !s.in.has(c.point[s.dim]) {
+				return true
+			}
+			if in, limited := piece.side(s.dim); !limited || !s.in.covers(in) {
+				open++
+			}
+		}
+		if best == nil || open < least || open == least && p.place < best.place {
+			best, least = p, open
+		}
+		return least > 0
+	})
+	for _, s := range piece {
+		c.point[s.dim] = 0
+	}
+	return best
+}
+
+// holders returns the places of the rules before a place that have the sample of the
+// piece in a box, in order, at most so many.
+func (c *cover) holders(piece box, before, most int, b *budget) []int {
+	for _, s := range piece {
+		c.point[s.dim] = s.sample()
+	}
+	var out []int
+	c.index.each(piece, c.point, before, func(p *placed) bool {
+		b.left -= 1 + len(p.box)
+		for _, s := range p.box {
+			if !s.in.has(c.point[s.dim]) {
+				return true
+			}
+		}
+		out = append(out, p.place)
+		return b.left > 0 && len(out) < most
+	})
+	for _, s := range piece {
+		c.point[s.dim] = 0
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

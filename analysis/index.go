@@ -1,0 +1,173 @@
+package analysis
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+
+	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/rules"
+)
+
+// placed is a box of a rule, with the rule's place in the order.
+type placed struct {
+	box
+	place int
+}
+
+// index finds the boxes that a point is in. A box is filed under one of its sides: the
+// one that the fewest boxes share.
+type index struct {
+	dims   []dimIndex
+	always []int32 // boxes without sides
+	zero   []int32 // dimensions with a filed side that has the value 0
+	boxes  []placed
+	dead   []bool // by place: boxes of these are not found
+}
+
+// dimIndex is a segment tree over the values of a dimension: each node has the sets that
+// hold all of its values, though not all of its parent's. Boxes are filed by their set.
+type dimIndex struct {
+	size  int32
+	nodes [][]int32 // sets
+	sets  [][]int32 // the boxes of each, in order
+}
+
+// newIndex files boxes that are in order.
+func newIndex(s *space, boxes []placed, places int) *index {
+	x := &index{dims: make([]dimIndex, len(s.sizes)), boxes: boxes, dead: make([]bool, places)}
+	ids := map[string]int{} // by dimension and set
+	var sets []side
+	var uses []int
+	of := make([][]int, len(boxes))
+	var key []byte
+	for i := range boxes {
+		for _, d := range boxes[i].box {
+			key = binary.LittleEndian.AppendUint32(key[:0], uint32(d.dim))
+			for _, v := range d.in {
+				key = binary.LittleEndian.AppendUint64(key, uint64(v.lo)<<32|uint64(uint32(v.hi)))
+			}
+			id, ok := ids[string(key)]
+			if !ok {
+				id = len(sets)
+				ids[string(key)], sets, uses = id, append(sets, d), append(uses, 0)
+			}
+			uses[id]++
+			of[i] = append(of[i], id)
+		}
+	}
+	filed := map[int]int{} // sets, by their place in their dimension
+	for i, list := range of {
+		if len(list) == 0 {
+			x.always = append(x.always, int32(i))
+			continue
+		}
+		id := slices.MinFunc(list, func(a, b int) int {
+			if z := sets[a].in.has(0); z != sets[b].in.has(0) {
+				if z {
+					return 1
+				}
+				return -1
+			}
+			return cmp.Or(cmp.Compare(uses[a], uses[b]), cmp.Compare(sets[a].in.count(), sets[b].in.count()))
+		})
+		d := &x.dims[sets[id].dim]
+		at, ok := filed[id]
+		if !ok {
+			at = len(d.sets)
+			filed[id] = at
+			d.file(sets[id].in, s.sizes[sets[id].dim], int32(at))
+			if sets[id].in.has(0) {
+				x.zero = append(x.zero, sets[id].dim)
+			}
+		}
+		d.sets[at] = append(d.sets[at], int32(i))
+	}
+	slices.Sort(x.zero)
+	x.zero = slices.Compact(x.zero)
+	return x
+}
+
+// file adds a set to the tree.
+func (d *dimIndex) file(in values, size, set int32) {
+	if d.nodes == nil {
+		d.size, d.nodes = size, make([][]int32, 2*size)
+	}
+	d.sets = append(d.sets, nil)
+	for _, v := range in {
+		for lo, hi := v.lo+size, v.hi+size+1; lo < hi; lo, hi = lo/2, hi/2 {
+			if lo&1 == 1 {
+				d.nodes[lo] = append(d.nodes[lo], set)
+				lo++
+			}
+			if hi&1 == 1 {
+				hi--
+				d.nodes[hi] = append(d.nodes[hi], set)
+			}
+		}
+	}
+}
+
+// each calls f with the boxes of rules before a place that may have the point in them,
+// until f says false. The point has the value 0 where the piece around it is free.
+func (x *index) each(piece box, point []int32, before int, f func(*placed) bool) {
+	some := func(list []int32) bool {
+		for _, i := range list {
+			b := &x.boxes[i]
+			if b.place >= before {
+				return true
+			}
+			if !x.dead[b.place] && !f(b) {
+				return false
+			}
+		}
+		return true
+	}
+	visit := func(dim int32) bool {
+		d := &x.dims[dim]
+		if d.nodes == nil {
+			return true
+		}
+		for n := point[dim] + d.size; n > 0; n /= 2 {
+			for _, set := range d.nodes[n] {
+				if !some(d.sets[set]) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	if !some(x.always) {
+		return
+	}
+	for _, d := range piece {
+		if !visit(d.dim) {
+			return
+		}
+	}
+	for _, dim := range x.zero {
+		if _, limited := piece.side(dim); !limited && !visit(dim) {
+			return
+		}
+	}
+}
+
+// impossible are points that no flow has: protocols without ports with one.
+func (s *space) impossible() []box {
+	proto := dimKey{field: rules.FieldProto}
+	a := s.numbers[proto]
+	var list []span
+	for i := range len(a.cuts) - 1 {
+		if !flow.Proto(a.cuts[i]).HasPorts() {
+			list = append(list, span{known + int32(i), known + int32(i)})
+		}
+	}
+	var out []box
+	for _, f := range []rules.Field{rules.FieldPort, rules.FieldSrcPort} {
+		if port, read := s.dims[dimKey{field: f}]; read {
+			b := box{{dim: s.dim(proto), in: normal(slices.Clone(list))}}
+			out = append(out, b.with(side{dim: port, in: values{{known, s.sizes[port] - 1}}}))
+		}
+	}
+	return out
+}
