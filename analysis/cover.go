@@ -25,6 +25,9 @@ type cover struct {
 	index *index
 	// point is scratch: a value for each dimension, all 0 between questions.
 	point []int32
+	// near is the place of a rule which has the last sample in a box but for what is not
+	// compared; nowhere if there is none.
+	near int
 }
 
 func newCover(s *space, x *index) *cover {
@@ -32,7 +35,7 @@ func newCover(s *space, x *index) *cover {
 }
 
 // all reports whether the boxes of rules before a place cover all pieces together. used
-// are the places of rules that do, in order. If they don't, left is a region that is not
+// are the places of rules that do, in order: none if no flow is in the pieces. If they don't, left is a region that is not
 // covered at its sample.
 func (c *cover) all(pieces []box, before int, only func(place int) bool, b *budget) (v verdict, used []int, left box) {
 	limit := b.left - min(b.each, b.left)
@@ -48,7 +51,7 @@ func (c *cover) all(pieces []box, before int, only func(place int) bool, b *budg
 		if best == nil {
 			return uncovered, nil, piece
 		}
-		if !seen[best.place] {
+		if best.place != nowhere && !seen[best.place] {
 			seen[best.place] = true
 			used = append(used, best.place)
 		}
@@ -77,6 +80,7 @@ func (c *cover) best(piece box, before int, only func(place int) bool, b *budget
 	}
 	var best *placed
 	least := 0
+	c.near = nowhere
 	c.index.each(piece, c.point, before, func(p *placed) bool {
 		b.left -= 1 + len(p.box)
 		if b.left <= limit {
@@ -85,14 +89,22 @@ func (c *cover) best(piece box, before int, only func(place int) bool, b *budget
 		if only != nil && !only(p.place) {
 			return true
 		}
-		open := 0
+		open, near := 0, false
 		for _, s := range p.box {
 			if !s.in.has(c.point[s.dim]) {
-				return true
+				if !c.space.keys[s.dim].open() {
+					return true
+				}
+				near = true
+				continue
 			}
 			if in, limited := piece.side(s.dim); !limited || !s.in.covers(in) {
 				open++
 			}
+		}
+		if near {
+			c.near = p.place
+			return true
 		}
 		if best == nil || open < least || open == least && p.place < best.place {
 			best, least = p, open
@@ -119,7 +131,9 @@ func (c *cover) holders(piece box, before, most int, b *budget) []int {
 				return true
 			}
 		}
-		out = append(out, p.place)
+		if p.place != nowhere {
+			out = append(out, p.place)
+		}
 		return b.left > 0 && len(out) < most
 	})
 	for _, s := range piece {

@@ -7,7 +7,9 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
+	"netpolicy.dev/netpolicy/state"
 )
 
 // Effort bounds the work of an analysis, in comparisons of one fact. A million take a
@@ -68,7 +70,9 @@ type dead struct {
 	budget budget
 	none   []box  // what no flow is
 	found  []bool // by rule
-	diags  diag.Collector
+	// program is of the policy; nil until it is needed.
+	program *engine.Program
+	diags   diag.Collector
 	// missed are the places of rules of which nothing is known.
 	missed []int
 }
@@ -98,40 +102,62 @@ func newDead(p *rules.Policy, e Effort) *dead {
 			boxes = append(boxes, placed{b, place})
 		}
 	}
-	d.none = s.impossible()
-	d.cover = newCover(s, newIndex(s, boxes, len(d.order)))
+	var first []placed
+	for _, b := range s.impossible() {
+		first = append(first, placed{b, nowhere})
+	}
+	d.cover = newCover(s, newIndex(s, append(first, boxes...), len(d.order)))
 	return d
 }
 
-// rule looks at the rule with a place.
-func (d *dead) rule(place int) {
+// rule looks at the rule with a place. Of one that decides it returns a region, at whose
+// sample no rule before it is true; nil for others.
+func (d *dead) rule(place int) box {
 	r := &d.policy.Rules[d.order[place]]
 	if d.skip[place] || d.budget.left <= 0 {
 		d.missed = append(d.missed, place)
-		return
+		return nil
 	}
 	pieces := d.over[place]
-	for _, n := range d.none {
-		var left []box
-		for _, b := range pieces {
-			left = append(left, n.cutFrom(b, d.cover.space.sizes)...)
-		}
-		pieces = left
-	}
-	if len(pieces) == 0 {
-		d.dies(place)
-		d.report(r, "NP306", r.NameSpan, "no connection ever fulfils the conditions of this rule")
-		return
-	}
-	v, used, _ := d.cover.all(pieces, place, nil, &d.budget)
+	v, used, left := d.cover.all(pieces, place, nil, &d.budget)
 	switch v {
 	case undecided:
 		d.missed = append(d.missed, place)
-	case covered:
-		used = d.fewest(pieces, place, used)
-		d.dies(place)
-		d.shadowed(r, used)
+		return nil
+	case uncovered:
+		if d.cover.near != nowhere && r.Do.Kind != rules.ActNone {
+			d.open(place, left, d.cover.near)
+		}
+		return left
 	}
+	never := len(used) == 0
+	if !never {
+		w, _, _ := d.cover.all(pieces, 0, nil, &d.budget)
+		never = w == covered
+	}
+	if never {
+		d.report(r, "NP306", r.NameSpan, "no connection ever fulfils the conditions of this rule")
+	} else {
+		d.shadowed(r, d.fewest(pieces, place, used))
+	}
+	d.dies(place)
+	return nil
+}
+
+// open reports a rule of which it hangs on what is not compared, in another rule, whether
+// it decides, unless a flow is found that it decides.
+func (d *dead) open(place int, left box, near int) {
+	if d.program == nil {
+		d.program = engine.Compile(d.policy)
+	}
+	rule := d.order[place]
+	decides := func(f *flow.Flow, w *state.World) bool { return d.program.Decide(f, w).Rule == rule }
+	if _, _, ok := d.cover.space.witness(left, decides); ok {
+		return
+	}
+	r, first := &d.policy.Rules[rule], &d.policy.Rules[d.order[near]]
+	f := d.report(r, "NP322", r.NameSpan, "it could not be found out whether this rule ever decides: regular expressions, keywords, wildcards within labels and lists from the web are not compared")
+	f.Note(first.NameSpan, diag.Quote(first.Name)+" goes first and may match the same")
 }
 
 // dies notes that a rule never decides: nothing is covered by it alone.
@@ -222,7 +248,7 @@ func (d *dead) fewest(pieces []box, place int, used []int) []int {
 // single returns the first rule that covers the pieces alone.
 func (d *dead) single(pieces []box, place int) (int, bool) {
 	for _, h := range d.cover.holders(pieces[0], place, maxHolders, &d.budget) {
-		only := func(p int) bool { return p == h }
+		only := func(p int) bool { return p == h || p == nowhere }
 		if v, _, _ := d.cover.all(pieces, place, only, &d.budget); v == covered {
 			return h, true
 		}
@@ -236,7 +262,7 @@ func (d *dead) thin(pieces []box, place int, used []int) []int {
 		return used
 	}
 	for _, u := range slices.Backward(slices.Clone(used)) {
-		only := func(p int) bool { return p != u && slices.Contains(used, p) }
+		only := func(p int) bool { return p == nowhere || p != u && slices.Contains(used, p) }
 		if v, fewer, _ := d.cover.all(pieces, place, only, &d.budget); v == covered {
 			used = fewer
 		}

@@ -1,16 +1,16 @@
-package analysis_test
+package analysis
 
 import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -68,7 +68,7 @@ var (
 	someNames   = []string{"z.us", "a.z.us", "b.a.z.us", "z-1.us", "c.z.us", "q.org"}
 	plainNames  = [][]string{{"z.us"}, {".z.us"}, {"*.z.us"}, {"a.z.us", "q.org"}, {".us"}, {".a.z.us", "z-1.us"}, {"c.z.us"}, {"a.z.us", "*.a.z.us"}}
 	fuzzyNames  = [][]string{{"z-*.us"}, {"keyword z"}, {".z.us"}, {"z-1.us"}, {"keyword a.z"}, {"*a.z.us", "q.org"}, {"z.us", "keyword q"}}
-	offerLists  = []string{"h2", "h3", "h2,h3", "x"}
+	offerLists  = []string{"h2", "h3", "h2,h3", "x", "h2,x", "h3,x", "h2,h3,x", "y"}
 	webList     = &rules.Set{Name: "web", Type: rules.DomainSet, List: rules.ListRef{URL: "https://lists.example/"}, Elements: rules.Elements{Names: names("z.us", ".a.z.us")}}
 	comparisons = []rules.Cmp{rules.Eq, rules.Lt, rules.Le, rules.Gt, rules.Ge}
 )
@@ -290,7 +290,10 @@ func (s *small) flows(f func(*flow.Flow, *state.World)) bool {
 func (s *small) each(about []topic, fl flow.Flow, w *state.World, f func(*flow.Flow, *state.World)) {
 	if len(about) == 0 {
 		if proto, known := fl.Proto.Get(); known && !proto.HasPorts() {
-			if _, port := fl.DstPort.Get(); port {
+			if !slices.ContainsFunc(s.about, func(t topic) bool { return t.field == rules.FieldPort }) {
+				fl.DstPort = flow.Absent[uint16]()
+			}
+			if fl.DstPort.Status() != flow.None {
 				return // no flow is so
 			}
 		}
@@ -356,7 +359,7 @@ func TestDeadOracle(t *testing.T) {
 			continue
 		}
 		tried++
-		got := analysis.Dead(s.policy, analysis.Thorough)
+		got := Dead(s.policy, Thorough)
 		c := &plain
 		if slices.ContainsFunc(s.about, func(t topic) bool { return t.fuzzy }) {
 			c = &fuzzy
@@ -371,6 +374,8 @@ func TestDeadOracle(t *testing.T) {
 				t.Fatalf("rule %s decides, and counts as dead:\n%s", s.policy.Rules[i].Name, tell(s.policy))
 			case got.Dead[i]:
 				c.found++
+			case testing.Verbose() && !alive[i] && c == &plain:
+				t.Logf("missed: %s of\n%s", s.policy.Rules[i].Name, tell(s.policy))
 			}
 		}
 		for _, d := range got.Diags {
@@ -393,6 +398,51 @@ func TestDeadOracle(t *testing.T) {
 	}
 	if plain.dead < n || fuzzy.dead < n/4 {
 		t.Error("the policies have too few dead rules to show anything")
+	}
+}
+
+// TestWitness makes a flow and a world of the region in which a rule is found to decide,
+// for the rules of small random policies, and has the engine decide them.
+func TestWitness(t *testing.T) {
+	all := topics()
+	rng := rand.New(rand.NewPCG(*seed, 4))
+	alive, seen := [2]int{}, [2]int{}
+	for range *policies {
+		s := newSmall(rng, all)
+		for i := range s.policy.Rules {
+			if s.policy.Rules[i].Do.Kind == rules.ActNone {
+				s.policy.Rules[i].Do.Kind = rules.ActBlock
+			}
+		}
+		fuzzy := 0
+		if slices.ContainsFunc(s.about, func(t topic) bool { return t.fuzzy }) {
+			fuzzy = 1
+		}
+		prog := engine.Compile(s.policy)
+		d := newDead(s.policy, Thorough)
+		for place, rule := range d.order {
+			left := d.rule(place)
+			if left == nil {
+				continue
+			}
+			if under, over, _ := d.cover.space.ofRule(&s.policy.Rules[rule]); fuzzy == 0 && !reflect.DeepEqual(under, over) {
+				continue // it asks for two names of one field
+			}
+			alive[fuzzy]++
+			f, w, ok := d.cover.space.witness(left, func(f *flow.Flow, w *state.World) bool { return prog.Decide(f, w).Rule == rule })
+			if ok {
+				seen[fuzzy]++
+				if got := prog.Decide(f, w); got.Rule != rule {
+					t.Fatalf("the witness of %s is decided by %d", s.policy.Rules[rule].Name, got.Rule)
+				}
+			} else if testing.Verbose() && fuzzy == 0 {
+				t.Logf("no witness of %s in %v %v\n%s", s.policy.Rules[rule].Name, left, d.cover.space.keys, tell(s.policy))
+			}
+		}
+	}
+	t.Logf("seed %d: %d of %d rules have a witness; with patterns %d of %d", *seed, seen[0], alive[0], seen[1], alive[1])
+	if 100*seen[0] < 98*alive[0] || 100*seen[1] < 90*alive[1] {
+		t.Error("too few rules that decide have a witness")
 	}
 }
 

@@ -3,17 +3,21 @@ package analysis
 import (
 	"cmp"
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
 )
 
-// placed is a box of a rule, with the rule's place in the order.
+// placed is a box of a rule, with the rule's place in the order; nowhere before all of
+// them for points that no flow has.
 type placed struct {
 	box
 	place int
 }
+
+const nowhere = -1
 
 // index finds the boxes that a point is in. A box is filed under one of its sides: the
 // one that the fewest boxes share.
@@ -56,6 +60,14 @@ func newIndex(s *space, boxes []placed, places int) *index {
 			of[i] = append(of[i], id)
 		}
 	}
+	// Sides with the value 0 are looked at for every point, and of those about what is not
+	// compared it is asked what is near.
+	poor := func(id int) int {
+		if sets[id].in.has(0) || s.keys[sets[id].dim].open() {
+			return 1
+		}
+		return 0
+	}
 	filed := map[int]int{} // sets, by their place in their dimension
 	for i, list := range of {
 		if len(list) == 0 {
@@ -63,13 +75,7 @@ func newIndex(s *space, boxes []placed, places int) *index {
 			continue
 		}
 		id := slices.MinFunc(list, func(a, b int) int {
-			if z := sets[a].in.has(0); z != sets[b].in.has(0) {
-				if z {
-					return 1
-				}
-				return -1
-			}
-			return cmp.Or(cmp.Compare(uses[a], uses[b]), cmp.Compare(sets[a].in.count(), sets[b].in.count()))
+			return cmp.Or(cmp.Compare(poor(a), poor(b)), cmp.Compare(uses[a], uses[b]), cmp.Compare(sets[a].in.count(), sets[b].in.count()))
 		})
 		d := &x.dims[sets[id].dim]
 		at, ok := filed[id]
@@ -117,7 +123,7 @@ func (x *index) each(piece box, point []int32, before int, f func(*placed) bool)
 			if b.place >= before {
 				return true
 			}
-			if !x.dead[b.place] && !f(b) {
+			if (b.place < 0 || !x.dead[b.place]) && !f(b) {
 				return false
 			}
 		}
@@ -152,8 +158,19 @@ func (x *index) each(piece box, point []int32, before int, f func(*placed) bool)
 	}
 }
 
-// impossible are points that no flow has: protocols without ports with one.
-func (s *space) impossible() []box {
+// impossible are points that no flow has.
+func (s *space) impossible() (out []box) {
+	add := func(sides ...side) {
+		b := box{}
+		for _, d := range sides {
+			if d.dim < 0 || len(d.in) == 0 {
+				return
+			}
+			b = b.with(d)
+		}
+		out = append(out, b)
+	}
+	// Of protocols without ports the ports are absent.
 	proto := dimKey{field: rules.FieldProto}
 	a := s.numbers[proto]
 	var list []span
@@ -162,12 +179,39 @@ func (s *space) impossible() []box {
 			list = append(list, span{known + int32(i), known + int32(i)})
 		}
 	}
-	var out []box
+	without := normal(list)
 	for _, f := range []rules.Field{rules.FieldPort, rules.FieldSrcPort} {
-		if port, read := s.dims[dimKey{field: f}]; read {
-			b := box{{dim: s.dim(proto), in: normal(slices.Clone(list))}}
-			out = append(out, b.with(side{dim: port, in: values{{known, s.sizes[port] - 1}}}))
+		if port := s.valuesOf(f, values{{unknown, unknown}, {known, math.MaxInt32}}); port.dim >= 0 {
+			add(side{dim: s.dim(proto), in: without}, port)
 		}
 	}
+	// DNS names stand in for names that aren't known, as long as no other is; and where
+	// a name is known, or none can come, domain follows.
+	sni, host, domain := rules.FieldSNI, rules.FieldHTTPHost, rules.FieldDomain
+	gone := values{{absent, absent}}
+	add(s.nameAs(sni, asHint), s.nameAs(host, asKnown))
+	add(s.nameAs(host, asHint), s.nameAs(sni, asKnown))
+	for _, f := range []rules.Field{sni, host} {
+		add(s.nameAs(f, asKnown), s.valuesOf(domain, values{{unknown, unknown}}))
+		add(s.nameAs(f, asKnown), s.nameAs(domain, asHint))
+		add(s.valuesOf(f, values{{unknown, unknown}, {known, math.MaxInt32}}), s.nameAs(domain, asAll))
+	}
+	add(s.valuesOf(sni, gone), s.valuesOf(host, gone), s.valuesOf(domain, values{{unknown, unknown}}))
+	add(s.valuesOf(sni, gone), s.valuesOf(host, gone), s.nameAs(domain, asHint))
 	return out
+}
+
+// valuesOf returns values of a field as a side; of the dimension -1 if no rule reads it.
+func (s *space) valuesOf(f rules.Field, in values) side {
+	dim, read := s.dims[dimKey{field: f}]
+	if !read {
+		return side{dim: -1}
+	}
+	return side{dim: dim, in: in.and(values{{0, s.sizes[dim] - 1}})}
+}
+
+// nameAs returns all names of a field in a form as a side.
+func (s *space) nameAs(f rules.Field, form int32) side {
+	n := int32(len(s.names[nameAt(f)].cuts) - 1)
+	return s.valuesOf(f, values{{known + form*n, known + (form+1)*n - 1}})
 }

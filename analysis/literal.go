@@ -175,11 +175,7 @@ func negatedSet(set state.Set, negated bool) state.Set {
 // otherwise returns the values at which a predicate is false that is true at the given
 // ones: the others that are known, and those that are absent.
 func (s *space) otherwise(dim int32, in values) values {
-	first := absent
-	if s.keys[dim].first() == 0 {
-		first = 0
-	}
-	return values{{int32(first), s.sizes[dim] - 1}}.minus(in)
+	return values{{min(absent, s.keys[dim].first()), s.sizes[dim] - 1}}.minus(in)
 }
 
 func (s *space) comparison(p *rules.Pred, negated bool) []box {
@@ -229,7 +225,7 @@ func (s *space) listed(p *rules.Pred, l *list, negated bool) []box {
 	dim := s.dim(key)
 	everything := values{{known, s.sizes[dim] - 1}}
 	if l.open {
-		return s.either(dim, nil, []pattern{{l.id, everything}}, negated)
+		return s.either(dim, nil, []pattern{{l.id, everything, l.texts(p)}}, negated)
 	}
 	var list []span
 	var patterns []pattern
@@ -258,6 +254,19 @@ func (s *space) listed(p *rules.Pred, l *list, negated bool) []box {
 	return s.either(dim, normal(shift(list, known)), patterns, negated)
 }
 
+// texts returns some texts that the list of a predicate has now, though they aren't
+// compared.
+func (l *list) texts(p *rules.Pred) []string {
+	var out []string
+	for i := range min(len(p.Names), maxExamples) {
+		out = append(out, examplesOf(&p.Names[i])...)
+	}
+	for _, g := range p.Globs[:min(len(p.Globs), maxExamples)] {
+		out = append(out, starless(string(g))...)
+	}
+	return out
+}
+
 // wordsOf returns the words that match, and the patterns that also match others.
 func (s *space) wordsOf(p *rules.Pred) (list []span, patterns []pattern) {
 	words := s.words[p.Field]
@@ -277,7 +286,7 @@ func (s *space) wordsOf(p *rules.Pred) (list []span, patterns []pattern) {
 		if !told {
 			maybe = values{{known, other}}
 		}
-		patterns = append(patterns, pattern{string(g), maybe})
+		patterns = append(patterns, pattern{string(g), maybe, starless(string(g))})
 		for i, w := range words {
 			if told && g.Match(w) {
 				list = append(list, span{int32(i), int32(i)})
@@ -298,8 +307,9 @@ func (s *space) affords(n int) bool {
 
 // pattern is what is not compared value by value, and the values that it may match.
 type pattern struct {
-	id    string
-	maybe values
+	id       string
+	maybe    values
+	examples []string // that it matches
 }
 
 // together makes one of the patterns if they are too many to have a dimension each.
@@ -307,20 +317,25 @@ func together(list []pattern) []pattern {
 	if len(list) <= maxApart {
 		return list
 	}
-	var ids []string
+	var ids, examples []string
 	var maybe []span
 	for _, p := range list {
 		ids = append(ids, p.id)
 		maybe = append(maybe, p.maybe...)
+		examples = append(examples, p.examples...)
 	}
 	slices.Sort(ids)
-	return []pattern{{fmt.Sprintf("any of %q", slices.Compact(ids)), normal(maybe)}}
+	return []pattern{{fmt.Sprintf("any of %q", slices.Compact(ids)), normal(maybe), examples}}
 }
 
 // either returns where a fact is one of the values or matches a pattern; or where it
 // does neither.
 func (s *space) either(dim int32, in values, patterns []pattern, negated bool) []box {
 	field := s.keys[dim].field
+	for _, p := range patterns {
+		key := dimKey{field: field, match: p.id}
+		s.examples[key] = p.examples[:min(len(p.examples), maxExamples)]
+	}
 	if !negated {
 		out := oneBox(side{dim: dim, in: in})
 		for _, p := range patterns {
@@ -350,10 +365,10 @@ func (s *space) offers(p *rules.Pred, l *list, negated bool) []box {
 	every := values{{isKnown, isKnown}}
 	var patterns []pattern
 	for _, g := range p.Globs {
-		patterns = append(patterns, pattern{string(g), every})
+		patterns = append(patterns, pattern{string(g), every, []string{string(g)}})
 	}
 	if l.open {
-		patterns = []pattern{{l.id, every}}
+		patterns = []pattern{{l.id, every, l.texts(p)}}
 	}
 	return s.either(dim, nil, together(patterns), negated)
 }
@@ -371,7 +386,7 @@ func (s *space) namesOf(p *rules.Pred, l *list, negated bool) []box {
 			if not := (values{{0, n - 1}}).minus(in); len(not) > 0 {
 				b := box{{dim: dim, in: normal(s.formed(not, n, asAll))}}
 				for _, id := range idsOf(p, l) {
-					b = b.with(s.matches(p.Field, "no "+id, isMatch))
+					b = b.with(s.matches(p.Field, noName+id, isMatch))
 				}
 				out = append(out, b)
 			}
@@ -421,7 +436,7 @@ func (s *space) named(p *rules.Pred, l *list, at int) (in values, patterns []pat
 	a := s.names[at]
 	n := int32(len(a.cuts) - 1)
 	if l.open {
-		return nil, []pattern{{l.id, values{{0, n - 1}}}}
+		return nil, []pattern{{l.id, values{{0, n - 1}}, l.texts(p)}}
 	}
 	var list []span
 	var open []*rules.NamePattern
@@ -451,7 +466,7 @@ func (s *space) named(p *rules.Pred, l *list, at int) (in values, patterns []pat
 			sure := s.containing(a, q.Name)
 			list, maybe = append(list, sure...), maybe.minus(normal(slices.Clone(sure)))
 		}
-		patterns = append(patterns, pattern{q.String(), maybe})
+		patterns = append(patterns, pattern{q.String(), maybe, examplesOf(q)})
 	}
 	return normal(list), together(patterns)
 }

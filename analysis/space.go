@@ -39,8 +39,10 @@ type space struct {
 	lists     map[listKey]*list        // what is known of lists of values
 	made      map[literalKey][]box     // of lists
 	elements  int                      // of all lists so far
-	compared  int                      // names with patterns
-	numbering map[*rules.Set]int       // for the keys of lists that aren't compared
+	// examples are texts that match what is not compared, for witnesses.
+	examples  map[dimKey][]string
+	compared  int                // names with patterns
+	numbering map[*rules.Set]int // for the keys of lists that aren't compared
 }
 
 const (
@@ -76,7 +78,10 @@ const (
 	isKnown  = 2 // the only one of alpn
 	noMatch  = 0
 	isMatch  = 1
-	nameForm = 3 // as what a name can be there
+	nameForm = 3     // as what a name can be there
+	noName   = "no " // before what no DNS name matches
+	// maxExamples bounds the texts that are kept of one dimension.
+	maxExamples = 8
 )
 
 // The forms of a name, in the order of their values.
@@ -116,7 +121,7 @@ func newSpace(p *rules.Policy) *space {
 	s := &space{
 		policy: p, dims: map[dimKey]int32{}, addresses: [2]*axis[address]{addressAxis(), addressAxis()},
 		names: [3]*axis[string]{nameAxis(), nameAxis(), nameAxis()}, numbers: map[dimKey]*axis[uint64]{},
-		words: map[rules.Field][]string{}, lists: map[listKey]*list{}, made: map[literalKey][]box{}, numbering: map[*rules.Set]int{},
+		words: map[rules.Field][]string{}, lists: map[listKey]*list{}, made: map[literalKey][]box{}, examples: map[dimKey][]string{}, numbering: map[*rules.Set]int{},
 	}
 	for i, set := range p.Sets {
 		s.numbering[set] = i
@@ -341,15 +346,25 @@ func (s *space) gatherNumber(p *rules.Pred) {
 	}
 }
 
+// open reports whether the dimension tells whether something that is not compared
+// matches.
+func (k dimKey) open() bool {
+	return k.match != "" && k.field != rules.FieldALPN && !strings.HasPrefix(k.match, noName)
+}
+
 func (k dimKey) isState() bool { return k.field == rules.FieldUplink && k.metric == rules.MetricState }
 
-// first returns the number of the first value that is known. Whether a link is up, and
-// its state, always are.
+// first returns the number of the first value that is known. What is measured of an
+// uplink is never absent; whether it is up, and its state, are always known.
 func (k dimKey) first() int32 {
-	if k.isState() || k.field == rules.FieldUplink && k.metric == rules.MetricUp {
+	switch {
+	case k.field != rules.FieldUplink:
+		return known
+	case k.metric == rules.MetricUp || k.metric == rules.MetricState:
 		return 0
+	default:
+		return unknown + 1
 	}
-	return known
 }
 
 // compared returns the numbers that a comparison is true of, as runs up to before the
