@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
@@ -179,7 +180,14 @@ func (d *dead) shadowed(r *rules.Rule, used []int) {
 		d.point(f, r, used)
 		return
 	}
-	f := d.report(r, "NP304", r.NameSpan, "%s: %d rules that go first decide all that it matches", never, len(used))
+	var names []string
+	for _, u := range used[:min(len(used), maxNamed)] {
+		names = append(names, diag.Quote(d.policy.Rules[d.order[u]].Name))
+	}
+	if more := len(used) - maxNamed; more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	f := d.report(r, "NP304", r.NameSpan, "%s: %d rules go first and together decide all that it matches: %s", never, len(used), strings.Join(names, ", "))
 	f.Help = "remove it, or give it a higher priority"
 	d.point(f, r, used)
 }
@@ -202,9 +210,6 @@ func (d *dead) point(f *diag.Diagnostic, r *rules.Rule, used []int) {
 		default:
 			f.Note(first.NameSpan, diag.Quote(first.Name)+" does something else before it: "+does)
 		}
-	}
-	if more := len(used) - maxNamed; more > 0 {
-		f.Notes[len(f.Notes)-1].Message += fmt.Sprintf("; and %d more", more)
 	}
 }
 
