@@ -157,7 +157,7 @@ func (d *dead) open(place int, left box, near int) {
 		return
 	}
 	r, first := &d.policy.Rules[rule], &d.policy.Rules[d.order[near]]
-	f := d.report(r, "NP322", r.NameSpan, "it could not be found out whether this rule ever decides: regular expressions, keywords, wildcards within labels and lists from the web are not compared")
+	f := d.report(r, "NP322", r.NameSpan, "it could not be found out whether this rule ever decides: that hangs on patterns, or lists from the web, which are not compared")
 	f.Note(first.NameSpan, diag.Quote(first.Name)+" goes first and may match the same")
 }
 

@@ -477,6 +477,9 @@ func (s *space) containing(a *axis[string], text string) []span {
 	var out []span
 	for i := range len(a.cuts) - 1 {
 		from, to := a.cuts[i], a.cuts[i+1]
+		if key, ok := strings.CutSuffix(to, afterLabel); ok {
+			to = key + labelEnd // what is under the key begins with it
+		}
 		same := 0
 		for same < min(len(from), len(to)) && from[same] == to[same] {
 			same++
