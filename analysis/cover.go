@@ -2,13 +2,17 @@ package analysis
 
 import "slices"
 
-// budget is how much work may still be done: one for each side of a box that a point or
-// a box is compared with. So what is found does not depend on the machine.
+// budget is how much work may still be done: one for each side of a box that a point is
+// compared with, and for each run of values that is compared or made. So what is found
+// does not depend on the machine.
 type budget struct {
 	left int
 	// each is the most for one question.
 	each int
 }
+
+// perPart is the work of making a box.
+const perPart = 20
 
 // verdict is the answer to whether a region is covered.
 type verdict uint8
@@ -56,7 +60,12 @@ func (c *cover) all(pieces []box, before int, only func(place int) bool, b *budg
 			used = append(used, best.place)
 		}
 		parts := best.cutFrom(piece, c.space.sizes)
-		b.left -= len(parts) + len(best.box)
+		for _, part := range parts {
+			b.left -= perPart
+			for _, s := range part {
+				b.left -= len(s.in)
+			}
+		}
 		todo = append(todo, parts...)
 	}
 	slices.Sort(used)
@@ -98,7 +107,9 @@ func (c *cover) best(piece box, before int, only func(place int) bool, b *budget
 				near = true
 				continue
 			}
-			if in, limited := piece.side(s.dim); !limited || !s.in.covers(in) {
+			in, limited := piece.side(s.dim)
+			b.left -= len(in)
+			if !limited || !s.in.covers(in) {
 				open++
 			}
 		}
