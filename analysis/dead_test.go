@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"strings"
@@ -87,6 +88,35 @@ func TestTangled(t *testing.T) {
 	if len(r.Diags) != 1 || r.Diags[0].Code != "NP322" || r.Diags[0].Span != p.Rules[0].NameSpan {
 		t.Errorf("%+v", r.Diags)
 	}
+}
+
+// TestUnreadSets: a set whose file is not there, or that was not fetched yet, may have
+// anything, and not what another one has.
+func TestUnreadSets(t *testing.T) {
+	src := `policy 1
+set a: domain = url "https://lists.example/a.txt" format list
+set b: domain = file "b.txt" format list
+set c: cidr = { }
+route direct via main
+rule one priority 9 { match sni in a; do route direct }
+rule two priority 8 { match sni in b; do route direct }
+rule three priority 7 { match sni in b and proto tcp; do route direct }
+rule none priority 6 { match dst.ip in c; do route direct }
+`
+	for name, lists := range map[string]rules.Lists{"nothing is known of them": nil, "they could not be read": lost{}} {
+		p := load.Policy("policy.npl", []byte(src), load.Options{Lists: lists}).Policy
+		got := Dead(p, Thorough).Dead
+		if got[0] || got[1] || !got[3] {
+			t.Errorf("%s: dead are %v", name, got)
+		}
+	}
+}
+
+// lost has no list.
+type lost struct{}
+
+func (lost) Load(rules.ListRef, rules.SetType) (rules.Elements, []string, error) {
+	return rules.Elements{}, nil, errors.New("not there")
 }
 
 // TestOpenLists: what a list from the web has now proves nothing.

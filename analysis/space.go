@@ -102,7 +102,7 @@ type exactName struct {
 type listKey struct {
 	field rules.Field
 	set   *rules.Set // nil: written in place
-	first any        // the address of the first element; nil: there is none
+	first any        // the address of the first element; without any, nil or that of the predicate
 	size  int
 }
 
@@ -260,10 +260,13 @@ func (s *space) listOf(p *rules.Pred) (listKey, *list) {
 	default:
 		fill(len(p.Globs), func() any { return &p.Globs[0] })
 	}
+	if key.size == 0 && p.Set == nil {
+		key.first = p // of a set that could not be read: another one has other elements
+	}
 	l := s.lists[key]
 	if l == nil {
 		s.elements += key.size
-		l = &list{open: key.size > maxElements || s.elements > maxAllElements, id: fmt.Sprintf("list %d", len(s.lists))}
+		l = &list{open: key.first == any(p) || key.size > maxElements || s.elements > maxAllElements, id: fmt.Sprintf("list %d", len(s.lists))}
 		if p.Set != nil {
 			l.id = fmt.Sprintf("set %d", s.numbering[p.Set])
 			// What comes from the web changes while the policy runs; a list without elements
