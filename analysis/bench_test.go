@@ -71,7 +71,8 @@ func tuples(n int) *rules.Policy {
 	p := &rules.Policy{Routes: []rules.Route{{Name: "direct"}}, Rules: make([]rules.Rule, n)}
 	for i := range p.Rules {
 		parts := []rules.Pred{
-			{Field: rules.FieldSrcIP, Prefixes: prefix()}, {Field: rules.FieldDstIP, Prefixes: prefix()},
+			{Field: rules.FieldSrcIP, Prefixes: prefix()},
+			{Field: rules.FieldDstIP, Prefixes: prefix()},
 			{Field: rules.FieldProto, Numbers: []uint32{[]uint32{6, 17}[r.IntN(2)]}},
 		}
 		for _, f := range []rules.Field{rules.FieldPort, rules.FieldSrcPort} {

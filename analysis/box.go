@@ -151,17 +151,6 @@ func (b box) and(c box, meet func(a, b side) values) (box, bool) {
 	return out, true
 }
 
-// covers reports whether all points of c are in the box.
-func (b box) covers(c box) bool {
-	for i := range b {
-		in, limited := c.side(b[i].dim)
-		if !limited || !b[i].in.covers(in) {
-			return false
-		}
-	}
-	return true
-}
-
 // cutFrom cuts the points of b out of the piece and returns what is left, as boxes that do not
 // overlap. sizes has how many values each dimension has.
 func (b box) cutFrom(piece box, sizes []int32) []box {

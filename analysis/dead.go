@@ -69,7 +69,6 @@ type dead struct {
 	over   [][]box // by place; nil: too many boxes, or none
 	skip   []bool  // by place: too many boxes
 	budget budget
-	none   []box  // what no flow is
 	found  []bool // by rule
 	// program is of the policy; nil until it is needed.
 	program *engine.Program

@@ -13,15 +13,24 @@ import (
 
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
+	"netpolicy.dev/netpolicy/engine/oracle"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
 
 var (
-	policies = flag.Int("policies", 1500, "random policies of TestDeadOracle")
+	policies = flag.Int("policies", 1500, "random policies of each test that makes some")
 	seed     = flag.Uint64("seed", 1, "of the random policies")
 )
+
+// wanted is how many policies to make; -short is for the race detector.
+func wanted() int {
+	if testing.Short() {
+		return *policies / 10
+	}
+	return *policies
+}
 
 // A topic is one fact of small policies: what rules ask of it, and all that it can be.
 type topic struct {
@@ -344,10 +353,7 @@ func (s *small) alive() (list []bool, byDefault, ok bool) {
 func TestDeadOracle(t *testing.T) {
 	all := topics()
 	rng := rand.New(rand.NewPCG(*seed, 3))
-	n := *policies
-	if testing.Short() {
-		n /= 10
-	}
+	n := wanted()
 	type count struct{ found, dead, rules int }
 	var plain, fuzzy count
 	codes := map[diag.Code]int{}
@@ -407,7 +413,7 @@ func TestWitness(t *testing.T) {
 	all := topics()
 	rng := rand.New(rand.NewPCG(*seed, 4))
 	alive, seen := [2]int{}, [2]int{}
-	for range *policies {
+	for range wanted() {
 		s := newSmall(rng, all)
 		for i := range s.policy.Rules {
 			if s.policy.Rules[i].Do.Kind == rules.ActNone {
@@ -443,6 +449,45 @@ func TestWitness(t *testing.T) {
 	t.Logf("seed %d: %d of %d rules have a witness; with patterns %d of %d", *seed, seen[0], alive[0], seen[1], alive[1])
 	if 100*seen[0] < 98*alive[0] || 100*seen[1] < 90*alive[1] {
 		t.Error("too few rules that decide have a witness")
+	}
+}
+
+// TestDeadRich decides flows near the rules of random policies with every kind of field,
+// pattern and set: no rule that counts as dead decides one.
+func TestDeadRich(t *testing.T) {
+	rng := rand.New(rand.NewPCG(*seed, 6))
+	dead, decided := 0, 0
+	for _, k := range []struct {
+		policies, flows int
+		policy          func() *rules.Policy
+	}{
+		{wanted() / 2, 60, func() *rules.Policy { return oracle.Policy(rng) }},
+		{wanted() / 2, 60, func() *rules.Policy { return oracle.Rich(rng) }},
+		{wanted() / 15, 300, func() *rules.Policy { return oracle.Crowded(rng, 17+rng.IntN(70)) }},
+		{wanted() / 15, 300, func() *rules.Policy { return oracle.Listed(rng, 10+rng.IntN(50)) }},
+	} {
+		for range k.policies {
+			p := k.policy()
+			d := Dead(p, Quick)
+			for i := range p.Rules {
+				if d.Dead[i] {
+					dead++
+				}
+			}
+			prog := engine.Compile(p)
+			for range k.flows {
+				f, w := oracle.Near(rng, p), oracle.World(rng, p)
+				if got := prog.Decide(&f, w); got.Rule >= 0 {
+					if decided++; d.Dead[got.Rule] {
+						t.Fatalf("seed %d: rule %d counts as dead and decides %v:\n%s", *seed, got.Rule, f, tell(p))
+					}
+				}
+			}
+		}
+	}
+	t.Logf("seed %d: %d rules are dead, %d decisions by others", *seed, dead, decided)
+	if dead < wanted()/3 || decided < 20*wanted() {
+		t.Error("the policies are too alike")
 	}
 }
 
