@@ -25,6 +25,8 @@ const (
 )
 
 const (
+	// maxRules bounds the policies that are looked at.
+	maxRules = 200_000
 	// eachRule is the most that is spent on one rule.
 	eachRule = 2_000_000
 	// maxHolders bounds the rules that are tried as the only one that shadows another.
@@ -53,6 +55,10 @@ type DeadRules struct {
 //
 // What it says is proven; it does not find all, see space.
 func Dead(p *rules.Policy, e Effort) DeadRules {
+	if len(p.Rules) > maxRules {
+		many := diag.New("NP322", p.Rules[0].NameSpan, "it is not looked at which rules never decide: they are more than %d", maxRules)
+		return DeadRules{Dead: make([]bool, len(p.Rules)), Diags: []diag.Diagnostic{many}}
+	}
 	d := newDead(p, e)
 	for place := range d.order {
 		d.rule(place)
@@ -78,7 +84,7 @@ type dead struct {
 }
 
 func newDead(p *rules.Policy, e Effort) *dead {
-	s := newSpace(p)
+	s := newSpace(p, e)
 	d := &dead{policy: p, budget: budget{int(e), eachRule}, found: make([]bool, len(p.Rules))}
 	specificity := make([]rules.Specificity, len(p.Rules))
 	for i := range p.Rules {
@@ -92,8 +98,12 @@ func newDead(p *rules.Policy, e Effort) *dead {
 	})
 	d.over, d.skip = make([][]box, len(d.order)), make([]bool, len(d.order))
 	var boxes []placed
+	all := 0
 	for place, i := range d.order {
 		under, over, ok := s.ofRule(&p.Rules[i])
+		if all += len(over); all > maxAllBoxes {
+			under, over, ok = nil, nil, false
+		}
 		d.over[place], d.skip[place] = over, !ok
 		if p.Rules[i].Do.Kind == rules.ActNone {
 			continue // what only sets modifiers lets others decide

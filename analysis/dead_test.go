@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +70,36 @@ func TestEffort(t *testing.T) {
 	}
 	if r := Dead(p, Quick); len(r.Diags) != 1 || r.Diags[0].Code != "NP302" || !r.Dead[1] {
 		t.Errorf("with effort: %+v", r)
+	}
+}
+
+// TestLongLists: a list that is too long for the effort is equal to itself and nothing else.
+func TestLongLists(t *testing.T) {
+	set := &rules.Set{Name: "long", Type: rules.DomainSet, Elements: rules.Elements{Names: names("a.example")}}
+	for i := range fewElements {
+		set.Names = append(set.Names, names(fmt.Sprintf("n%d.example", i))...)
+	}
+	rule := func(priority int, p rules.Pred) rules.Rule {
+		p.Field = rules.FieldSNI
+		return rules.Rule{Priority: priority, Active: 15, Match: rules.Expr{Op: rules.OpPred, Pred: p}, Do: rules.Outcome{Kind: rules.ActRoute}}
+	}
+	in := rules.Pred{Set: set, Names: set.Names}
+	p := &rules.Policy{Sets: []*rules.Set{set}, Routes: []rules.Route{{Name: "direct"}}, Rules: []rules.Rule{
+		rule(3, in), rule(2, in), rule(1, rules.Pred{Names: names("a.example")}),
+	}}
+	if got := Dead(p, fewElements).Dead; got[0] || !got[1] || got[2] {
+		t.Errorf("with little effort: %v", got)
+	}
+	if got := Dead(p, Quick).Dead; got[0] || !got[1] || !got[2] {
+		t.Errorf("with more effort: %v", got)
+	}
+}
+
+// TestManyRules are more than are looked at.
+func TestManyRules(t *testing.T) {
+	p := &rules.Policy{Rules: make([]rules.Rule, maxRules+1)}
+	if r := Dead(p, Quick); len(r.Diags) != 1 || r.Diags[0].Code != "NP322" || slices.Contains(r.Dead, true) {
+		t.Errorf("%v", r.Diags)
 	}
 }
 

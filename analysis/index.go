@@ -33,9 +33,13 @@ type index struct {
 // hold all of its values, though not all of its parent's. Boxes are filed by their set.
 type dimIndex struct {
 	size  int32
-	nodes [][]int32 // sets
+	nodes []int32 // the last of the node's entries, from 1; 0: it has none
+	list  []entry
 	sets  [][]int32 // the boxes of each, in order
 }
+
+// entry is a set at a node, and the node's entry before it.
+type entry struct{ set, before int32 }
 
 // newIndex files boxes that are in order.
 func newIndex(s *space, boxes []placed, places int) *index {
@@ -97,18 +101,22 @@ func newIndex(s *space, boxes []placed, places int) *index {
 // file adds a set to the tree.
 func (d *dimIndex) file(in values, size, set int32) {
 	if d.nodes == nil {
-		d.size, d.nodes = size, make([][]int32, 2*size)
+		d.size, d.nodes = size, make([]int32, 2*size)
 	}
 	d.sets = append(d.sets, nil)
+	add := func(node int32) {
+		d.list = append(d.list, entry{set, d.nodes[node]})
+		d.nodes[node] = int32(len(d.list))
+	}
 	for _, v := range in {
 		for lo, hi := v.lo+size, v.hi+size+1; lo < hi; lo, hi = lo/2, hi/2 {
 			if lo&1 == 1 {
-				d.nodes[lo] = append(d.nodes[lo], set)
+				add(lo)
 				lo++
 			}
 			if hi&1 == 1 {
 				hi--
-				d.nodes[hi] = append(d.nodes[hi], set)
+				add(hi)
 			}
 		}
 	}
@@ -135,8 +143,8 @@ func (x *index) each(piece box, point []int32, before int, f func(*placed) bool)
 			return true
 		}
 		for n := point[dim] + d.size; n > 0; n /= 2 {
-			for _, set := range d.nodes[n] {
-				if !some(d.sets[set]) {
+			for at := d.nodes[n]; at > 0; at = d.list[at-1].before {
+				if !some(d.sets[d.list[at-1].set]) {
 					return false
 				}
 			}

@@ -298,10 +298,10 @@ func (s *space) wordsOf(p *rules.Pred) (list []span, patterns []pattern) {
 
 // affords takes n comparisons from those that are made in all.
 func (s *space) affords(n int) bool {
-	if s.compared+n > maxCompared {
+	if n > s.tries {
 		return false
 	}
-	s.compared += n
+	s.tries -= n
 	return true
 }
 

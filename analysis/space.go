@@ -38,20 +38,24 @@ type space struct {
 	exact     [3][]exactName           // the pieces of the names that are one name
 	lists     map[listKey]*list        // what is known of lists of values
 	made      map[literalKey][]box     // of lists
-	elements  int                      // of all lists so far
+	// elements of lists, and names with patterns, that may still be compared.
+	elements, tries int
 	// examples are texts that match what is not compared, for witnesses.
 	examples  map[dimKey][]string
-	compared  int                // names with patterns
 	numbering map[*rules.Set]int // for the keys of lists that aren't compared
 }
 
 const (
-	// maxElements bounds the elements of one list, maxAllElements those of all: what is
-	// beyond them is not compared.
-	maxElements    = 200_000
-	maxAllElements = 2_000_000
-	// maxCompared bounds how often a name is matched by a pattern.
-	maxCompared = 2_000_000
+	// The elements of lists that are compared are one in perElement of the effort, from
+	// fewElements to maxElements; names that are matched by a pattern one in perMatch.
+	perElement  = 1000
+	fewElements = 1000
+	maxElements = 200_000
+	perMatch    = 200
+	// shortList is the size up to which lists are always compared.
+	shortList = 16
+	// maxAllBoxes bounds the boxes of all rules.
+	maxAllBoxes = 500_000
 	// maxApart is how many patterns of one list have a dimension each.
 	maxApart = 4
 	// maxTold is how many names of one list have a dimension each where none may match.
@@ -117,12 +121,13 @@ type literalKey struct {
 	negated bool
 }
 
-func newSpace(p *rules.Policy) *space {
+func newSpace(p *rules.Policy, e Effort) *space {
 	s := &space{
 		policy: p, dims: map[dimKey]int32{}, addresses: [2]*axis[address]{addressAxis(), addressAxis()},
 		names: [3]*axis[string]{nameAxis(), nameAxis(), nameAxis()}, numbers: map[dimKey]*axis[uint64]{},
 		words: map[rules.Field][]string{}, lists: map[listKey]*list{}, made: map[literalKey][]box{}, examples: map[dimKey][]string{}, numbering: map[*rules.Set]int{},
 	}
+	s.elements, s.tries = min(maxElements, max(fewElements, int(e/perElement))), int(e/perMatch)
 	for i, set := range p.Sets {
 		s.numbering[set] = i
 	}
@@ -265,14 +270,16 @@ func (s *space) listOf(p *rules.Pred) (listKey, *list) {
 	}
 	l := s.lists[key]
 	if l == nil {
-		s.elements += key.size
-		l = &list{open: key.first == any(p) || key.size > maxElements || s.elements > maxAllElements, id: fmt.Sprintf("list %d", len(s.lists))}
+		l = &list{open: key.first == any(p) || key.size > max(s.elements, shortList), id: fmt.Sprintf("list %d", len(s.lists))}
 		if p.Set != nil {
 			l.id = fmt.Sprintf("set %d", s.numbering[p.Set])
 			// What comes from the web changes while the policy runs; a list without elements
 			// may be one that nobody has read.
 			from := p.Set.List
 			l.open = l.open || from.URL != "" || from != (rules.ListRef{}) && key.size == 0
+		}
+		if !l.open && key.size > shortList {
+			s.elements -= key.size
 		}
 		s.lists[key] = l
 	}
