@@ -38,17 +38,18 @@ func newCover(s *space, x *index) *cover {
 	return &cover{space: s, index: x, point: make([]int32, len(s.sizes))}
 }
 
-// all reports whether the boxes of rules before a place cover all pieces together. used
+// all reports whether the boxes that were added cover all pieces together, or those of
+// the places that only has. used
 // are the places of rules that do, in order: none if no flow is in the pieces. If they don't, left is a region that is not
 // covered at its sample.
-func (c *cover) all(pieces []box, before int, only func(place int) bool, b *budget) (v verdict, used []int, left box) {
+func (c *cover) all(pieces []box, only func(place int) bool, b *budget) (v verdict, used []int, left box) {
 	limit := b.left - min(b.each, b.left)
 	todo := slices.Clone(pieces)
 	seen := map[int]bool{}
 	for len(todo) > 0 {
 		piece := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		best := c.best(piece, before, only, b, limit)
+		best := c.best(piece, only, b, limit)
 		if b.left <= limit {
 			return undecided, nil, nil
 		}
@@ -83,14 +84,14 @@ func (s side) sample() int32 {
 
 // best returns, of the boxes in which the sample of the piece is, the one that leaves
 // the least of the piece; of several the first. nil: there is none.
-func (c *cover) best(piece box, before int, only func(place int) bool, b *budget, limit int) *placed {
+func (c *cover) best(piece box, only func(place int) bool, b *budget, limit int) *placed {
 	for _, s := range piece {
 		c.point[s.dim] = s.sample()
 	}
 	var best *placed
 	least := 0
 	c.near = nowhere
-	c.index.each(piece, c.point, before, func(p *placed) bool {
+	c.index.each(piece, c.point, func(p *placed) bool {
 		b.left -= 1 + len(p.box)
 		if b.left <= limit {
 			return false
@@ -128,14 +129,14 @@ func (c *cover) best(piece box, before int, only func(place int) bool, b *budget
 	return best
 }
 
-// holders returns the places of the rules before a place that have the sample of the
-// piece in a box, in order, at most so many.
-func (c *cover) holders(piece box, before, most int, b *budget) []int {
+// holders returns the places of rules that have the sample of the piece in a box, in
+// order, at most so many.
+func (c *cover) holders(piece box, most int, b *budget) []int {
 	for _, s := range piece {
 		c.point[s.dim] = s.sample()
 	}
 	var out []int
-	c.index.each(piece, c.point, before, func(p *placed) bool {
+	c.index.each(piece, c.point, func(p *placed) bool {
 		b.left -= 1 + len(p.box)
 		for _, s := range p.box {
 			if !s.in.has(c.point[s.dim]) {

@@ -116,7 +116,8 @@ func newDead(p *rules.Policy, e Effort) *dead {
 	for _, b := range s.impossible() {
 		first = append(first, placed{b, nowhere})
 	}
-	d.cover = newCover(s, newIndex(s, append(first, boxes...), len(d.order)))
+	d.cover = newCover(s, newIndex(s, append(first, boxes...)))
+	d.cover.index.add(s, nowhere, false)
 	return d
 }
 
@@ -124,12 +125,14 @@ func newDead(p *rules.Policy, e Effort) *dead {
 // sample no rule before it is true; nil for others.
 func (d *dead) rule(place int) box {
 	r := &d.policy.Rules[d.order[place]]
+	// What is covered by a dead rule is so by those that cover it.
+	defer func() { d.cover.index.add(d.cover.space, place, d.found[d.order[place]]) }()
 	if d.skip[place] || d.budget.left <= 0 {
 		d.missed = append(d.missed, place)
 		return nil
 	}
 	pieces := d.over[place]
-	v, used, left := d.cover.all(pieces, place, nil, &d.budget)
+	v, used, left := d.cover.all(pieces, nil, &d.budget)
 	switch v {
 	case undecided:
 		d.missed = append(d.missed, place)
@@ -142,15 +145,15 @@ func (d *dead) rule(place int) box {
 	}
 	never := len(used) == 0
 	if !never {
-		w, _, _ := d.cover.all(pieces, 0, nil, &d.budget)
+		w, _, _ := d.cover.all(pieces, func(p int) bool { return p == nowhere }, &d.budget)
 		never = w == covered
 	}
 	if never {
 		d.report(r, "NP306", r.NameSpan, "no connection ever fulfils the conditions of this rule")
 	} else {
-		d.shadowed(r, d.fewest(pieces, place, used))
+		d.shadowed(r, d.fewest(pieces, used))
 	}
-	d.dies(place)
+	d.found[d.order[place]] = true
 	return nil
 }
 
@@ -168,12 +171,6 @@ func (d *dead) open(place int, left box, near int) {
 	r, first := &d.policy.Rules[rule], &d.policy.Rules[d.order[near]]
 	f := d.report(r, "NP322", r.NameSpan, "it could not be found out whether this rule ever decides: that hangs on patterns, or lists from the web, which are not compared")
 	f.Note(first.NameSpan, diag.Quote(first.Name)+" goes first and may match the same")
-}
-
-// dies notes that a rule never decides: nothing is covered by it alone.
-func (d *dead) dies(place int) {
-	d.cover.index.dead[place] = true
-	d.found[d.order[place]] = true
 }
 
 // shadowed reports a rule that is true only where those with the places decide.
@@ -228,11 +225,11 @@ func (d *dead) byDefault() {
 		return
 	}
 	pieces := []box{{}}
-	v, used, _ := d.cover.all(pieces, len(d.order), nil, &d.budget)
+	v, used, _ := d.cover.all(pieces, nil, &d.budget)
 	if v != covered {
 		return
 	}
-	used = d.fewest(pieces, len(d.order), used)
+	used = d.fewest(pieces, used)
 	f := d.diags.Report("NP308", d.policy.Default.Span, "the default is never asked: rules decide every connection")
 	d.point(f, nil, used)
 }
@@ -252,18 +249,18 @@ func (d *dead) incomplete() {
 
 // fewest returns, of the rules that cover the pieces, one that does it alone, else
 // those of which none can be left out.
-func (d *dead) fewest(pieces []box, place int, used []int) []int {
-	if one, ok := d.single(pieces, place); ok {
+func (d *dead) fewest(pieces []box, used []int) []int {
+	if one, ok := d.single(pieces); ok {
 		return []int{one}
 	}
-	return d.thin(pieces, place, used)
+	return d.thin(pieces, used)
 }
 
 // single returns the first rule that covers the pieces alone.
-func (d *dead) single(pieces []box, place int) (int, bool) {
-	for _, h := range d.cover.holders(pieces[0], place, maxHolders, &d.budget) {
+func (d *dead) single(pieces []box) (int, bool) {
+	for _, h := range d.cover.holders(pieces[0], maxHolders, &d.budget) {
 		only := func(p int) bool { return p == h || p == nowhere }
-		if v, _, _ := d.cover.all(pieces, place, only, &d.budget); v == covered {
+		if v, _, _ := d.cover.all(pieces, only, &d.budget); v == covered {
 			return h, true
 		}
 	}
@@ -271,13 +268,13 @@ func (d *dead) single(pieces []box, place int) (int, bool) {
 }
 
 // thin leaves out rules that are not needed to cover the pieces.
-func (d *dead) thin(pieces []box, place int, used []int) []int {
+func (d *dead) thin(pieces []box, used []int) []int {
 	if len(used) > maxThinned {
 		return used
 	}
 	for _, u := range slices.Backward(slices.Clone(used)) {
 		only := func(p int) bool { return p == nowhere || p != u && slices.Contains(used, p) }
-		if v, fewer, _ := d.cover.all(pieces, place, only, &d.budget); v == covered {
+		if v, fewer, _ := d.cover.all(pieces, only, &d.budget); v == covered {
 			used = fewer
 		}
 	}

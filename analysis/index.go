@@ -19,14 +19,20 @@ type placed struct {
 
 const nowhere = -1
 
-// index finds the boxes that a point is in. A box is filed under one of its sides: the
-// one that the fewest boxes share.
+// index finds the boxes that a point is in, of those that were added. A box is filed
+// under one of its sides: the one that the fewest boxes share.
 type index struct {
+	boxes []placed // in order
+	added int      // how many of them were added, or left out
+	// sides are the different sides of all boxes, filed where each is in its dimension, from
+	// 1, 0 while it is not; by are the places in sides of the boxes, -1 for one without any.
+	sides []side
+	filed []int32
+	by    []int32
+
 	dims   []dimIndex
 	always []int32 // boxes without sides
 	zero   []int32 // dimensions with a filed side that has the value 0
-	boxes  []placed
-	dead   []bool // by place: boxes of these are not found
 }
 
 // dimIndex is a segment tree over the values of a dimension: each node has the sets that
@@ -41,13 +47,12 @@ type dimIndex struct {
 // entry is a set at a node, and the node's entry before it.
 type entry struct{ set, before int32 }
 
-// newIndex files boxes that are in order.
-func newIndex(s *space, boxes []placed, places int) *index {
-	x := &index{dims: make([]dimIndex, len(s.sizes)), boxes: boxes, dead: make([]bool, places)}
-	ids := map[string]int{} // by dimension and set
-	var sets []side
+// newIndex prepares for boxes that are in order; none is added yet.
+func newIndex(s *space, boxes []placed) *index {
+	x := &index{dims: make([]dimIndex, len(s.sizes)), boxes: boxes, by: make([]int32, len(boxes))}
+	ids := map[string]int32{} // of sides, by dimension and set
 	var uses []int
-	of := make([][]int, len(boxes))
+	of := make([][]int32, len(boxes))
 	var key []byte
 	for i := range boxes {
 		for _, d := range boxes[i].box {
@@ -57,52 +62,64 @@ func newIndex(s *space, boxes []placed, places int) *index {
 			}
 			id, ok := ids[string(key)]
 			if !ok {
-				id = len(sets)
-				ids[string(key)], sets, uses = id, append(sets, d), append(uses, 0)
+				id = int32(len(x.sides))
+				ids[string(key)], x.sides, uses = id, append(x.sides, d), append(uses, 0)
 			}
 			uses[id]++
 			of[i] = append(of[i], id)
 		}
 	}
+	x.filed = make([]int32, len(x.sides))
 	// Sides with the value 0 are looked at for every point, and of those about what is not
 	// compared it is asked what is near.
-	poor := func(id int) int {
-		if sets[id].in.has(0) || s.keys[sets[id].dim].open() {
+	poor := func(id int32) int {
+		if x.sides[id].in.has(0) || s.keys[x.sides[id].dim].open() {
 			return 1
 		}
 		return 0
 	}
-	filed := map[int]int{} // sets, by their place in their dimension
 	for i, list := range of {
-		if len(list) == 0 {
-			x.always = append(x.always, int32(i))
-			continue
+		if x.by[i] = -1; len(list) > 0 {
+			x.by[i] = slices.MinFunc(list, func(a, b int32) int {
+				return cmp.Or(cmp.Compare(poor(a), poor(b)), cmp.Compare(uses[a], uses[b]), cmp.Compare(x.sides[a].in.count(), x.sides[b].in.count()))
+			})
 		}
-		id := slices.MinFunc(list, func(a, b int) int {
-			return cmp.Or(cmp.Compare(poor(a), poor(b)), cmp.Compare(uses[a], uses[b]), cmp.Compare(sets[a].in.count(), sets[b].in.count()))
-		})
-		d := &x.dims[sets[id].dim]
-		at, ok := filed[id]
-		if !ok {
-			at = len(d.sets)
-			filed[id] = at
-			d.file(sets[id].in, s.sizes[sets[id].dim], int32(at))
-			if sets[id].in.has(0) {
-				x.zero = append(x.zero, sets[id].dim)
-			}
-		}
-		d.sets[at] = append(d.sets[at], int32(i))
 	}
-	slices.Sort(x.zero)
-	x.zero = slices.Compact(x.zero)
 	return x
 }
 
+// add adds the boxes up to a place, but for those of places that are left out.
+func (x *index) add(s *space, place int, leave bool) {
+	for ; x.added < len(x.boxes) && x.boxes[x.added].place <= place; x.added++ {
+		i := int32(x.added)
+		if leave && x.boxes[i].place == place {
+			continue
+		}
+		id := x.by[i]
+		if id < 0 {
+			x.always = append(x.always, i)
+			continue
+		}
+		dim := x.sides[id].dim
+		d := &x.dims[dim]
+		if x.filed[id] == 0 {
+			d.file(x.sides[id].in, s.sizes[dim])
+			x.filed[id] = int32(len(d.sets))
+			if x.sides[id].in.has(0) && !slices.Contains(x.zero, dim) {
+				x.zero = append(x.zero, dim)
+			}
+		}
+		at := x.filed[id] - 1
+		d.sets[at] = append(d.sets[at], i)
+	}
+}
+
 // file adds a set to the tree.
-func (d *dimIndex) file(in values, size, set int32) {
+func (d *dimIndex) file(in values, size int32) {
 	if d.nodes == nil {
 		d.size, d.nodes = size, make([]int32, 2*size)
 	}
+	set := int32(len(d.sets))
 	d.sets = append(d.sets, nil)
 	add := func(node int32) {
 		d.list = append(d.list, entry{set, d.nodes[node]})
@@ -122,16 +139,12 @@ func (d *dimIndex) file(in values, size, set int32) {
 	}
 }
 
-// each calls f with the boxes of rules before a place that may have the point in them,
-// until f says false. The point has the value 0 where the piece around it is free.
-func (x *index) each(piece box, point []int32, before int, f func(*placed) bool) {
+// each calls f with the boxes that may have the point in them, until f says false. The
+// point has the value 0 where the piece around it is free.
+func (x *index) each(piece box, point []int32, f func(*placed) bool) {
 	some := func(list []int32) bool {
 		for _, i := range list {
-			b := &x.boxes[i]
-			if b.place >= before {
-				return true
-			}
-			if (b.place < 0 || !x.dead[b.place]) && !f(b) {
+			if !f(&x.boxes[i]) {
 				return false
 			}
 		}
