@@ -57,9 +57,10 @@ fuzz: ## each fuzz target for FUZZTIME (2m)
 
 SEED  := $(or $(SEED),$(shell date +%s))
 CASES ?= 1000000
-nightly: ## engine against oracle: a million random decisions, and as many that rapid draws; SEED repeats a night
+nightly: ## engine against oracle: a million random decisions, and as many that rapid draws; dead rules against the engine; SEED repeats a night
 	$(GO) test ./engine -count=1 -v -timeout 0 -run '^(TestOracle|TestRecompile|TestClassBench|TestDomainLists)' \
 		-cases $(CASES) -seed $(SEED) -rapid.seed $(SEED) -rapid.nofailfile
+	$(GO) test ./analysis -count=1 -v -timeout 0 -run '^(TestDead|TestWitness)' -policies 20000 -seed $(SEED)
 
 accept: ## the acceptance lines of every issue so far; FULL=1 runs the long ones in full
 	@set -e; for f in $(filter-out accept/lib.sh,$(wildcard accept/*.sh)); do $$f; done

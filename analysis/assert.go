@@ -1,6 +1,10 @@
-// Package analysis finds out what a policy says of itself: whether its assertions hold.
+// Package analysis finds out what a policy says of itself: whether its assertions hold,
+// and which of its rules never decide.
 //
-// It is pure: it decides by the engine, over facts and worlds that it makes up.
+// Assertions are tried: it decides by the engine, over facts and worlds that it makes up.
+// Rules are compared as boxes in a space of numbered facts (see space), of which cover
+// finds out whether some lie within others, and witness makes a flow and a world. It is
+// pure.
 package analysis
 
 import (

@@ -66,6 +66,7 @@ func example(t *testing.T, name string, src []byte) load.Result {
 	list := r.Diags
 	if r.Policy != nil {
 		list = append(list, analysis.Assertions(engine.Compile(r.Policy)).Diags...)
+		list = append(list, analysis.Dead(r.Policy, analysis.Thorough).Diags...)
 	}
 	if diag.HasErrors(list) || diag.Count(list, diag.Warning) > 0 {
 		var b bytes.Buffer

@@ -175,16 +175,32 @@ var examples = map[Code]example{
 		"`for` asks that a comparison has held for so long. It goes with what is measured all the time: latency, error_rate, uplink.NAME.* and route.NAME.*.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {rtt_ms: \">120 for 30s\"}, action: {route: direct}}\n",
 	},
+	"NP302": {
+		"A rule that goes first decides every connection that this rule matches, in every state in which it is looked at, whatever is known of the connection yet. The note says whether it does the same: then this rule can go, else its priority is too low. A rule with modifiers only is reported where they never count.",
+		someRoute + "rules:\n  - {name: all_web, priority: 2, match: {port: \"80,443\"}, action: {route: direct}}\n  - {name: no_web, priority: 1, match: {port: 80, protocol: tcp}, action: {block: true}}\n",
+	},
+	"NP304": {
+		"The same as NP302, but it takes several rules together. None of those that are named can be left out.",
+		someRoute + "rules:\n  - {name: low, priority: 2, match: {port: 0-1023}, action: {route: direct}}\n  - {name: high, priority: 2, match: {port: 1024-65535}, action: {block: true}}\n  - {name: some, priority: 1, match: {port: 1000-2000, protocol: tcp}, action: {route: direct}}\n",
+	},
+	"NP306": {
+		"The conditions of a rule contradict one another.",
+		someRoute + "rules:\n  - {name: a, priority: 0, match: {protocol: icmp, port: 53}, action: {route: direct}}\n",
+	},
 	"NP307": {
 		"`when` and `disable` together leave no state in which the rule is looked at.",
 		someRoute + "rules:\n  - {name: a, priority: 0, when: {state: NORMAL}, disable: NORMAL, match: {port: 443}, action: {route: direct}}\n",
+	},
+	"NP308": {
+		"Rules decide every connection, in every state: the default is never asked. It does no harm, but it may be thought to.",
+		someRoute + "default: {block: true}\nrules:\n  - {name: rest, priority: 0, match: {any: true}, action: {route: direct}}\n",
 	},
 	"NP320": {
 		"An assertion does not hold: `netpolicy test` and `lint` try it in each of its states, once with every fact that it does not name unknown and once with all of them absent, and tell the first that gives something else.",
 		"",
 	},
 	"NP322": {
-		"The analysis does not cover everything that is asked: what it did not look at is not proven.",
+		"The analysis does not cover everything that is asked: what it did not look at is not proven. Of a rule it says that it could not be found out whether it ever decides: because its conditions have too many parts, because too many rules overlap, or because it hangs on what is not compared value by value (regular expressions, keywords, wildcards within labels, lists from the web).",
 		someRoute + someRule + "assertions:\n  - {flow: www.example.org tcp/443, expect: route direct}\n",
 	},
 	"NP401": {

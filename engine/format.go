@@ -188,7 +188,11 @@ func (p *Program) ActionText(d *Decision) string {
 }
 
 // OutcomeText returns what a rule, or the default, asks for: "fallback best, backup, log".
-func (p *Program) OutcomeText(o *rules.Outcome) string {
+func (p *Program) OutcomeText(o *rules.Outcome) string { return OutcomeText(p.policy, o) }
+
+// OutcomeText is Program.OutcomeText for a policy that is not compiled.
+func OutcomeText(policy *rules.Policy, o *rules.Outcome) string {
+	p := &Program{policy: policy}
 	return p.askedText(o.Kind, o.Route, o.Routes, o.Reject) + p.modsText(&o.Mods)
 }
 

@@ -70,6 +70,7 @@ func (c *checker) rule(n *RuleNode, r *Rule) {
 		if e, ok := diag.Lookup(diag.Code(w.Text)); !ok || e.Severity == diag.Error {
 			c.report("NP004", w.Span, "expected the code of a warning or hint, found %s", diag.Quote(w.Text))
 		}
+		r.Allow = append(r.Allow, diag.Code(w.Text))
 	}
 	if n.Do == nil {
 		c.report("NP122", n.where(), "the rule has no action").Help = c.form("add `do`", "add `action`") + ": route, switch_route, fallback, failover, block, log or throttle"

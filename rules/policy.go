@@ -157,6 +157,8 @@ type Rule struct {
 	OnUnknown OnUnknown
 	// Hold is how long Wait holds a flow up; 0: 300 ms.
 	Hold time.Duration
+	// Allow are the codes of warnings and hints that are wanted here.
+	Allow []diag.Code
 }
 
 // OnUnknown is a rule's answer to missing facts.

@@ -21,7 +21,8 @@ func newLintCmd() *cobra.Command {
 		Use:   "lint FILE...",
 		Short: "Check policies and show every problem with its place",
 		Long: `Lint reads policies in NPL or YAML, with what they import, and shows every
-problem with its place, and how to mend it. Assertions about a connection are tried.
+problem with its place, and how to mend it. Assertions about a connection are tried,
+and rules that can never decide are looked for.
 
 It exits with 0 when no policy has an error, 1 on errors, and with --strict 3
 when there are warnings. Hints never fail. --allow drops warnings and hints of a
@@ -64,6 +65,9 @@ func lint(w io.Writer, stdin io.Reader, files []string, o lintOptions) error {
 		diags := r.Diags
 		if r.Policy != nil && len(r.Policy.Asserts) > 0 {
 			diags = append(diags, analysis.Assertions(engine.Compile(r.Policy)).Diags...)
+		}
+		if r.Policy != nil {
+			diags = append(diags, analysis.Dead(r.Policy, analysis.Thorough).Diags...)
 		}
 		diags = slices.DeleteFunc(diags, func(d diag.Diagnostic) bool {
 			return d.Severity != diag.Error && slices.Contains(o.allow, string(d.Code))

@@ -147,6 +147,7 @@ type Daemon struct {
 	reverted *api.Revert
 
 	book     book
+	graves   graves
 	places   []placed // of the loop, where the rules of policies stand
 	metering sync.Mutex
 	meter    *meter

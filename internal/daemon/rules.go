@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -30,15 +31,37 @@ const (
 	mostChanges = 100
 )
 
-// dead are the findings that say that a rule never decides.
-var dead = []diag.Code{"NP302", "NP304", "NP306", "NP307"}
-
 // book is what is known of the text of the policy that decides; made once for each.
 type book struct {
 	mu     sync.Mutex
 	of     *rules.Policy
 	bundle policyfile.Bundle
 	loaded load.Result
+}
+
+// maxAnalysed bounds the policies of which it is found out which rules never decide: on
+// a small router these take some seconds.
+const maxAnalysed = 20_000
+
+// graves are the rules of a policy that never decide; made once for each policy, by
+// whoever asks first.
+type graves struct {
+	mu  sync.Mutex
+	of  *rules.Policy
+	are analysis.DeadRules
+}
+
+// deadRules returns the rules of a policy that never decide.
+func (d *Daemon) deadRules(p *rules.Policy) analysis.DeadRules {
+	d.graves.mu.Lock()
+	defer d.graves.mu.Unlock()
+	if d.graves.of != p {
+		d.graves.of, d.graves.are = p, analysis.DeadRules{Dead: make([]bool, len(p.Rules))}
+		if len(p.Rules) <= maxAnalysed {
+			d.graves.are = analysis.Dead(p, analysis.Thorough)
+		}
+	}
+	return d.graves.are
 }
 
 // text returns what is known of the text of the policy that decides.
@@ -147,19 +170,55 @@ func (d *Daemon) Rules() (api.Rules, error) {
 	}
 	out.Default.Decisions = byDefault
 	order := prog.Order()
+	listed := make([]bool, len(p.Rules))
+	for _, i := range order {
+		listed[i] = true
+	}
 	for i := range p.Rules {
-		if !slices.Contains(order, i) {
+		if !listed[i] {
 			order = append(order, i)
 		}
 	}
+	dead := d.deadRules(p)
+	findings := findingsOf(p, append(slices.Clone(loaded.Diags), dead.Diags...))
 	for _, i := range order {
 		r := ruleOf(prog, &p.Rules[i], loaded)
+		// A rule that is never looked at, though nobody has disabled it, is as dead.
+		never := slices.ContainsFunc(findings[i], func(g diag.Diagnostic) bool { return g.Code == "NP307" })
+		r.Dead = dead.Dead[i] || never
+		if len(findings[i]) > 0 {
+			r.Findings = apiDiagnostics(diag.Sort(findings[i]), loaded.Sources, false)
+		}
 		if hits != nil {
 			r.Decisions = hits[i]
 		}
 		out.Rules = append(out.Rules, r)
 	}
 	return out, nil
+}
+
+// findingsOf returns the findings about each rule of a policy.
+func findingsOf(p *rules.Policy, list []diag.Diagnostic) [][]diag.Diagnostic {
+	at := make([]int, len(p.Rules)) // in the order of their text
+	for i := range at {
+		at[i] = i
+	}
+	before := func(a, b diag.Span) int { return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Start, b.Start)) }
+	slices.SortFunc(at, func(a, b int) int { return before(p.Rules[a].Span, p.Rules[b].Span) })
+	out := make([][]diag.Diagnostic, len(p.Rules))
+	for _, g := range list {
+		k, found := slices.BinarySearchFunc(at, g.Span, func(i int, s diag.Span) int { return before(p.Rules[i].Span, s) })
+		if !found {
+			k-- // the last rule that begins before it
+		}
+		if k < 0 {
+			continue
+		}
+		if s := p.Rules[at[k]].Span; s.File == g.Span.File && g.Span.Start < s.End {
+			out[at[k]] = append(out[at[k]], g)
+		}
+	}
+	return out
 }
 
 // ruleOf describes a rule by the policy's text.
@@ -178,14 +237,6 @@ func ruleOf(prog *engine.Program, r *rules.Rule, loaded load.Result) api.Rule {
 		if src.Name == r.Span.File && r.Span.Start <= len(src.Text) {
 			out.Line, _ = src.Position(r.Span.Start)
 		}
-	}
-	for i := range loaded.Diags {
-		g := &loaded.Diags[i]
-		if g.Span.File != r.Span.File || g.Span.Start < r.Span.Start || g.Span.Start >= r.Span.End {
-			continue
-		}
-		out.Dead = out.Dead || slices.Contains(dead, g.Code)
-		out.Findings = append(out.Findings, apiDiagnostics([]diag.Diagnostic{*g}, loaded.Sources, false)...)
 	}
 	return out
 }

@@ -24,6 +24,9 @@ const (
 	// maxPublished bounds the diagnostics of a document that are sent: an editor shows
 	// no more, and each is looked up in its line.
 	maxPublished = 500
+	// maxAnalysed bounds the policies of which it is looked at each change which rules
+	// never decide.
+	maxAnalysed = 5000
 )
 
 // document is one open text.
@@ -45,6 +48,16 @@ type knowledge struct {
 	read    []string         // the paths of imported files
 	symbols *symbols
 	program *engine.Program // nil: not asked for yet, or the policy has errors
+	found   bool            // Diags are complete
+}
+
+// findings returns all diagnostics: those of the text, and those of what it means.
+func (a *knowledge) findings() []diag.Diagnostic {
+	if !a.found && a.Policy != nil && len(a.Policy.Rules) <= maxAnalysed {
+		a.Diags = diag.Sort(append(a.Diags, analysis.Dead(a.Policy, analysis.Quick).Diags...))
+	}
+	a.found = true
+	return a.Diags
 }
 
 func (s *server) didOpen(p didOpenParams) (any, error) {
@@ -240,12 +253,16 @@ func (s *server) diagnosticsOf(d *document) (list []diagnostic, err error) {
 	list = []diagnostic{}
 	err = guarded("diagnostics", func() {
 		a := s.analyse(d)
-		for i := range min(len(a.Diags), maxPublished) {
-			list = append(list, s.diagnostic(d, a, &a.Diags[i]))
+		diags := a.findings()
+		for i := range min(len(diags), maxPublished) {
+			list = append(list, s.diagnostic(d, a, &diags[i]))
 		}
 	})
 	return list, err
 }
+
+// unnecessary are the findings about what could as well not be there.
+var unnecessary = []diag.Code{"NP115", "NP302", "NP304", "NP306", "NP307", "NP308"}
 
 // diagnostic turns a finding into the protocol's form. One in an imported file
 // stands at the import; the place itself is told.
@@ -259,7 +276,7 @@ func (s *server) diagnostic(d *document, a *knowledge, f *diag.Diagnostic) diagn
 	default:
 		out.Severity = severityHint
 	}
-	if f.Code == "NP115" {
+	if slices.Contains(unnecessary, f.Code) {
 		out.Tags = []int{tagUnnecessary}
 	}
 	if f.Help != "" {

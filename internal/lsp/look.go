@@ -126,7 +126,7 @@ func (l *Look) FindingsOf(list []diag.Diagnostic, fixes bool) (out []Finding, er
 	err = guarded("findings", func() {
 		a := l.s.analyse(l.d)
 		if list == nil {
-			list = a.Diags
+			list = a.findings()
 		}
 		out, err = []Finding{}, nil
 		mended := 0

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
 )
 
@@ -67,6 +68,9 @@ run by that test.
 func example(t *testing.T, e diag.Entry) string {
 	t.Helper()
 	r := Policy("policy.yaml", []byte(e.Example), Options{})
+	if r.Policy != nil {
+		r.Diags = append(r.Diags, analysis.Dead(r.Policy, analysis.Thorough).Diags...)
+	}
 	diags := slices.DeleteFunc(r.Diags, func(d diag.Diagnostic) bool { return d.Code != e.Code })
 	if len(diags) == 0 {
 		t.Errorf("%s: its example does not get it", e.Code)
@@ -92,8 +96,11 @@ func TestExamples(t *testing.T) {
 				t.Fatal(err)
 			}
 			n++
-			if r := Policy(f, src, Options{}); diag.HasErrors(r.Diags) || diag.Count(r.Diags, diag.Warning) > 0 {
+			r := Policy(f, src, Options{})
+			if diag.HasErrors(r.Diags) || diag.Count(r.Diags, diag.Warning) > 0 {
 				t.Errorf("%s", render(t, f, src, Options{}))
+			} else if dead := analysis.Dead(r.Policy, analysis.Thorough); len(dead.Diags) > 0 {
+				t.Errorf("%s: %v", f, dead.Diags)
 			}
 		}
 	}
