@@ -54,6 +54,8 @@ type Options struct {
 	MaxFlows int
 	// Proc is where /proc is; "" means /proc.
 	Proc string
+
+	without []string // hooks that are not tried; for tests
 }
 
 // Counters say what a source did. They may be read at any time; those that the
@@ -78,7 +80,7 @@ type Counters struct {
 // Feature is one fact and whether it is served.
 type Feature struct {
 	Fact string // such as "names of forwarded connections"
-	Hook string // such as "tcx/ingress on lan0"
+	Hook string // such as "tcx/ingress on lan0"; of several ways to serve it the one that is used
 	Err  error  // why it is not served; nil: it is
 }
 

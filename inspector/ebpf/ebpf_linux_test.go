@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -229,15 +230,27 @@ func TestFallback(t *testing.T) {
 }
 
 // TestConfined loads all of it as the service does: with four capabilities, and
-// the service's filter of system calls.
+// the service's filter of system calls. It gets what root gets.
 func TestConfined(t *testing.T) {
 	nstest.Need(t)
-	_, out, err := runChild(t, "np-confined", "confined "+group(t))
+	dir := group(t)
+	list, err := Detect(Options{Cgroup: dir, Ifaces: []string{"lo"}})
+	if err != nil {
+		t.Skip(err)
+	}
+	want := ""
+	for _, f := range list {
+		want += fmt.Sprintln(f)
+	}
+	_, out, err := runChild(t, "np-confined", "confined "+dir)
 	if strings.Contains(out, seccomp.ErrUnsupported.Error()) {
 		t.Skip(out)
 	}
 	if err != nil {
 		t.Errorf("%v: %s", err, out)
+	}
+	if diff := cmp.Diff(want, out); diff != "" {
+		t.Errorf("root, confined (-want +got):\n%s", diff)
 	}
 }
 
@@ -246,7 +259,7 @@ func TestNothingStays(t *testing.T) {
 	nstest.Need(t)
 	dir := group(t)
 	_, stop := start(t, Options{Cgroup: dir}, func(inspector.Event) {})
-	const hooks = 9 // of a control group: all but the iterator
+	const hooks = 9 // of a control group: all but the iterators
 	if n := attached(t, dir); n != hooks {
 		t.Errorf("%d programs are attached", n)
 	}
@@ -298,42 +311,117 @@ func attached(t testing.TB, dir string) (n int) {
 // TestOverrun stalls the reader: connections go on, the loss is counted, and
 // what is still there is told in the end.
 func TestOverrun(t *testing.T) {
-	_, peer := pair(t)
-	var seen log
-	stall := make(chan struct{})
-	src, _ := start(t, Options{Ring: 4096, Every: 20 * time.Millisecond}, func(e inspector.Event) {
-		<-stall
-		seen.emit(e)
-	})
-	peer.Serve(t, "192.0.2.2:9000", func(net.Conn) {})
-	var held []net.Conn
-	const n = 200
-	for range n {
-		c, err := net.Dial("tcp", "192.0.2.2:9000")
-		if err != nil {
-			t.Fatal(err)
+	byEach(t, func(t *testing.T, without []string) {
+		_, peer := pair(t)
+		var seen log
+		stall := make(chan struct{})
+		src, _ := start(t, Options{Ring: 4096, Every: 20 * time.Millisecond, without: without}, func(e inspector.Event) {
+			<-stall
+			seen.emit(e)
+		})
+		peer.Serve(t, "192.0.2.2:9000", func(net.Conn) {})
+		var held []net.Conn
+		const n = 200
+		for i := range 2 * n {
+			network, address := "tcp", "192.0.2.2:9000"
+			if i%2 == 1 {
+				network, address = "udp", "192.0.2.2:9001"
+			}
+			c, err := net.Dial(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if network == "udp" {
+				if _, err := c.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			held = append(held, c)
 		}
-		held = append(held, c)
-	}
-	close(stall)
-	wait(t, func() bool { return src.Counters.Lost.Load() > 0 })
-	wait(t, func() bool { return len(seen.all(inspector.Open, toPort(9000))) == n })
-	for _, c := range held {
-		_ = c.Close()
-	}
-	wait(t, func() bool { return len(seen.all(inspector.Close, toPort(9000))) == n })
-	t.Logf("lost %d", src.Counters.Lost.Load())
+		close(stall)
+		wait(t, func() bool { return src.Counters.Lost.Load() > 0 })
+		all := func(kind inspector.Kind) bool {
+			return len(seen.all(kind, toPort(9000))) == n && len(seen.all(kind, toPort(9001))) == n
+		}
+		wait(t, func() bool { return all(inspector.Open) })
+		lost := src.Counters.Lost.Load()
+		for _, c := range held {
+			_ = c.Close()
+		}
+		wait(t, func() bool { return all(inspector.Close) })
+		t.Logf("lost %d, and %d ends", lost, src.Counters.Lost.Load()-lost)
+	})
+}
+
+// TestSweep: what ends while the reader stalls is told to have ended, and what lives on
+// is not, whatever it is.
+func TestSweep(t *testing.T) {
+	byEach(t, func(t *testing.T, without []string) {
+		_, peer := pair(t)
+		var seen log
+		var gate sync.Mutex
+		src, _ := start(t, Options{Ring: 4096, Every: 20 * time.Millisecond, without: without}, func(e inspector.Event) {
+			gate.Lock()
+			defer gate.Unlock()
+			seen.emit(e)
+		})
+		echo(t, peer, "192.0.2.2:9000")
+		dial := func(network, address string) net.Conn {
+			c, err := net.Dial(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		var held []net.Conn
+		const each = 5 // that end, and as many that stay
+		for range 2 * each {
+			held = append(held, dial("tcp", "192.0.2.2:9000"), dial("udp", "192.0.2.2:9001"))
+		}
+		wait(t, func() bool { return len(seen.all(inspector.Open, nil)) == len(held) })
+		gate.Lock()
+		for range 200 {
+			_ = dial("udp", "192.0.2.2:9002").Close()
+		}
+		for _, c := range held[:2*each] {
+			_ = c.Close()
+		}
+		gate.Unlock()
+		wait(t, func() bool { return src.Counters.Lost.Load() > 0 })
+		held = append(held, dial("udp", "192.0.2.2:9003")) // told when that sample is over
+		wait(t, func() bool { return len(seen.all(inspector.Open, toPort(9003))) == 1 })
+		check := func(ended int) {
+			t.Helper()
+			for _, port := range []uint16{9000, 9001} {
+				count := func(kind inspector.Kind) int { return len(seen.all(kind, toPort(port))) }
+				wait(t, func() bool { return count(inspector.Close) >= ended })
+				if o, c := count(inspector.Open), count(inspector.Close); o != 2*each || c != ended {
+					t.Errorf("port %d: %d began and %d ended, want %d and %d", port, o, c, 2*each, ended)
+				}
+			}
+		}
+		check(each)
+		for _, c := range held[2*each:] {
+			_ = c.Close()
+		}
+		check(2 * each)
+	})
 }
 
 // TestRTT holds connections open behind a delay.
-func TestRTT(t *testing.T) {
+func TestRTT(t *testing.T) { byEach(t, testRTT) }
+
+func testRTT(t *testing.T, without []string) {
 	here, peer := pair(t)
 	const delay = 40 * time.Millisecond
 	hold(t, here, delay)
 	here.Run(t, "", "iptables-legacy", "-A", "OUTPUT", "-o", "veth", "-j", "NFQUEUE", "--queue-num", "77")
 	t.Cleanup(func() { here.Run(t, "", "iptables-legacy", "-F", "OUTPUT") })
 	var seen log
-	start(t, Options{Every: 50 * time.Millisecond}, seen.emit)
+	start(t, Options{Every: 50 * time.Millisecond, without: without}, seen.emit)
 	echo(t, peer, "192.0.2.2:9000")
 	var group sync.WaitGroup
 	conns := make([]*net.TCPConn, size(20))
@@ -418,17 +506,46 @@ func echo(t testing.TB, ns *nstest.NS, addr string) {
 	t.Cleanup(func() { _ = l.Close(); group.Wait() })
 }
 
-// TestDetect names what it looks for.
+// TestDetect names what it looks for, and which of several ways serves it.
 func TestDetect(t *testing.T) {
 	nstest.Need(t)
-	list, err := Detect(Options{Cgroup: group(t), Ifaces: []string{"lo", "nosuch0"}})
+	dir := group(t)
+	list, err := Detect(Options{Cgroup: dir, Ifaces: []string{"lo", "nosuch0"}})
 	if err != nil {
 		t.Skip(err)
 	}
 	for _, f := range list {
-		if missing := strings.Contains(f.Hook, "nosuch0"); missing != (f.Err != nil) {
+		if missing := strings.Contains(f.Hook, "nosuch0"); missing != (f.Err != nil) && !mayLack(&f) {
 			t.Errorf("%s by %s: %v", f.Fact, f.Hook, f.Err)
 		}
+	}
+	// The first way that can be gone is gone.
+	want := Feature{Fact: factFigures, Hook: figuresBy[0].hook + " or " + figuresBy[1].hook, Err: figuresOf(t, list).Err}
+	for _, by := range figuresBy {
+		list, err := Detect(Options{Cgroup: dir, without: by.without})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := figuresOf(t, list)
+		t.Logf("%s: %v", by.hook, f.Err)
+		if f.Err == nil {
+			if f.Hook != by.hook {
+				t.Errorf("%s alone: %s", by.hook, f.Hook)
+			}
+			if want.Hook == f.Hook || strings.Contains(want.Hook, " or ") {
+				want = *f
+			}
+		}
+	}
+	if got := figuresOf(t, list); *got != want {
+		t.Errorf("%v, want %v", *got, want)
+	}
+	none, err := Detect(Options{Cgroup: dir, without: []string{hookStorage, hookTCP}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := figuresOf(t, none); !errors.Is(f.Err, errWithout) || !strings.Contains(f.Hook, " or ") {
+		t.Errorf("%v", *f)
 	}
 	if _, err := Detect(Options{Cgroup: filepath.Join(t.TempDir(), "none")}); err == nil {
 		t.Error("there is no such group")

@@ -28,10 +28,11 @@ type hook struct {
 	attach  func(*loaded, *ebpf.Program) (link.Link, error)
 }
 
-// fact is what hooks tell together: all of them, or it is not served.
+// fact is what hooks tell together: all of them, or it is not served. There may be
+// several ways to do so; the first that the kernel allows is taken.
 type fact struct {
-	name  string
-	hooks []hook
+	name string
+	ways [][]hook
 }
 
 // facts are what a source with these options could serve.
@@ -43,33 +44,60 @@ func facts(opt *Options) []fact {
 		group(observeProgConnect4, "cgroup/connect4", ebpf.AttachCGroupInet4Connect),
 		group(observeProgConnect6, "cgroup/connect6", ebpf.AttachCGroupInet6Connect),
 	}
+	only := func(hooks ...hook) [][]hook { return [][]hook{hooks} }
 	list := []fact{
-		{"connections", []hook{group(observeProgTcpLife, "sockops", ebpf.AttachCGroupSockOps)}},
-		{"programs of connections", connect},
-		{"round-trip times, retransmits, bytes", []hook{{observeProgFigures, "iter/bpf_sk_storage_map", attachFigures}}},
-		{"names and DNS answers of local programs", []hook{
+		{"connections", only(group(observeProgTcpLife, "sockops", ebpf.AttachCGroupSockOps))},
+		{"programs of connections", only(connect...)},
+		{factFigures, [][]hook{
+			{{observeProgFigures, hookStorage, attachFigures}},
+			{{observeProgFiguresUdp, hookUDP, attachRest}, {observeProgFiguresTcp, hookTCP, attachFigures}},
+		}},
+		{"names and DNS answers of local programs", only(
 			group(observeProgLeaving, "cgroup_skb/egress", ebpf.AttachCGroupInetEgress),
 			group(observeProgComing, "cgroup_skb/ingress", ebpf.AttachCGroupInetIngress),
-		}},
-		{"programs of UDP flows", []hook{
+		)},
+		{"programs of UDP flows", only(
 			group(observeProgMade, "cgroup/sock_create", ebpf.AttachCGroupInetSockCreate),
 			group(observeProgReleased, "cgroup/sock_release", ebpf.AttachCgroupInetSockRelease),
-		}},
-		{factVerdicts, append(connect,
+		)},
+		{factVerdicts, only(append(connect,
 			group(observeProgSendmsg4, "cgroup/sendmsg4", ebpf.AttachCGroupUDP4Sendmsg),
 			group(observeProgSendmsg6, "cgroup/sendmsg6", ebpf.AttachCGroupUDP6Sendmsg),
-		)},
+		)...)},
 	}
 	for _, name := range opt.Ifaces {
-		list = append(list, fact{"names and DNS answers of forwarded connections", []hook{{
+		list = append(list, fact{"names and DNS answers of forwarded connections", only(hook{
 			observeProgForwarded, "tcx/ingress on " + name,
 			func(_ *loaded, p *ebpf.Program) (link.Link, error) { return attachInterface(p, name) },
-		}}})
+		})})
 	}
 	return list
 }
 
-const factVerdicts = "verdicts when programs connect"
+const (
+	factFigures  = "round-trip times, retransmits, bytes"
+	factVerdicts = "verdicts when programs connect"
+)
+
+// The hooks of figures. The first visits the connections that are known; where a
+// kernel refuses it the others visit all sockets of the network namespace.
+const (
+	hookStorage = "iter/bpf_sk_storage_map"
+	hookTCP     = "iter/tcp"
+	hookUDP     = "iter/udp"
+)
+
+// errWithout is why a hook of Options.without is not there.
+var errWithout = errors.New("it was not to be tried")
+
+// where names hooks, by where they go.
+func where(hooks []hook) string {
+	var list []string
+	for _, h := range hooks {
+		list = append(list, h.where)
+	}
+	return strings.Join(list, ", ")
+}
 
 // loaded is what is in the kernel for one Run; Close removes it.
 type loaded struct {
@@ -78,6 +106,7 @@ type loaded struct {
 	top    string           // where control groups are
 	cgroup *os.File
 	iter   *link.Iter // nil: there are no figures
+	rest   *link.Iter // what is read besides when all is wanted; nil: nothing
 	types  *btf.Cache
 	tried  map[string]error // hooks, by where they go
 	held   []io.Closer
@@ -90,13 +119,9 @@ func load(opt *Options) (*loaded, []Feature, error) {
 	served := false
 	var list []Feature
 	for _, f := range facts(opt) {
-		var where []string
-		for _, h := range f.hooks {
-			where = append(where, h.where)
-		}
-		feature := Feature{Fact: f.name, Hook: strings.Join(where, ", "), Err: failed}
+		feature := Feature{Fact: f.name, Hook: where(f.ways[0]), Err: failed}
 		if failed == nil {
-			feature.Err = l.serve(f.hooks)
+			feature.Hook, feature.Err = l.serve(f.ways)
 		}
 		served = served || feature.Err == nil
 		list = append(list, feature)
@@ -112,6 +137,9 @@ func load(opt *Options) (*loaded, []Feature, error) {
 // prepare makes the maps. What it returns is to be closed also after an error.
 func prepare(opt *Options) (l *loaded, err error) {
 	l = &loaded{types: btf.NewCache(), tried: make(map[string]error)}
+	for _, h := range opt.without {
+		l.tried[h] = errWithout
+	}
 	if l.spec, err = loadObserve(); err != nil {
 		return l, fmt.Errorf("read the programs: %w", err)
 	}
@@ -139,9 +167,26 @@ func prepare(opt *Options) (l *loaded, err error) {
 	return l, nil
 }
 
-// serve loads and attaches all of the hooks, or says why one of them can't be. What
+// serve goes the first of the ways that can be gone, and returns its hooks; or all
+// hooks, and why each way is closed.
+func (l *loaded) serve(ways [][]hook) (hooks string, err error) {
+	for i, way := range ways {
+		closed := l.together(way)
+		switch {
+		case closed == nil:
+			return where(way), nil
+		case i == 0:
+			hooks, err = where(way), closed
+		default:
+			hooks, err = hooks+" or "+where(way), fmt.Errorf("%w; %w", err, closed)
+		}
+	}
+	return hooks, err
+}
+
+// together loads and attaches all of the hooks, or says why one of them can't be. What
 // is attached stays: other facts may need it.
-func (l *loaded) serve(hooks []hook) error {
+func (l *loaded) together(hooks []hook) error {
 	for _, h := range hooks {
 		err, tried := l.tried[h.where]
 		if !tried {
@@ -184,13 +229,16 @@ func (l *loaded) Close() {
 	}
 }
 
-func attachFigures(l *loaded, p *ebpf.Program) (link.Link, error) {
-	it, err := link.AttachIter(link.IterOptions{Program: p, Map: l.shared.Maps[observeMapConns]})
-	if err != nil {
-		return nil, err
-	}
-	l.iter = it
-	return it, nil
+// attachFigures attaches what lists connections, all of them or those of the map.
+func attachFigures(l *loaded, p *ebpf.Program) (_ link.Link, err error) {
+	l.iter, err = link.AttachIter(link.IterOptions{Program: p, Map: l.shared.Maps[observeMapConns]})
+	return l.iter, err
+}
+
+// attachRest attaches what lists UDP sockets, where attachFigures does not.
+func attachRest(l *loaded, p *ebpf.Program) (_ link.Link, err error) {
+	l.rest, err = link.AttachIter(link.IterOptions{Program: p})
+	return l.rest, err
 }
 
 // attachCgroup attaches by a link alone: other ways would outlive a crash.

@@ -179,9 +179,12 @@ func TestAnswersAndInitials(t *testing.T) {
 
 // TestQUICName reads a name from a post-quantum hello over two Initials.
 func TestQUICName(t *testing.T) {
-	pair(t)
+	_, peer := pair(t)
 	var seen log
 	start(t, Options{}, seen.emit)
+	// Without it the second packet meets an ICMP error.
+	l := peer.ListenPacket(t, "udp", "192.0.2.2:443")
+	defer func() { _ = l.Close() }()
 	hello, err := quictest.Hello(&tls.Config{ServerName: "quic.example", NextProtos: []string{"h3"}})
 	if err != nil {
 		t.Fatal(err)

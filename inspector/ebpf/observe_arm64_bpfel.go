@@ -156,6 +156,8 @@ const (
 	observeProgConnect4   = "connect4"
 	observeProgConnect6   = "connect6"
 	observeProgFigures    = "figures"
+	observeProgFiguresTcp = "figures_tcp"
+	observeProgFiguresUdp = "figures_udp"
 	observeProgForwarded  = "forwarded"
 	observeProgLeaving    = "leaving"
 	observeProgMade       = "made"
@@ -221,17 +223,19 @@ type observeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type observeProgramSpecs struct {
-	Coming    *ebpf.ProgramSpec `ebpf:"coming"`
-	Connect4  *ebpf.ProgramSpec `ebpf:"connect4"`
-	Connect6  *ebpf.ProgramSpec `ebpf:"connect6"`
-	Figures   *ebpf.ProgramSpec `ebpf:"figures"`
-	Forwarded *ebpf.ProgramSpec `ebpf:"forwarded"`
-	Leaving   *ebpf.ProgramSpec `ebpf:"leaving"`
-	Made      *ebpf.ProgramSpec `ebpf:"made"`
-	Released  *ebpf.ProgramSpec `ebpf:"released"`
-	Sendmsg4  *ebpf.ProgramSpec `ebpf:"sendmsg4"`
-	Sendmsg6  *ebpf.ProgramSpec `ebpf:"sendmsg6"`
-	TcpLife   *ebpf.ProgramSpec `ebpf:"tcp_life"`
+	Coming     *ebpf.ProgramSpec `ebpf:"coming"`
+	Connect4   *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6   *ebpf.ProgramSpec `ebpf:"connect6"`
+	Figures    *ebpf.ProgramSpec `ebpf:"figures"`
+	FiguresTcp *ebpf.ProgramSpec `ebpf:"figures_tcp"`
+	FiguresUdp *ebpf.ProgramSpec `ebpf:"figures_udp"`
+	Forwarded  *ebpf.ProgramSpec `ebpf:"forwarded"`
+	Leaving    *ebpf.ProgramSpec `ebpf:"leaving"`
+	Made       *ebpf.ProgramSpec `ebpf:"made"`
+	Released   *ebpf.ProgramSpec `ebpf:"released"`
+	Sendmsg4   *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6   *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	TcpLife    *ebpf.ProgramSpec `ebpf:"tcp_life"`
 }
 
 // observeMapSpecs contains maps before they are loaded into the kernel.
@@ -341,17 +345,19 @@ type observeVariables struct {
 //
 // It can be passed to loadObserveObjects or ebpf.CollectionSpec.LoadAndAssign.
 type observePrograms struct {
-	Coming    *ebpf.Program `ebpf:"coming"`
-	Connect4  *ebpf.Program `ebpf:"connect4"`
-	Connect6  *ebpf.Program `ebpf:"connect6"`
-	Figures   *ebpf.Program `ebpf:"figures"`
-	Forwarded *ebpf.Program `ebpf:"forwarded"`
-	Leaving   *ebpf.Program `ebpf:"leaving"`
-	Made      *ebpf.Program `ebpf:"made"`
-	Released  *ebpf.Program `ebpf:"released"`
-	Sendmsg4  *ebpf.Program `ebpf:"sendmsg4"`
-	Sendmsg6  *ebpf.Program `ebpf:"sendmsg6"`
-	TcpLife   *ebpf.Program `ebpf:"tcp_life"`
+	Coming     *ebpf.Program `ebpf:"coming"`
+	Connect4   *ebpf.Program `ebpf:"connect4"`
+	Connect6   *ebpf.Program `ebpf:"connect6"`
+	Figures    *ebpf.Program `ebpf:"figures"`
+	FiguresTcp *ebpf.Program `ebpf:"figures_tcp"`
+	FiguresUdp *ebpf.Program `ebpf:"figures_udp"`
+	Forwarded  *ebpf.Program `ebpf:"forwarded"`
+	Leaving    *ebpf.Program `ebpf:"leaving"`
+	Made       *ebpf.Program `ebpf:"made"`
+	Released   *ebpf.Program `ebpf:"released"`
+	Sendmsg4   *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6   *ebpf.Program `ebpf:"sendmsg6"`
+	TcpLife    *ebpf.Program `ebpf:"tcp_life"`
 }
 
 func (p *observePrograms) Close() error {
@@ -360,6 +366,8 @@ func (p *observePrograms) Close() error {
 		p.Connect4,
 		p.Connect6,
 		p.Figures,
+		p.FiguresTcp,
+		p.FiguresUdp,
 		p.Forwarded,
 		p.Leaving,
 		p.Made,

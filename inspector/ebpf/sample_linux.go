@@ -11,6 +11,8 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/cilium/ebpf/link"
+
 	"netpolicy.dev/netpolicy/inspector"
 )
 
@@ -38,7 +40,7 @@ func (r *run) sample() error {
 	all := lost != r.lost
 	r.lost = lost
 	if !all {
-		return r.figures()
+		return r.figures(r.loaded.iter)
 	}
 	for _, c := range r.flows {
 		for ; c != nil; c = c.next {
@@ -48,7 +50,10 @@ func (r *run) sample() error {
 	if err := r.all(1); err != nil {
 		return err
 	}
-	err = r.figures()
+	err = r.figures(r.loaded.iter)
+	if err == nil && r.loaded.rest != nil {
+		err = r.figures(r.loaded.rest)
+	}
 	if err := errors.Join(err, r.all(0)); err != nil {
 		return err
 	}
@@ -82,9 +87,9 @@ func (r *run) count() (lost uint64, err error) {
 	return sums[countLost], nil
 }
 
-// figures reads the kernel's list of connections.
-func (r *run) figures() error {
-	list, err := r.loaded.iter.Open()
+// figures reads one of the kernel's lists of connections.
+func (r *run) figures(it *link.Iter) error {
+	list, err := it.Open()
 	if err != nil {
 		return fmt.Errorf("list connections: %w", err)
 	}
@@ -108,6 +113,7 @@ func (r *run) figures() error {
 func (r *run) figure(e *observeEvent) {
 	c := r.flows[e.Id]
 	if c == nil {
+		delete(r.swept, e.Id) // the list had missed it: it lives
 		if len(r.flows) < r.source.opt.MaxFlows {
 			r.open(e) // the event is on its way, or was lost
 		}

@@ -156,7 +156,8 @@ var catalogue = []Entry{
 	{
 		"kernel-bpf", AreaKernel, Info, "Local connections are found by polling, not at their beginning.",
 		"The sources conntrack and sockdiag are used; the first packets of short connections may lack their process.",
-		"Grant CAP_BPF and CAP_PERFMON, and use a kernel with CONFIG_BPF_SYSCALL.",
+		"Grant CAP_BPF and CAP_PERFMON, and use a kernel with CONFIG_BPF_SYSCALL; from 5.14 on round-trip times are read by " +
+			"iter/bpf_sk_storage_map, or by iter/tcp and iter/udp. `netpolicy status` says which hooks serve.",
 	},
 	{
 		"kernel-nft-owner", AreaKernel, Info, "Other programs can't be kept from changing netpolicy's table.",

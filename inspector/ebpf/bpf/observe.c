@@ -119,38 +119,87 @@ static __always_inline void udp_event(struct event *e, __u8 kind, struct conn *c
 // All are told, changed or not.
 volatile __u32 all = 0;
 
-// One record for each connection whose figures have changed since the last reading.
+// sample writes the record of a TCP connection, if its figures have changed since the last reading.
+static __always_inline void sample(struct bpf_iter_meta *meta, struct conn *c, struct tcp_sock *tp)
+{
+	struct event e;
+	__u64 now = (tp->bytes_acked + tp->bytes_received) ^ ((__u64)tp->srtt_us << 32) ^
+		    ((__u64)tp->total_retrans << 56);
+
+	if (!(c->flags & TOLD) || (now == c->sampled && !all))
+		return;
+	describe(&e, FIGURES, c, tp);
+	// It may be ending right now, on another processor, and be half undone.
+	if (!e.lport || !e.rport || ((struct sock *)tp)->__sk_common.skc_state == TCP_CLOSE)
+		return;
+	// Where there is no room this is called once more, after a reading.
+	if (!bpf_seq_write(meta->seq, &e, sizeof(e)))
+		c->sampled = now;
+}
+
+// sample_udp writes the record of a UDP socket, when all are told: it has no figures.
+static __always_inline void sample_udp(struct bpf_iter_meta *meta, struct conn *c)
+{
+	struct event e;
+
+	if (!(c->flags & TOLD) || !all)
+		return;
+	udp_event(&e, FIGURES, c);
+	bpf_seq_write(meta->seq, &e, sizeof(e));
+}
+
+// The sockets that we know, and no others.
 SEC("iter/bpf_sk_storage_map")
 int figures(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct conn *c = ctx->value;
 	struct sock *sk = ctx->sk;
 	struct tcp_sock *tp;
-	struct event e = {};
-	__u64 now = 0;
 
-	if (!c || !sk || !(c->flags & TOLD))
+	if (!c || !sk)
 		return 0;
 	if (sk->sk_protocol == IPPROTO_UDP) {
-		if (!all)
-			return 0;
-		udp_event(&e, FIGURES, c);
-	} else {
-		tp = bpf_skc_to_tcp_sock(sk);
-		if (!tp)
-			return 0;
-		now = (tp->bytes_acked + tp->bytes_received) ^ ((__u64)tp->srtt_us << 32) ^
-		      ((__u64)tp->total_retrans << 56);
-		if (now == c->sampled && !all)
-			return 0;
-		describe(&e, FIGURES, c, tp);
-		// It may be ending right now, on another processor, and be half undone.
-		if (!e.lport || !e.rport || sk->__sk_common.skc_state == TCP_CLOSE)
-			return 0;
+		sample_udp(ctx->meta, c);
+		return 0;
 	}
-	// Where there is no room this is called once more, after a reading.
-	if (!bpf_seq_write(ctx->meta->seq, &e, sizeof(e)))
-		c->sampled = now;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		sample(ctx->meta, c, tp);
+	return 0;
+}
+
+// The same where a kernel refuses that one: all TCP sockets of the network namespace
+// are visited. Those that listen are not told, and what waits has no socket in full.
+SEC("iter/tcp")
+int figures_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+	struct tcp_sock *tp;
+	struct conn *c;
+
+	if (!sk)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	c = bpf_sk_storage_get(&conns, tp, 0, 0);
+	if (c)
+		sample(ctx->meta, c, tp);
+	return 0;
+}
+
+// And all its UDP sockets.
+SEC("iter/udp")
+int figures_udp(struct bpf_iter__udp *ctx)
+{
+	struct udp_sock *sk = ctx->udp_sk;
+	struct conn *c;
+
+	if (!sk)
+		return 0;
+	c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	if (c)
+		sample_udp(ctx->meta, c);
 	return 0;
 }
 
