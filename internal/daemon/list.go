@@ -24,8 +24,8 @@ const portion = 4096
 // source reads every ten seconds, and tells nothing of a flow that rests.
 const rateLife = 12 * time.Second
 
-// maxNamed is how many names out of DNS stand for one address: the flow's facts
-// have all, hundreds perhaps.
+// maxNamed is how many names out of DNS stand for one address in lists and records: it may have
+// dozens, and whoever has a domain gives it as many.
 const maxNamed = 4
 
 // traffic is what a flow has carried, and how fast. Sources count differently

@@ -67,6 +67,33 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// TestRingBytes: long lines leave room for fewer of them, and the newest is always there.
+func TestRingBytes(t *testing.T) {
+	r := NewRing(4)
+	held := func() (n int) {
+		for _, line := range r.Read(0, 10).Lines {
+			n += len(line)
+		}
+		return n
+	}
+	for i := range 10 {
+		r.Append(bytes.Repeat([]byte{'x'}, lineSize*(1+i%3)))
+		if got := held(); got > 4*lineSize || got == 0 {
+			t.Errorf("after %d lines %d bytes are held", i+1, got)
+		}
+	}
+	r.Append(make([]byte, 100*lineSize))
+	if b := r.Read(0, 10); len(b.Lines) != 1 || b.Missed != 10 || b.Next != 11 || held() != 100*lineSize {
+		t.Errorf("%d lines, %d missed", len(b.Lines), b.Missed)
+	}
+	for range 4 {
+		r.Append([]byte("short"))
+	}
+	if b := r.Read(0, 10); len(b.Lines) != 4 || b.Missed != 11 || r.bytes != 20 {
+		t.Errorf("%d lines of %d bytes, %d missed", len(b.Lines), r.bytes, b.Missed)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	m := NewMetrics("v1", nil)
 	for i := range maxRuleLabels + 5 {
