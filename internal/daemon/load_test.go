@@ -155,10 +155,7 @@ func BenchmarkDecide(b *testing.B) {
 
 // loaded writes records down beside a benchmark until the returned function is called.
 func loaded(b *testing.B, c *core) (stop func()) {
-	segs, err := telemetry.OpenSegments(b.TempDir(), 64<<20)
-	if err != nil {
-		b.Fatal(err)
-	}
+	segs := telemetry.NewSegments(b.TempDir(), 64<<20)
 	ring := telemetry.NewRing(0)
 	var dropped int
 	l := telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: ring, Log: slog.New(slog.DiscardHandler), Dropped: func(_ string, n int) { dropped += n }, Segments: segs})

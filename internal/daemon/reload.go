@@ -353,7 +353,7 @@ func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 }
 
 // transactions does reloads and new plans, one after the other.
-func (d *Daemon) transactions(ctx context.Context) error {
+func (d *Daemon) transactions(ctx context.Context) {
 	var repaired time.Time
 	besides := newFollower(d)
 	defer besides.close()
@@ -365,7 +365,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case call := <-d.reloads:
 			call.reply <- d.reload(ctx, call.who, "reload")
 		case reason := <-d.changed:
@@ -382,7 +382,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 			d.lookAtChange(ctx)
 		case reason := <-d.nudge:
 			if reason == reasonRepair && !waitUntil(ctx, repaired.Add(repairPause)) {
-				return nil
+				return
 			}
 			if reason == reasonRepair {
 				repaired = time.Now()
@@ -390,7 +390,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 			d.replan(ctx, reason)
 		case <-d.drifted:
 			if !waitUntil(ctx, repaired.Add(repairPause)) {
-				return nil
+				return
 			}
 			repaired = time.Now()
 			d.replan(ctx, reasonDrift)

@@ -257,8 +257,13 @@ func (d *Daemon) facts(list []api.Source) {
 	}
 }
 
-// sourceGauges writes what sources have lost.
+// sourceGauges writes which sources are in use, and what they have lost.
 func (d *Daemon) sourceGauges(w io.Writer) {
+	d.mu.Lock()
+	for _, s := range d.sources {
+		fmt.Fprintf(w, "netpolicy_source_up{source=%q} %d\n", s.Name, toInt(s.Error == ""))
+	}
+	d.mu.Unlock()
 	for _, s := range d.parts.Sources {
 		c, ok := s.(inspector.Counted)
 		if !ok {

@@ -295,8 +295,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // ReceiverOf returns the receiver of a URL: a webhook, or with the prefix "ntfy+" a topic of ntfy.
-// secret signs what webhooks get.
-func ReceiverOf(url string, secret []byte) Receiver {
+// secret returns what signs what webhooks get; while it fails they are tried again.
+func ReceiverOf(url string, secret func() ([]byte, error)) Receiver {
 	client := &http.Client{
 		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: sendTime},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -313,7 +313,7 @@ func ReceiverOf(url string, secret []byte) Receiver {
 //	Netpolicy-Signature: sha256=HEX(HMAC(secret, "1790000000." + body))
 type webhook struct {
 	url    string
-	secret []byte
+	secret func() ([]byte, error)
 	client *http.Client
 }
 
@@ -326,9 +326,13 @@ func (h *webhook) Send(ctx context.Context, m *Alert) error {
 	if err != nil {
 		return fmt.Errorf("write alert: %w: %w", err, ErrRefused)
 	}
+	secret, err := h.secret()
+	if err != nil {
+		return err
+	}
 	at := strconv.FormatInt(time.Now().Unix(), 10)
 	return post(ctx, h.client, h.url, body, map[string]string{
-		"Content-Type": "application/json", "Netpolicy-Time": at, "Netpolicy-Signature": "sha256=" + Sign(h.secret, at, body),
+		"Content-Type": "application/json", "Netpolicy-Time": at, "Netpolicy-Signature": "sha256=" + Sign(secret, at, body),
 	})
 }
 

@@ -141,6 +141,7 @@ func TestAlertsOffline(t *testing.T) {
 
 func TestReceivers(t *testing.T) {
 	secret := []byte("s3cret")
+	var noKey error
 	var asked *http.Request
 	var body []byte
 	status := http.StatusOK
@@ -151,7 +152,7 @@ func TestReceivers(t *testing.T) {
 	}))
 	defer server.Close()
 	m := &Alert{Schema: "np.alert/1", Time: time.Unix(1, 0).UTC(), Node: "gw", Status: Firing, Key: "uplink/wan1", Title: "wan1\r\nX-Evil: 1", Detail: "no answer"}
-	hook := ReceiverOf(server.URL+"/secret", secret)
+	hook := ReceiverOf(server.URL+"/secret", func() ([]byte, error) { return secret, noKey })
 	if err := hook.Send(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +176,11 @@ func TestReceivers(t *testing.T) {
 			t.Errorf("%d: %v", code, err)
 		}
 	}
+	noKey = errors.New("the disk is full")
+	if err := hook.Send(t.Context(), m); !errors.Is(err, noKey) || errors.Is(err, ErrRefused) {
+		t.Errorf("without a key: %v", err)
+	}
+	noKey = nil
 	server.Close()
 	if err := hook.Send(t.Context(), m); err == nil || errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("nobody there: %v", err)
