@@ -193,7 +193,7 @@ func New(opts Options, parts Parts) *Daemon {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	d.log = telemetry.Tee(opts.Log, d.feeds.Logs)
-	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
+	d.metrics = telemetry.NewMetrics(opts.Version, queues, d.writeGauges)
 	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: d.records, Log: d.log, Dropped: d.metrics.DecisionDropped})
 	return d
 }

@@ -90,6 +90,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 
 func (l *loop) liveOf(c *candidate) live {
 	w := c.world
+	l.d.countPolicy(c.policy)
 	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}, places: l.d.placesOf(c)}.count()
 	if !l.d.opts.Observe {
 		v.marks = marksOf(c.plan, c.policy)

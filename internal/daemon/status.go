@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -255,6 +256,18 @@ func (d *Daemon) facts(list []api.Source) {
 			list[i].Facts = append(list[i].Facts, fact)
 		}
 	}
+}
+
+// countPolicy has the metrics know what a policy has.
+func (d *Daemon) countPolicy(p *rules.Policy) {
+	var names, uplinks []string
+	for i := range p.Rules {
+		names = append(names, p.Rules[i].Name)
+	}
+	for i := range p.Uplinks {
+		uplinks = append(uplinks, p.Uplinks[i].Name)
+	}
+	d.metrics.Policy(names, uplinks)
 }
 
 // sourceGauges writes which sources are in use, and what they have lost.
