@@ -105,7 +105,7 @@ func TestLateNameBlocksAtOnce(t *testing.T) {
 	e = event(t, inspector.Name, web+" sni=bad.example")
 	c.event(&e, 0, wall)
 	o := expect(t, c, `name: block by "bad" to "" over ""`)
-	want := []setMark{{mustKey(t, web), plan.BlockMark(false), plan.CTMask}}
+	want := []setMark{{key: mustKey(t, web), value: plan.BlockMark(false), mask: plan.CTMask}}
 	if diff := cmp.Diff(want, o.setMarks, cmp.AllowUnexported(setMark{}, flowKey{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}

@@ -120,6 +120,9 @@ func (d *Daemon) countFlows(ctx context.Context) error {
 			c := l.core
 			end := min(place+portion, len(c.roster))
 			for _, t := range c.roster[min(place, end):end] {
+				if c.ours(t) {
+					continue
+				}
 				uplink, _ := whereTo(c.live.policy, &t.decision, t.route)
 				counts[uplink]++
 			}
