@@ -391,7 +391,7 @@ func (c *facts) nameValue(field rules.Field) string {
 	case nameKnown:
 		return "flow: " + c.text(c.asked[i])
 	case nameHints, nameDNS:
-		return "flow: by DNS " + strings.Join(slices.Collect(c.flow.DNS.All()), ", ")
+		return "flow: by DNS " + someNames(c.flow.DNS)
 	case nameUnknown:
 		return "flow: not known yet"
 	}
@@ -402,6 +402,24 @@ func (c *facts) nameValue(field rules.Field) string {
 		return "flow: not a legal name"
 	}
 	return "flow: none"
+}
+
+// shownNames is how many names of an address a text spells out: an address may have dozens, each of
+// which is told with every condition on names.
+const shownNames = 4
+
+// someNames spells the first names of a set, and how many more there are.
+func someNames(n flow.Names) string {
+	first := n.First(shownNames)
+	text := strings.Join(slices.Collect(first.All()), ", ")
+	if first == n {
+		return text
+	}
+	more := -shownNames
+	for range n.All() {
+		more++
+	}
+	return fmt.Sprintf("%s and %d more", text, more)
 }
 
 func show[T comparable](v flow.Value[T]) string {

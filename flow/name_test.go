@@ -83,3 +83,20 @@ func FuzzName(f *testing.F) {
 		}
 	})
 }
+
+func TestFirstNames(t *testing.T) {
+	for _, c := range []struct {
+		names, first []string
+		most         int
+	}{
+		{nil, nil, 4},
+		{[]string{"a.example"}, []string{"a.example"}, 1},
+		{[]string{"b.example", "a.example"}, []string{"a.example"}, 1},
+		{[]string{"c.example", "b.example", "a.example"}, []string{"a.example", "b.example"}, 2},
+		{[]string{"c.example", "b.example", "a.example"}, []string{"a.example", "b.example", "c.example"}, 3},
+	} {
+		if got, want := flow.NewNames(c.names...).First(c.most), flow.NewNames(c.first...); got != want {
+			t.Errorf("the first %d of %q: %v, want %v", c.most, c.names, got, want)
+		}
+	}
+}

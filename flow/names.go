@@ -25,6 +25,19 @@ func NewNames(names ...string) Names {
 // Empty reports whether the set has no names.
 func (n Names) Empty() bool { return n.joined == "" }
 
+// First returns the set of the first so many names in order, at least one.
+func (n Names) First(most int) Names {
+	end := 0
+	for range most {
+		i := strings.IndexByte(n.joined[end:], ' ')
+		if i < 0 {
+			return n
+		}
+		end += i + 1
+	}
+	return Names{n.joined[:end-1]}
+}
+
 // All yields the names in order.
 func (n Names) All() iter.Seq[string] {
 	return func(yield func(string) bool) {

@@ -77,6 +77,7 @@ It exits with 1 when there is an error, and with --strict 3 when there is a warn
 func (o *doctorOptions) run(cmd *cobra.Command) error {
 	var p *rules.Policy
 	var why error
+	var running api.Status
 	dir := o.stateDir
 	if o.config != "" {
 		var err error
@@ -88,13 +89,17 @@ func (o *doctorOptions) run(cmd *cobra.Command) error {
 			return cli.Fail(cmd, err)
 		}
 	} else {
-		var live string
-		p, live, why = livePolicy(cmd.Context(), o.socket)
-		dir = cmp.Or(dir, live)
+		p, running, why = livePolicy(cmd.Context(), o.socket)
+		dir = cmp.Or(dir, running.StateDir)
 	}
 	want := doctor.WantOf(p)
 	if why != nil {
 		want.Why = why.Error()
+	}
+	for _, s := range running.Sources {
+		if s.Error != "" {
+			want.NotInUse = append(want.NotInUse, doctor.NotInUse{Name: s.Name, Why: s.Error})
+		}
 	}
 	if p != nil {
 		dir = cmp.Or(dir, p.Daemon.StateDir)
@@ -124,18 +129,18 @@ func (o *doctorOptions) write(w io.Writer, r *doctor.Report) error {
 	return r.Text(w)
 }
 
-// livePolicy reads the policy by which the daemon decides, and returns the daemon's
-// state folder; the error says why there is no policy.
-func livePolicy(ctx context.Context, socket string) (*rules.Policy, string, error) {
+// livePolicy reads the policy by which the daemon decides, and returns what the daemon
+// says of itself; the error says why there is no policy.
+func livePolicy(ctx context.Context, socket string) (*rules.Policy, api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	s, err := api.NewClient(socket).Status(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, s, err
 	}
 	r, err := policyfile.Load(s.Policy.File, nil, nil)
 	if err == nil && r.Policy == nil {
 		err = fmt.Errorf("%s, by which netpolicyd decides, has %s now", s.Policy.File, plural(diag.Count(r.Diags, diag.Error), "error"))
 	}
-	return r.Policy, s.StateDir, err
+	return r.Policy, s, err
 }

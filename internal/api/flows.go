@@ -123,7 +123,9 @@ type Flow struct {
 	// Pinned: it stays on PinnedRoute, because moving it could break it.
 	Pinned      bool   `json:"pinned,omitempty"`
 	PinnedRoute string `json:"pinned_route,omitempty"`
-	Source      string `json:"source"` // who saw it first
+	// Killed: it was ended by hand, and is refused until its end.
+	Killed bool   `json:"killed,omitempty"`
+	Source string `json:"source"` // who saw it first
 	// Age is how long it has been followed, in seconds; -1 when it began before the daemon.
 	Age float64 `json:"age_seconds"`
 	// RTTms is its round-trip time, -1 when that is not known: smoothed by the kernel

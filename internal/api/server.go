@@ -97,9 +97,12 @@ func Contract() []byte { return contract }
 //go:embed openapi.yaml
 var contract []byte
 
+// ErrInUse is why a socket can't be listened on: another daemon answers on it.
+var ErrInUse = errors.New("another netpolicyd answers on it")
+
 // Listen makes the unix socket at path, in a directory made 0755 where there is none:
 // with mode 0600, or with 0660 for a group that is not 0, since root needs none. A
-// socket that a dead daemon left is replaced; one that answers is an error. The
+// socket that a dead daemon left is replaced; one that answers is ErrInUse. The
 // socket appears under its name only when it has its mode.
 func Listen(path string, group int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -111,7 +114,7 @@ func Listen(path string, group int) (net.Listener, error) {
 		}
 		if conn, err := net.Dial("unix", path); err == nil {
 			conn.Close()
-			return nil, fmt.Errorf("API socket %s: another netpolicyd answers on it", path)
+			return nil, fmt.Errorf("API socket %s: %w", path, ErrInUse)
 		}
 	}
 	temp := fmt.Sprintf("%s.%d", path, os.Getpid())

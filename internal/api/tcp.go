@@ -42,13 +42,27 @@ var ErrPublic = errors.New("an address that others can reach needs TLS (api_tls)
 // Check says why a listener can't be served like this.
 func (o *TCP) Check(l net.Listener) error {
 	addr, ok := l.Addr().(*net.TCPAddr)
-	switch {
-	case !ok:
+	if !ok {
 		return fmt.Errorf("serve the API over TCP: %s is no TCP listener", l.Addr().Network())
-	case o.CertFile == "" && !addr.IP.IsLoopback() && !o.InsecureLAN:
-		return fmt.Errorf("serve the API on %s: %w", addr, ErrPublic)
+	}
+	return o.CheckAddr(addr.AddrPort())
+}
+
+// CheckAddr says why it would not be safe to serve like this at an address.
+func (o *TCP) CheckAddr(a netip.AddrPort) error {
+	if o.CertFile == "" && !a.Addr().Unmap().IsLoopback() && !o.InsecureLAN {
+		return fmt.Errorf("serve the API on %s: %w", a, ErrPublic)
 	}
 	return nil
+}
+
+// CheckFiles says why the certificate can't be used now; it may be written later.
+func (o *TCP) CheckFiles() error {
+	if o.CertFile == "" {
+		return nil
+	}
+	_, err := (&certificate{cert: o.CertFile, key: o.KeyFile}).get(nil)
+	return err
 }
 
 // RunTCP serves on l until ctx ends, then closes it. Everything but login and the web

@@ -67,27 +67,42 @@ type tries struct {
 	since time.Time
 }
 
+// NewTokens returns tokens that open nothing until Load has read them from dir.
+func NewTokens(dir string) *Tokens {
+	return &Tokens{dir: dir, tokens: map[Role]string{}, sessions: map[[sha256.Size]byte]*session{}, streams: map[*underWay]bool{}, tries: map[netip.Addr]*tries{}}
+}
+
 // OpenTokens reads the tokens in dir, and makes those that are not there.
 func OpenTokens(dir string) (*Tokens, error) {
-	t := &Tokens{dir: dir, tokens: map[Role]string{}, sessions: map[[sha256.Size]byte]*session{}, streams: map[*underWay]bool{}, tries: map[netip.Addr]*tries{}}
+	t := NewTokens(dir)
+	if err := t.Load(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Load reads the tokens, and makes those that are not there. After an error it may be called again.
+func (t *Tokens) Load() error {
 	for role, name := range tokenFiles {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+		b, err := os.ReadFile(filepath.Join(t.dir, name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			if _, err := t.Renew(role); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		case err != nil:
-			return nil, fmt.Errorf("read the API's token: %w", err)
+			return fmt.Errorf("read the API's token: %w", err)
 		}
 		text := string(bytes.TrimSpace(b))
 		if raw, err := base64.RawURLEncoding.DecodeString(text); err != nil || len(raw) != tokenBytes {
-			return nil, fmt.Errorf("the API's token in %s is not one: remove the file, and the next start makes another", filepath.Join(dir, name))
+			return fmt.Errorf("the API's token in %s is not one: remove the file, and the daemon makes another", filepath.Join(t.dir, name))
 		}
+		t.mu.Lock()
 		t.tokens[role] = text
+		t.mu.Unlock()
 	}
-	return t, nil
+	return nil
 }
 
 func randomText() string {

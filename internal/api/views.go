@@ -50,15 +50,16 @@ type Ended struct {
 	Duration int64 `json:"duration_ms,omitempty"`
 	// RTTms is the last round-trip time; left out when none is known.
 	RTTms  float64 `json:"rtt_ms,omitempty"`
-	Reason string  `json:"reason"` // EndClosed, EndMoved, EndForgotten
+	Reason string  `json:"reason"` // EndClosed, EndMoved, EndForgotten, EndKilled
 }
 
 // Why a connection is not followed any more: its end was seen; its next packet takes
-// another way, as a new connection; nobody will tell of its end.
+// another way, as a new connection; nobody will tell of its end; it was ended by hand, and what comes now is a new one.
 const (
 	EndClosed    = "closed"
 	EndMoved     = "moved"
 	EndForgotten = "forgotten"
+	EndKilled    = "killed"
 )
 
 // PolicyEvent is what became of a policy.

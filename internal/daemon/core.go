@@ -54,6 +54,9 @@ const localNames = "ebpf"
 // captured is the source that reads packets as they pass: it never tells of an end.
 const captured = "afpacket"
 
+// socketsName is the source that lists the sockets of this host.
+const socketsName = "sockdiag"
+
 // core is what the one event loop owns. It touches nothing outside: each method
 // takes an input with its time and adds to out what must be done, so that the
 // same inputs give the same outputs. It is for one goroutine.
@@ -94,7 +97,10 @@ type core struct {
 	// loose are flows that began with a name or a question of the kernel's, with
 	// when: unless another source tells of them too they end without a word.
 	loose map[flowKey]time.Duration
-	out   outputs
+	// killed are flows that were ended by hand and have no end of their own, with when.
+	killed map[flowKey]time.Duration
+	self   string // the name of the daemon's program
+	out    outputs
 }
 
 // live is the policy that decides, as one immutable snapshot.
@@ -167,6 +173,7 @@ type journalPart struct {
 type setMark struct {
 	key         flowKey
 	value, mask uint32
+	done        chan<- error // told what came of it, with room for that; nil: nobody is
 }
 
 func newCore(l live, m state.Machine, observe bool, boot string) *core {
@@ -174,7 +181,7 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 		live: l, machine: m, observe: observe, boot: boot,
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
 		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{}, early: map[flowKey]earlyName{},
-		loose: map[flowKey]time.Duration{},
+		loose: map[flowKey]time.Duration{}, killed: map[flowKey]time.Duration{},
 		timed: newTimed(&l), picked: map[string]string{},
 	}
 	c.beginJournal()
@@ -197,6 +204,9 @@ func (c *core) drop(queue string) {
 
 // event takes one observation. now is the loop's time, wall its wall clock.
 func (c *core) event(e *inspector.Event, now time.Duration, wall time.Time) {
+	if c.transparent(e) {
+		return
+	}
 	switch e.Kind {
 	case inspector.Answered:
 		c.answer(e, wall)
@@ -279,7 +289,7 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 	if !unsure(e) {
 		t.loose = false
 	}
-	before := t.flow
+	before, ours := t.flow, c.ours(t)
 	seen := e.Flow
 	seen.Src = before.Src // which is the same, or as in elsewhere
 	learn(&t.flow, &seen)
@@ -287,6 +297,13 @@ func (c *core) seen(e *inspector.Event, now time.Duration, wall time.Time) {
 	if e.Mark != 0 && e.Mark != t.mark {
 		c.marked(t, e.Mark)
 		c.enforce(t) // what is blocked may have waited for it, see proxied
+	}
+	if ours && !c.ours(t) { // it is another program's: now it is seen
+		c.decide(t, wall)
+		c.enforce(t)
+		c.record(t, "open", now, wall)
+		c.failover(t, now, wall)
+		return
 	}
 	if t.flow == before {
 		return
@@ -326,9 +343,29 @@ func (c *core) open(k flowKey, e *inspector.Event, now time.Duration, wall time.
 		c.drop("flows")
 	}
 	c.decide(t, wall)
+	if c.ours(t) {
+		return
+	}
 	c.enforce(t)
 	c.record(t, "open", now, wall)
 	c.failover(t, now, wall)
+}
+
+// ours reports whether the flow is one that the daemon's own relay or forwarder has made, which is a part
+// of a client's: as far as is known by now, see proxied, and no other program has it.
+func (c *core) ours(t *tracked) bool {
+	process, known := t.flow.Process.Get()
+	return c.proxied(t) && t.source != relayName && (!known || process == c.self)
+}
+
+// transparent reports whether an event tells of the relay's socket towards a client whose connection it takes
+// on its way: the socket has the server's address, and the connection is the client's, which others tell of.
+func (c *core) transparent(e *inspector.Event) bool {
+	if e.Source != socketsName && e.Source != localNames || !c.live.policy.Daemon.Relay.Takes() {
+		return false
+	}
+	k, ok := keyOf(&e.Flow)
+	return ok && !c.own[k.src.Addr()] && !c.own[k.dst.Addr()]
 }
 
 // elsewhere returns the one flow of this host that is like k but for its own address,
@@ -380,7 +417,7 @@ func unsure(e *inspector.Event) bool {
 func (c *core) again(t *tracked, event string, now time.Duration, wall time.Time) {
 	old := t.outcome
 	c.decide(t, wall)
-	if event != "name" && old == t.outcome {
+	if event != "name" && old == t.outcome || c.ours(t) {
 		return
 	}
 	c.enforce(t)
@@ -418,7 +455,7 @@ func (c *core) enforce(t *tracked) {
 		return
 	}
 	value, mask := c.live.marks.MarkOf(&t.decision)
-	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask})
+	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask, nil})
 	c.marked(t, t.mark&^mask|value)
 	t.blocked = blocked
 }
@@ -487,6 +524,7 @@ func (c *core) logged(e *inspector.Event, now time.Duration, wall time.Time) {
 
 // expire forgets what is old; it is called with each tick.
 func (c *core) expire(now time.Duration) {
+	c.expireKilled(now)
 	for k, at := range c.dropped {
 		if now-at >= dropMemory {
 			delete(c.dropped, k)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +105,7 @@ func TestLateNameBlocksAtOnce(t *testing.T) {
 	e = event(t, inspector.Name, web+" sni=bad.example")
 	c.event(&e, 0, wall)
 	o := expect(t, c, `name: block by "bad" to "" over ""`)
-	want := []setMark{{mustKey(t, web), plan.BlockMark(false), plan.CTMask}}
+	want := []setMark{{key: mustKey(t, web), value: plan.BlockMark(false), mask: plan.CTMask}}
 	if diff := cmp.Diff(want, o.setMarks, cmp.AllowUnexported(setMark{}, flowKey{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
@@ -621,5 +623,49 @@ func TestJournalReplays(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(parts[0].lines), string(again)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestRecordsAreSmall: who gives an address many long names, and a policy whose rules spell out much, do not make
+// a record large.
+func TestRecordsAreSmall(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy+"  - {name: wordy, priority: 300, match: {any_of: [{sni: a.example}, {http_host: b.example}, {domain: c.example}]}, action: {block: true}}\n")
+	at := netip.MustParseAddr("203.0.113.7")
+	for i := range 32 {
+		name := strings.Repeat(strings.Repeat("x", 60)+".", 3) + strconv.Itoa(i) + ".example"
+		e := inspector.Event{Kind: inspector.Answered, Answer: inspector.Answer{Name: name, Addrs: []netip.Addr{at}, TTL: time.Hour}}
+		c.event(&e, time.Second, time.Now())
+	}
+	e := event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.7:443")
+	c.event(&e, time.Second, time.Now())
+	out := c.take()
+	if len(out.records) != 1 || out.records[0].Near == nil {
+		t.Fatalf("%d records", len(out.records))
+	}
+	r := out.records[0]
+	r.Context.Near = r.Near()
+	line, err := r.MarshalJSON()
+	if err != nil || !json.Valid(line) {
+		t.Fatalf("%v: %s", err, line)
+	}
+	if len(line) > 8<<10 {
+		t.Errorf("a record of %d bytes: %.3000s", len(line), line)
+	}
+	var got struct {
+		Flow struct{ DNS []string }
+		Near []struct{ Rule, Failed string }
+	}
+	if err := json.Unmarshal(line, &got); err != nil || len(got.Flow.DNS) != maxNamed {
+		t.Errorf("%v: %d names", err, len(got.Flow.DNS))
+	}
+	for _, n := range got.Near {
+		if names := strings.Count(n.Failed, ".example"); n.Rule == "zoom" && (names != maxNamed || !strings.Contains(n.Failed, "and 28 more")) {
+			t.Errorf("%d names in %s", names, n.Failed)
+		}
+	}
+	if !slices.ContainsFunc(got.Near, func(n struct{ Rule, Failed string }) bool {
+		return n.Rule == "wordy" && strings.HasSuffix(n.Failed, "...")
+	}) {
+		t.Errorf("near: %+v", got.Near)
 	}
 }

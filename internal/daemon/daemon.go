@@ -194,16 +194,23 @@ func New(opts Options, parts Parts) *Daemon {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	d.log = telemetry.Tee(opts.Log, d.feeds.Logs)
-	d.metrics = telemetry.NewMetrics(opts.Version, d.writeGauges)
+	d.metrics = telemetry.NewMetrics(opts.Version, queues, d.writeGauges)
 	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: d.records, Log: d.log, Dropped: d.metrics.DecisionDropped})
 	return d
 }
 
 // Run loads the policy, brings it about, and works until ctx ends. Each value
 // from hup reads the policy again. Run returns an error when the first policy
-// can't be loaded or applied: a *PolicyError when its text is wrong.
+// can't be loaded or applied, a *PolicyError when its text is wrong; when another daemon has the
+// state directory or the socket; and when the API would be served where it is not safe.
 func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	d.started = time.Now()
+	if given := d.opts.Web.Listener; given != nil {
+		defer given.Close()
+	}
+	if err := d.opts.Web.safe(); err != nil {
+		return err
+	}
 	if d.opts.StateDir != "" && !d.opts.Observe {
 		s, err := openStore(d.opts.StateDir)
 		if err != nil {
@@ -220,80 +227,66 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 			d.log.Warn("xray that tried a link not ended", "error", err)
 		}
 	}
-	if err := d.openTelemetry(); err != nil {
-		return err
-	}
+	d.openTelemetry()
 	server := d.server()
-	web, err := d.serveWeb(server)
-	if err != nil {
-		return err
-	}
-	var listener net.Listener
+	var socket net.Listener
 	if d.opts.Socket != "" {
-		listener, err = api.Listen(d.opts.Socket, d.opts.SocketGroup)
+		var err error
+		if socket, err = api.Listen(d.opts.Socket, d.opts.SocketGroup); errors.Is(err, api.ErrInUse) {
+			return err
+		}
 	}
-	var l *loop
-	if err == nil {
-		l, err = d.begin(ctx)
-	}
+	l, err := d.begin(ctx)
 	if err != nil {
-		for _, one := range []net.Listener{listener, web} {
-			if one != nil {
-				one.Close()
-			}
+		if socket != nil {
+			socket.Close()
 		}
 		return err
 	}
 
+	// Nothing of what runs beside the loop ends it: the policy in force is worth more than
+	// any of them. What fails is tried again, or the log says what is missing.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
-	failed := make(chan error, 4)
-	run := func(name string, f func(context.Context) error) {
-		group.Go(func() {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
-				failed <- fmt.Errorf("%s: %w", name, err)
-				cancel()
+	run := func(f func(context.Context)) { group.Go(func() { f(ctx) }) }
+	if d.opts.Socket != "" {
+		run(func(ctx context.Context) { d.serveSocket(ctx, server, socket) })
+	}
+	if d.opts.Web.wanted() {
+		run(func(ctx context.Context) { d.serveWeb(ctx, server) })
+	}
+	run(d.alerts.Run)
+	run(d.measure)
+	run(d.transactions)
+	run(func(ctx context.Context) { d.watch(ctx, hup) })
+	for _, s := range d.parts.Sources {
+		run(func(ctx context.Context) { d.observe(ctx, s) })
+	}
+	if d.subs != nil {
+		run(func(ctx context.Context) {
+			if err := d.subs.Run(ctx); err != nil && ctx.Err() == nil {
+				d.log.Error("subscriptions are not fetched any more", "error", err)
 			}
 		})
 	}
-	if listener != nil {
-		run("API", func(ctx context.Context) error { return server.Run(ctx, listener) })
-	}
-	run("API over TCP", func(ctx context.Context) error { return d.runWeb(ctx, server, web) })
-	run("alerts", func(ctx context.Context) error { d.alerts.Run(ctx); return nil })
-	run("meter", d.measure)
-	run("reload", d.transactions)
-	run("watch", func(ctx context.Context) error { d.watch(ctx, hup); return nil })
-	for _, s := range d.parts.Sources {
-		run(s.Name(), func(ctx context.Context) error { d.observe(ctx, s); return nil })
-	}
-	if d.subs != nil {
-		run("subscriptions", d.subs.Run)
-	}
 	if !d.opts.Observe {
-		run("keep alive", d.keepAlive)
+		run(d.keepAlive)
 		if d.parts.Drift != nil {
-			run("drift", d.watchDrift)
+			run(d.watchDrift)
 		}
 	}
 	// What the loop has decided is written down, whatever else ends.
 	writing, written := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() { d.decisions.Run(writing) })
-	endTape, err := d.startTape(l)
-	if err == nil {
-		d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
-		err = l.run(ctx)
-		endTape()
-	}
+	endTape := d.startTape(l)
+	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
+	err = l.run(ctx)
+	endTape()
 	written()
 	d.notify("STOPPING=1")
 	cancel()
 	group.Wait()
-	select {
-	case err = <-failed:
-	default:
-	}
 	return errors.Join(err, d.stop(l))
 }
 
@@ -491,17 +484,17 @@ func (d *Daemon) offer(e inspector.Event) {
 
 // keepAlive tells systemd each half watchdog time that the loop goes round. The
 // kernel's own guard is refreshed by the loop's jobs.
-func (d *Daemon) keepAlive(ctx context.Context) error {
+func (d *Daemon) keepAlive(ctx context.Context) {
 	every := d.opts.Notifier.Watchdog()
 	if every == 0 {
-		return nil
+		return
 	}
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-t.C:
 			if d.parts.Now()-time.Duration(d.beat.Load()) < 2*every {
 				d.notify("WATCHDOG=1")

@@ -27,7 +27,7 @@ type driftBook struct {
 }
 
 // watchDrift counts and tells what others change, and asks for it to be put back.
-func (d *Daemon) watchDrift(ctx context.Context) error {
+func (d *Daemon) watchDrift(ctx context.Context) {
 	err := d.parts.Drift.Watch(ctx, func(what string) {
 		now := time.Now()
 		d.metrics.Drift()
@@ -50,7 +50,6 @@ func (d *Daemon) watchDrift(ctx context.Context) error {
 	if err != nil && ctx.Err() == nil {
 		d.log.Warn("changes by others are not noticed at once", "error", err)
 	}
-	return nil
 }
 
 // status is the last change, nil for none.

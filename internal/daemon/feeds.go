@@ -27,6 +27,9 @@ func (d *Daemon) server() *api.Server {
 		Reader: d, Admin: d, Changes: d, Lister: d, Viewer: d, Desk: d, Tunnels: d,
 		Records: d.records, Feeds: d.feeds, Metrics: d.metrics.WritePrometheus, Log: d.log,
 	}
+	if d.opts.Web.wanted() {
+		s.Tokens = api.NewTokens(d.opts.StateDir)
+	}
 	if d.subs != nil {
 		s.Subscriptions = d.subs
 	}

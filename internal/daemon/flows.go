@@ -48,6 +48,7 @@ type tracked struct {
 	mark    uint32    // the conntrack mark last seen
 	blocked bool      // its mark says blocked
 	killed  bool      // and that by hand, whatever is decided
+	before  uint32    // the mark that it had then
 	loose   bool      // only its name was seen, see core.loose
 	asked   bool      // its `failover` decision was carried out
 	carried uint64    // bytes that quotas have counted

@@ -248,9 +248,11 @@ func (l *loop) worker(ctx context.Context) {
 			l.refuse(j.refuse)
 		}
 		for _, m := range j.marks {
-			if err := l.d.parts.Connections.SetMark(ctx, m.key.connection(), m.value, m.mask); err != nil {
+			err := l.d.parts.Connections.SetMark(ctx, m.key.connection(), m.value, m.mask)
+			if err != nil {
 				l.d.log.Warn("connection not marked", "error", err)
 			}
+			m.tell(err)
 		}
 		if r.err == nil && len(j.forget) > 0 {
 			list := make([]Connection, len(j.forget))
@@ -258,12 +260,22 @@ func (l *loop) worker(ctx context.Context) {
 				list[i] = k.connection()
 			}
 			if err := l.d.parts.Connections.Forget(ctx, list); err != nil {
-				l.d.log.Warn("connections of a dead uplink not forgotten", "error", err)
+				l.d.log.Warn("connections that were to begin anew not forgotten", "error", err)
 			} else {
-				l.d.log.Info("connections of a dead uplink forgotten", "count", len(list))
+				l.d.log.Info("connections begin anew", "count", len(list))
 			}
 		}
 		l.done <- r
+	}
+}
+
+// errTooMany is why a mark is not set.
+var errTooMany = errors.New("too many connections wait to be marked")
+
+// tell says what came of it.
+func (m *setMark) tell(err error) {
+	if m.done != nil {
+		m.done <- err
 	}
 }
 

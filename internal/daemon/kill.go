@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -11,8 +12,13 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 )
 
+// killedLife is how long a connection that was ended stays refused where the protocol knows no end of
+// one: its program may go on between the same ports for ever, as WireGuard does, and what comes then is a new one.
+const killedLife = 30 * time.Second
+
 // Kill ends a connection: what goes through the relay is closed there, at both ends; else, and for datagrams, its
-// conntrack mark says from now on that it is rejected. What the policy does with others of its kind stays as it is.
+// conntrack mark says from now on that it is rejected, and Kill returns when the kernel has it. What the policy does
+// with others of its kind stays as it is.
 func (d *Daemon) Kill(ctx context.Context, id uint64) error {
 	var key flowKey
 	err := d.call(ctx, func(l *loop) error {
@@ -26,23 +32,42 @@ func (d *Daemon) Kill(ctx context.Context, id uint64) error {
 		return err
 	}
 	relayed := d.relayed(key)
-	return d.call(ctx, func(l *loop) error {
-		// A mark would keep the relay's reset from the client.
-		if closed := len(relayed) > 0 && key.proto == flow.TCP; !closed {
-			if err := l.core.kill(id); err != nil {
-				return err
-			}
-		}
-		r := l.d.relay.Load()
+	// A mark would keep the relay's reset from the client.
+	if len(relayed) == 0 || key.proto != flow.TCP {
+		err = d.refuse(ctx, id)
+	}
+	if r := d.relay.Load(); r != nil {
 		for _, one := range relayed {
-			if r != nil {
-				r.Kill(one)
-			}
+			r.Kill(one)
+			err = nil
 		}
-		l.d.log.Info("connection ended by hand", "id", id, "who", api.Who(ctx))
-		l.settle()
-		return nil
+	}
+	if err == nil {
+		d.log.Info("connection ended by hand", "id", id, "who", api.Who(ctx))
+	}
+	return err
+}
+
+// refuse has the kernel refuse what a connection sends from now on.
+func (d *Daemon) refuse(ctx context.Context, id uint64) error {
+	marked := make(chan error, 1)
+	err := d.call(ctx, func(l *loop) error {
+		defer l.settle()
+		return l.core.kill(id, l.d.parts.Now(), marked)
 	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err = <-marked:
+	case <-ctx.Done():
+		return fmt.Errorf("ask the daemon: %w", ctx.Err())
+	}
+	if err != nil {
+		_ = d.call(ctx, func(l *loop) error { l.core.revive(id); return nil })
+		return fmt.Errorf("connection %d can't be ended, the kernel does not refuse it: %w: %w", id, err, api.ErrConflict)
+	}
+	return nil
 }
 
 // relayed returns what the relay has of a connection, by the relay's ids.
@@ -64,7 +89,7 @@ func (d *Daemon) relayed(key flowKey) (ids []uint64) {
 func (c *core) doomed(id uint64) (*tracked, error) {
 	i := slices.IndexFunc(c.roster, func(t *tracked) bool { return t.n == id })
 	switch {
-	case i < 0:
+	case i < 0 || c.ours(c.roster[i]):
 		return nil, fmt.Errorf("no connection %d is followed: %w", id, api.ErrNotFound)
 	case c.observe:
 		return nil, fmt.Errorf("the daemon only observes: no connection is ended: %w", api.ErrConflict)
@@ -74,14 +99,45 @@ func (c *core) doomed(id uint64) (*tracked, error) {
 	return c.roster[i], nil
 }
 
-func (c *core) kill(id uint64) error {
+// kill has the kernel told of it, and marked of what came of that.
+func (c *core) kill(id uint64, now time.Duration, marked chan<- error) error {
 	t, err := c.doomed(id)
 	if err != nil {
 		return err
 	}
 	value, mask := c.live.marks.MarkOf(&engine.Decision{Rule: -1, Kind: rules.ActBlock, Reject: true, Route: -1})
-	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask})
+	c.out.setMarks = append(c.out.setMarks, setMark{t.key, value, mask, marked})
+	t.before = t.mark
 	c.marked(t, t.mark&^mask|value)
 	t.blocked, t.killed = true, true
+	if t.key.proto != flow.TCP {
+		c.killed[t.key] = now
+	}
 	return nil
+}
+
+// revive takes back what kill has noted of a connection that the kernel goes on with.
+func (c *core) revive(id uint64) {
+	i := slices.IndexFunc(c.roster, func(t *tracked) bool { return t.n == id })
+	if i < 0 {
+		return
+	}
+	t := c.roster[i]
+	t.killed = false
+	delete(c.killed, t.key)
+	c.marked(t, t.before)
+}
+
+// expireKilled has the kernel forget what was ended long enough ago: its next packet is a new connection's.
+func (c *core) expireKilled(now time.Duration) {
+	for k, at := range c.killed {
+		if now-at < killedLife {
+			continue
+		}
+		delete(c.killed, k)
+		if t := c.flows[k]; t != nil && t.killed {
+			c.out.flush = append(c.out.flush, k)
+			c.forget(k, api.EndKilled)
+		}
+	}
 }

@@ -24,8 +24,8 @@ const portion = 4096
 // source reads every ten seconds, and tells nothing of a flow that rests.
 const rateLife = 12 * time.Second
 
-// maxNamed is how many names out of DNS stand for one address: the flow's facts
-// have all, hundreds perhaps.
+// maxNamed is how many names out of DNS stand for one address in lists and records: it may have
+// dozens, and whoever has a domain gives it as many.
 const maxNamed = 4
 
 // traffic is what a flow has carried, and how fast. Sources count differently
@@ -102,10 +102,14 @@ type listed struct {
 }
 
 // scan adds to list the flows of the roster from place on that match, one
-// portion, and returns the place to go on from, -1 at the end.
-func (c *core) scan(list []listed, place int, q *api.FlowsRequest, wall time.Time) ([]listed, int) {
+// portion, and to total all that may be listed, and returns the place to go on from, -1 at the end.
+func (c *core) scan(list []listed, total *int, place int, q *api.FlowsRequest, wall time.Time) ([]listed, int) {
 	end := min(place+portion, len(c.roster))
 	for _, t := range c.roster[min(place, end):end] {
+		if c.ours(t) {
+			continue
+		}
+		*total++
 		if q.Match == "" || t.contains(q.Match) {
 			list = append(list, listed{t, t.n, t.rank(q.Sort, wall)})
 		}
@@ -183,8 +187,7 @@ func (d *Daemon) Flows(ctx context.Context, q api.FlowsRequest) (api.Flows, erro
 	var list []listed
 	for place := 0; place >= 0; {
 		err := d.call(ctx, func(l *loop) error {
-			out.Total = len(l.core.roster)
-			list, place = l.core.scan(list, place, &q, out.Now)
+			list, place = l.core.scan(list, &out.Total, place, &q, out.Now)
 			return nil
 		})
 		if err != nil {
@@ -219,7 +222,7 @@ func (t *tracked) describe(l *live, wall time.Time) api.Flow {
 	}
 	out.Name, out.NameFrom = nameOf(&t.flow)
 	out.Uplink, out.PinnedRoute = whereTo(l.policy, &t.decision, t.route)
-	out.Pinned = out.PinnedRoute != ""
+	out.Pinned, out.Killed = out.PinnedRoute != "", t.killed
 	out.UpRate, out.DownRate = t.traffic.rates(wall)
 	if !t.began.IsZero() {
 		out.Age = max(wall.Sub(t.began), 0).Round(time.Millisecond).Seconds()

@@ -104,7 +104,7 @@ func TestFlowsUnderAnotherPolicy(t *testing.T) {
 	text := zoomPolicy[:strings.Index(zoomPolicy, "rules:")] + "rules: [{name: other, priority: 1, match: {port: 99}, action: {route: fast}}]\n"
 	next, _ := newTestCore(t, text)
 	c.replace(next.live)
-	list, place := c.scan(nil, 0, &api.FlowsRequest{Sort: api.ByBytes}, wall)
+	list, place := c.scan(nil, new(int), 0, &api.FlowsRequest{Sort: api.ByBytes}, wall)
 	if len(list) != 1 || place != -1 {
 		t.Fatalf("%d flows, go on from %d", len(list), place)
 	}
@@ -151,7 +151,7 @@ func TestRoster(t *testing.T) {
 	steps := 0
 	for place := 0; place >= 0; steps++ {
 		before := len(list)
-		list, place = c.scan(list, place, &api.FlowsRequest{Sort: api.ByRate}, wall)
+		list, place = c.scan(list, new(int), place, &api.FlowsRequest{Sort: api.ByRate}, wall)
 		if len(list)-before > portion {
 			t.Fatalf("%d flows at once", len(list)-before)
 		}
@@ -205,13 +205,13 @@ func BenchmarkList(b *testing.B) {
 		b.Run("portion/match="+q.Match, func(b *testing.B) {
 			list, place := []listed(nil), 0
 			for b.Loop() {
-				if list, place = c.scan(list[:0], max(place, 0), &q, wall); q.Match != "" && len(list) > 0 {
+				if list, place = c.scan(list[:0], new(int), max(place, 0), &q, wall); q.Match != "" && len(list) > 0 {
 					b.Fatal("a match")
 				}
 			}
 		})
 	}
-	list, _ := c.scan(nil, 0, &api.FlowsRequest{}, wall)
+	list, _ := c.scan(nil, new(int), 0, &api.FlowsRequest{}, wall)
 	b.Run("page", func(b *testing.B) {
 		for b.Loop() {
 			if n := len(c.copies(list[:api.MaxFlows])); n != api.MaxFlows {

@@ -51,12 +51,13 @@ func paced(ctx context.Context, rate int, span time.Duration, each func(n int)) 
 
 // TestLoad has a daemon decide fifty thousand connections a second with a folder for
 // the records, a tail that reads and one that does not. Nothing waits for any of them: what they do not
-// take is dropped and counted, every record is accounted for, and memory stays bounded.
+// take is dropped and counted, every record is in the segments or counted, and memory stays bounded. However busy the
+// machine is, a fortieth of it is done.
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "s.sock")
 	r := start(t, zoomPolicy, func(o *Options, _ *Parts) {
-		o.Socket, o.Telemetry = socket, Telemetry{DecisionDir: filepath.Join(dir, "records"), DecisionMax: 16 << 20}
+		o.Socket, o.Telemetry = socket, Telemetry{DecisionDir: filepath.Join(dir, "records"), DecisionMax: 1 << 30}
 		o.Log = slog.New(slog.DiscardHandler) // zoom's rule logs: the log is no part of this
 	})
 	// A reader that has stopped reading.
@@ -89,9 +90,15 @@ func TestLoad(t *testing.T) {
 	if decided+events != uint64(offered) {
 		t.Errorf("%d offered: %d decided and %d dropped", offered, decided, events)
 	}
+	if decided < uint64(offered)/40 {
+		t.Errorf("%d offered: only %d decided", offered, decided)
+	}
 	kept := r.records.Read(0, 1)
 	if n := r.records.Last(0) + lost; n != decided {
 		t.Errorf("%d decided: %d written down and %d dropped", decided, r.records.Last(0), lost)
+	}
+	if written := r.records.Last(0); written < decided/40 {
+		t.Errorf("%d decided: only %d written down", decided, written)
 	}
 	if decided > telemetry.RingSize && kept.Missed != r.records.Last(0)-telemetry.RingSize {
 		t.Errorf("the ring holds more than it should: %d before its first", kept.Missed)
@@ -106,10 +113,14 @@ func TestLoad(t *testing.T) {
 	}
 	awake.Close()
 	<-tail
-	if read == 0 {
-		t.Error("the tail that reads got nothing")
-	}
 	text := readSegments(t, filepath.Join(dir, "records"))
+	if n := uint64(strings.Count(text, "\n")); n+lost != decided {
+		t.Errorf("%d decided: %d lines in segments and %d dropped", decided, n, lost)
+	}
+	// A record is a few hundred bytes.
+	if read < 1000*100 {
+		t.Errorf("the tail that reads got only %d bytes", read)
+	}
 	t.Logf("%d connections in 4 s: %d decided, %d events dropped; records: %d dropped, %d lines in segments, %d bytes read by a tail; heap grown by %d MiB",
 		offered, decided, events, lost, strings.Count(text, "\n"), read, grown>>20)
 }
@@ -155,10 +166,7 @@ func BenchmarkDecide(b *testing.B) {
 
 // loaded writes records down beside a benchmark until the returned function is called.
 func loaded(b *testing.B, c *core) (stop func()) {
-	segs, err := telemetry.OpenSegments(b.TempDir(), 64<<20)
-	if err != nil {
-		b.Fatal(err)
-	}
+	segs := telemetry.NewSegments(b.TempDir(), 64<<20)
 	ring := telemetry.NewRing(0)
 	var dropped int
 	l := telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: ring, Log: slog.New(slog.DiscardHandler), Dropped: func(_ string, n int) { dropped += n }, Segments: segs})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -81,6 +83,9 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 	l.made = w
 	l.core = newCore(l.liveOf(c), m, d.opts.Observe, d.parts.Boot)
 	l.core.own, l.core.nextID = ownAddrs(c.host), d.parts.FirstFlow
+	if exe, err := os.Executable(); err == nil {
+		l.core.self = filepath.Base(exe)
+	}
 	l.applied = &w
 	l.links()
 	l.core.apply(state.TickEvent(d.parts.Now()), time.Now())
@@ -90,6 +95,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 
 func (l *loop) liveOf(c *candidate) live {
 	w := c.world
+	l.d.countPolicy(c.policy)
 	v := live{policy: c.policy, prog: c.prog, health: c.health, world: &w, since: time.Now(), marks: noMarks{}, places: l.d.placesOf(c)}.count()
 	if !l.d.opts.Observe {
 		v.marks = marksOf(c.plan, c.policy)
@@ -283,6 +289,9 @@ func (l *loop) queue(out *outputs) {
 	}
 	if n := maxPending - len(l.pending.marks); len(out.setMarks) > n {
 		l.d.metrics.Drop("marks", len(out.setMarks)-n)
+		for _, m := range out.setMarks[n:] {
+			m.tell(errTooMany)
+		}
 		out.setMarks = out.setMarks[:n]
 	}
 	if n := maxPending - len(l.pending.forget); len(out.flush) > n {

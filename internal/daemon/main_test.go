@@ -79,7 +79,9 @@ type fakeHost struct {
 	changed func() // tells that the host changed; set while Watch runs
 	fail    error  // what Apply answers
 	lost    error  // what Update answers
-	gate    chan struct{}
+	// unmarked is what SetMark answers.
+	unmarked error
+	gate     chan struct{}
 }
 
 func (h *fakeHost) ReadHost(context.Context) (*actions.Host, error) {
@@ -129,7 +131,7 @@ func (h *fakeHost) SetMark(_ context.Context, c Connection, value, mask uint32) 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.marks = append(h.marks, c.Dst.String())
-	return nil
+	return h.unmarked
 }
 
 func (h *fakeHost) Forget(_ context.Context, list []Connection) error {

@@ -92,22 +92,21 @@ func (m *meter) rate(name, uplink string, old map[string]uint64, count uint64, s
 }
 
 // measure takes a reading every fineStep until ctx ends.
-func (d *Daemon) measure(ctx context.Context) error {
+func (d *Daemon) measure(ctx context.Context) {
 	t := time.NewTicker(fineStep)
 	defer t.Stop()
-	var dropped uint64
+	self := selfWatch{}
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case now := <-t.C:
 			if s := d.snap.Load(); s != nil {
 				d.read(s, now)
-				d.watchSelf(s, dropped)
+				d.watchSelf(s, &self)
 				if err := d.countFlows(ctx); err != nil {
-					return nil // the daemon stops
+					return // the daemon stops
 				}
-				dropped = d.metrics.DecisionDrops()
 			}
 		}
 	}
@@ -121,6 +120,9 @@ func (d *Daemon) countFlows(ctx context.Context) error {
 			c := l.core
 			end := min(place+portion, len(c.roster))
 			for _, t := range c.roster[min(place, end):end] {
+				if c.ours(t) {
+					continue
+				}
 				uplink, _ := whereTo(c.live.policy, &t.decision, t.route)
 				counts[uplink]++
 			}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"netpolicy.dev/netpolicy/engine"
@@ -22,7 +23,7 @@ func (c *core) record(t *tracked, event string, now time.Duration, wall time.Tim
 	text, logs := d.Mods.Log.Get()
 	ctx := telemetry.Context{
 		Time: wall, Event: event, Mode: "enforce", Policy: shortHash(p.Hash),
-		Source: t.source, Flow: flowJSON(&t.flow), Text: text, LogRule: t.logRule,
+		Source: t.source, Flow: recordedFlow(&t.flow), Text: text, LogRule: t.logRule,
 	}
 	if c.observe {
 		ctx.Mode = "observe"
@@ -40,10 +41,31 @@ func (c *core) record(t *tracked, event string, now time.Duration, wall time.Tim
 	}
 	if c.near.take(wall, len(p.Rules)) {
 		f, prog, world := t.flow, c.live.prog, c.live.world
-		r.Near = func() json.RawMessage { return prog.AppendNear(nil, prog.Near(&f, world)) }
+		r.Near = func() json.RawMessage { return nearJSON(prog, prog.Near(&f, world)) }
 	}
 	c.out.records = append(c.out.records, r)
 	c.out.counts = append(c.out.counts, count{ruleName(p, d), engine.ActionName(d.Kind), routeName(p, d.Route), event})
+}
+
+// maxNear bounds the text about one of the rules that came nearest, in bytes: it spells the rule's
+// condition out, and what the flow has.
+const maxNear = 1 << 10
+
+// nearJSON spells the rules that came nearest, each in at most maxNear bytes.
+func nearJSON(prog *engine.Program, list []engine.Near) json.RawMessage {
+	for i, n := range list {
+		if len(n.Failed) > maxNear {
+			list[i].Failed = strings.ToValidUTF8(n.Failed[:maxNear], "") + "..."
+		}
+	}
+	return prog.AppendNear(nil, list)
+}
+
+// recordedFlow spells a flow for a record, with the first of its names out of DNS.
+func recordedFlow(f *flow.Flow) json.RawMessage {
+	short := *f
+	short.DNS = f.DNS.First(maxNamed)
+	return flowJSON(&short)
 }
 
 // shortHash is how people see a policy's hash.

@@ -359,7 +359,7 @@ func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 }
 
 // transactions does reloads and new plans, one after the other.
-func (d *Daemon) transactions(ctx context.Context) error {
+func (d *Daemon) transactions(ctx context.Context) {
 	var repaired time.Time
 	besides := newFollower(d)
 	defer besides.close()
@@ -371,7 +371,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case call := <-d.reloads:
 			call.reply <- d.reload(ctx, call.who, "reload")
 		case reason := <-d.changed:
@@ -388,7 +388,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 			d.lookAtChange(ctx)
 		case reason := <-d.nudge:
 			if reason == reasonRepair && !waitUntil(ctx, repaired.Add(repairPause)) {
-				return nil
+				return
 			}
 			if reason == reasonRepair {
 				repaired = time.Now()
@@ -396,7 +396,7 @@ func (d *Daemon) transactions(ctx context.Context) error {
 			d.replan(ctx, reason)
 		case <-d.drifted:
 			if !waitUntil(ctx, repaired.Add(repairPause)) {
-				return nil
+				return
 			}
 			repaired = time.Now()
 			d.replan(ctx, reasonDrift)

@@ -62,15 +62,22 @@ func (l *loop) allHints() {
 	}
 }
 
-// keepRunning runs what the policy asks for until ctx ends, and again when it ends
+// lastPause is the longest pause between two tries to run something.
+const lastPause = time.Minute
+
+// keepRunning runs what the policy or the command line asks for until ctx ends, and again when it ends
 // before, with a growing pause. Status says why, and the log, once, what that means.
 func (d *Daemon) keepRunning(ctx context.Context, name, meanwhile string, run func(context.Context) error) {
 	told := ""
-	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+	for pause := time.Second; ; pause = min(2*pause, lastPause) {
 		d.setSource(name, "")
+		began := time.Now()
 		err := run(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if time.Since(began) >= lastPause { // it has worked
+			pause, told = time.Second, ""
 		}
 		why := "ended"
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -257,8 +258,25 @@ func (d *Daemon) facts(list []api.Source) {
 	}
 }
 
-// sourceGauges writes what sources have lost.
+// countPolicy has the metrics know what a policy has.
+func (d *Daemon) countPolicy(p *rules.Policy) {
+	var names, uplinks []string
+	for i := range p.Rules {
+		names = append(names, p.Rules[i].Name)
+	}
+	for i := range p.Uplinks {
+		uplinks = append(uplinks, p.Uplinks[i].Name)
+	}
+	d.metrics.Policy(names, uplinks)
+}
+
+// sourceGauges writes which sources are in use, and what they have lost.
 func (d *Daemon) sourceGauges(w io.Writer) {
+	d.mu.Lock()
+	for _, s := range d.sources {
+		fmt.Fprintf(w, "netpolicy_source_up{source=%q} %d\n", s.Name, toInt(s.Error == ""))
+	}
+	d.mu.Unlock()
 	for _, s := range d.parts.Sources {
 		c, ok := s.(inspector.Counted)
 		if !ok {

@@ -101,13 +101,20 @@ func (l *loop) keepTape(parts []journalPart) {
 // tapeTo writes the recording until there is no more. After an error, what comes
 // before the next segment is lost.
 func (d *Daemon) tapeTo(w *recorder.Writer) {
+	broken := false
 	note := func(err error) {
-		if err != nil {
-			d.torn.Store(true)
-			d.metrics.Drop("recording", 1)
+		if err == nil {
+			return
+		}
+		d.torn.Store(true)
+		d.metrics.Drop("recording", 1)
+		if !broken {
 			d.log.Warn("recording interrupted", "error", err)
+			d.setSource(recordingName, err.Error())
+			broken = true
 		}
 	}
+	d.setSource(recordingName, "")
 	tick := time.NewTicker(tapeFlush)
 	defer tick.Stop()
 	for {
@@ -124,7 +131,13 @@ func (d *Daemon) tapeTo(w *recorder.Writer) {
 				}
 			}
 		case <-tick.C:
-			note(w.Flush())
+			err := w.Flush()
+			note(err)
+			if broken && err == nil && w.Writing() { // it has reached the disk again
+				broken = false
+				d.log.Info("recording goes on")
+				d.setSource(recordingName, "")
+			}
 		}
 	}
 }
@@ -135,15 +148,12 @@ type Recording struct {
 	Mask bool // names are replaced by hashes
 }
 
-// startTape opens the recording that the options ask for and returns how to end it.
-func (d *Daemon) startTape(l *loop) (end func(), err error) {
+// startTape begins the recording that the options ask for and returns how to end it.
+func (d *Daemon) startTape(l *loop) (end func()) {
 	if d.opts.Record == nil {
-		return func() {}, nil
+		return func() {}
 	}
-	w, err := recorder.Open(d.opts.Record.Options)
-	if err != nil {
-		return nil, err
-	}
+	w := recorder.New(d.opts.Record.Options)
 	l.core.tape = &tape{}
 	if d.opts.Record.Mask {
 		l.core.tape.mask = recorder.Mask()
@@ -151,5 +161,5 @@ func (d *Daemon) startTape(l *loop) (end func(), err error) {
 	d.tapes = make(chan []journalPart, tapeQueue)
 	done := make(chan struct{})
 	go func() { defer close(done); d.tapeTo(w) }()
-	return func() { close(d.tapes); <-done }, nil
+	return func() { close(d.tapes); <-done }
 }

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/durable"
@@ -41,56 +43,82 @@ type Telemetry struct {
 // alertSecret is the file with what signs webhooks, in the state directory.
 const alertSecret = "alert.key"
 
-// serveWeb returns a listener for the API over TCP, nil where there is none, and gives the server its tokens.
-func (d *Daemon) serveWeb(s *api.Server) (net.Listener, error) {
-	w := &d.opts.Web
-	if w.Listener == nil && !w.Listen.IsValid() {
-		return nil, nil
+// Names of what the daemon does beside the policy, as sources in status.
+const (
+	apiName       = "api"
+	webName       = "web"
+	decisionsName = "decision log"
+	recordingName = "recording"
+)
+
+// wanted reports whether there is anything to serve.
+func (w *Web) wanted() bool { return w.Listener != nil || w.Listen.IsValid() }
+
+// safe says why what is asked for must not be served: that is the operator's mistake, and no trouble that passes.
+func (w *Web) safe() error {
+	switch {
+	case w.Listener != nil:
+		return w.Check(w.Listener)
+	case w.Listen.IsValid():
+		return w.CheckAddr(w.Listen)
 	}
-	l := w.Listener
-	err := os.MkdirAll(d.opts.StateDir, 0o700)
-	if err == nil {
-		s.Tokens, err = api.OpenTokens(d.opts.StateDir)
-	}
-	if err == nil && l == nil {
-		l, err = net.Listen("tcp", w.Listen.String())
-	}
-	if err == nil {
-		err = w.Check(l)
-	}
-	if err != nil {
-		if l != nil {
-			l.Close()
-		}
-		return nil, fmt.Errorf("serve the API over TCP: %w", err)
-	}
-	d.log.Info("API over TCP", "address", l.Addr().String(), "tls", w.CertFile != "")
-	return l, nil
+	return nil
 }
 
-// openTelemetry opens what goes to the disk and to others.
-func (d *Daemon) openTelemetry() error {
+// serveSocket serves the API on the unix socket until ctx ends, and makes it when first, which
+// may be nil, is none. It is tried again, with a growing pause.
+func (d *Daemon) serveSocket(ctx context.Context, s *api.Server, first net.Listener) {
+	d.keepRunning(ctx, apiName, "the API's socket is not served", func(ctx context.Context) error {
+		l := first
+		if first = nil; l == nil {
+			var err error
+			if l, err = api.Listen(d.opts.Socket, d.opts.SocketGroup); err != nil {
+				return err
+			}
+		}
+		return s.Run(ctx, l)
+	})
+}
+
+// serveWeb serves the API over TCP until ctx ends. What it needs may not be there yet, an
+// address or a certificate: it is tried again, with a growing pause.
+func (d *Daemon) serveWeb(ctx context.Context, s *api.Server) {
+	w := &d.opts.Web
+	d.keepRunning(ctx, webName, "the API is not served over TCP", func(ctx context.Context) error {
+		err := os.MkdirAll(d.opts.StateDir, 0o700)
+		if err == nil {
+			err = s.Tokens.Load()
+		}
+		if err == nil {
+			err = w.CheckFiles()
+		}
+		l := w.Listener
+		if err == nil && l == nil {
+			l, err = net.Listen("tcp", w.Listen.String())
+		}
+		if err != nil {
+			return fmt.Errorf("serve the API over TCP: %w", err)
+		}
+		d.log.Info("API over TCP", "address", l.Addr().String(), "tls", w.CertFile != "")
+		return s.RunTCP(ctx, l, w.TCP)
+	})
+}
+
+// openTelemetry prepares what goes to the disk and to others. Nothing of it is waited for, or has to be there.
+func (d *Daemon) openTelemetry() {
 	o := &d.opts.Telemetry
 	decisions := telemetry.DecisionOptions{
 		Ring: d.records, Log: d.log, Dropped: d.metrics.DecisionDropped, Sample: o.Sample, Mask: o.Mask,
 	}
 	if o.DecisionDir != "" {
-		segments, err := telemetry.OpenSegments(o.DecisionDir, o.DecisionMax)
-		if err != nil {
-			return err
-		}
-		decisions.Segments = segments
+		decisions.Segments = telemetry.NewSegments(o.DecisionDir, o.DecisionMax)
+		decisions.Broken = func(err error) { d.setSource(decisionsName, textOf(err)) }
 	}
 	d.decisions = telemetry.NewDecisionLog(decisions)
 	var receivers []telemetry.Receiver
-	if len(o.Alerts) > 0 {
-		secret, err := secretIn(d.opts.StateDir)
-		if err != nil {
-			return err
-		}
-		for _, url := range o.Alerts {
-			receivers = append(receivers, telemetry.ReceiverOf(url, secret))
-		}
+	key := &alertKey{dir: d.opts.StateDir}
+	for _, url := range o.Alerts {
+		receivers = append(receivers, telemetry.ReceiverOf(url, key.read))
 	}
 	if o.AlertExec != "" {
 		receivers = append(receivers, telemetry.ExecReceiver(o.AlertExec))
@@ -98,10 +126,37 @@ func (d *Daemon) openTelemetry() error {
 	if len(receivers) > 0 {
 		d.alerts = telemetry.NewAlerts(o.Node, receivers, d.log, d.metrics.Alert)
 	}
-	return nil
 }
 
-// secretIn reads what signs webhooks, as text, or makes it.
+// textOf spells an error; nil is "".
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// alertKey is what signs webhooks, read when the first is sent.
+type alertKey struct {
+	dir string
+	mu  sync.Mutex
+	key []byte
+}
+
+// read returns the key, as text, which it reads or makes.
+func (k *alertKey) read() ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.key == nil {
+		var err error
+		if k.key, err = secretIn(k.dir); err != nil {
+			return nil, err
+		}
+	}
+	return k.key, nil
+}
+
+// secretIn reads the key in the state directory, or makes it.
 func secretIn(dir string) ([]byte, error) {
 	if dir == "" {
 		return nil, errors.New("alerts by webhook need a state directory, for the key that signs them")
@@ -147,8 +202,14 @@ func (d *Daemon) alertPolicy(result, detail string) {
 	}
 }
 
+// selfWatch is what the last reading of the daemon itself has found.
+type selfWatch struct {
+	dropped uint64          // decision records
+	broken  map[string]bool // sources
+}
+
 // watchSelf tells people of what is wrong with the daemon itself, at each reading of the meter.
-func (d *Daemon) watchSelf(s *snapshot, dropped uint64) {
+func (d *Daemon) watchSelf(s *snapshot, last *selfWatch) {
 	say := func(wrong bool, key, title, detail string) {
 		status := telemetry.Resolved
 		if wrong {
@@ -159,14 +220,26 @@ func (d *Daemon) watchSelf(s *snapshot, dropped uint64) {
 		d.alerts.Tell(status, key, title, detail)
 	}
 	say(s.broken != "" && !d.opts.Observe, "enforcement", "the kernel does not hold the plan", s.broken)
-	now := d.metrics.DecisionDrops()
-	say(now > dropped, "decision log", "decision records are dropped", fmt.Sprintf("%d in all", now))
-}
-
-// runWeb serves l until ctx ends; nil is nothing to serve.
-func (d *Daemon) runWeb(ctx context.Context, s *api.Server, l net.Listener) error {
-	if l == nil {
-		return nil
+	now, broken := d.metrics.DecisionDrops(), map[string]bool{}
+	why := ""
+	d.mu.Lock()
+	sources := slices.Clone(d.sources)
+	d.mu.Unlock()
+	for _, one := range sources {
+		switch {
+		case one.Error == "":
+		case one.Name == decisionsName:
+			why = ": " + one.Error
+		default:
+			broken[one.Name] = true
+			say(true, "source/"+one.Name, one.Name+" is not in use", one.Error)
+		}
 	}
-	return s.RunTCP(ctx, l, d.opts.Web.TCP)
+	for name := range last.broken {
+		if !broken[name] {
+			say(false, "source/"+name, name+" is not in use", "")
+		}
+	}
+	say(now > last.dropped || why != "", "decision log", "decision records are dropped", fmt.Sprintf("%d in all%s", now, why))
+	*last = selfWatch{now, broken}
 }

@@ -464,4 +464,10 @@ var catalogue = []Entry{
 		"Their flows are rejected, so that nothing leaves in the clear (NP502).",
 		"Give the daemon `relay` or `tproxy`, or use `via dev` of a TUN device, or `via mark`.",
 	},
+	{
+		"not-in-use", AreaPolicy, Warning,
+		"The daemon that runs does without this source or service, for the reason that is given.",
+		"The policy is in force all the same; what failed is tried again, at least once a minute.",
+		"Do away with the reason: `netpolicy status` shows when it works.",
+	},
 }

@@ -283,6 +283,9 @@ func TestDiagnose(t *testing.T) {
 		}
 	}
 	for _, e := range Catalogue() {
+		if e.ID == "not-in-use" { // no fact of the machine: see TestNotInUse
+			continue
+		}
 		if !shown[e.ID] {
 			t.Errorf("no case finds %s", e.ID)
 		}
@@ -478,5 +481,16 @@ func TestConfig(t *testing.T) {
 	}
 	if f := fromConfig("kernel-nf-tables", nil, "no"); f.Answer != Unknown || f.Why != "no" {
 		t.Errorf("without a configuration: %+v", f)
+	}
+}
+
+// TestNotInUse: what a running daemon does without is reported.
+func TestNotInUse(t *testing.T) {
+	w := WantOf(policy(t, twoUplinks))
+	w.NotInUse = []NotInUse{{"web", "listen tcp 10.0.0.1:8443: bind: cannot assign requested address"}}
+	r := Diagnose(healthy(), w)
+	i := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.ID == "not-in-use" })
+	if i < 0 || r.Findings[i].Severity != Warning || !strings.HasPrefix(r.Findings[i].Message, "web: listen tcp 10.0.0.1:8443") {
+		t.Errorf("%+v", r.Findings)
 	}
 }

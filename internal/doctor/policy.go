@@ -15,6 +15,9 @@ func (r *report) policy(f *Facts) {
 	if r.want.File == "" {
 		r.add("policy-none", Info, nil, "no policy: %s", cmp.Or(r.want.Why, "none was given"))
 	}
+	for _, n := range r.want.NotInUse {
+		r.add("not-in-use", Warning, nil, "%s: %s", n.Name, n.Why)
+	}
 	if !f.knows(WhatLinks) {
 		return
 	}

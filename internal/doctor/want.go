@@ -28,7 +28,13 @@ type Want struct {
 	Labels     bool      // dscp or mark
 	Throttles  bool
 	Masquerade bool
+
+	// NotInUse are what a running daemon says it does without, and why, each by its name.
+	NotInUse []NotInUse
 }
+
+// NotInUse is a source or a service that a running daemon does without.
+type NotInUse struct{ Name, Why string }
 
 // Uplink is a line of the policy.
 type Uplink struct {

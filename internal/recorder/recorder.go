@@ -2,8 +2,8 @@
 // back: journals of sim, each line an input of the health machine or a flow that
 // was decided, in compressed segments that can be replayed each by itself.
 //
-//	w, err := recorder.Open(recorder.Options{Dir: dir})
-//	err = w.Append(lines, true) // begins a segment
+//	w := recorder.New(recorder.Options{Dir: dir})
+//	err := w.Append(lines, true) // begins a segment
 //	...
 //	names, err := recorder.Files(dir)
 //	r, err := recorder.File(names[0])
@@ -37,6 +37,8 @@ const (
 	// DefaultMax bounds the folder by default: some million flows.
 	DefaultMax = 256 << 20
 	suffix     = ".ndjson.gz"
+	// pauseAfterError is how long a disk that failed is left alone.
+	pauseAfterError = 10 * time.Second
 )
 
 // Options say where and how much.
@@ -47,36 +49,57 @@ type Options struct {
 
 // Writer appends to segments. It is for one goroutine.
 type Writer struct {
-	opt  Options
-	file *os.File
-	gz   *gzip.Writer
-	last string // the name of the last segment
+	opt   Options
+	file  *os.File
+	gz    *gzip.Writer
+	last  string    // the name of the last segment
+	again time.Time // after an error: when to try again
 }
 
-// Open prepares the folder.
-func Open(opt Options) (*Writer, error) {
+// New returns a writer that has not written yet.
+func New(opt Options) *Writer {
 	if opt.Max <= 0 {
 		opt.Max = DefaultMax
 	}
-	if err := os.MkdirAll(opt.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of recordings: %w", err)
+	return &Writer{opt: opt}
+}
+
+// Writing reports whether there is a segment that is written.
+func (w *Writer) Writing() bool { return w.gz != nil }
+
+// errPaused is the answer while a disk that failed is left alone.
+var errPaused = errors.New("record: the disk failed a moment ago")
+
+// failed gives the present segment up, and the disk a pause. A segment of which nothing has
+// reached the disk is removed.
+func (w *Writer) failed(err error) error {
+	w.again = time.Now().Add(pauseAfterError)
+	if w.file != nil {
+		if info, e := w.file.Stat(); e == nil && info.Size() == 0 {
+			os.Remove(w.file.Name())
+		}
+		err = errors.Join(err, w.file.Close())
 	}
-	return &Writer{opt: opt}, nil
+	w.gz, w.file = nil, nil
+	return fmt.Errorf("record: %w", err)
 }
 
 // Append writes whole lines; fresh ones begin a segment. After an error the
 // lines are lost, and the next have to be fresh.
 func (w *Writer) Append(lines []byte, fresh bool) error {
+	if time.Now().Before(w.again) {
+		return errPaused
+	}
 	if fresh {
 		if err := w.begin(); err != nil {
-			return err
+			return w.failed(err)
 		}
 	}
 	if w.gz == nil {
 		return errors.New("record: no segment has begun")
 	}
 	if _, err := w.gz.Write(lines); err != nil {
-		return errors.Join(fmt.Errorf("record: %w", err), w.Close())
+		return w.failed(err)
 	}
 	return nil
 }
@@ -85,6 +108,9 @@ func (w *Writer) Append(lines []byte, fresh bool) error {
 func (w *Writer) begin() error {
 	if err := w.Close(); err != nil {
 		return err
+	}
+	if err := os.MkdirAll(w.opt.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the folder: %w", err)
 	}
 	if err := w.sweep(); err != nil {
 		return err
@@ -115,10 +141,13 @@ func (w *Writer) Flush() error {
 	if err == nil {
 		err = w.file.Sync()
 	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("record: %w", err), w.Close())
+	if err == nil {
+		err = w.sweep()
 	}
-	return w.sweep()
+	if err != nil {
+		return w.failed(err)
+	}
+	return nil
 }
 
 // Close ends the segment.

@@ -34,10 +34,7 @@ func read(t *testing.T, paths ...string) string {
 
 func TestSegments(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
-	w, err := recorder.Open(recorder.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := recorder.New(recorder.Options{Dir: dir})
 	if err := w.Append([]byte("x\n"), false); err == nil {
 		t.Error("lines before any segment were taken")
 	}
@@ -67,10 +64,7 @@ func TestSegments(t *testing.T) {
 // which nothing was flushed is empty.
 func TestCrash(t *testing.T) {
 	dir := t.TempDir()
-	w, err := recorder.Open(recorder.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := recorder.New(recorder.Options{Dir: dir})
 	for _, lines := range []string{"a\n", "b\n"} {
 		if err := w.Append([]byte(lines), lines == "a\n"); err != nil {
 			t.Fatal(err)
@@ -93,10 +87,7 @@ func TestCrash(t *testing.T) {
 // TestBound: the oldest segments go.
 func TestBound(t *testing.T) {
 	dir := t.TempDir()
-	w, err := recorder.Open(recorder.Options{Dir: dir, Max: 200})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := recorder.New(recorder.Options{Dir: dir, Max: 200})
 	for i := range 20 {
 		if err := w.Append([]byte{byte('a' + i), '\n'}, true); err != nil {
 			t.Fatal(err)

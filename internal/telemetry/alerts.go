@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -104,9 +105,10 @@ func (a *Alerts) Tell(status, key, title, detail string) {
 
 // condition is what is known of a key.
 type condition struct {
-	now  happening
-	told string // the status that receivers know; "" for none
-	due  time.Time
+	now   happening
+	told  string // the status that receivers know; "" for none
+	title string // with which they were told
+	due   time.Time
 }
 
 // Run works until ctx ends.
@@ -159,7 +161,10 @@ func (a *Alerts) learn(known map[string]*condition, h happening) {
 		c.now = h
 		return
 	}
-	c.now.detail = h.detail
+	if c.told != "" && c.now.title != h.title { // it got worse, or better: that has to last as well
+		c.due = h.at.Add(a.wait)
+	}
+	c.now.title, c.now.detail = h.title, h.detail
 }
 
 // settle posts what has lasted long enough, forgets what is over, and returns when to look again.
@@ -171,9 +176,9 @@ func (a *Alerts) settle(known map[string]*condition, to []*outbox) time.Duration
 			next = min(next, left)
 			continue
 		}
-		if c.now.status != c.told && (c.now.status == Firing || c.told == Firing) {
+		if firing := c.now.status == Firing; c.now.status != c.told && (firing || c.told == Firing) || firing && c.now.title != c.title {
 			a.post(to, c.now)
-			c.told = c.now.status
+			c.told, c.title = c.now.status, c.now.title
 		}
 		if c.now.status == Resolved {
 			delete(known, key)
@@ -295,8 +300,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // ReceiverOf returns the receiver of a URL: a webhook, or with the prefix "ntfy+" a topic of ntfy.
-// secret signs what webhooks get.
-func ReceiverOf(url string, secret []byte) Receiver {
+// secret returns what signs what webhooks get; while it fails they are tried again.
+func ReceiverOf(url string, secret func() ([]byte, error)) Receiver {
 	client := &http.Client{
 		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: sendTime},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -313,7 +318,7 @@ func ReceiverOf(url string, secret []byte) Receiver {
 //	Netpolicy-Signature: sha256=HEX(HMAC(secret, "1790000000." + body))
 type webhook struct {
 	url    string
-	secret []byte
+	secret func() ([]byte, error)
 	client *http.Client
 }
 
@@ -326,9 +331,13 @@ func (h *webhook) Send(ctx context.Context, m *Alert) error {
 	if err != nil {
 		return fmt.Errorf("write alert: %w: %w", err, ErrRefused)
 	}
+	secret, err := h.secret()
+	if err != nil {
+		return err
+	}
 	at := strconv.FormatInt(time.Now().Unix(), 10)
 	return post(ctx, h.client, h.url, body, map[string]string{
-		"Content-Type": "application/json", "Netpolicy-Time": at, "Netpolicy-Signature": "sha256=" + Sign(h.secret, at, body),
+		"Content-Type": "application/json", "Netpolicy-Time": at, "Netpolicy-Signature": "sha256=" + Sign(secret, at, body),
 	})
 }
 
@@ -373,7 +382,7 @@ func header(text string) string {
 	}, text)
 }
 
-// post sends a body. Answers of 4xx, but for 408 and 429, are final.
+// post sends a body. Answers of 3xx, for no redirect is followed, and of 4xx, but for 408 and 429, are final.
 func post(ctx context.Context, c *http.Client, url string, body []byte, headers map[string]string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
@@ -396,7 +405,7 @@ func post(ctx context.Context, c *http.Client, url string, body []byte, headers 
 	switch code := resp.StatusCode; {
 	case code < 300:
 		return nil
-	case code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests:
+	case code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests:
 		return fmt.Errorf("send alert: %s: %w", resp.Status, ErrRefused)
 	default:
 		return fmt.Errorf("send alert: %s", resp.Status)
@@ -417,9 +426,29 @@ func (p program) Send(ctx context.Context, m *Alert) error {
 		return fmt.Errorf("write alert: %w: %w", err, ErrRefused)
 	}
 	cmd := exec.CommandContext(ctx, string(p))
-	cmd.Stdin, cmd.WaitDelay = bytes.NewReader(body), time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("run %s: %w: %s: %w", p, err, out[:min(len(out), 200)], ErrRefused)
+	var out beginning
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = bytes.NewReader(body), &out, &out, time.Second
+	cmd.Env = []string{} // nil would be all that the daemon has
+	for _, name := range execEnv {
+		if value, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("run %s: %w: %s: %w", p, err, out, ErrRefused)
 	}
 	return nil
+}
+
+// execEnv is what of the daemon's environment the program gets.
+var execEnv = []string{"PATH", "HOME", "LANG", "TZ"}
+
+// beginning keeps the first bytes of what is written, enough for a line of the log.
+type beginning []byte
+
+const maxBeginning = 200
+
+func (b *beginning) Write(p []byte) (int, error) {
+	*b = append(*b, p[:min(len(p), maxBeginning-len(*b))]...)
+	return len(p), nil
 }

@@ -25,6 +25,8 @@ type inboxOf struct {
 	mu   sync.Mutex
 	got  []string
 	fail error
+	// titles are kept in place of keys.
+	titles bool
 }
 
 func (r *inboxOf) String() string { return "test" }
@@ -35,7 +37,11 @@ func (r *inboxOf) Send(_ context.Context, m *Alert) error {
 	if r.fail != nil {
 		return r.fail
 	}
-	r.got = append(r.got, m.Status+" "+m.Key+" "+m.Detail)
+	what := m.Key
+	if r.titles {
+		what = m.Title
+	}
+	r.got = append(r.got, m.Status+" "+what+" "+m.Detail)
 	return nil
 }
 
@@ -102,6 +108,38 @@ func TestAlertsWaitAndResolve(t *testing.T) {
 	})
 }
 
+// TestAlertsEscalate: what got worse is told with its new title; what gets worse and better at once is not.
+func TestAlertsEscalate(t *testing.T) {
+	withAlerts(t, func(a *Alerts, r *inboxOf, _ map[string]int) {
+		r.titles = true
+		after := func(d time.Duration) []string { time.Sleep(d); synctest.Wait(); return r.take() }
+		a.Tell(Firing, "uplink/wan1", "uplink wan1 DEGRADED", "slow")
+		if got := after(alertWait / 2); got != nil {
+			t.Errorf("told before it has lasted: %v", got)
+		}
+		a.Tell(Firing, "uplink/wan1", "uplink wan1 FAILOVER", "carrier is gone")
+		if diff := cmp.Diff([]string{"firing uplink wan1 FAILOVER carrier is gone"}, after(alertWait/2)); diff != "" {
+			t.Error("it became another thing before it was told:", diff)
+		}
+		a.Tell(Firing, "uplink/wan1", "uplink wan1 DEGRADED", "slow")
+		a.Tell(Firing, "uplink/wan1", "uplink wan1 FAILOVER", "no answer")
+		if got := after(time.Minute); got != nil {
+			t.Errorf("told again: %v", got)
+		}
+		a.Tell(Firing, "uplink/wan1", "uplink wan1 RECOVERY", "good again")
+		if got := after(alertWait / 2); got != nil {
+			t.Errorf("told before it has lasted: %v", got)
+		}
+		if diff := cmp.Diff([]string{"firing uplink wan1 RECOVERY good again"}, after(alertWait)); diff != "" {
+			t.Error(diff)
+		}
+		a.Tell(Resolved, "uplink/wan1", "uplink wan1 NORMAL", "")
+		if diff := cmp.Diff([]string{"resolved uplink wan1 NORMAL "}, after(time.Minute)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestAlertsOffline(t *testing.T) {
 	withAlerts(t, func(a *Alerts, r *inboxOf, counts map[string]int) {
 		r.set(errors.New("no route to host"))
@@ -141,6 +179,7 @@ func TestAlertsOffline(t *testing.T) {
 
 func TestReceivers(t *testing.T) {
 	secret := []byte("s3cret")
+	var noKey error
 	var asked *http.Request
 	var body []byte
 	status := http.StatusOK
@@ -151,7 +190,7 @@ func TestReceivers(t *testing.T) {
 	}))
 	defer server.Close()
 	m := &Alert{Schema: "np.alert/1", Time: time.Unix(1, 0).UTC(), Node: "gw", Status: Firing, Key: "uplink/wan1", Title: "wan1\r\nX-Evil: 1", Detail: "no answer"}
-	hook := ReceiverOf(server.URL+"/secret", secret)
+	hook := ReceiverOf(server.URL+"/secret", func() ([]byte, error) { return secret, noKey })
 	if err := hook.Send(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -169,12 +208,17 @@ func TestReceivers(t *testing.T) {
 	if asked.URL.Path != "/topic" || string(body) != "no answer" || asked.Header.Get("Title") != "gw: wan1??X-Evil: 1" || asked.Header.Get("X-Evil") != "" {
 		t.Errorf("%s: %q, %v", asked.URL, body, asked.Header)
 	}
-	for code, final := range map[int]bool{400: true, 404: true, 429: false, 500: false, 302: false} {
+	for code, final := range map[int]bool{400: true, 404: true, 429: false, 500: false, 302: true, 301: true} {
 		status = code
 		if err := hook.Send(t.Context(), m); err == nil || errors.Is(err, ErrRefused) != final {
 			t.Errorf("%d: %v", code, err)
 		}
 	}
+	noKey = errors.New("the disk is full")
+	if err := hook.Send(t.Context(), m); !errors.Is(err, noKey) || errors.Is(err, ErrRefused) {
+		t.Errorf("without a key: %v", err)
+	}
+	noKey = nil
 	server.Close()
 	if err := hook.Send(t.Context(), m); err == nil || errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("nobody there: %v", err)
@@ -198,5 +242,10 @@ func TestExecReceiver(t *testing.T) {
 	}
 	if err := run("echo broken >&2; exit 3"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "broken") {
 		t.Errorf("got %v", err)
+	}
+	// What it prints is not kept, and what the daemon knows is not told.
+	t.Setenv("NOTIFY_SOCKET", "/run/secret")
+	if err := run("env; head -c 100000000 /dev/zero | tr '\\0' x; exit 3"); !errors.Is(err, ErrRefused) || len(err.Error()) > 500 || strings.Contains(err.Error(), "NOTIFY_SOCKET") {
+		t.Errorf("got %.1000v", err)
 	}
 }

@@ -27,6 +27,8 @@ type DecisionLog struct {
 	queue   chan Record
 	waiting atomic.Int64 // records that were taken and are not written down yet
 	segs    *Segments
+	broken  bool // the segments; what is lost is counted and not logged again
+	tell    func(error)
 	keep    keeper
 	mask    *mask // nil: nothing is replaced
 }
@@ -40,6 +42,8 @@ type DecisionOptions struct {
 	Dropped func(reason string, n int)
 	// Segments are the files on the disk; nil: there are none. They are closed when Run ends.
 	Segments *Segments
+	// Broken is told when the disk does not take segments, and with nil when it does again; nil: nobody is.
+	Broken func(error)
 	// Sample keeps one of so many decisions of each rule on the disk; 0 and 1 keep all. What
 	// blocks or asks for failover is always kept.
 	Sample int
@@ -50,7 +54,11 @@ type DecisionOptions struct {
 
 // NewDecisionLog returns a log that has to be run.
 func NewDecisionLog(o DecisionOptions) *DecisionLog {
+	if o.Broken == nil {
+		o.Broken = func(error) {}
+	}
 	return &DecisionLog{
+		tell: o.Broken,
 		ring: o.Ring, log: o.Log, dropped: o.Dropped, queue: make(chan Record, Queue), segs: o.Segments,
 		keep: keeper{every: max(o.Sample, 1), seen: map[string]int{}}, mask: newMask(o.Mask),
 	}
@@ -82,19 +90,17 @@ func (l *DecisionLog) Bytes() int64 {
 func (l *DecisionLog) Run(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
-	defer func() {
-		if l.segs != nil {
-			l.note(l.segs.Close())
-		}
-	}()
+	if l.segs != nil {
+		l.tell(nil)
+		l.note(l.segs.prepare())
+		defer func() { l.note(l.segs.Close()) }()
+	}
 	for {
 		select {
 		case r := <-l.queue:
 			l.write(&r)
 		case <-tick.C:
-			if l.segs != nil {
-				l.note(l.segs.Flush())
-			}
+			l.flush()
 		case <-ctx.Done():
 			for {
 				select {
@@ -140,16 +146,35 @@ func (l *DecisionLog) write(r *Record) {
 	if !kept {
 		return
 	}
-	if err := l.segs.Append(line, r.Context.Time); err != nil {
-		l.dropped(DropDisk, 1)
-		l.note(err)
+	l.note(l.segs.Append(line, r.Context.Time))
+}
+
+// flush brings what was written to the disk. Only then is it known whether a disk that failed works again.
+func (l *DecisionLog) flush() {
+	if l.segs == nil || l.segs.gz == nil {
+		return
+	}
+	err := l.segs.Flush()
+	l.note(err)
+	if err == nil && l.broken {
+		l.broken = false
+		l.tell(nil)
+		l.log.Info("decision log goes on")
 	}
 }
 
-// note tells of a disk that does not take segments.
+// note counts what the disk has not taken, and tells of the first error until it works again.
 func (l *DecisionLog) note(err error) {
-	if err != nil {
-		l.log.Warn("decision log interrupted", "error", err)
+	if err == nil {
+		return
+	}
+	if n := l.segs.Lost(); n > 0 {
+		l.dropped(DropDisk, n)
+	}
+	if !l.broken {
+		l.broken = true
+		l.tell(err)
+		l.log.Warn("decision log interrupted; what is lost is counted", "error", err)
 	}
 }
 

@@ -73,10 +73,7 @@ func TestNobodyWaits(t *testing.T) {
 
 func TestSampling(t *testing.T) {
 	dir := t.TempDir()
-	segs, err := OpenSegments(dir, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	segs := NewSegments(dir, 0)
 	lost := &drops{}
 	l := NewDecisionLog(DecisionOptions{Ring: NewRing(0), Log: slog.New(slog.DiscardHandler), Dropped: lost.count, Segments: segs, Sample: 10})
 	stop := runLog(l)
@@ -142,10 +139,7 @@ func segmentLines(t *testing.T, dir string) (lines []string) {
 func TestSegmentsRotateAndGo(t *testing.T) {
 	dir := t.TempDir()
 	const most = 40 << 10
-	s, err := OpenSegments(dir, most)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := NewSegments(dir, most)
 	if err := os.WriteFile(filepath.Join(dir, "other.txt"), make([]byte, most), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -201,11 +195,8 @@ func TestSegmentsRotateAndGo(t *testing.T) {
 // TestBrokenDisk: records that the disk does not take are counted, and it is tried again later.
 func TestBrokenDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
-	s, err := OpenSegments(dir, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(dir); err != nil {
+	s := NewSegments(dir, 0)
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file, where the folder should be
 		t.Fatal(err)
 	}
 	lost := &drops{}
@@ -222,7 +213,7 @@ func TestBrokenDisk(t *testing.T) {
 	if err := s.Append([]byte("{}"), time.Now()); !errors.Is(err, errPaused) {
 		t.Errorf("the disk is not left alone: %v", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
 	s.again = time.Time{}

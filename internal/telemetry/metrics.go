@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"netpolicy.dev/netpolicy/state"
 )
 
 // maxRuleLabels bounds the series that rule names can make: beyond it, hits are
@@ -29,13 +31,14 @@ type Metrics struct {
 
 	mu        sync.Mutex
 	rules     map[string]*metrics.Counter // by name; beyond maxRuleLabels there are no more
+	uplinks   []string                    // whose transitions have series
 	decisions map[[3]string]*metrics.Counter
 	active    map[string]int // connections by uplink
 }
 
-// NewMetrics returns an empty set. live writes the gauges that follow from the
-// daemon's present state at every scrape; nil means none.
-func NewMetrics(version string, live func(io.Writer)) *Metrics {
+// NewMetrics returns an empty set, in which the losses of the queues count from nothing. live writes the
+// gauges that follow from the daemon's present state at every scrape; nil means none.
+func NewMetrics(version string, queues []string, live func(io.Writer)) *Metrics {
 	m := &Metrics{
 		set: metrics.NewSet(), rules: map[string]*metrics.Counter{}, decisions: map[[3]string]*metrics.Counter{},
 		applied: map[string]*histogram{}, turned: newHistogram(applyBounds), evals: newHistogram(evalBounds),
@@ -45,13 +48,17 @@ func NewMetrics(version string, live func(io.Writer)) *Metrics {
 	// What may happen counts from nothing: a rate of what is not there yet is none.
 	for _, series := range []string{
 		`config_reload_total{result="applied"}`, `config_reload_total{result="unchanged"}`, `config_reload_total{result="rejected"}`,
-		`executor_errors_total{op="plan"}`, `executor_errors_total{op="update"}`, `drift_total`,
+		`drift_total`,
 		`decision_log_dropped_total{reason="` + DropQueue + `"}`, `decision_log_dropped_total{reason="` + DropDisk + `"}`,
 	} {
 		m.set.GetOrCreateCounter("netpolicy_" + series)
 	}
 	for _, op := range applyOps {
 		m.applied[op] = newHistogram(applyBounds)
+		m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_executor_errors_total{op=%q}", op))
+	}
+	for _, queue := range queues {
+		m.Drop(queue, 0)
 	}
 	m.set.GetOrCreateGauge(fmt.Sprintf("netpolicy_build_info{version=%q}", version), func() float64 { return 1 })
 	if live != nil {
@@ -76,12 +83,12 @@ func (m *Metrics) WritePrometheus(w io.Writer) {
 }
 
 // applyOps are the kinds of writes to the kernel.
-var applyOps = []string{"plan", "update", "guard"}
+var applyOps = []string{"plan", "update"}
 
 // Decision counts one decision: rule "" is the default or none.
 func (m *Metrics) Decision(rule, action, route, event string) {
 	if rule == "" {
-		rule = "_default"
+		rule = defaultRule
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -101,7 +108,7 @@ func (m *Metrics) ruleHits(rule string) *metrics.Counter {
 		rule = otherRules
 	}
 	if c == nil {
-		c = m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_rule_hits_total{rule=%q}", rule))
+		c = m.set.GetOrCreateCounter(ruleSeries(rule))
 		if rule != otherRules {
 			m.rules[rule] = c
 		}
@@ -109,12 +116,59 @@ func (m *Metrics) ruleHits(rule string) *metrics.Counter {
 	return c
 }
 
+// Policy forgets the rules and uplinks of former policies, which else would take the place of new ones
+// for ever, and has the changes of state of these uplinks count from nothing. rules are all that the policy has.
+func (m *Metrics) Policy(rules, uplinks []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := make(map[string]bool, len(rules))
+	for _, name := range rules {
+		now[name] = true
+	}
+	for name := range m.rules {
+		if !now[name] && name != defaultRule {
+			m.set.UnregisterMetric(ruleSeries(name))
+			delete(m.rules, name)
+		}
+	}
+	for _, name := range m.uplinks {
+		if !slices.Contains(uplinks, name) {
+			transitions(name, func(series string) { m.set.UnregisterMetric(series) })
+		}
+	}
+	m.uplinks = append([]string{""}, uplinks...) // "" is the host
+	for _, name := range m.uplinks {
+		transitions(name, func(series string) { m.set.GetOrCreateCounter(series) })
+	}
+}
+
+// transitions calls each with the series of all changes of state of an uplink.
+func transitions(uplink string, each func(series string)) {
+	states := []state.State{state.Normal, state.Degraded, state.Failover, state.Recovery}
+	for _, from := range states {
+		for _, to := range states {
+			if from != to {
+				each(transitionSeries(uplink, from.String(), to.String()))
+			}
+		}
+	}
+}
+
+func transitionSeries(uplink, from, to string) string {
+	return fmt.Sprintf("netpolicy_state_transitions_total{uplink=%q,from=%q,to=%q}", uplink, from, to)
+}
+
+func ruleSeries(rule string) string { return fmt.Sprintf("netpolicy_rule_hits_total{rule=%q}", rule) }
+
+// defaultRule is the label of what no rule decides.
+const defaultRule = "_default"
+
 // otherRules is the label of the rules beyond maxRuleLabels.
 const otherRules = "_other"
 
 // Transition counts one change of state of an uplink.
 func (m *Metrics) Transition(uplink, from, to string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_state_transitions_total{uplink=%q,from=%q,to=%q}", uplink, from, to)).Inc()
+	m.set.GetOrCreateCounter(transitionSeries(uplink, from, to)).Inc()
 }
 
 // Reload counts one reload; result is "applied", "unchanged" or "rejected".
@@ -125,7 +179,7 @@ func (m *Metrics) Reload(result string) {
 	}
 }
 
-// Apply records how long one write to the kernel took; op is "plan", "update" or "guard".
+// Apply records how long one write to the kernel took; op is "plan" or "update".
 func (m *Metrics) Apply(op string, took time.Duration, err error) {
 	if h := m.applied[op]; h != nil {
 		h.add(took.Seconds())

@@ -9,9 +9,12 @@ import (
 	"time"
 )
 
-// RingSize is how many decision records are kept in memory: at about 700 bytes
-// each 3 MiB, which a router with 64 MiB can spare, and ten seconds of a busy gateway.
+// RingSize is how many decision records are kept in memory: at about 700 bytes, and with rules that
+// came nearest 1.5 KiB, each, 3 to 6 MiB, which a router with 64 MiB can spare, and ten seconds of a busy gateway.
 const RingSize = 4096
+
+// lineSize is how many bytes a ring has for each of its lines on average: when they take more, it holds fewer.
+const lineSize = 2 << 10
 
 // Record is one decision with what the daemon knows around it. It is encoded as
 // the decision object of language.md section 8, unchanged, with the fields of
@@ -90,13 +93,15 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	return append(out, tail[1:]...), nil
 }
 
-// Ring keeps the newest RingSize encoded records. When it is full the oldest is
-// overwritten: a reader that is too slow misses records and is told how many.
+// Ring keeps the newest encoded records, so many and lineSize bytes for each together. When it is full the
+// oldest go: a reader that is too slow misses records and is told how many.
 // It is safe for concurrent use; Append never waits for a reader.
 type Ring struct {
 	mu    sync.Mutex
 	lines [][]byte
-	next  uint64        // sequence number of the next record
+	first uint64        // sequence number of the oldest record that is kept
+	next  uint64        // of the next record
+	bytes int           // of all that are kept
 	wake  chan struct{} // nil while nobody waits
 }
 
@@ -112,7 +117,13 @@ func NewRing(size int) *Ring {
 func (r *Ring) Append(line []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lines[r.next%uint64(len(r.lines))] = line
+	size := uint64(len(r.lines))
+	for r.bytes += len(line); r.first < r.next && (r.next-r.first == size || r.bytes > len(r.lines)*lineSize); r.first++ {
+		old := &r.lines[r.first%size]
+		r.bytes -= len(*old)
+		*old = nil
+	}
+	r.lines[r.next%size] = line
 	r.next++
 	if r.wake != nil {
 		close(r.wake)
@@ -134,8 +145,8 @@ func (r *Ring) Read(from uint64, limit int) Batch {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := Batch{Next: from}
-	if oldest := r.oldest(); from < oldest {
-		b.Missed, b.Next = oldest-from, oldest
+	if from < r.first {
+		b.Missed, b.Next = r.first-from, r.first
 	}
 	if n := min(r.next-b.Next, uint64(limit)); b.Next < r.next {
 		b.Lines = make([][]byte, 0, n)
@@ -160,14 +171,7 @@ func (r *Ring) Last(n int) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	back := min(uint64(max(n, 0)), r.next)
-	return max(r.next-back, r.oldest())
-}
-
-func (r *Ring) oldest() uint64 {
-	if size := uint64(len(r.lines)); r.next > size {
-		return r.next - size
-	}
-	return 0
+	return max(r.next-back, r.first)
 }
 
 // closed is a channel that is always ready.

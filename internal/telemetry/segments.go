@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,36 +43,56 @@ type Segments struct {
 	again time.Time // after an error: when to try again
 	last  string
 	bytes atomic.Int64 // of all segments, when they were looked at last
+	// flushed is how much of the file holds whole records, and waiting how many records came since.
+	flushed int64
+	waiting int
+	lost    int
 }
 
 // Bytes is how much all segments took when they were looked at last. It may be called at any time.
 func (s *Segments) Bytes() int64 { return s.bytes.Load() }
 
-// OpenSegments prepares the folder, which is made with mode 0700 where there is none. most bounds
+// NewSegments returns segments in a folder, which is made with mode 0700 where there is none. most bounds
 // the bytes of all segments; 0 means DefaultSegments.
-func OpenSegments(dir string, most int64) (*Segments, error) {
+func NewSegments(dir string, most int64) *Segments {
 	if most <= 0 {
 		most = DefaultSegments
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of decision records: %w", err)
+	return &Segments{dir: dir, most: most}
+}
+
+// Lost returns how many records were not, or will not be, on the disk since it was asked last.
+func (s *Segments) Lost() int {
+	n := s.lost
+	s.lost = 0
+	return n
+}
+
+// prepare makes the folder.
+func (s *Segments) prepare() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make the folder of decision records: %w", err)
 	}
-	return &Segments{dir: dir, most: most}, nil
+	return nil
 }
 
 // errPaused is the answer while a disk that failed is left alone.
 var errPaused = errors.New("the disk failed a moment ago")
 
-// Append writes one record, a line without its end, which was made at the given time.
+// Append writes one record, a line without its end, which was made at the given time. It is on the
+// disk after the next Flush or Close without an error; after one it, and all since the last Flush, are Lost.
 func (s *Segments) Append(line []byte, at time.Time) error {
 	if time.Now().Before(s.again) {
+		s.lost++
 		return errPaused
 	}
 	if s.gz == nil || s.size >= segmentSize || time.Since(s.began) >= segmentAge {
 		if err := s.begin(at); err != nil {
+			s.lost++
 			return s.failed(err)
 		}
 	}
+	s.waiting++
 	if _, err := s.gz.Write(line); err != nil {
 		return s.failed(err)
 	}
@@ -82,19 +103,25 @@ func (s *Segments) Append(line []byte, at time.Time) error {
 	return nil
 }
 
-// failed gives the present segment up.
+// failed gives the present segment up. What came since the last flush is lost as a whole: what
+// of it has reached the file is cut off, and a file in which nothing is left is removed.
 func (s *Segments) failed(err error) error {
 	s.again = time.Now().Add(pauseAfterError)
+	s.lost, s.waiting = s.lost+s.waiting, 0
 	if s.file != nil {
-		err = errors.Join(err, s.file.Close())
+		cut := s.file.Truncate(s.flushed)
+		if s.flushed == 0 {
+			cut = os.Remove(s.file.Name())
+		}
+		err = errors.Join(err, cut, s.file.Close())
 	}
-	s.file, s.gz = nil, nil
+	s.file, s.gz, s.flushed = nil, nil, 0
 	return fmt.Errorf("write decision records: %w", err)
 }
 
 // begin ends the segment so far and starts another.
 func (s *Segments) begin(at time.Time) error {
-	if err := s.Close(); err != nil {
+	if err := errors.Join(s.end(), s.prepare()); err != nil {
 		return err
 	}
 	if err := s.sweep(); err != nil {
@@ -113,7 +140,7 @@ func (s *Segments) begin(at time.Time) error {
 			return err
 		}
 		gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
-		s.file, s.gz, s.size, s.began, s.last = f, gz, 0, time.Now(), name
+		s.file, s.gz, s.size, s.began, s.last, s.flushed = f, gz, 0, time.Now(), name, 0
 		return nil
 	}
 }
@@ -123,7 +150,15 @@ func (s *Segments) Flush() error {
 	if s.gz == nil {
 		return nil
 	}
-	if err := errors.Join(s.gz.Flush(), s.sweep()); err != nil {
+	err := s.gz.Flush()
+	if err == nil {
+		s.waiting = 0
+		s.flushed, err = s.file.Seek(0, io.SeekCurrent)
+	}
+	if err == nil {
+		err = s.sweep()
+	}
+	if err != nil {
 		return s.failed(err)
 	}
 	return nil
@@ -131,15 +166,23 @@ func (s *Segments) Flush() error {
 
 // Close ends the present segment.
 func (s *Segments) Close() error {
+	if err := s.end(); err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
+// end ends the present segment. After an error it is still there, to be given up.
+func (s *Segments) end() error {
 	if s.gz == nil {
 		return nil
 	}
-	err := errors.Join(s.gz.Close(), s.file.Sync(), s.file.Close())
-	s.file, s.gz = nil, nil
-	if err != nil {
-		return fmt.Errorf("end a segment of decision records: %w", err)
+	if err := errors.Join(s.gz.Close(), s.file.Sync()); err != nil {
+		return err
 	}
-	return nil
+	err := s.file.Close()
+	s.file, s.gz, s.flushed, s.waiting = nil, nil, 0, 0
+	return err
 }
 
 // sweep removes the oldest segments until all together are no larger than they may be. The

@@ -67,8 +67,35 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// TestRingBytes: long lines leave room for fewer of them, and the newest is always there.
+func TestRingBytes(t *testing.T) {
+	r := NewRing(4)
+	held := func() (n int) {
+		for _, line := range r.Read(0, 10).Lines {
+			n += len(line)
+		}
+		return n
+	}
+	for i := range 10 {
+		r.Append(bytes.Repeat([]byte{'x'}, lineSize*(1+i%3)))
+		if got := held(); got > 4*lineSize || got == 0 {
+			t.Errorf("after %d lines %d bytes are held", i+1, got)
+		}
+	}
+	r.Append(make([]byte, 100*lineSize))
+	if b := r.Read(0, 10); len(b.Lines) != 1 || b.Missed != 10 || b.Next != 11 || held() != 100*lineSize {
+		t.Errorf("%d lines, %d missed", len(b.Lines), b.Missed)
+	}
+	for range 4 {
+		r.Append([]byte("short"))
+	}
+	if b := r.Read(0, 10); len(b.Lines) != 4 || b.Missed != 11 || r.bytes != 20 {
+		t.Errorf("%d lines of %d bytes, %d missed", len(b.Lines), r.bytes, b.Missed)
+	}
+}
+
 func TestMetrics(t *testing.T) {
-	m := NewMetrics("v1", nil)
+	m := NewMetrics("v1", []string{"events", "answers"}, nil)
 	for i := range maxRuleLabels + 5 {
 		m.Decision(fmt.Sprint("rule", i), "route", "wan1", "open")
 	}
@@ -89,6 +116,44 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(b.String(), want+"\n") {
 			t.Errorf("missing %s", want)
 		}
+	}
+}
+
+// TestMetricsOfAPolicy: rules that are not there any more leave their place to others, and what can happen has
+// its series before it does, so that a rate sees the first time.
+func TestMetricsOfAPolicy(t *testing.T) {
+	m := NewMetrics("v1", []string{"events"}, nil)
+	text := func() string {
+		var b bytes.Buffer
+		m.WritePrometheus(&b)
+		return b.String()
+	}
+	var old []string
+	for i := range maxRuleLabels + 5 {
+		old = append(old, fmt.Sprint("old", i))
+		m.Decision(old[i], "route", "wan1", "open")
+	}
+	m.Decision("", "route", "wan1", "open")
+	m.Policy(append(old[:10:10], "new"), []string{"wan1"})
+	m.Decision("new", "route", "wan1", "open")
+	got := text()
+	for _, want := range []string{
+		`netpolicy_rule_hits_total{rule="new"} 1`, `netpolicy_rule_hits_total{rule="old9"} 1`,
+		`netpolicy_state_transitions_total{uplink="wan1",from="NORMAL",to="FAILOVER"} 0`,
+		`netpolicy_state_transitions_total{uplink="",from="FAILOVER",to="RECOVERY"} 0`,
+		`netpolicy_queue_dropped_total{queue="events"} 0`, `netpolicy_executor_errors_total{op="update"} 0`,
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("missing %s", want)
+		}
+	}
+	if strings.Contains(got, `"old10"`) || strings.Count(got, "netpolicy_rule_hits_total{") > 13 {
+		t.Errorf("rules that are gone have series:\n%.3000s", got)
+	}
+	m.Transition("wan1", "NORMAL", "FAILOVER")
+	m.Policy([]string{"new"}, []string{"wan2"})
+	if got := text(); strings.Contains(got, `uplink="wan1"`) || !strings.Contains(got, `uplink="wan2",from="NORMAL",to="DEGRADED"} 0`) {
+		t.Errorf("uplinks that are gone have series:\n%.3000s", got)
 	}
 }
 

@@ -154,6 +154,8 @@ func rowOf(f *api.Flow) row {
 		r.name = strings.TrimSpace(facts.Proto + " " + facts.Dst)
 	}
 	switch {
+	case f.Killed: // whatever the policy says of it
+		r.route, r.blocked = "ended", true
 	case d.Action == "none":
 		r.route = "none"
 	case d.Route == "" && d.Action != "": // also a group without a usable member

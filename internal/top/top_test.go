@@ -43,6 +43,7 @@ func sample() Look {
 			flow("4", `"proto":"tcp","src":"10.0.0.5:5003","dst":"203.0.113.4:22","process":null`, "", "", `{"rule":"ssh","action":"route","route":"ha","default":false}`, 99_950, 12, 250),
 		}},
 	}
+	l.Flows.Flows[1].Killed = true
 	l.Flows.Flows[3].Pinned, l.Flows.Flows[3].PinnedRoute = true, "backup"
 	return l
 }

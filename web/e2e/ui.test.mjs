@@ -305,7 +305,8 @@ test('names and programs that are markup stay texts', async () => {
   copyFileSync('/usr/bin/bash', evil)
   chmodSync(evil, 0o755)
   const program = l.inGateway(evil, '-c', 'exec 3<>/dev/tcp/203.0.113.30/7; while echo x >&3 && read -r y <&3; do read -r -t 0.2 z </dev/zero; done')
-  l.say('connect example.com:443 tls sni <script>alert(1)</script>.example.com')
+  // It is markup, and would be found if it were taken for that.
+  assert.equal(await page.evaluate((text) => new DOMParser().parseFromString(text, 'text/html').querySelectorAll('img').length, evil.replace('onerror', 'alt')), 1)
   await page.locator('[data-filter]').fill('<img')
   await row('<img').waitFor()
   await row('<img').click()
@@ -314,10 +315,39 @@ test('names and programs that are markup stay texts', async () => {
   assert.equal(await page.locator('img, .table script, .details script').count(), 0)
   program.kill()
   rmSync(dir, { recursive: true })
-  await go(page, 'logs', 'Logs')
-  await page.locator('[role=log] .line').first().waitFor()
-  assert.equal(await page.locator('img, main script').count(), 0)
-  await sound('logs')
+  // Names of hosts and users, rules and what they say can't be markup in this lab: an answer in which they are.
+  const markup = (what) => `<img src=x alt=${what}><script>${what}</script>`
+  const list = /\/api\/v1\/connections\?/
+  await page.route(list, async (route) => {
+    const response = await route.fetch()
+    const body = await response.json()
+    const [f] = body.flows
+    if (f) {
+      const flow = { ...f.flow, sni: markup('sni'), http_host: markup('host'), process: markup('process'), user: markup('user') }
+      const decision = { ...f.decision, rule: markup('rule'), route: markup('route'), why: markup('why') }
+      body.flows.push({ ...f, id: '4000000000', flow, decision, name: markup('name'), name_from: 'sni', uplink: markup('uplink') })
+      body.total++
+    }
+    await route.fulfill({ response, json: body })
+  })
+  await page.locator('[data-filter]').fill('alt=name')
+  await row('<img src=x alt=name>').click()
+  for (const what of ['name', 'process', 'rule', 'why', 'uplink']) {
+    await page.getByRole('region', { name: 'Details of the connection' }).getByText(`<img src=x alt=${what}>`).first().waitFor()
+  }
+  assert.equal(await page.locator('img, .table script, .details script').count(), 0)
+  await page.unrouteAll({ behavior: 'wait' })
+  await page.keyboard.press('Escape')
+  await page.locator('[data-filter]').fill('')
+  // A reason is in the state, in the log, and on the time line.
+  l.run('state', 'force', 'DEGRADED', '--uplink', 'wan2', '--for', '1m', '--reason', markup('reason'))
+  for (const [id, title] of [['state', 'State'], ['logs', 'Logs']]) {
+    await go(page, id, title)
+    await page.locator('main').getByText('<img src=x alt=reason>').locator('visible=true').first().waitFor()
+    assert.equal(await page.locator('img, main script').count(), 0, id)
+    await sound(id)
+  }
+  l.run('state', 'clear', '--uplink', 'wan2')
 })
 
 test('settings, languages, dark, phone', async () => {

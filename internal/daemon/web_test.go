@@ -1,0 +1,241 @@
+package daemon
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/recorder"
+	"netpolicy.dev/netpolicy/internal/telemetry"
+)
+
+// source returns what status says of a source, "" while it is in use.
+func (r *rig) source(name string) string {
+	for _, s := range r.Status().Sources {
+		if s.Name == name {
+			return s.Error
+		}
+	}
+	return "no such source"
+}
+
+// waitSource waits for a source to be in use, or not for a reason.
+func (r *rig) waitSource(name, why string) {
+	r.t.Helper()
+	r.until(name+" "+why, func() bool {
+		got := r.source(name)
+		return why == "" && got == "" || why != "" && strings.Contains(got, why)
+	}, nil)
+}
+
+// answers waits until what is dialled answers.
+func (r *rig) answers(dial func() (io.Closer, error)) {
+	r.t.Helper()
+	r.until("an answer", func() bool {
+		c, err := dial()
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}, nil)
+}
+
+// inForce checks that the policy is in force.
+func (r *rig) inForce() {
+	r.t.Helper()
+	if s := r.Status(); s.Policy.Rules != 4 || s.Enforcement != "" || len(r.host.applied) != 1 {
+		r.t.Errorf("policy %+v, enforcement %q, %d plans applied", s.Policy, s.Enforcement, len(r.host.applied))
+	}
+}
+
+// TestWebWaitsForItsPort: while another program has the port the policy is in force, and the
+// API is served when the port is free.
+func TestWebWaitsForItsPort(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	at := taken.Addr().(*net.TCPAddr).AddrPort()
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) {
+		o.StateDir, o.Web = filepath.Join(t.TempDir(), "state"), Web{Listen: at}
+	})
+	r.waitSource(webName, "address already in use")
+	r.inForce()
+	var b strings.Builder
+	r.metrics.WritePrometheus(&b)
+	if !strings.Contains(b.String(), `netpolicy_source_up{source="web"} 0`) {
+		t.Error("no metric tells of it")
+	}
+	taken.Close()
+	r.waitSource(webName, "")
+	r.answers(func() (io.Closer, error) { return net.Dial("tcp", at.String()) })
+	if n := strings.Count(r.log.String(), "the API is not served over TCP"); n != 1 {
+		t.Errorf("the log says %d times what is wrong", n)
+	}
+}
+
+// TestWebWaitsForItsCertificate: the API is served when the certificate has been written.
+func TestWebWaitsForItsCertificate(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, address := t.TempDir(), free.Addr().String()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) {
+		o.StateDir, o.Web = filepath.Join(dir, "state"), Web{Listener: free, TCP: api.TCP{CertFile: cert, KeyFile: key}}
+	})
+	r.waitSource(webName, "cert.pem: no such file")
+	r.inForce()
+	certificate(t, cert, key)
+	r.waitSource(webName, "")
+	r.answers(func() (io.Closer, error) { return tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true}) })
+}
+
+func certificate(t *testing.T, cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []struct {
+		name, kind string
+		der        []byte
+	}{{key, "EC PRIVATE KEY", raw}, {cert, "CERTIFICATE", der}} {
+		if err := os.WriteFile(f.name, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestUnsafeWeb: what nobody should be served is refused at the start, with nothing applied.
+func TestUnsafeWeb(t *testing.T) {
+	host := &fakeHost{host: testHost}
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, []byte(zoomPolicy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := New(Options{Config: path, Web: Web{Listen: netip.MustParseAddrPort("10.0.0.1:8443")}, Log: slog.New(slog.DiscardHandler)},
+		Parts{Host: host, Kernel: host, Connections: host, Now: func() time.Duration { return time.Second }})
+	if err := d.Run(t.Context(), nil); !errors.Is(err, api.ErrPublic) || len(host.applied) != 0 {
+		t.Errorf("got %v, %d plans applied", err, len(host.applied))
+	}
+}
+
+// TestBrokenFolders: a place for records, recordings, keys or the socket that can't be used is told, and
+// used when it can be.
+func TestBrokenFolders(t *testing.T) {
+	dir := t.TempDir()
+	var blocked []string
+	under := func(name string) string {
+		path := filepath.Join(dir, name)
+		blocked = append(blocked, path)
+		if err := os.WriteFile(path, nil, 0o600); err != nil { // a file, where a folder should be
+			t.Fatal(err)
+		}
+		return filepath.Join(path, "x")
+	}
+	var decisions, recording, socket string
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) {
+		decisions, recording, socket = under("decisions"), under("recording"), under("socket")
+		o.Socket = socket
+		o.Telemetry = Telemetry{DecisionDir: decisions, Alerts: []string{"http://127.0.0.1:1/"}}
+		o.Record = &Recording{Options: recorder.Options{Dir: recording}}
+	})
+	r.waitSource(decisionsName, "not a directory")
+	r.waitSource(apiName, "not a directory")
+	r.inForce()
+	r.send(event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.1:443 sni=secret.zoom.us"))
+	r.waitSource(recordingName, "not a directory")
+	if n := r.Status().Drops["decision log"]; n != 1 {
+		t.Errorf("%d records are counted as lost, want 1", n)
+	}
+	for _, path := range blocked {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.waitSource(apiName, "")
+	r.answers(func() (io.Closer, error) { return net.Dial("unix", socket) })
+}
+
+// TestSocketOfAnother: two daemons on one socket is a mistake, and refused.
+func TestSocketOfAnother(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) { o.Socket = socket })
+	r.waitSource(apiName, "")
+	d := New(Options{Config: r.path, Socket: socket}, Parts{})
+	if err := d.Run(t.Context(), nil); !errors.Is(err, api.ErrInUse) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// told is a receiver of alerts.
+type told struct{ list chan telemetry.Alert }
+
+func (told) String() string { return "test" }
+
+func (r told) Send(_ context.Context, m *telemetry.Alert) error {
+	r.list <- *m
+	return nil
+}
+
+// TestSourceAlerts: a source that does not work is told of, and when it works or is not asked for any more.
+func TestSourceAlerts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := told{make(chan telemetry.Alert, 10)}
+		d := New(Options{}, Parts{})
+		d.alerts = telemetry.NewAlerts("gw", []telemetry.Receiver{a}, slog.New(slog.DiscardHandler), d.metrics.Alert)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); d.alerts.Run(ctx) }()
+		self := selfWatch{}
+		d.setSource(webName, "no such address")
+		d.setSource(relayName, "no such port")
+		d.watchSelf(&snapshot{}, &self)
+		got := []string{(<-a.list).Title, (<-a.list).Title}
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"relay is not in use", "web is not in use"}) {
+			t.Errorf("told: %q", got)
+		}
+		d.setSource(webName, "")
+		d.clearSource(relayName)
+		d.watchSelf(&snapshot{}, &self)
+		for range 2 {
+			if m := <-a.list; m.Status != telemetry.Resolved {
+				t.Errorf("told: %+v", m)
+			}
+		}
+		cancel()
+		<-done
+	})
+}
