@@ -28,7 +28,7 @@ report $s 2 "api.zoom.us takes its line on the first connection: by the relay (T
 
 # 3. eBPF.
 : >"$out"
-quick='Connections|Ends|UDP|Fallback|Confined|NothingStays|Overrun|RTT|Detect|Names|AnswersAndInitials|Forwarded|Refused|AnswersPass'
+quick='Connections|Ends|UDP|Fallback|Confined|NothingStays|Overrun|Sweep|RTT|Detect|Names|AnswersAndInitials|Forwarded|Refused|AnswersPass'
 gotest ./inspector/ebpf "^Test($quick${full:+|Overhead})\$" -timeout 0; s=$?
 n=$(figure '[0-9]+ connections, [0-9]+ with a path; lost [0-9]+') rtt=$(figure '[0-9]+ connections, off by .*')
 has '[0-9]+ connections, [0-9]+ with a path; lost 0' || s=1
