@@ -11,7 +11,7 @@ const { fill, preferred } = await import('./i18n')
 const { bytes, countdown, duration, ms, rate } = await import('./format')
 const { parse, link } = await import('./router')
 const { Connections, select } = await import('./connections')
-const { choices, expression, insert, nameFor, word } = await import('./rule')
+const { choices, expression, insert, nameFor, split, word } = await import('./rule')
 const { windowOf } = await import('../ui/window')
 const { parseDiff } = await import('../ui/diff')
 const { pathOf, ticksTo } = await import('../ui/chart')
@@ -118,9 +118,25 @@ describe('a rule from a connection', () => {
   const facts = { proto: 'tcp', src: '10.0.0.1:5', dst: '[2001:db8::1]:443', process: 'a "b" \\ {c}' }
   it('knows it again by name, domain, address or process', () => {
     expect(choices(facts, 'us01.zoom.us').map((c) => c.expression)).toEqual(['domain us01.zoom.us', 'domain .zoom.us', 'dst.ip 2001:db8::1', 'process "a \\"b\\" \\\\ {c}"'])
-    // Several names out of DNS, or what is no name, are nothing to match by.
-    expect(choices({ ...facts, process: null }, 'a.example,b.example').map((c) => c.id)).toEqual(['address'])
+    // Of several names of DNS each is one to match by; what is no name is none.
+    expect(choices({ ...facts, process: null, dns: ['a.b.example', 'c.b.example', '<b>'] }, 'a.b.example,c.b.example').map((c) => c.expression)).toEqual([
+      'domain a.b.example', 'domain c.b.example', 'domain .b.example', 'dst.ip 2001:db8::1',
+    ])
+    expect(choices({ ...facts, process: null }, 'www.foo.co.uk').map((c) => c.value)).toEqual(['www.foo.co.uk', '.foo.co.uk', '2001:db8::1'])
+    expect(choices({ ...facts, process: null }, 'foo.co.uk').map((c) => c.value)).toEqual(['foo.co.uk', '2001:db8::1'])
     expect(choices({ ...facts, process: null }, '<img src=x>.example').map((c) => c.id)).toEqual(['address'])
+  })
+  it.each([
+    ['[2001:db8::1]:443', '2001:db8::1', '443'],
+    ['192.0.2.1:80', '192.0.2.1', '80'],
+    // ICMP has no ports, and its addresses no brackets.
+    ['2001:db8:cafe::41', '2001:db8:cafe::41', ''],
+    ['2001:db8::1:41', '2001:db8::1:41', ''],
+    ['192.0.2.1', '192.0.2.1', ''],
+    [null, '', ''],
+  ])('splits %s', (endpoint, ip, port) => {
+    expect(split(endpoint)).toEqual([ip, port])
+    expect(choices({ proto: 'icmpv6', dst: endpoint }, '').map((c) => c.value)).toEqual(ip ? [ip] : [])
   })
   it('asks for protocol and port', () => {
     expect(expression(choices(facts, '')[0]!, facts, true)).toBe('dst.ip 2001:db8::1 and proto tcp and port 443')
@@ -148,12 +164,25 @@ describe('a rule from a connection', () => {
     ['rules:   # all\n    # first\n    - name: a\n', 'rules: # all\n    - name: r\n      priority: 7\n'],
     ['version: 1\nrules: []\ndefault: block', 'version: 1\nrules:\n  - name: r\n'],
     ['version: 1', 'version: 1\nrules:\n  - name: r\n'],
+    ['"rules" :\n- name: a\n', '"rules" :\n- name: r\n'],
   ])('goes into YAML %j', (text, want) => {
     const got = insert(text, 'yaml', rule)
     expect(got.text).toContain(want)
     expect(got.text).toContain("match: 'process \"it''s\"'")
     expect(got.text.slice(got.from, got.to)).toMatch(/^ *- name: r\n/)
   })
+})
+
+it.each([
+  ['version: 1\nrules: [{name: a}] # all\n', 'version: 1\nrules: [RULE, {name: a}] # all\n'],
+  ['version: 1\nrules:\n  # all\n  [ {name: a} ]\n', 'version: 1\nrules:\n  # all\n  [ RULE, {name: a} ]\n'],
+  ['# all\n{"version": 1, "rules": []}', '# all\n{"version": 1, "rules": [RULE]}'],
+  ['{version: 1}', '{rules: [RULE], version: 1}'],
+])('a rule goes into the list in brackets of %j, and there stays one list', (text, want) => {
+  const got = insert(text, 'yaml', { name: 'r', priority: 7, match: "process \"it's\"", action: 'route w' })
+  const rule = `{name: r, priority: 7, match: 'process "it''s"', action: 'route w'}`
+  expect(got.text).toBe(want.replace('RULE', () => rule))
+  expect(got.text.slice(got.from, got.to)).toBe(rule)
 })
 
 it('reads differences', () => {

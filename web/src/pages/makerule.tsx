@@ -54,7 +54,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
         <fieldset class="plain">
           <legend>{t('rule.by')}</legend>
           {by.map((c, i) => (
-            <label key={c.id} class="check">
+            <label key={c.expression} class="check">
               <input type="radio" name="by" checked={i === choice} onChange={() => setChoice(i)} />
               <span>{t(`rule.by.${c.id}`)}</span>
               <Mono cut>{c.value}</Mono>
