@@ -46,8 +46,9 @@ export class Connections {
   private timers: ReturnType<typeof setInterval>[] = []
 
   start(failed: (err: unknown) => void): void {
-    this.stops = [on('decisions', (d) => this.decided(d)), on('ended', (e) => this.gone(e))]
     const quietly = (work: Promise<void>) => void work.catch(failed)
+    const again = () => quietly(this.list())
+    this.stops = [on('decisions', (d) => this.decided(d), again), on('ended', (e) => this.gone(e), again)]
     quietly(this.list())
     this.timers = [
       setInterval(() => document.hidden || quietly(this.counters()), 2000),

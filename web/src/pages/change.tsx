@@ -27,19 +27,15 @@ async function stagedNow(): Promise<Stage | null> {
 export default function ChangePage() {
   const staged = useAsk(stagedNow, [])
   const versions = useAsk(() => get<Version[]>('config/versions'), [])
-  useEffect(
-    () =>
-      on('changes', () => {
-        staged.again()
-        versions.again()
-      }),
-    [],
-  )
+  const again = () => {
+    staged.again()
+    versions.again()
+  }
+  useEffect(() => on('changes', again, again), [])
   const [result, setResult] = useState<ChangeResult | null>(null)
   const settled = (r: ChangeResult) => {
     setResult(r)
-    staged.again()
-    versions.again()
+    again()
   }
   const now = edited.value
   const dirty = isDirty(now) && now.text !== staged.value?.text

@@ -23,7 +23,7 @@ export default function LogsPage() {
   }, [asked.value])
   useEffect(() => {
     if (paused) return
-    return on('logs', (l) => levels.indexOf(l.level) >= levels.indexOf(level) && setLines((all) => [...all.slice(1 - most), l]))
+    return on('logs', (l) => levels.indexOf(l.level) >= levels.indexOf(level) && setLines((all) => [...all.slice(1 - most), l]), asked.again)
   }, [level, paused])
   const words = match.toLowerCase().split(/\s+/).filter(Boolean)
   const shown = words.length === 0 ? lines : lines.filter((l) => words.every((w) => JSON.stringify(l).toLowerCase().includes(w)))

@@ -33,7 +33,8 @@ export default function PolicyPage() {
   useEffect(() => {
     // A text that nobody has touched follows the policy in force.
     if (!dirty) open().catch((err) => setError(err instanceof Error ? err.message : String(err)))
-    return on('changes', () => isDirty(edited.value) || void open().catch(failed))
+    const again = () => isDirty(edited.value) || void open().catch(failed)
+    return on('changes', again, again)
   }, [])
   useEffect(() => {
     if (!now || !host.current || editor.current) return
