@@ -11,11 +11,12 @@ import { Icon } from '../src/ui/icon'
 import { Note } from '../src/ui/parts'
 import { type Call, Generator } from '../src/xray/core'
 import { XrayGenerator } from '../src/xray/generator'
+import { startOf } from './start'
 import { load } from './wasm'
 
 function Page({ call }: { call: Call }) {
   // A link behind # comes from a bookmark or another page; it never goes to a server.
-  const [start] = useState(() => decodeURIComponent(location.hash.slice(1)))
+  const [start] = useState(() => startOf(location.hash))
   const [generator] = useState(() => new Generator(call))
   return (
     <>

@@ -105,12 +105,34 @@ describe('connections', () => {
     expect(model.rows.get('4')).toMatchObject({ up: 7, down: 8, rtt: 13, reason: 'closed' })
     expect(model.rows.get('4')!.ended).toBeGreaterThan(0)
   })
-  it('keeps a bounded number of rows', () => {
+  it('keeps a bounded number of rows: what has ended goes first, then the oldest', () => {
     const m = new Connections()
-    for (let id = 1; id <= 20_010; id++) m.flow(flow(id), at)
-    expect(m.rows.size).toBe(20_000)
-    expect(m.dropped).toBe(10)
-    expect(m.rows.has('1')).toBe(false)
+    for (let id = 1; id <= 20_000; id++) m.flow(flow(id), at)
+    for (const id of ['7', '5']) m.gone({ id, time: at, bytes_up: 0, bytes_down: 0 })
+    m.rows.get('5')!.ended-- // it was the first
+    m.flow(flow(0), at)
+    expect([m.rows.size, m.dropped]).toEqual([19_901, 100])
+    // The age of each is its number.
+    expect(['0', '1', '5', '7', '6', '19902', '19903', '20000'].filter((id) => m.rows.has(id))).toEqual(['0', '1', '6', '19902'])
+  })
+  it('forgets what two lists in a row have not, whole or not', async () => {
+    let have = [1, 2, 3]
+    let total = 3
+    vi.stubGlobal('fetch', async () => new Response(JSON.stringify({ now: at, total, matched: total, flows: have.map((id) => flow(id, { age_seconds: 100 })) }), { headers: { 'Content-Type': 'application/json' } }))
+    const m = new Connections()
+    await m.list()
+    have = [1, 2]
+    await m.list()
+    expect([...m.rows.keys()]).toEqual(['1', '2', '3']) // the list had three, and showed two
+    m.flow(flow(3, { age_seconds: 100 }), at)
+    await m.list()
+    expect(m.rows.has('3')).toBe(true)
+    await m.list()
+    expect([...m.rows.keys()]).toEqual(['1', '2'])
+    have = [1]
+    total = 1
+    await m.list()
+    expect([...m.rows.keys()]).toEqual(['1'])
   })
 })
 

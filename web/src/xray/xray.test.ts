@@ -2,6 +2,7 @@
 import { describe, expect, it, vi } from 'vitest'
 import encodeQR from 'qr'
 import decodeQR from 'qr/decode.js'
+import { startOf } from '../../page/start'
 import { path } from '../lib/qr'
 import { type Call, Generator, type View } from './core'
 import { XrayDocument } from './document'
@@ -164,3 +165,11 @@ describe('a pin', () => {
     await expect(pinOf(text)).rejects.toThrow()
   })
 })
+
+it.each([
+  ['#trojan://pw@h:443#100%', 'trojan://pw@h:443#100%'],
+  ['#trojan://a%40b%2Fc@h:443#x', 'trojan://a%40b%2Fc@h:443#x'],
+  ['#trojan%3A%2F%2Fa%2540b%40h%3A443%23x', 'trojan://a%40b@h:443#x'],
+  ['#100%', '100%'],
+  ['', ''],
+])('the page begins with the text behind #: %s', (hash, want) => expect(startOf(hash)).toBe(want))
