@@ -7,6 +7,7 @@ import { useState } from 'preact/hooks'
 import { dismiss, failed, toasts } from '../src/lib/announce'
 import { type Language, language, languages, startLanguage, t, useLanguage } from '../src/lib/i18n'
 import { setTheme, startTheme, type Theme, theme } from '../src/lib/theme'
+import { showHidden } from '../src/lib/visible'
 import { Icon } from '../src/ui/icon'
 import { Note } from '../src/ui/parts'
 import { type Call, Generator } from '../src/xray/core'
@@ -57,6 +58,7 @@ function Page({ call }: { call: Call }) {
   )
 }
 
+showHidden()
 startTheme()
 const root = document.getElementById('app')!
 const [, core] = await Promise.all([startLanguage(), load().catch((err: unknown) => (err instanceof Error ? err : new Error(String(err))))])
