@@ -190,7 +190,7 @@ function ReplayView({ replay, error }: { replay: Replay | null; error: string })
   return (
     <div class="body stack" data-test="replay">
       <p>
-        <strong>{t('replay.sum', { changed: number(replay.changed), flows: number(replay.flows) })}</strong>
+        <strong>{tn('replay.sum', replay.flows, { changed: number(replay.changed) })}</strong>
       </p>
       {replay.changes.length > 0 && (
         <div class="scroll" role="group" aria-label={t('change.replay')} tabIndex={0}>

@@ -176,7 +176,7 @@ export default function PolicyPage() {
                     <Icon name={tests.ok ? 'check' : 'alert'} />
                     {t('tests.sum', { tried: number(tests.tried), failed: number(tests.failed) })}
                   </span>
-                  {tests.unproven > 0 && <span class="muted"> {t('tests.unproven', { n: number(tests.unproven) })}</span>}
+                  {tests.unproven > 0 && <span class="muted"> {tn('tests.unproven', tests.unproven)}</span>}
                 </p>
                 <Findings findings={tests.findings} empty="" onJump={jump} />
               </>
