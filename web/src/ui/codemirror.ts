@@ -4,7 +4,7 @@ import { defaultKeymap, history, historyKeymap } from '@codemirror/commands'
 import { bracketMatching, HighlightStyle, syntaxHighlighting } from '@codemirror/language'
 import { type Diagnostic, lintGutter, lintKeymap, linter, setDiagnostics } from '@codemirror/lint'
 import { Compartment, EditorState, StateEffect, StateField } from '@codemirror/state'
-import { Decoration, type DecorationSet, drawSelection, EditorView, highlightActiveLine, highlightSpecialChars, hoverTooltip, keymap, lineNumbers, WidgetType } from '@codemirror/view'
+import { Decoration, type DecorationSet, drawSelection, EditorView, highlightActiveLine, hoverTooltip, keymap, lineNumbers, WidgetType } from '@codemirror/view'
 import { tags } from '@lezer/highlight'
 import { post } from '../lib/api'
 import type { Completion, Finding, Syntax } from '../lib/types'
@@ -143,7 +143,6 @@ export function create(o: EditorOptions): Editor {
       doc: o.text,
       extensions: [
         lineNumbers(),
-        highlightSpecialChars(),
         history(),
         drawSelection(),
         highlightActiveLine(),
