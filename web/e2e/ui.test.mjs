@@ -328,9 +328,9 @@ test('a configuration is kept as it came until its losses are accepted', async (
 
 test('names and programs that are markup stay texts', async () => {
   await go(page, 'connections', 'Connections')
-  // A program of the gateway whose name is markup, and a connection to a name that is.
+  // A program of the gateway whose name is markup behind a direction override, and a connection to a name that is.
   const dir = mkdtempSync(join(tmpdir(), 'np-ui-'))
-  const evil = join(dir, '<img src=x onerror=alert(1)>\u202egpj')
+  const evil = join(dir, '\u202e<img src=x onerror=alert(1)>')
   copyFileSync('/usr/bin/bash', evil)
   chmodSync(evil, 0o755)
   const program = l.inGateway(evil, '-c', 'exec 3<>/dev/tcp/203.0.113.30/7; while echo x >&3 && read -r y <&3; do read -r -t 0.2 z </dev/zero; done')
@@ -340,7 +340,7 @@ test('names and programs that are markup stay texts', async () => {
   await row('<img').click()
   const details = page.getByRole('region', { name: 'Details of the connection' })
   await details.getByText('<img').first().waitFor()
-  await details.getByText('⟨U+202E⟩gpj').first().waitFor()
+  await details.getByText('⟨U+202E⟩<img').first().waitFor()
   await page.locator('[data-filter]').fill('')
   assert.equal(await page.locator('img, .table script, .details script').count(), 0)
   program.kill()
