@@ -3,7 +3,7 @@
 // SHOTS=DIR writes the screenshots of docs/ui.md.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { copyFileSync, chmodSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -196,14 +196,15 @@ test('a rule is made from a connection, and a bad edit shows at its place', asyn
   await page.getByText('4 tried, 0 failed').waitFor()
   await page.getByRole('button', { name: 'To YAML' }).click()
   await code().getByText('version: 1').waitFor()
-  await page.getByRole('button', { name: 'To NPL' }).click()
   await page.getByRole('button', { name: 'Format' }).click()
   await page.getByRole('tab', { name: /^Rules/ }).click()
   await page.locator('[data-test=rules] li', { hasText: 'calls' }).first().locator('text=/[1-9][0-9,]* decision/').waitFor()
 })
 
 test('a change is staged, committed, not confirmed, and returns; sixty links meanwhile', async () => {
+  // It is shown as YAML, and staged as NPL, as its file is.
   await page.getByRole('button', { name: 'Stage' }).click()
+  await page.getByText('The text is in NPL now').waitFor()
   await page.locator('h1#page', { hasText: 'Change' }).waitFor()
   const staged = page.locator('[data-test=staged]')
   await staged.locator('.diff .add', { hasText: 'rule for_www_example_com' }).waitFor()
@@ -286,22 +287,50 @@ test('a subscription is added, chosen from and removed', async () => {
   await card.getByText('No subscriptions are kept.').waitFor()
 })
 
-test('a link is tried, and what fails is told', async () => {
+// That a real Xray tries links is for xray.test.mjs. Here what it needs is told, or, on a
+// machine that has one, why there is no answer.
+test('a link that can not be tried says why', async () => {
   await go(page, 'xray', 'Xray')
   const text = page.getByRole('textbox', { name: 'Text', exact: true })
   await text.fill('ss://aes-256-gcm:example@127.0.0.1:9#closed')
   const trial = page.locator('[data-test=trial]')
   await trial.getByRole('button', { name: 'Try it with Xray' }).click()
-  // Where there is no Xray the daemon says so; else nobody serves that port.
-  await trial.getByText(/there is no xray in PATH|nobody listens on the server's port/).waitFor()
+  const there = process.env.PATH.split(':').some((dir) => existsSync(join(dir, 'xray')))
+  await trial.getByText(there ? "nobody listens on the server's port" : 'there is no xray in PATH').waitFor()
   await sound('trial')
+})
+
+test('a configuration is kept as it came until its losses are accepted', async () => {
+  const text = page.getByRole('textbox', { name: 'Text', exact: true })
+  const config = JSON.stringify({
+    inbounds: [],
+    outbounds: [
+      { protocol: 'trojan', tag: 'one', settings: { address: 'one.example', port: 443, password: 'example' }, streamSettings: { security: 'tls', sockopt: { mark: 255 } } },
+      { protocol: 'freedom' },
+    ],
+  })
+  await text.fill(config)
+  await page.locator('#x-\\#host').waitFor()
+  await page.locator('#x-\\#name').fill('two')
+  const note = page.locator('.note.warning', { hasText: 'The text is still as it came' })
+  await note.getByText('inbounds, outbound freedom').waitFor()
+  await note.getByText('streamSettings.sockopt.mark').waitFor()
+  assert.equal(await text.inputValue(), config)
+  await sound('held')
+  await note.getByRole('button', { name: 'Take the edits back' }).click()
+  await note.waitFor({ state: 'detached' })
+  await page.waitForFunction(() => document.getElementById('x-#name').value === 'one')
+  await page.locator('#x-\\#name').fill('three')
+  await note.getByRole('button', { name: 'Write it anew' }).click()
+  await page.waitForFunction(() => document.querySelector('.xray .text textarea').value.includes('three'))
+  assert.doesNotMatch(await text.inputValue(), /sockopt|freedom/)
 })
 
 test('names and programs that are markup stay texts', async () => {
   await go(page, 'connections', 'Connections')
-  // A program of the gateway whose name is markup, and a connection to a name that is.
+  // A program of the gateway whose name is markup behind a direction override, and a connection to a name that is.
   const dir = mkdtempSync(join(tmpdir(), 'np-ui-'))
-  const evil = join(dir, '<img src=x onerror=alert(1)>')
+  const evil = join(dir, '\u202e<img src=x onerror=alert(1)>')
   copyFileSync('/usr/bin/bash', evil)
   chmodSync(evil, 0o755)
   const program = l.inGateway(evil, '-c', 'exec 3<>/dev/tcp/203.0.113.30/7; while echo x >&3 && read -r y <&3; do read -r -t 0.2 z </dev/zero; done')
@@ -310,7 +339,9 @@ test('names and programs that are markup stay texts', async () => {
   await page.locator('[data-filter]').fill('<img')
   await row('<img').waitFor()
   await row('<img').click()
-  await page.getByRole('region', { name: 'Details of the connection' }).getByText('<img').first().waitFor()
+  const details = page.getByRole('region', { name: 'Details of the connection' })
+  await details.getByText('<img').first().waitFor()
+  await details.getByText('⟨U+202E⟩<img').first().waitFor()
   await page.locator('[data-filter]').fill('')
   assert.equal(await page.locator('img, .table script, .details script').count(), 0)
   program.kill()

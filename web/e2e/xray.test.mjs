@@ -114,6 +114,11 @@ test('a link is tried with a page of ours: the times of its steps, or the reason
   await button.click()
   await trial.locator('.note.error').waitFor()
   assert.ok((await trial.locator('.note.error p').textContent()).length > 10)
+  // And the profile's own server does not either.
+  await page.getByRole('textbox', { name: 'Text', exact: true }).fill('ss://aes-256-gcm:example@127.0.0.1:9#closed')
+  await page.waitForFunction(() => document.getElementById('x-#host')?.value === '127.0.0.1')
+  await button.click()
+  await trial.getByText("nobody listens on the server's port").waitFor()
 })
 
 test('it is sound in every language, light, dark and on a phone', async () => {

@@ -7,15 +7,17 @@ import { useState } from 'preact/hooks'
 import { dismiss, failed, toasts } from '../src/lib/announce'
 import { type Language, language, languages, startLanguage, t, useLanguage } from '../src/lib/i18n'
 import { setTheme, startTheme, type Theme, theme } from '../src/lib/theme'
+import { showHidden } from '../src/lib/visible'
 import { Icon } from '../src/ui/icon'
 import { Note } from '../src/ui/parts'
 import { type Call, Generator } from '../src/xray/core'
 import { XrayGenerator } from '../src/xray/generator'
+import { startOf } from './start'
 import { load } from './wasm'
 
 function Page({ call }: { call: Call }) {
   // A link behind # comes from a bookmark or another page; it never goes to a server.
-  const [start] = useState(() => decodeURIComponent(location.hash.slice(1)))
+  const [start] = useState(() => startOf(location.hash))
   const [generator] = useState(() => new Generator(call))
   return (
     <>
@@ -56,6 +58,7 @@ function Page({ call }: { call: Call }) {
   )
 }
 
+showHidden()
 startTheme()
 const root = document.getElementById('app')!
 const [, core] = await Promise.all([startLanguage(), load().catch((err: unknown) => (err instanceof Error ? err : new Error(String(err))))])

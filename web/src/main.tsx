@@ -5,6 +5,7 @@ import { login, resume } from './lib/api'
 import { startLanguage } from './lib/i18n'
 import { place } from './lib/router'
 import { startTheme } from './lib/theme'
+import { showHidden } from './lib/visible'
 
 // begin signs in with a token behind #/login?token=, as the command that shows it
 // offers, and takes it out of the address; a session that there is goes on.
@@ -18,6 +19,7 @@ async function begin(): Promise<void> {
   await resume()
 }
 
+showHidden()
 startTheme()
 // The language first: nothing is drawn before its words are here. That the daemon
 // does not answer is told by the page itself.

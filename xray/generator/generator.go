@@ -35,6 +35,9 @@ type ParseRequest struct {
 type ParseReply struct {
 	Format   string `json:"format"`
 	Profiles []View `json:"profiles"`
+	// Losses are what the text has and Format does not write of its profiles in the
+	// same format: sections and comments, entries that can't be read (Left), and keys.
+	Losses []Loss `json:"losses"`
 }
 
 // View is one profile as a form shows it.
@@ -131,7 +134,10 @@ func Parse(r ParseRequest) (ParseReply, error) {
 		return ParseReply{}, err
 	}
 	lines := sourceLines(s.Format, r.Text)
-	out := ParseReply{Format: s.Format.String(), Profiles: []View{}}
+	out := ParseReply{Format: s.Format.String(), Profiles: []View{}, Losses: []Loss{}}
+	if len(s.Beside) > 0 {
+		out.Losses = append(out.Losses, Loss{Format: out.Format, Keys: s.Beside, Why: "only profiles are written"})
+	}
 	for _, e := range s.Entries {
 		source := ""
 		switch {
@@ -147,6 +153,12 @@ func Parse(r ParseRequest) (ParseReply, error) {
 		view := show(v, e.Profile, e.Findings, raw, r.Secrets)
 		view.Line = e.Line
 		out.Profiles = append(out.Profiles, view)
+		switch {
+		case !view.OK:
+			out.Losses = append(out.Losses, Loss{Format: out.Format, Keys: []string{}, Left: true, Why: fmt.Sprintf("line %d can't be read", max(e.Line, 1))})
+		case s.Format == sub.XrayJSON:
+			out.Losses = append(out.Losses, xrayLosses(e.Profile)...)
+		}
 	}
 	return out, nil
 }
@@ -221,6 +233,9 @@ func Format(r FormatRequest) (FormatReply, error) {
 	case "xray":
 		built, err := Build(BuildRequest{States: r.States, Core: r.Core})
 		out.Text, out.Findings = built.Config, built.Findings
+		for _, p := range profiles {
+			out.Losses = append(out.Losses, xrayLosses(p)...)
+		}
 		return out, err
 	}
 	format, ok := sub.ParseFormat(r.To)
@@ -233,6 +248,18 @@ func Format(r FormatRequest) (FormatReply, error) {
 		out.Losses = append(out.Losses, loss(format, l))
 	}
 	return out, nil
+}
+
+// xrayLosses says which keys of a profile no configuration for Xray has.
+func xrayLosses(p link.Profile) []Loss {
+	if len(p.Unknown) == 0 {
+		return nil
+	}
+	l := Loss{Format: sub.XrayJSON.String(), Keys: []string{}}
+	for _, x := range p.Unknown {
+		l.Keys = append(l.Keys, x.Key)
+	}
+	return []Loss{l}
 }
 
 func loss(f sub.Format, l sub.Loss) Loss {

@@ -1,6 +1,7 @@
 package generator
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"reflect"
@@ -270,6 +271,81 @@ func TestFormats(t *testing.T) {
 	}
 	if out, err := Build(BuildRequest{States: states, Core: "26.7", Listen: "127.0.0.1:1080"}); err != nil || !strings.Contains(out.Config, `"port": 1080`) {
 		t.Error(err, out.Findings)
+	}
+}
+
+// TestTextLosses: what a text has and its own format would not have again is told.
+func TestTextLosses(t *testing.T) {
+	const good, bad = "trojan://pw@a.example:443#A", "trojan://pw@a.example:70000"
+	proxy := `{"protocol":"trojan","settings":{"servers":[{"address":"a.example","port":443,"password":"s3cret"}]},` +
+		`"streamSettings":{"network":"ws","security":"tls","wsSettings":{"path":"/x","headers":{"Host":"h","X-A":"s3cret"}},"tlsSettings":{"minVersion":"1.3"},"sockopt":{"mark":255}},"mux":{"enabled":true}}`
+	for _, c := range []struct {
+		text string
+		want []Loss
+	}{
+		{good, []Loss{}},
+		{good + "\n" + good, []Loss{}},
+		{"# mine\n" + good + "\n" + bad, []Loss{{Format: "link", Keys: []string{"comments"}, Why: "only profiles are written"}, {Format: "link", Keys: []string{}, Left: true, Why: "line 3 can't be read"}}},
+		{base64.StdEncoding.EncodeToString([]byte(good + "\nodd\n")), []Loss{{Format: "base64", Keys: []string{}, Left: true, Why: "line 2 can't be read"}}},
+		{
+			"port: 7890 # s3cret\n# s3cret\nproxies:\n- {name: a, type: trojan, server: a.example, port: 443, password: pw, udp: true}\n- {name: b, type: tuic, server: b.example}\nproxy-groups: []\nrules: []\n",
+			[]Loss{{Format: "clash", Keys: []string{"port", "proxy-groups", "rules", "comments"}, Why: "only profiles are written"}, {Format: "clash", Keys: []string{}, Left: true, Why: "line 5 can't be read"}},
+		},
+		{
+			`{"log":{},"inbounds":[{}],"routing":{},"outbounds":[` + proxy + `,{"protocol":"freedom"},{"protocol":"freedom"}]}`,
+			[]Loss{
+				{Format: "xray", Keys: []string{"log", "inbounds", "routing", "outbound freedom"}, Why: "only profiles are written"},
+				{Format: "xray", Keys: []string{"streamSettings.wsSettings.headers.X-A", "streamSettings.tlsSettings.minVersion", "streamSettings.sockopt.mark", "mux.enabled"}},
+			},
+		},
+		{
+			`{"route":{},"outbounds":[{"type":"direct"},{"type":"trojan","server":"a.example","server_port":443,"password":"x","domain_strategy":"ipv4_only","tls":{"enabled":true}}]}`,
+			[]Loss{{Format: "singbox", Keys: []string{"route", "outbound direct"}, Why: "only profiles are written"}},
+		},
+		{`{"version":1,"servers":[{"server":"a.example","server_port":443,"method":"aes-256-gcm","password":"x"}],"bytes_used":1}`, []Loss{{Format: "sip008", Keys: []string{"bytes_used"}, Why: "only profiles are written"}}},
+	} {
+		out, err := Parse(ParseRequest{Text: c.text, Secrets: true})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if d := cmp.Diff(c.want, out.Losses); d != "" {
+			t.Errorf("%s\n%s", c.text, d)
+		}
+		// What is not told is there again when its profiles are written.
+		var states []State
+		for _, p := range out.Profiles {
+			if p.OK {
+				states = append(states, *p.State)
+			}
+		}
+		again, err := Format(FormatRequest{States: states, To: out.Format})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, key := range []string{"udp", "domain_strategy"} {
+			if strings.Contains(c.text, key) && !strings.Contains(again.Text, key) {
+				t.Errorf("%s is gone: %s", key, again.Text)
+			}
+		}
+		for _, l := range c.want {
+			if l.Format == "xray" && l.Why == "" && cmp.Diff([]Loss{l}, again.Losses) != "" {
+				t.Errorf("written with the losses %v", again.Losses)
+			}
+		}
+	}
+}
+
+// TestTrojanWithoutTLS: a configuration for Xray that names no security has none, and
+// is written as that again.
+func TestTrojanWithoutTLS(t *testing.T) {
+	for _, stream := range []string{"", `,"streamSettings":{}`, `,"streamSettings":{"security":""}`, `,"streamSettings":{"security":"none"}`} {
+		view := only(t, ParseRequest{Text: `{"outbounds":[{"protocol":"trojan","settings":{"address":"192.0.2.1","port":443,"password":"pw"}` + stream + `}]}`, Secrets: true})
+		out, err := Format(FormatRequest{States: []State{*view.State}, To: "xray"})
+		if err != nil || view.Security != "none" || !strings.Contains(view.Link, "security=none") || strings.Contains(out.Text, "tls") {
+			t.Errorf("%q: %v, security %s, %s\n%s", stream, err, view.Security, view.Link, out.Text)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ func show(v config.Version, p link.Profile, read []link.Finding, raw *link.Field
 			view.Losses = append(view.Losses, loss(format, losses[0]))
 		}
 	}
+	view.Losses = append(view.Losses, xrayLosses(p)...)
 	if secrets {
 		view.State, view.Link = &state, p.Format()
 		mend(v, state, view.Findings)

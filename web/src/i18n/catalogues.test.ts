@@ -57,6 +57,11 @@ describe('the keys of English', () => {
     })
     expect(unused).toEqual([])
   })
+  it('with a number of things have plural forms', () => {
+    // The number of a policy is no number of things, and units are the same for one and many.
+    const numbered = Object.keys(en).filter((k) => !isPlural(k) && en[k]!.replace(/policy \{n\}|\{n\} (h|min)$/i, '').includes('{n}'))
+    expect(numbered).toEqual([])
+  })
   it('are sorted', () => {
     expect(Object.keys(en)).toEqual(Object.keys(en).toSorted())
   })

@@ -23,10 +23,12 @@ export interface Row {
   ended: number // when, 0 while it lives
   reason: string
   text: string // what a filter looks at, in lower case
+  missed: number // how many lists in a row it was not in
 }
 
-// most bounds the rows; the oldest that has ended goes first, then the oldest.
+// most bounds the rows; beyond it a few go at once: those that ended first, then the oldest.
 const most = 20_000
+const few = 100
 // lingers is how long a row that has ended is shown.
 const lingers = 4_000
 const page = 1000
@@ -46,8 +48,9 @@ export class Connections {
   private timers: ReturnType<typeof setInterval>[] = []
 
   start(failed: (err: unknown) => void): void {
-    this.stops = [on('decisions', (d) => this.decided(d)), on('ended', (e) => this.gone(e))]
     const quietly = (work: Promise<void>) => void work.catch(failed)
+    const again = () => quietly(this.list())
+    this.stops = [on('decisions', (d) => this.decided(d), again), on('ended', (e) => this.gone(e), again)]
     quietly(this.list())
     this.timers = [
       setInterval(() => document.hidden || quietly(this.counters()), 2000),
@@ -70,6 +73,7 @@ export class Connections {
     const seen = new Set<string>()
     const from = this.now()
     let total = 0
+    let until = Infinity // the list goes from the oldest to those that began then
     for (let n = 0; n < pages; n++) {
       const got = await get<Flows>(`connections?sort=age&limit=${page}&offset=${n * page}`)
       for (const f of got.flows) {
@@ -78,11 +82,15 @@ export class Connections {
       }
       total = got.total
       if (got.flows.length < page) break
+      if (n === pages - 1) until = this.rows.get(got.flows.at(-1)!.id)?.began ?? 0
     }
     this.total = total
-    if (seen.size < total) return
+    // Rows shift between the pages while they are read, and there may be more than are
+    // read: a list that is not whole has to miss a row twice.
+    const whole = seen.size >= total
     for (const r of this.rows.values()) {
-      if (!seen.has(r.id) && r.ended === 0 && r.began < from - 5000) this.rows.delete(r.id)
+      if (seen.has(r.id) || r.ended > 0 || r.began >= Math.min(until, from - 5000)) continue
+      if (whole || ++r.missed > 1) this.rows.delete(r.id)
     }
     this.changed = true
   }
@@ -134,10 +142,11 @@ export class Connections {
       if (this.rows.size >= most) this.drop()
       r = {
         id, flow: facts, name: '', nameFrom: '', decision: { rule: null, action: '', target: null, route: null, why: '' }, uplink: '', process: '',
-        began: 0, rtt: -1, retransmits: 0, up: 0, down: 0, upRate: 0, downRate: 0, pinned: '', ended: 0, reason: '', text: '',
+        began: 0, rtt: -1, retransmits: 0, up: 0, down: 0, upRate: 0, downRate: 0, pinned: '', ended: 0, reason: '', text: '', missed: 0,
       }
       this.rows.set(id, r)
     }
+    r.missed = 0
     r.flow = facts
     r.process = typeof facts.process === 'string' ? facts.process : ''
     if (typeof facts.rtt_ms === 'number') r.rtt = facts.rtt_ms
@@ -167,10 +176,10 @@ export class Connections {
   }
 
   private drop(): void {
-    for (const r of this.rows.values()) {
+    const first = (a: Row, b: Row) => (a.ended || Infinity) - (b.ended || Infinity) || a.began - b.began
+    for (const r of [...this.rows.values()].sort(first).slice(0, few)) {
       this.rows.delete(r.id)
       this.dropped++
-      return
     }
   }
 }

@@ -16,13 +16,14 @@ type Topic = keyof Topics
 export const status = signal<Status | null>(null)
 export const connected = signal(false)
 
-const listeners: { [T in Topic]: Set<(event: Topics[T]) => void> } = {
-  decisions: new Set(),
-  ended: new Set(),
-  transitions: new Set(),
-  changes: new Set(),
-  logs: new Set(),
-  status: new Set(),
+// Each has, beside what is called for an event, what reads again where some were lost.
+const listeners: { [T in Topic]: Map<(event: Topics[T]) => void, (() => void) | undefined> } = {
+  decisions: new Map(),
+  ended: new Map(),
+  transitions: new Map(),
+  changes: new Map(),
+  logs: new Map(),
+  status: new Map(),
 }
 const always: Topic[] = ['status', 'changes', 'transitions']
 
@@ -36,9 +37,10 @@ let heard = 0
 let watch: ReturnType<typeof setInterval> | undefined
 
 // on calls back for each event of a topic until the function it returns is called.
-// One stream serves all pages; it has the topics that somebody listens to.
-export function on<T extends Topic>(topic: T, call: (event: Topics[T]) => void): () => void {
-  listeners[topic].add(call)
+// One stream serves all pages; it has the topics that somebody listens to. Where events
+// of the topic were lost again is called, to read what they have told.
+export function on<T extends Topic>(topic: T, call: (event: Topics[T]) => void, again?: () => void): () => void {
+  listeners[topic].set(call, again)
   queueMicrotask(adjust)
   return () => {
     listeners[topic].delete(call)
@@ -62,6 +64,29 @@ export function stopEvents(): void {
   adjust()
 }
 
+// places is how far each topic was read in this run of the daemon. An event's id has them
+// all, as run-t12-c3, its own counted: what lies between two ids is lost, whether the
+// daemon dropped it, or it fell between a stream and the next.
+const topicOf: Record<string, Topic> = { t: 'transitions', c: 'changes', d: 'decisions', e: 'ended', l: 'logs' }
+const places = new Map<Topic, number>()
+let run = ''
+
+function follow(id: string, of: string): void {
+  const [now = '', ...parts] = id.split('-')
+  const lost = new Set<Topic>(run && now !== run ? (Object.keys(listeners) as Topic[]) : [])
+  if (now !== run) places.clear()
+  run = now
+  for (const part of parts) {
+    const topic = topicOf[part[0] ?? '']
+    const place = Number(part.slice(1))
+    if (!topic) continue
+    if (place > (places.get(topic) ?? place) + (topic === of ? 1 : 0)) lost.add(topic)
+    places.set(topic, place)
+  }
+  const calls = new Set([...lost].flatMap((topic) => [...listeners[topic].values()]))
+  for (const again of calls) again?.()
+}
+
 function adjust(): void {
   const topics = (Object.keys(listeners) as Topic[]).filter((t) => always.includes(t) || listeners[t].size > 0)
   const want = running ? topics.join(',') : ''
@@ -78,6 +103,7 @@ function connect(): void {
   const s = new EventSource(`api/v1/events?topics=${open}`)
   source = s
   heard = Date.now()
+  for (const topic of places.keys()) if (!open.split(',').includes(topic)) places.delete(topic)
   s.onopen = () => (connected.value = true)
   s.onerror = () => {
     connected.value = false
@@ -93,9 +119,11 @@ function connect(): void {
     s.addEventListener(topic, (e) => {
       heard = Date.now()
       connected.value = true
-      const data = JSON.parse((e as MessageEvent<string>).data)
-      if (topic === 'status') status.value = data as Status
-      for (const call of listeners[topic]) call(data as never)
+      const { data, lastEventId } = e as MessageEvent<string>
+      const event = JSON.parse(data)
+      if (topic === 'status') status.value = event as Status
+      for (const call of listeners[topic].keys()) call(event as never)
+      follow(lastEventId, topic)
     })
   }
 }

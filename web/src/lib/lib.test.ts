@@ -11,7 +11,7 @@ const { fill, preferred } = await import('./i18n')
 const { bytes, countdown, duration, ms, rate } = await import('./format')
 const { parse, link } = await import('./router')
 const { Connections, select } = await import('./connections')
-const { choices, expression, insert, nameFor, word } = await import('./rule')
+const { choices, expression, insert, nameFor, split, word } = await import('./rule')
 const { windowOf } = await import('../ui/window')
 const { parseDiff } = await import('../ui/diff')
 const { pathOf, ticksTo } = await import('../ui/chart')
@@ -105,12 +105,34 @@ describe('connections', () => {
     expect(model.rows.get('4')).toMatchObject({ up: 7, down: 8, rtt: 13, reason: 'closed' })
     expect(model.rows.get('4')!.ended).toBeGreaterThan(0)
   })
-  it('keeps a bounded number of rows', () => {
+  it('keeps a bounded number of rows: what has ended goes first, then the oldest', () => {
     const m = new Connections()
-    for (let id = 1; id <= 20_010; id++) m.flow(flow(id), at)
-    expect(m.rows.size).toBe(20_000)
-    expect(m.dropped).toBe(10)
-    expect(m.rows.has('1')).toBe(false)
+    for (let id = 1; id <= 20_000; id++) m.flow(flow(id), at)
+    for (const id of ['7', '5']) m.gone({ id, time: at, bytes_up: 0, bytes_down: 0 })
+    m.rows.get('5')!.ended-- // it was the first
+    m.flow(flow(0), at)
+    expect([m.rows.size, m.dropped]).toEqual([19_901, 100])
+    // The age of each is its number.
+    expect(['0', '1', '5', '7', '6', '19902', '19903', '20000'].filter((id) => m.rows.has(id))).toEqual(['0', '1', '6', '19902'])
+  })
+  it('forgets what two lists in a row have not, whole or not', async () => {
+    let have = [1, 2, 3]
+    let total = 3
+    vi.stubGlobal('fetch', async () => new Response(JSON.stringify({ now: at, total, matched: total, flows: have.map((id) => flow(id, { age_seconds: 100 })) }), { headers: { 'Content-Type': 'application/json' } }))
+    const m = new Connections()
+    await m.list()
+    have = [1, 2]
+    await m.list()
+    expect([...m.rows.keys()]).toEqual(['1', '2', '3']) // the list had three, and showed two
+    m.flow(flow(3, { age_seconds: 100 }), at)
+    await m.list()
+    expect(m.rows.has('3')).toBe(true)
+    await m.list()
+    expect([...m.rows.keys()]).toEqual(['1', '2'])
+    have = [1]
+    total = 1
+    await m.list()
+    expect([...m.rows.keys()]).toEqual(['1'])
   })
 })
 
@@ -118,9 +140,25 @@ describe('a rule from a connection', () => {
   const facts = { proto: 'tcp', src: '10.0.0.1:5', dst: '[2001:db8::1]:443', process: 'a "b" \\ {c}' }
   it('knows it again by name, domain, address or process', () => {
     expect(choices(facts, 'us01.zoom.us').map((c) => c.expression)).toEqual(['domain us01.zoom.us', 'domain .zoom.us', 'dst.ip 2001:db8::1', 'process "a \\"b\\" \\\\ {c}"'])
-    // Several names out of DNS, or what is no name, are nothing to match by.
-    expect(choices({ ...facts, process: null }, 'a.example,b.example').map((c) => c.id)).toEqual(['address'])
+    // Of several names of DNS each is one to match by; what is no name is none.
+    expect(choices({ ...facts, process: null, dns: ['a.b.example', 'c.b.example', '<b>'] }, 'a.b.example,c.b.example').map((c) => c.expression)).toEqual([
+      'domain a.b.example', 'domain c.b.example', 'domain .b.example', 'dst.ip 2001:db8::1',
+    ])
+    expect(choices({ ...facts, process: null }, 'www.foo.co.uk').map((c) => c.value)).toEqual(['www.foo.co.uk', '.foo.co.uk', '2001:db8::1'])
+    expect(choices({ ...facts, process: null }, 'foo.co.uk').map((c) => c.value)).toEqual(['foo.co.uk', '2001:db8::1'])
     expect(choices({ ...facts, process: null }, '<img src=x>.example').map((c) => c.id)).toEqual(['address'])
+  })
+  it.each([
+    ['[2001:db8::1]:443', '2001:db8::1', '443'],
+    ['192.0.2.1:80', '192.0.2.1', '80'],
+    // ICMP has no ports, and its addresses no brackets.
+    ['2001:db8:cafe::41', '2001:db8:cafe::41', ''],
+    ['2001:db8::1:41', '2001:db8::1:41', ''],
+    ['192.0.2.1', '192.0.2.1', ''],
+    [null, '', ''],
+  ])('splits %s', (endpoint, ip, port) => {
+    expect(split(endpoint)).toEqual([ip, port])
+    expect(choices({ proto: 'icmpv6', dst: endpoint }, '').map((c) => c.value)).toEqual(ip ? [ip] : [])
   })
   it('asks for protocol and port', () => {
     expect(expression(choices(facts, '')[0]!, facts, true)).toBe('dst.ip 2001:db8::1 and proto tcp and port 443')
@@ -148,12 +186,25 @@ describe('a rule from a connection', () => {
     ['rules:   # all\n    # first\n    - name: a\n', 'rules: # all\n    - name: r\n      priority: 7\n'],
     ['version: 1\nrules: []\ndefault: block', 'version: 1\nrules:\n  - name: r\n'],
     ['version: 1', 'version: 1\nrules:\n  - name: r\n'],
+    ['"rules" :\n- name: a\n', '"rules" :\n- name: r\n'],
   ])('goes into YAML %j', (text, want) => {
     const got = insert(text, 'yaml', rule)
     expect(got.text).toContain(want)
     expect(got.text).toContain("match: 'process \"it''s\"'")
     expect(got.text.slice(got.from, got.to)).toMatch(/^ *- name: r\n/)
   })
+})
+
+it.each([
+  ['version: 1\nrules: [{name: a}] # all\n', 'version: 1\nrules: [RULE, {name: a}] # all\n'],
+  ['version: 1\nrules:\n  # all\n  [ {name: a} ]\n', 'version: 1\nrules:\n  # all\n  [ RULE, {name: a} ]\n'],
+  ['# all\n{"version": 1, "rules": []}', '# all\n{"version": 1, "rules": [RULE]}'],
+  ['{version: 1}', '{rules: [RULE], version: 1}'],
+])('a rule goes into the list in brackets of %j, and there stays one list', (text, want) => {
+  const got = insert(text, 'yaml', { name: 'r', priority: 7, match: "process \"it's\"", action: 'route w' })
+  const rule = `{name: r, priority: 7, match: 'process "it''s"', action: 'route w'}`
+  expect(got.text).toBe(want.replace('RULE', () => rule))
+  expect(got.text.slice(got.from, got.to)).toBe(rule)
 })
 
 it('reads differences', () => {

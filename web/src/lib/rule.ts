@@ -23,24 +23,33 @@ export interface Choice {
   value: string
 }
 
-const split = (address: unknown): [string, string] => {
-  const text = String(address ?? '')
-  const at = text.lastIndexOf(':')
-  return at < 0 ? [text, ''] : [text.slice(0, at).replace(/^\[|\]$/g, ''), text.slice(at + 1)]
+// split parts an endpoint as a flow says it: 192.0.2.1:443 and [2001:db8::1]:443 have
+// a port; what has none, as an address of ICMPv6, is whole, colons and all.
+export function split(endpoint: unknown): [address: string, port: string] {
+  const text = String(endpoint ?? '')
+  const [, v6, v4, port] = /^(?:\[(.*)\]|([^:]*)):(\d+)$/.exec(text) ?? []
+  return port === undefined ? [text.replace(/^\[|\]$/g, ''), ''] : [v6 ?? v4!, port]
+}
+
+// mostNames bounds the names that are offered: an address can have dozens in DNS.
+const mostNames = 8
+const isName = (name: unknown): name is string => typeof name === 'string' && /^[a-z0-9_-]+(\.[a-z0-9_-]+)+$/i.test(name)
+
+// parentOf is the domain that a name is in, unless that is a country's own, as co.uk.
+function parentOf(name: string): string[] {
+  const parent = name.split('.').slice(1)
+  return parent.length > 1 && !/^[a-z]{1,3}\.[a-z]{2}$/i.test(parent.join('.')) ? [`.${parent.join('.')}`] : []
 }
 
 // choices is by what a rule could know connections of this kind again, the best first.
+// A connection that is known by several names of DNS can be known again by each of them.
 export function choices(flow: Facts, name: string): Choice[] {
-  const out: Choice[] = []
+  const names = [...new Set([name, ...(Array.isArray(flow.dns) ? flow.dns : [])].filter(isName))].slice(0, mostNames)
   const [ip] = split(flow.dst)
-  if (/^[a-z0-9_-]+(\.[a-z0-9_-]+)+$/i.test(name)) {
-    out.push({ id: 'name', value: name, expression: `domain ${word(name)}` })
-    const labels = name.split('.')
-    if (labels.length > 2) {
-      const parent = `.${labels.slice(1).join('.')}`
-      out.push({ id: 'domain', value: parent, expression: `domain ${word(parent)}` })
-    }
-  }
+  const out: Choice[] = [
+    ...names.map((value) => ({ id: 'name' as const, value, expression: `domain ${word(value)}` })),
+    ...[...new Set(names.flatMap(parentOf))].map((value) => ({ id: 'domain' as const, value, expression: `domain ${word(value)}` })),
+  ]
   if (ip) out.push({ id: 'address', value: ip, expression: `dst.ip ${word(ip)}` })
   if (typeof flow.process === 'string' && flow.process) {
     out.push({ id: 'process', value: flow.process, expression: `process ${word(flow.process)}` })
@@ -84,20 +93,24 @@ function insertNPL(text: string, r: Draft): { text: string; from: number; to: nu
 
 function insertYAML(text: string, r: Draft): { text: string; from: number; to: number } {
   const quoted = (s: string) => `'${s.replaceAll("'", "''")}'`
-  const write = (indent: string) =>
-    `${indent}- name: ${r.name}\n${indent}  priority: ${r.priority}\n${indent}  match: ${quoted(r.match)}\n${indent}  action: ${quoted(r.action)}\n`
-  const eol = text.length > 0 && !text.endsWith('\n') ? '\n' : ''
-  const key = /^rules:[ \t]*(\[\s*\][ \t]*)?(#.*)?(\n|$)/m.exec(text)
-  if (!key) {
-    const head = `${eol}rules:\n`
-    const body = write('  ')
-    const from = text.length + head.length
-    return { text: text + head + body, from, to: from + body.length }
+  const values = [`name: ${r.name}`, `priority: ${r.priority}`, `match: ${quoted(r.match)}`, `action: ${quoted(r.action)}`]
+  const block = (indent: string) => `${indent}- ${values.join(`\n${indent}  `)}\n`
+  const flow = `{${values.join(', ')}}`
+  // put takes what stands from at to end away, and writes body between before and after.
+  const put = (at: number, end: number, before: string, body: string, after = '') => {
+    const from = at + before.length
+    return { text: text.slice(0, at) + before + body + after + text.slice(end), from, to: from + body.length }
   }
-  const head = `rules:${key[2] ? ` ${key[2]}` : ''}\n`
-  const at = key.index + key[0].length
-  const indent = /^(?:[ \t]*(?:#.*)?\n)*([ \t]*)- /.exec(text.slice(at))?.[1] ?? '  '
-  const body = write(indent)
-  const from = key.index + head.length
-  return { text: text.slice(0, key.index) + head + body + text.slice(at), from, to: from + body.length }
+  // A text whose root is in braces has its list in brackets.
+  const root = /^(?:[ \t]*(?:#.*)?\n|---.*\n)*[ \t]*\{/.exec(text)?.[0].length ?? 0
+  const key = (root ? /(?<=[{,\s])(["']?)rules\1[ \t]*:/g : /^(["']?)rules\1[ \t]*:/gm).exec(text)
+  if (root && !key) return put(root, root, 'rules: [', flow, '], ')
+  if (!key) return put(text.length, text.length, `${text.length > 0 && !text.endsWith('\n') ? '\n' : ''}rules:\n`, block('  '))
+  const end = key.index + key[0].length
+  const list = /^(?:\s|#.*\n)*\[[ \t]*(\]?)/.exec(text.slice(end))
+  if (list && (root || !list[1])) return put(end + list[0].length - list[1]!.length, end + list[0].length - list[1]!.length, '', flow, list[1] ? '' : ', ')
+  const at = end + (list?.[0].length ?? 0)
+  const rest = /^[ \t]*(#.*)?(?:\n|$)/.exec(text.slice(at)) ?? ['']
+  const indent = /^(?:[ \t]*(?:#.*)?\n)*([ \t]*)- /.exec(text.slice(at + rest[0].length))?.[1] ?? '  '
+  return put(end, at + rest[0].length, `${rest[1] ? ` ${rest[1]}` : ''}\n`, block(indent))
 }

@@ -2,12 +2,13 @@ import './change.css'
 import { useEffect, useState } from 'preact/hooks'
 import { failed, toast } from '../lib/announce'
 import { ApiError, del, get, mayChange, post, request } from '../lib/api'
-import { edited } from '../lib/draft'
+import * as draft from '../lib/draft'
+import { edited, isDirty } from '../lib/draft'
 import { on, status } from '../lib/events'
 import { dateTime, number } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
 import { link } from '../lib/router'
-import type { ChangeResult, Config, Replay, Stage, Version } from '../lib/types'
+import type { ChangeResult, Replay, Stage, Version } from '../lib/types'
 import { Diff } from '../ui/diff'
 import { Icon } from '../ui/icon'
 import { Dialog, Mono, Note, Tabs, Title, useAsk } from '../ui/parts'
@@ -26,22 +27,18 @@ async function stagedNow(): Promise<Stage | null> {
 export default function ChangePage() {
   const staged = useAsk(stagedNow, [])
   const versions = useAsk(() => get<Version[]>('config/versions'), [])
-  useEffect(
-    () =>
-      on('changes', () => {
-        staged.again()
-        versions.again()
-      }),
-    [],
-  )
-  const [result, setResult] = useState<ChangeResult | null>(null)
-  const settled = (r: ChangeResult) => {
-    setResult(r)
+  const again = () => {
     staged.again()
     versions.again()
   }
+  useEffect(() => on('changes', again, again), [])
+  const [result, setResult] = useState<ChangeResult | null>(null)
+  const settled = (r: ChangeResult) => {
+    setResult(r)
+    again()
+  }
   const now = edited.value
-  const dirty = now !== null && now.text !== now.original && now.text !== staged.value?.text
+  const dirty = isDirty(now) && now.text !== staged.value?.text
   return (
     <>
       <Title page="nav.change" />
@@ -67,17 +64,15 @@ export default function ChangePage() {
 
 function NotStaged({ onStaged }: { onStaged: () => void }) {
   const stage = async () => {
-    const now = edited.value!
     try {
-      const got = await post<Stage>('config/stage', { text: now.text }, { 'If-Match': now.base })
+      const got = await draft.stage()
+      if (got.converted) toast('ok', t('policy.converted', { syntax: edited.value!.own.toUpperCase() }))
       if (!got.ok) toast('error', got.error ?? t('policy.rejected'))
       onStaged()
     } catch (err) {
       if (err instanceof ApiError && err.status === 412) {
         // Another policy came into force: the next try is against that one, knowingly.
-        const { body, etag } = await request<Config>('GET', 'config')
-        edited.value = { ...now, original: body.text, base: etag }
-        toast('warning', t('change.rebased'))
+        await draft.rebase().then(() => toast('warning', t('change.rebased')), failed)
         return
       }
       failed(err)
@@ -129,8 +124,8 @@ function Staged({ stage, onSettled, onGone }: { stage: Stage; onSettled: (r: Cha
     setBusy(true)
     try {
       const r = await post<ChangeResult>(`config/commit${confirm && `?confirm=${confirm}`}`, {}, { 'If-Match': stage.etag ?? '' })
-      if (edited.value) edited.value = null
       onSettled(r)
+      if (r.result !== 'rejected') await draft.committed(stage.text)
     } catch (err) {
       failed(err)
     }
@@ -195,7 +190,7 @@ function ReplayView({ replay, error }: { replay: Replay | null; error: string })
   return (
     <div class="body stack" data-test="replay">
       <p>
-        <strong>{t('replay.sum', { changed: number(replay.changed), flows: number(replay.flows) })}</strong>
+        <strong>{tn('replay.sum', replay.flows, { changed: number(replay.changed) })}</strong>
       </p>
       {replay.changes.length > 0 && (
         <div class="scroll" role="group" aria-label={t('change.replay')} tabIndex={0}>

@@ -6,6 +6,7 @@ import { Connections, type Row, select, type Sort } from '../lib/connections'
 import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
 import { link, place } from '../lib/router'
+import { split } from '../lib/rule'
 import { Icon } from '../ui/icon'
 import { Mono, Title, useEvery } from '../ui/parts'
 import { useWindow, windowOf } from '../ui/window'
@@ -203,10 +204,9 @@ function Table({ list, now, order, onOrder, chosen, onChoose, onKey }: TableProp
   )
 }
 
-const port = (address: unknown) => String(address ?? '').split(':').pop()
-
 function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: number; now: number; chosen: boolean; onChoose: (r: Row) => void }) {
   const blocked = r.decision.action.startsWith('block')
+  const [, port] = split(r.flow.dst)
   return (
     <div
       id={`row-${r.id}`}
@@ -223,7 +223,7 @@ function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: n
         </Mono>
         <span class="tag proto">
           {String(r.flow.proto)}
-          {r.name ? `/${port(r.flow.dst)}` : ''}
+          {r.name && port ? `/${port}` : ''}
         </span>
         {r.nameFrom && <span class="tag from">{t(`from.${r.nameFrom}` as Key)}</span>}
         {r.process && (

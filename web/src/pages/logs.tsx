@@ -2,8 +2,8 @@ import './logs.css'
 import { useEffect, useState } from 'preact/hooks'
 import { get } from '../lib/api'
 import { on } from '../lib/events'
-import { clock, dateTime, number } from '../lib/format'
-import { t } from '../lib/i18n'
+import { clock, dateTime } from '../lib/format'
+import { t, tn } from '../lib/i18n'
 import type { LogLine } from '../lib/types'
 import { Icon } from '../ui/icon'
 import { Note, Title, useAsk } from '../ui/parts'
@@ -23,7 +23,7 @@ export default function LogsPage() {
   }, [asked.value])
   useEffect(() => {
     if (paused) return
-    return on('logs', (l) => levels.indexOf(l.level) >= levels.indexOf(level) && setLines((all) => [...all.slice(1 - most), l]))
+    return on('logs', (l) => levels.indexOf(l.level) >= levels.indexOf(level) && setLines((all) => [...all.slice(1 - most), l]), asked.again)
   }, [level, paused])
   const words = match.toLowerCase().split(/\s+/).filter(Boolean)
   const shown = words.length === 0 ? lines : lines.filter((l) => words.every((w) => JSON.stringify(l).toLowerCase().includes(w)))
@@ -46,7 +46,7 @@ export default function LogsPage() {
         </button>
       </div>
       {asked.error && <Note kind="error">{asked.error}</Note>}
-      {(asked.value?.lost ?? 0) > 0 && <p class="muted">{t('logs.lost', { n: number(asked.value!.lost) })}</p>}
+      {(asked.value?.lost ?? 0) > 0 && <p class="muted">{tn('logs.lost', asked.value!.lost)}</p>}
       {/* A log is read by those who ask for it: announcing every line would drown the rest. */}
       <div class="card log" role="log" aria-live="off" aria-label={t('nav.logs')} tabIndex={0} lang="en" dir="ltr">
         {shown.length === 0 && <p class="empty">{t('logs.none')}</p>}
@@ -57,7 +57,7 @@ export default function LogsPage() {
             </time>
             <span class={`tag ${tones[l.level]}`}>{l.level}</span>
             <span class="what">
-              {l.msg} <span class="muted">{attributes(l)}</span>
+              <bdi>{l.msg}</bdi> <bdi class="muted">{attributes(l)}</bdi>
             </span>
           </div>
         ))}

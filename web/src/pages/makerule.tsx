@@ -1,13 +1,13 @@
 import { useMemo, useState } from 'preact/hooks'
 import { failed } from '../lib/announce'
-import { get, request } from '../lib/api'
+import { get } from '../lib/api'
 import type { Row } from '../lib/connections'
-import { edited } from '../lib/draft'
+import { edited, open } from '../lib/draft'
 import { status } from '../lib/events'
 import { t } from '../lib/i18n'
 import { go } from '../lib/router'
 import { choices, expression, insert, nameFor } from '../lib/rule'
-import type { Config, Rules } from '../lib/types'
+import type { Rules } from '../lib/types'
 import { Dialog, Mono, Note, useAsk } from '../ui/parts'
 
 // MakeRule asks by what a connection is to be known again and what is to become of
@@ -26,10 +26,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
     if (!rules.value || busy) return
     setBusy(true)
     try {
-      if (!edited.value) {
-        const { body, etag } = await request<Config>('GET', 'config')
-        edited.value = { text: body.text, original: body.text, syntax: body.syntax, base: etag, name: body.name }
-      }
+      if (!edited.value) await open()
       const chosen = by[choice]!
       // One step before the rule that decides now, so that this one does.
       const decides = rules.value.rules.find((r) => r.name === row.decision.rule)
@@ -39,7 +36,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
         match: expression(chosen, row.flow, withPort),
         action,
       }
-      const now = edited.value
+      const now = edited.value!
       const { text, from, to } = insert(now.text, now.syntax, draft)
       edited.value = { ...now, text, select: { from, to } }
       go('policy')
@@ -54,7 +51,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
         <fieldset class="plain">
           <legend>{t('rule.by')}</legend>
           {by.map((c, i) => (
-            <label key={c.id} class="check">
+            <label key={c.expression} class="check">
               <input type="radio" name="by" checked={i === choice} onChange={() => setChoice(i)} />
               <span>{t(`rule.by.${c.id}`)}</span>
               <Mono cut>{c.value}</Mono>

@@ -1,13 +1,14 @@
 import './policy.css'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { announce, failed, toast } from '../lib/announce'
-import { ApiError, get, mayChange, post, request } from '../lib/api'
-import { edited } from '../lib/draft'
+import { ApiError, get, mayChange, post } from '../lib/api'
+import * as draft from '../lib/draft'
+import { edited, isDirty, open } from '../lib/draft'
 import { on } from '../lib/events'
 import { number } from '../lib/format'
 import { language, t, tn } from '../lib/i18n'
 import { go } from '../lib/router'
-import type { Config, Diagnostic, Finding, Lint, Rules, Stage, Syntax, TestResult } from '../lib/types'
+import type { Diagnostic, Finding, Lint, Rules, Syntax, TestResult } from '../lib/types'
 import type { Editor } from '../ui/codemirror'
 import { Icon } from '../ui/icon'
 import { Mono, Note, SeverityMark, Tabs, Title, useAsk, useEvery } from '../ui/parts'
@@ -15,14 +16,9 @@ import { Mono, Note, SeverityMark, Tabs, Title, useAsk, useEvery } from '../ui/p
 const debounce = 200
 type Side = 'problems' | 'rules' | 'tests'
 
-async function open(): Promise<void> {
-  const { body, etag } = await request<Config>('GET', 'config')
-  edited.value = { text: body.text, original: body.text, syntax: body.syntax, base: etag, name: body.name }
-}
-
 export default function PolicyPage() {
   const now = edited.value
-  const dirty = now !== null && now.text !== now.original
+  const dirty = isDirty(now)
   const [error, setError] = useState('')
   const [lint, setLint] = useState<Lint | null>(null)
   const [tests, setTests] = useState<TestResult | null>(null)
@@ -37,7 +33,8 @@ export default function PolicyPage() {
   useEffect(() => {
     // A text that nobody has touched follows the policy in force.
     if (!dirty) open().catch((err) => setError(err instanceof Error ? err.message : String(err)))
-    return on('changes', () => edited.value && edited.value.text === edited.value.original && void open().catch(failed))
+    const again = () => isDirty(edited.value) || void open().catch(failed)
+    return on('changes', again, again)
   }, [])
   useEffect(() => {
     if (!now || !host.current || editor.current) return
@@ -109,20 +106,14 @@ export default function PolicyPage() {
     }
     setBusy(false)
   }
-  const format = () => work(async () => {
-    const got = await post<{ text: string }>('format', { text: now!.text, syntax: now!.syntax })
-    edited.value = { ...now!, text: got.text }
-  })
-  const convert = (to: Syntax) => work(async () => {
-    const got = await post<{ text: string }>('convert', { text: now!.text, syntax: now!.syntax, to })
-    edited.value = { ...now!, text: got.text, syntax: to }
-  })
+  const rewrite = (to?: Syntax) => work(() => draft.rewrite(to))
   const test = () => work(async () => {
     setTests(await post<TestResult>('test', { text: now!.text, syntax: now!.syntax }))
     setSide('tests')
   })
   const stage = () => work(async () => {
-    const got = await post<Stage>('config/stage', { text: now!.text }, { 'If-Match': now!.base })
+    const got = await draft.stage()
+    if (got.converted) toast('ok', t('policy.converted', { syntax: edited.value!.own.toUpperCase() }))
     if (!got.ok) {
       setSide('problems')
       toast('error', got.error ?? t('policy.rejected'))
@@ -141,17 +132,17 @@ export default function PolicyPage() {
       </Title>
       {error && <Note kind="error">{error}</Note>}
       <div class="bar">
-        <button type="button" disabled={!now || busy} onClick={() => void format()}>
+        <button type="button" disabled={!now || busy} onClick={() => void rewrite()}>
           {t('policy.format')}
         </button>
-        <button type="button" disabled={!now || busy} onClick={() => void convert(other)}>
+        <button type="button" disabled={!now || busy} onClick={() => void rewrite(other)}>
           {t('policy.convert', { syntax: other.toUpperCase() })}
         </button>
         <button type="button" disabled={!now || busy} onClick={() => void test()}>
           {t('policy.test')}
         </button>
         <span class="grow" />
-        <button type="button" disabled={!dirty} onClick={() => void work(open)}>
+        <button type="button" disabled={!dirty} onClick={() => void work(draft.discard)}>
           <Icon name="undo" />
           {t('policy.discard')}
         </button>
@@ -185,7 +176,7 @@ export default function PolicyPage() {
                     <Icon name={tests.ok ? 'check' : 'alert'} />
                     {t('tests.sum', { tried: number(tests.tried), failed: number(tests.failed) })}
                   </span>
-                  {tests.unproven > 0 && <span class="muted"> {t('tests.unproven', { n: number(tests.unproven) })}</span>}
+                  {tests.unproven > 0 && <span class="muted"> {tn('tests.unproven', tests.unproven)}</span>}
                 </p>
                 <Findings findings={tests.findings} empty="" onJump={jump} />
               </>

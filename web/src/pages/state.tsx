@@ -17,7 +17,7 @@ export default function StatePage() {
   const [span, setSpan] = useState(0)
   const [, tick] = useState(0)
   useEvery(() => tick((n) => n + 1), 1000)
-  useEffect(() => on('transitions', (e) => setMore((m) => [...m.slice(-most), e])), [])
+  useEffect(() => on('transitions', (e) => setMore((m) => [...m.slice(-most), e]), asked.again), [])
 
   const s = status.value
   const before = asked.value?.transitions ?? []

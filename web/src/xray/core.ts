@@ -24,7 +24,7 @@ export type Call = <T>(name: 'parse' | 'edit' | 'format' | 'build' | 'fields', r
 
 export class Generator {
   constructor(readonly call: Call) {}
-  parse = (text: string, core: CoreVersion) => this.call<{ format: string; profiles: View[] }>('parse', { text, core, secrets: true })
+  parse = (text: string, core: CoreVersion) => this.call<{ format: string; profiles: View[]; losses: Loss[] }>('parse', { text, core, secrets: true })
   edit = (state: State, changes: Change[], core: CoreVersion) => this.call<View>('edit', { state, changes: changes.map(({ key, value }) => ({ key, value })), core })
   format = (states: State[], to: Format, core: CoreVersion) => this.call<Formatted>('format', { states, to, core })
   fields = (v: View) => this.call<Input[]>('fields', { protocol: v.protocol, transport: v.transport ?? '', security: v.security ?? '' })

@@ -145,6 +145,7 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
           aria-label={t('xray.text')}
           placeholder={t('xray.paste')}
           value={value}
+          readOnly={doc.held.value}
           data-filter
           onInput={(e) => doc.type(e.currentTarget.value)}
         />
@@ -153,12 +154,23 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
       {doc.error.value && <Note kind="error">{doc.error.value}</Note>}
       {losses.length > 0 && (
         <Note kind="warning">
-          <p>{t('xray.losses', { format: t(`format.${doc.format.value}` as Key) })}</p>
+          <p>{t(doc.held.value ? 'xray.held' : 'xray.losses', { format: t(`format.${doc.format.value}` as Key) })}</p>
           {losses.map((l, i) => (
             <p key={i} lang="en" dir="ltr">
               <Mono>{l.keys.join(', ')}</Mono> {l.why}
             </p>
           ))}
+          {doc.held.value && (
+            <div class="bar">
+              <button type="button" onClick={() => void doc.undo()}>
+                <Icon name="undo" />
+                {t('xray.undo')}
+              </button>
+              <button type="button" class="primary" onClick={() => void doc.accept()}>
+                {t('xray.write')}
+              </button>
+            </div>
+          )}
         </Note>
       )}
       {doc.findings.value

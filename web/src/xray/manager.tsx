@@ -1,8 +1,8 @@
 import { useState } from 'preact/hooks'
 import { failed } from '../lib/announce'
 import { ApiError, get, mayChange, post } from '../lib/api'
-import { bytes, dateTime, ms, number } from '../lib/format'
-import { type Key, t } from '../lib/i18n'
+import { bytes, dateTime, ms } from '../lib/format'
+import { type Key, t, tn } from '../lib/i18n'
 import { Mono, Note, useAsk, useEvery } from '../ui/parts'
 
 interface Proxy { name: string; address: string; used: boolean; chosen?: boolean; alive: 'true' | 'false' | 'unknown'; delay_ms?: number }
@@ -44,7 +44,7 @@ export function Manager() {
         <span class={`tag ${tones[x.state] ?? ''}`}>{t(`manager.${x.state}` as Key)}</span>
         {x.version && <Mono>{x.version}</Mono>}
         <span class="muted">
-          {[x.pid && `PID ${x.pid}`, x.since && dateTime(new Date(x.since)), x.next && t('manager.next', { when: dateTime(new Date(x.next)) }), x.memory && bytes(x.memory), x.restarts > 0 && t('manager.restarts', { n: number(x.restarts) })].filter(Boolean).join(' · ')}
+          {[x.pid && `PID ${x.pid}`, x.since && dateTime(new Date(x.since)), x.next && t('manager.next', { when: dateTime(new Date(x.next)) }), x.memory && bytes(x.memory), x.restarts > 0 && tn('manager.restarts', x.restarts)].filter(Boolean).join(' · ')}
         </span>
         <span class="grow" />
         <button type="button" disabled={!mayChange()} onClick={() => does(x.state === 'stopped' ? 'start' : 'restart')}>

@@ -1,7 +1,7 @@
 import { useState } from 'preact/hooks'
 import { failed } from '../lib/announce'
 import { get, mayChange, post } from '../lib/api'
-import { bytes, dateTime, number } from '../lib/format'
+import { bytes, dateTime } from '../lib/format'
 import { t, tn } from '../lib/i18n'
 import { Mono, Note, useAsk, useEvery } from '../ui/parts'
 import { orNone } from './manager'
@@ -65,7 +65,7 @@ function One({ s, again }: { s: Subscription; again: () => void }) {
             s.fetched && dateTime(new Date(s.fetched)),
             s.total ? `${bytes(s.used ?? 0)} / ${bytes(s.total)}` : s.used && bytes(s.used),
             s.expires && t('state.until', { when: dateTime(new Date(s.expires)) }),
-            s.refused > 0 && t('subs.refused', { n: number(s.refused) }),
+            s.refused > 0 && tn('subs.refused', s.refused),
           ]
             .filter(Boolean)
             .join(' · ')}

@@ -2,6 +2,7 @@
 import { describe, expect, it, vi } from 'vitest'
 import encodeQR from 'qr'
 import decodeQR from 'qr/decode.js'
+import { startOf } from '../../page/start'
 import { path } from '../lib/qr'
 import { type Call, Generator, type View } from './core'
 import { XrayDocument } from './document'
@@ -20,10 +21,12 @@ const fake = () => {
     asked.push(name)
     if (name === 'parse') {
       if (request.text === 'broken') throw new Error('nothing can be read')
-      return { format: 'link', profiles: request.text!.split('\n').map((l, i) => (l.startsWith('trojan://') ? { ...view(l.slice(9)), line: i + 1 } : { ...view('', false), ok: false, state: undefined, line: i + 1 })) }
+      if (request.text!.startsWith('{')) return { format: 'xray', profiles: [{ ...view('a'), line: 1 }], losses: [{ format: 'xray', keys: ['routing'], why: 'only profiles are written' }, { format: 'xray', keys: ['mux'] }] }
+      const lines = request.text!.split('\n').map((l, i) => [l, i + 1] as const).filter(([l]) => l && !l.startsWith('#'))
+      return { format: 'link', losses: [{ format: 'link', keys: ['comments'], why: 'only profiles are written' }], profiles: lines.map(([l, line]) => (l.startsWith('trojan://') ? { ...view(l.slice(9)), line } : { ...view('', false), ok: false, state: undefined, line })) }
     }
     if (name === 'edit') return view(request.changes![0]?.value ?? request.state!.name, request.changes![0]?.value !== 'bad')
-    return { text: `${request.to}: ${request.states!.map((s) => s.name).join()}`, losses: [], findings: [] }
+    return { text: `${request.to}: ${request.states!.map((s) => s.name).join()}`, losses: request.to === 'xray' ? [{ format: 'xray', keys: ['mux'] }] : [], findings: [] }
   }) as Call
   return { asked, document: new XrayDocument(new Generator(call)) }
 }
@@ -38,6 +41,53 @@ describe('a document', () => {
     expect(d.text.value).toBe('trojan://a\nodd\ntrojan://c\n')
     await d.show('clash')
     expect(d.text.value).toBe('clash: a,c')
+  })
+  it('keeps comments and empty lines of a list of links', async () => {
+    const { document: d } = fake()
+    await d.write('# mine\ntrojan://a\n\n# odd\nodd\ntrojan://b\n')
+    expect(await d.change([{ key: '#name', value: 'c' }])).toBe(true)
+    expect(d.text.value).toBe('# mine\ntrojan://c\n\n# odd\nodd\ntrojan://b\n')
+    await d.remove()
+    expect(d.text.value).toBe('# mine\n\n# odd\nodd\ntrojan://b\n')
+  })
+  it('holds a text that would lose something, until that is accepted or the edit taken back', async () => {
+    const { document: d } = fake()
+    await d.write('{"routing":{}}')
+    expect(await d.change([{ key: '#name', value: 'b' }])).toBe(true)
+    expect([d.held.value, d.text.value]).toEqual([true, '{"routing":{}}'])
+    expect(d.losses.value.map((l) => l.keys)).toEqual([['routing'], ['mux']])
+    expect(d.shown?.state?.name).toBe('b')
+    await d.undo()
+    expect([d.held.value, d.text.value, d.losses.value, d.shown?.state?.name]).toEqual([false, '{"routing":{}}', [], 'a'])
+    await d.change([{ key: '#name', value: 'c' }])
+    await d.accept()
+    expect([d.held.value, d.text.value]).toEqual([false, 'xray: c'])
+    // It is asked once; a new text is asked about again.
+    await d.change([{ key: '#name', value: 'd' }])
+    expect([d.held.value, d.text.value]).toEqual([false, 'xray: d'])
+    await d.write('{"routing":{}}')
+    await d.remove()
+    expect(d.held.value).toBe(true)
+  })
+  it('comes back as it came from another format, which says what is not in it', async () => {
+    const { document: d } = fake()
+    await d.write('{"routing":{}}')
+    await d.show('clash')
+    expect([d.held.value, d.text.value, d.losses.value.map((l) => l.keys)]).toEqual([false, 'clash: a', [['routing']]])
+    await d.show('xray')
+    expect([d.text.value, d.losses.value]).toEqual(['{"routing":{}}', []])
+  })
+  it('keeps a text that can not be read from being written over', async () => {
+    const { document: d } = fake()
+    await d.write('trojan://a')
+    await d.write('broken')
+    await d.change([{ key: '#name', value: 'b' }])
+    expect([d.held.value, d.text.value, d.losses.value[0]?.why]).toEqual([true, 'broken', 'nothing can be read'])
+    // An edit that is under way while something is typed does not write over that.
+    const late = d.change([{ key: '#name', value: 'c' }])
+    d.type('trojan://typed')
+    expect(await late).toBe(false)
+    expect(d.text.value).toBe('trojan://typed')
   })
   it('keeps a value that can not be beside the profile, and changes nothing', async () => {
     const { document: d } = fake()
@@ -115,3 +165,11 @@ describe('a pin', () => {
     await expect(pinOf(text)).rejects.toThrow()
   })
 })
+
+it.each([
+  ['#trojan://pw@h:443#100%', 'trojan://pw@h:443#100%'],
+  ['#trojan://a%40b%2Fc@h:443#x', 'trojan://a%40b%2Fc@h:443#x'],
+  ['#trojan%3A%2F%2Fa%2540b%40h%3A443%23x', 'trojan://a%40b@h:443#x'],
+  ['#100%', '100%'],
+  ['', ''],
+])('the page begins with the text behind #: %s', (hash, want) => expect(startOf(hash)).toBe(want))

@@ -240,13 +240,16 @@ var xrayProtocols = map[string]string{
 
 var xrayOwn = []string{"freedom", "blackhole", "dns", "loopback"}
 
-// xrayEntries reads the outbounds of a configuration. Its remarks name a single one.
-func xrayEntries(config *node) []Entry {
-	list := entries(config.get("outbounds").items(), xrayEntry)
+// xrayConfig reads the outbounds of a configuration. Its remarks name a single one.
+func (s *Subscription) xrayConfig(config *node) {
+	outbounds := config.get("outbounds").items()
+	list := entries(outbounds, xrayEntry)
 	if name := config.str("remarks"); name != "" && len(list) == 1 {
 		list[0].Profile.Name = name
 	}
-	return list
+	s.Entries = append(s.Entries, list...)
+	s.besideKeys(config, "outbounds")
+	s.besideOwn(outbounds, "protocol", xrayOwn)
 }
 
 func xrayEntry(n *node) (link.Fields, link.Form, bool) {
@@ -290,6 +293,10 @@ func xrayEntry(n *node) (link.Fields, link.Form, bool) {
 		done = slices.DeleteFunc(done, func(s string) bool { return s == "settings.address" })
 	default:
 		f.User = link.Secret(user.str("password"))
+	}
+	if scheme == "trojan" && n.get("streamSettings").str("security") == "" {
+		f.Add("security", "none") // only its links are over TLS unless they say otherwise
+		done = append(done, "streamSettings.security")
 	}
 	f.Add("flow", user.str("flow"))
 	if multi := n.get("streamSettings").get("grpcSettings").str("multiMode"); multi == "true" {

@@ -71,6 +71,48 @@ type Entry struct {
 type Subscription struct {
 	Format  Format
 	Entries []Entry
+	// Beside names what the file has besides profiles, each once and in order: sections
+	// by their keys, outbounds that are no proxies by their kinds, and comments.
+	// Nothing that is written of the profiles has it.
+	Beside []string
+}
+
+// beside adds what was found, once.
+func (s *Subscription) beside(names ...string) {
+	for _, name := range names {
+		if !slices.Contains(s.Beside, name) {
+			s.Beside = append(s.Beside, name)
+		}
+	}
+}
+
+// besideKeys adds the keys of an object but those given.
+func (s *Subscription) besideKeys(n *node, but ...string) {
+	for _, key := range n.keys {
+		if !slices.Contains(but, key) {
+			s.beside(key)
+		}
+	}
+}
+
+// besideOwn adds the kinds of the outbounds that are no proxies.
+func (s *Subscription) besideOwn(outbounds []*node, key string, own []string) {
+	for _, o := range outbounds {
+		if kind := o.str(key); slices.Contains(own, kind) {
+			s.beside("outbound " + kind)
+		}
+	}
+}
+
+// besideComments adds comments if a line is one.
+func (s *Subscription) besideComments(data []byte, marks ...string) {
+	for line := range bytes.Lines(data) {
+		trimmed := strings.TrimSpace(string(line))
+		if slices.ContainsFunc(marks, func(mark string) bool { return strings.HasPrefix(trimmed, mark) }) {
+			s.beside("comments")
+			return
+		}
+	}
 }
 
 // Profiles returns the entries that can be used.
@@ -111,9 +153,13 @@ func parse(data []byte, mayDecode bool) (Subscription, error) {
 	case trimmed[0] == '{' || trimmed[0] == '[' && !bytes.HasPrefix(trimmed, []byte("[Interface]")):
 		return parseJSON(data)
 	case hasLink(data):
-		return Subscription{Format: Links, Entries: parseLinks(data)}, nil
+		s := Subscription{Format: Links, Entries: parseLinks(data)}
+		s.besideComments(data, linkComments...)
+		return s, nil
 	case bytes.Contains(data, []byte("[Interface]")):
-		return Subscription{Format: WGQuick, Entries: parseWGQuick(string(data))}, nil
+		s := Subscription{Format: WGQuick, Entries: parseWGQuick(string(data))}
+		s.besideComments(data, "#", ";")
+		return s, nil
 	}
 	if plain, ok := link.DecodeBase64(string(trimmed)); ok && mayDecode {
 		s, err := parse([]byte(plain), false)
@@ -126,7 +172,10 @@ func parse(data []byte, mayDecode bool) (Subscription, error) {
 			return Subscription{}, err
 		}
 		if proxies := root.get("proxies"); proxies != nil {
-			return Subscription{Format: Clash, Entries: entries(proxies.items(), clashEntry)}, nil
+			s := Subscription{Format: Clash, Entries: entries(proxies.items(), clashEntry)}
+			s.besideKeys(root, "proxies")
+			s.besideComments(data, "#")
+			return s, nil
 		}
 	}
 	return Subscription{}, errUnknown
@@ -150,6 +199,9 @@ func hasLink(data []byte) bool {
 	return false
 }
 
+// linkComments are what makes a line of a list of links a comment.
+var linkComments = []string{"#", "//", ";"}
+
 // parseLinks reads one link a line. Empty lines and comments are skipped.
 func parseLinks(data []byte) (list []Entry) {
 	n := 0
@@ -157,7 +209,7 @@ func parseLinks(data []byte) (list []Entry) {
 		n++
 		line := strings.TrimRight(string(raw), "\r\n")
 		trimmed := strings.TrimSpace(line)
-		if trimmed == "" || strings.HasPrefix(trimmed, "#") || strings.HasPrefix(trimmed, "//") || strings.HasPrefix(trimmed, ";") {
+		if trimmed == "" || slices.ContainsFunc(linkComments, func(mark string) bool { return strings.HasPrefix(trimmed, mark) }) {
 			continue
 		}
 		if len(list) > maxEntries {
@@ -187,16 +239,23 @@ func parseJSON(data []byte) (Subscription, error) {
 		return parseArray(root)
 	}
 	if servers := root.get("servers"); servers != nil && root.get("outbounds") == nil {
-		return Subscription{Format: SIP008, Entries: entries(servers.items(), sip008Entry)}, nil
+		s := Subscription{Format: SIP008, Entries: entries(servers.items(), sip008Entry)}
+		s.besideKeys(root, "servers", "version")
+		return s, nil
 	}
 	for _, o := range root.get("outbounds").items() {
 		if o.get("protocol") != nil {
-			return Subscription{Format: XrayJSON, Entries: xrayEntries(root)}, nil
+			s := Subscription{Format: XrayJSON}
+			s.xrayConfig(root)
+			return s, nil
 		}
 	}
 	if root.get("outbounds") != nil || root.get("endpoints") != nil {
 		all := append(slices.Clone(root.get("outbounds").items()), root.get("endpoints").items()...)
-		return Subscription{Format: SingBox, Entries: entries(all, singboxEntry)}, nil
+		s := Subscription{Format: SingBox, Entries: entries(all, singboxEntry)}
+		s.besideKeys(root, "outbounds", "endpoints")
+		s.besideOwn(all, "type", singboxOwn)
+		return s, nil
 	}
 	switch {
 	case root.get("protocol") != nil:
@@ -206,7 +265,9 @@ func parseJSON(data []byte) (Subscription, error) {
 	case root.get("server_port") != nil:
 		return Subscription{Format: SIP008, Entries: entries([]*node{root}, sip008Entry)}, nil
 	case root.get("proxies") != nil:
-		return Subscription{Format: Clash, Entries: entries(root.get("proxies").items(), clashEntry)}, nil
+		s := Subscription{Format: Clash, Entries: entries(root.get("proxies").items(), clashEntry)}
+		s.besideKeys(root, "proxies")
+		return s, nil
 	}
 	return Subscription{}, errUnknown
 }
@@ -217,13 +278,17 @@ func parseArray(root *node) (Subscription, error) {
 		case item.get("outbounds") != nil:
 			s := Subscription{Format: XrayJSON}
 			for _, config := range root.vals {
-				s.Entries = append(s.Entries, xrayEntries(config)...)
+				s.xrayConfig(config)
 			}
 			return s, nil
 		case item.get("protocol") != nil:
-			return Subscription{Format: XrayJSON, Entries: entries(root.vals, xrayEntry)}, nil
+			s := Subscription{Format: XrayJSON, Entries: entries(root.vals, xrayEntry)}
+			s.besideOwn(root.vals, "protocol", xrayOwn)
+			return s, nil
 		case item.get("type") != nil && item.get("server_port") != nil:
-			return Subscription{Format: SingBox, Entries: entries(root.vals, singboxEntry)}, nil
+			s := Subscription{Format: SingBox, Entries: entries(root.vals, singboxEntry)}
+			s.besideOwn(root.vals, "type", singboxOwn)
+			return s, nil
 		case item.get("server") != nil:
 			return Subscription{Format: SIP008, Entries: entries(root.vals, sip008Entry)}, nil
 		}

@@ -1,1 +1,0 @@
-import{g as e}from"./api-Bf2Dd9q9.js";var t=e(null);export{t};
