@@ -136,6 +136,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		}
 		answerOr(w, Token{q.Role, text}, err)
 	default:
-		answer(w, http.StatusOK, Token{q.Role, s.Tokens.Get(q.Role)})
+		err := s.Tokens.Load() // nobody may have asked over TCP yet
+		answerOr(w, Token{q.Role, s.Tokens.Get(q.Role)}, err)
 	}
 }

@@ -41,6 +41,9 @@ var tokenFiles = map[Role]string{RoleAdmin: "api.token", RoleRead: "api.read-tok
 type Tokens struct {
 	dir string
 
+	loading sync.Mutex // not held by those that only use them
+	loaded  bool
+
 	mu       sync.Mutex
 	tokens   map[Role]string
 	sessions map[[sha256.Size]byte]*session // by the hash of the cookie
@@ -81,8 +84,16 @@ func OpenTokens(dir string) (*Tokens, error) {
 	return t, nil
 }
 
-// Load reads the tokens, and makes those that are not there. After an error it may be called again.
+// Load reads the tokens, once, and makes those that are not there. After an error it may be called again.
 func (t *Tokens) Load() error {
+	t.loading.Lock()
+	defer t.loading.Unlock()
+	if t.loaded {
+		return nil
+	}
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return fmt.Errorf("keep the API's tokens: %w", err)
+	}
 	for role, name := range tokenFiles {
 		b, err := os.ReadFile(filepath.Join(t.dir, name))
 		switch {
@@ -102,6 +113,7 @@ func (t *Tokens) Load() error {
 		t.tokens[role] = text
 		t.mu.Unlock()
 	}
+	t.loaded = true
 	return nil
 }
 

@@ -1,9 +1,13 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -38,5 +42,19 @@ func TestTokenFiles(t *testing.T) {
 	}
 	if _, err := first.Renew("root"); !errors.Is(err, ErrBadRequest) {
 		t.Errorf("a role that is none: %v", err)
+	}
+}
+
+// TestTokenBeforeTCP: who asks for a token before TCP is served, or where it can't be yet, gets the one that will open it.
+func TestTokenBeforeTCP(t *testing.T) {
+	s := &Server{Tokens: NewTokens(filepath.Join(t.TempDir(), "state"))}
+	w := httptest.NewRecorder()
+	s.token(w, httptest.NewRequest("POST", "/api/v1/token", strings.NewReader(`{"role":"read"}`)))
+	var got Token
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK || len(got.Token) != 43 {
+		t.Errorf("%d, %s", w.Code, w.Body)
+	}
+	if err := s.Tokens.Load(); err != nil || s.Tokens.Get(RoleRead) != got.Token {
+		t.Errorf("it is %q afterwards: %v", s.Tokens.Get(RoleRead), err)
 	}
 }

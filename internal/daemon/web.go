@@ -85,10 +85,7 @@ func (d *Daemon) serveSocket(ctx context.Context, s *api.Server, first net.Liste
 func (d *Daemon) serveWeb(ctx context.Context, s *api.Server) {
 	w := &d.opts.Web
 	d.keepRunning(ctx, webName, "the API is not served over TCP", func(ctx context.Context) error {
-		err := os.MkdirAll(d.opts.StateDir, 0o700)
-		if err == nil {
-			err = s.Tokens.Load()
-		}
+		err := s.Tokens.Load()
 		if err == nil {
 			err = w.CheckFiles()
 		}
