@@ -86,7 +86,7 @@ test('a connection can be ended', async () => {
   await page.locator('[data-filter]').fill(':8080')
   await row('echo.example.net').click()
   await page.getByRole('button', { name: 'Kill' }).click()
-  await page.getByText('The kernel was asked to end the connection.').waitFor()
+  await page.locator('.details').getByText('Ended by hand').waitFor()
   // Its next packet ends it, some time later: the lab is asked until it notices.
   const asking = setInterval(() => l.say('transfer check victim alive'), 1000)
   await l.heard(/error +\S.*(reset|broken|refused|unreachable|timed out)/).finally(() => clearInterval(asking))

@@ -20,6 +20,7 @@ export interface Row {
   upRate: number
   downRate: number
   pinned: string
+  killed: boolean // by hand
   ended: number // when, 0 while it lives
   reason: string
   text: string // what a filter looks at, in lower case
@@ -113,6 +114,7 @@ export class Connections {
     r.down = f.bytes_down
     r.upRate = f.up_rate
     r.downRate = f.down_rate
+    r.killed = f.killed ?? false
     this.settle(r, f)
   }
 
@@ -142,7 +144,7 @@ export class Connections {
       if (this.rows.size >= most) this.drop()
       r = {
         id, flow: facts, name: '', nameFrom: '', decision: { rule: null, action: '', target: null, route: null, why: '' }, uplink: '', process: '',
-        began: 0, rtt: -1, retransmits: 0, up: 0, down: 0, upRate: 0, downRate: 0, pinned: '', ended: 0, reason: '', text: '', missed: 0,
+        began: 0, rtt: -1, retransmits: 0, up: 0, down: 0, upRate: 0, downRate: 0, pinned: '', killed: false, ended: 0, reason: '', text: '', missed: 0,
       }
       this.rows.set(id, r)
     }

@@ -39,7 +39,7 @@ export interface Answer {
 export interface Near { rule: string | null; failed: string }
 export interface Explanation extends Answer { runner_up: string | null; specificity: Record<string, unknown>; near: Near[] }
 export interface Flow {
-  id: string; flow: Facts; name?: string; name_from?: string; decision: Answer; uplink?: string; pinned?: boolean; pinned_route?: string
+  id: string; flow: Facts; name?: string; name_from?: string; decision: Answer; uplink?: string; pinned?: boolean; pinned_route?: string; killed?: boolean
   source: string; age_seconds: number; rtt_ms: number; retransmits: number; bytes_up: number; bytes_down: number; up_rate: number; down_rate: number
 }
 export interface Flows { now: string; total: number; matched: number; flows: Flow[] }

@@ -56,6 +56,8 @@ export default function ConnectionsPage() {
   const kill = async (r: Row) => {
     try {
       await del(`connections/${encodeURIComponent(r.id)}`)
+      r.killed = true
+      draw()
       toast('ok', t('connections.killed'))
     } catch (err) {
       failed(err)
@@ -135,7 +137,7 @@ export default function ConnectionsPage() {
                   <Icon name="explain" />
                   {t('nav.explain')}
                 </a>
-                <button type="button" class="danger" disabled={!mayChange() || chosen.ended > 0} onClick={() => void kill(chosen)}>
+                <button type="button" class="danger" disabled={!mayChange() || chosen.killed || chosen.ended > 0} onClick={() => void kill(chosen)}>
                   <Icon name="kill" />
                   {t('connections.kill')}
                 </button>
@@ -205,7 +207,7 @@ function Table({ list, now, order, onOrder, chosen, onChoose, onKey }: TableProp
 }
 
 function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: number; now: number; chosen: boolean; onChoose: (r: Row) => void }) {
-  const blocked = r.decision.action.startsWith('block')
+  const blocked = r.killed || r.decision.action.startsWith('block')
   const [, port] = split(r.flow.dst)
   return (
     <div

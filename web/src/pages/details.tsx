@@ -26,6 +26,7 @@ export function Details({ row: r, now, onClose, actions }: { row: Row; now: numb
       </header>
       <div class="body">
         <Verdict answer={r.decision} />
+        {r.killed && <Note>{t('connections.killed')}</Note>}
         {r.pinned && <Note>{t('pinned.why', { route: r.pinned })}</Note>}
         <div class="bar">{actions}</div>
         <dl class="facts">
