@@ -45,7 +45,7 @@ func startObserved(t testing.TB, connections int) *observed {
 		opts.Socket, opts.StateDir, opts.Web.Listener = filepath.Join(dir, "s.sock"), filepath.Join(dir, "state"), l
 		opts.Log = slog.New(slog.DiscardHandler)
 	})
-	token, err := api.NewClient(filepath.Join(dir, "s.sock")).Token(t.Context(), api.TokenRequest{Role: api.RoleRead})
+	token, err := api.NewClient(filepath.Join(dir, "s.sock")).Token(t.Context(), api.TokenRequest{Role: api.RoleAdmin}) // the role read has less than 64 streams
 	if err != nil {
 		t.Fatal(err)
 	}

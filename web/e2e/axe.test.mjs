@@ -157,7 +157,7 @@ for (const language of Object.keys(catalogues)) {
     await look('tests')
 
     // One policy waits for its confirmation, and another is staged.
-    await api('POST', 'config/commit?confirm=1h', {}, { 'If-Match': await stage(`of_${language.replace('-', '_')}`) })
+    const { body: { n } } = await api('POST', 'config/commit?confirm=1h', {}, { 'If-Match': await stage(`of_${language.replace('-', '_')}`) })
     await page.locator('.waiting').waitFor()
     await stage('another')
     await visit('change')
@@ -175,7 +175,7 @@ for (const language of Object.keys(catalogues)) {
     await page.locator('dialog[open] .diff').waitFor()
     await look('version')
     await page.keyboard.press('Escape')
-    await api('POST', 'config/confirm', {})
+    await api('POST', 'config/confirm', { n })
     await api('DELETE', 'config/stage').catch(() => undefined)
 
     await visit('xray')
