@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -303,15 +304,16 @@ func TestHelloQUIC(t *testing.T) {
 		must(t, err)
 		l.leaked("")
 		l.namespaces[1].Do(t, func() {
-			c, err := net.Dial("udp", helloAddrs[0])
+			c, err := net.ListenUDP("udp4", nil) // not connected: nobody listens, and the far end says so before the second
 			if err != nil {
 				t.Error(err)
 				return
 			}
 			defer c.Close()
+			to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(helloAddrs[0]))
 			for i, part := range [][]byte{hello[:1000], hello[1000:]} {
 				frames := append(quictest.Crypto(i*1000, part), make([]byte, 1100-len(part))...)
-				if _, err := c.Write(quictest.V1.Initial(id, id, byte(i), frames)); err != nil {
+				if _, err := c.WriteTo(quictest.V1.Initial(id, id, byte(i), frames), to); err != nil {
 					t.Error(err)
 				}
 			}
