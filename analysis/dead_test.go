@@ -2,18 +2,16 @@ package analysis
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"golang.org/x/tools/txtar"
-
 	"netpolicy.dev/netpolicy/diag"
+	"netpolicy.dev/netpolicy/internal/golden"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/load"
 )
@@ -22,42 +20,19 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestDeadGolden shows what is said of policies, with its places.
 func TestDeadGolden(t *testing.T) {
-	const file = "testdata/dead.txtar"
-	archive, err := txtar.ParseFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{}
-	for _, f := range archive.Files {
-		want[f.Name] = string(f.Data)
-	}
-	var updated []txtar.File
-	for _, f := range archive.Files {
-		if strings.HasSuffix(f.Name, ".txt") {
-			continue
-		}
-		r := load.Policy(f.Name, f.Data, load.Options{})
+	render := func(t testing.TB, name string, src []byte) string {
+		r := load.Policy(name, src, load.Options{})
 		if r.Policy == nil {
-			t.Fatalf("%s is refused: %v", f.Name, r.Diags)
+			t.Fatalf("%s is refused: %v", name, r.Diags)
 		}
 		var b bytes.Buffer
 		if err := diag.Text(&b, Dead(r.Policy, Thorough).Diags, r.Sources...); err != nil {
 			t.Fatal(err)
 		}
-		if b.Len() == 0 {
-			b.WriteString("ok\n")
-		}
-		if diff := cmp.Diff(want[f.Name+".txt"], b.String()); diff != "" && !*update {
-			t.Errorf("%s (-want +got):\n%s", f.Name, diff)
-		}
-		updated = append(updated, f, txtar.File{Name: f.Name + ".txt", Data: b.Bytes()})
+		return cmp.Or(b.String(), "ok\n")
 	}
-	if *update {
-		archive.Files = updated
-		if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	golden.Files(t, "testdata/dead.txtar", ".npl", *update, render)
+	golden.Files(t, "testdata/dead_yaml.txtar", ".yaml", *update, render)
 }
 
 // TestEffort says what is not known when there is no effort left.
