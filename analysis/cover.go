@@ -38,10 +38,9 @@ func newCover(s *space, x *index) *cover {
 	return &cover{space: s, index: x, point: make([]int32, len(s.sizes))}
 }
 
-// all reports whether the boxes that were added cover all pieces together, or those of
-// the places that only has. used
-// are the places of rules that do, in order: none if no flow is in the pieces. If they don't, left is a region that is not
-// covered at its sample.
+// all reports whether the boxes that were added, or those of the places that only has,
+// cover all pieces together. used are the places of rules that do, in order: none if no
+// flow is in the pieces. If they don't, left is a region that is not covered at its sample.
 func (c *cover) all(pieces []box, only func(place int) bool, b *budget) (v verdict, used []int, left box) {
 	limit := b.left - min(b.each, b.left)
 	todo := slices.Clone(pieces)
@@ -82,12 +81,23 @@ func (s side) sample() int32 {
 	return s.in[len(s.in)-1].hi
 }
 
-// best returns, of the boxes in which the sample of the piece is, the one that leaves
-// the least of the piece; of several the first. nil: there is none.
-func (c *cover) best(piece box, only func(place int) bool, b *budget, limit int) *placed {
+// goTo makes the point the sample of a piece; leave takes that back.
+func (c *cover) goTo(piece box) {
 	for _, s := range piece {
 		c.point[s.dim] = s.sample()
 	}
+}
+
+func (c *cover) leave(piece box) {
+	for _, s := range piece {
+		c.point[s.dim] = 0
+	}
+}
+
+// best returns, of the boxes in which the sample of the piece is, the one that leaves
+// the least of the piece; of several the first. nil: there is none.
+func (c *cover) best(piece box, only func(place int) bool, b *budget, limit int) *placed {
+	c.goTo(piece)
 	var best *placed
 	least := 0
 	c.near = nowhere
@@ -123,18 +133,14 @@ func (c *cover) best(piece box, only func(place int) bool, b *budget, limit int)
 		}
 		return least > 0
 	})
-	for _, s := range piece {
-		c.point[s.dim] = 0
-	}
+	c.leave(piece)
 	return best
 }
 
 // holders returns the places of rules that have the sample of the piece in a box, in
 // order, at most so many.
 func (c *cover) holders(piece box, most int, b *budget) []int {
-	for _, s := range piece {
-		c.point[s.dim] = s.sample()
-	}
+	c.goTo(piece)
 	var out []int
 	c.index.each(piece, c.point, func(p *placed) bool {
 		b.left -= 1 + len(p.box)
@@ -148,9 +154,7 @@ func (c *cover) holders(piece box, most int, b *budget) []int {
 		}
 		return b.left > 0 && len(out) < most
 	})
-	for _, s := range piece {
-		c.point[s.dim] = 0
-	}
+	c.leave(piece)
 	slices.Sort(out)
 	return slices.Compact(out)
 }

@@ -105,7 +105,7 @@ func newConnectionsCmd() *cobra.Command {
 		Use:   "connections",
 		Short: "List the connections that the daemon follows",
 		Long: `List the connections that the daemon follows, a line each: the id, by which ` + "`netpolicy kill`" + ` ends it, the connection, the
-best name of its far end, program, route (* where it stays on a former one), round-trip time, what it has carried
+best name of its far end, program, route (* where it stays on a former one; killed: it was ended by hand), round-trip time, what it has carried
 up and down, how long it has been followed, and the rule. Filters may be combined.`,
 		Example: "  netpolicy connections --sort rate -n 20\n  netpolicy connections --name .zoom.us --uplink wan1 -o ndjson",
 		Args:    cobra.NoArgs,
@@ -164,7 +164,10 @@ func writeConnections(w io.Writer, list *api.Flows) error {
 		if r.Route != nil && f.PinnedRoute == "" && !r.blocked() {
 			route = *r.Route
 		}
-		if f.Pinned {
+		switch {
+		case f.Killed:
+			route = "killed"
+		case f.Pinned:
 			route += "*"
 		}
 		if r.Flow.Process != nil {
