@@ -473,17 +473,26 @@ func (c *core) failover(t *tracked, now time.Duration, wall time.Time) {
 }
 
 // logged records a flow that a rule with log made the kernel drop: conntrack
-// never confirms those, so this is the only sign of them. A flow that passes
-// has its record by other sources.
+// never confirms those, so this is the only sign of them, unless the socket was
+// seen while it waited for an answer. A flow that passes has its record by other
+// sources.
 func (c *core) logged(e *inspector.Event, now time.Duration, wall time.Time) {
 	k, ok := keyOf(&e.Flow)
-	if !ok || c.flows[k] != nil || c.ignored(k) {
+	if !ok || c.ignored(k) {
+		return
+	}
+	rule := strings.TrimPrefix(e.Prefix, actions.LogPrefix(""))
+	if t := c.flows[k]; t != nil {
+		if t.decision.Blocked() && t.logRule == "" {
+			t.logRule = rule
+			c.record(t, "logged", now, wall)
+		}
 		return
 	}
 	if at, ok := c.dropped[k]; ok && now-at < dropMemory {
 		return
 	}
-	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, logRule: strings.TrimPrefix(e.Prefix, actions.LogPrefix(""))}
+	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, logRule: rule}
 	c.nextID++
 	t.flow.ID = strconv.FormatUint(c.nextID, 10)
 	c.decide(t, wall)

@@ -403,6 +403,22 @@ func TestDroppedFlowsAreRecordedOnce(t *testing.T) {
 	}
 }
 
+func TestDroppedFlowWhoseSocketWasSeenFirst(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy)
+	e := event(t, inspector.Open, web+" sni=bad.example")
+	e.Source = "sock_diag"
+	c.event(&e, 0, wall)
+	expect(t, c, `open: block by "bad" to "" over ""`)
+	e = event(t, inspector.Logged, web)
+	e.Source, e.Prefix = "nflog", actions.LogPrefix("bad")
+	c.event(&e, 0, wall)
+	c.event(&e, time.Second, wall)
+	o := expect(t, c, `logged: block by "bad" to "" over ""`)
+	if got := o.records[0].Context.LogRule; got != "bad" {
+		t.Errorf("log_rule %q", got)
+	}
+}
+
 func TestIgnoredFlows(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	for _, text := range []string{
