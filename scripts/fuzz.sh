@@ -6,20 +6,22 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 said=$(mktemp -d)
 trap 'rm -rf "$said"' EXIT
+# log is where a target's run is written: packages have targets of one name.
+log() { echo "$said/${1//\//_}-$2"; }
 attempt() {
-  go test "./$1" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x -parallel 1 >"$said/$2" 2>&1
+  go test "./$1" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-2m}" -fuzzminimizetime 10x -parallel 1 >"$(log "$@")" 2>&1
 }
 fuzz() { # folder target
   attempt "$@" && return
   # Where the machine is busy the tool can miss its own deadline and call that a
   # failure: without an input that fails it is none, and is run once more.
-  grep -q 'context deadline exceeded' "$said/$2" && ! grep -q 'Failing input' "$said/$2" || return 1
+  grep -q 'context deadline exceeded' "$(log "$@")" && ! grep -q 'Failing input' "$(log "$@")" || return 1
   attempt "$@"
 }
 one() { # folder target
   local lines=2 status=0
   fuzz "$@" || { status=1; lines=60; }
-  { echo "== $1 $2 ${FUZZTIME:-2m}"; tail -n "$lines" "$said/$2"; }
+  { echo "== $1 $2 ${FUZZTIME:-2m}"; tail -n "$lines" "$(log "$@")"; }
   return $status
 }
 status=0 running=0
