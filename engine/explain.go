@@ -87,10 +87,9 @@ func (p *Program) Why(d *Decision) string {
 
 // Near returns the rules that came nearest to matching, without who won.
 func (p *Program) Near(f *flow.Flow, w *state.World) []Near {
-	var d Decision
-	s := search{c: facts{flow: f, prog: p}, d: &d}
-	s.decide(w)
-	return p.near(&s.c)
+	c := facts{flow: f, prog: p}
+	c.gather(w)
+	return p.near(&c)
 }
 
 // near finds the rules that are not true and came nearest to it: fewest

@@ -16,7 +16,7 @@ func TestNearIsNotTrue(t *testing.T) {
 	const most = 5
 	rng := rand.New(rand.NewPCG(*seed, 9))
 	for range 500 {
-		p := kinds[rng.IntN(3)].policy(rng)
+		p := kinds[rng.IntN(len(kinds))].policy(rng)
 		prog := engine.Compile(p)
 		f, w := oracle.Near(rng, p), oracle.World(rng, p)
 		e := prog.Explain(&f, w)
@@ -31,6 +31,9 @@ func TestNearIsNotTrue(t *testing.T) {
 		}
 		if len(e.Near) != min(most, len(untrue)) {
 			t.Fatalf("%d rules are near, %d are not true", len(e.Near), len(untrue))
+		}
+		if alone := prog.Near(&f, w); !slices.Equal(alone, e.Near) {
+			t.Fatalf("near %+v, with who won %+v", alone, e.Near)
 		}
 		last, order := -1, prog.Order()
 		for _, n := range e.Near {
