@@ -189,7 +189,8 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// start runs a daemon on the policy text and waits until it works.
+// start runs a daemon on the policy text and waits until it works. It watches no file, so that
+// a reload is the test's own, unless the test sets WatchFile.
 func start(t testing.TB, text string, set func(*Options, *Parts)) *rig {
 	t.Helper()
 	r := &rig{
@@ -213,8 +214,9 @@ func start(t testing.TB, text string, set func(*Options, *Parts)) *rig {
 				}
 			}
 		},
-		Now:  func() time.Duration { return time.Since(epoch) }, // goes on over restarts
-		Boot: "boot",
+		WatchFile: func(ctx context.Context, _ string, _ func()) error { <-ctx.Done(); return nil },
+		Now:       func() time.Duration { return time.Since(epoch) }, // goes on over restarts
+		Boot:      "boot",
 	}
 	if set != nil {
 		set(&opts, &parts)
