@@ -35,8 +35,7 @@ func lines(t *testing.T) (here, far1, far2 *nstest.NS) {
 	for _, far := range []*nstest.NS{far1, far2} {
 		// Else it would answer when asked for 203.0.113.1 by ARP.
 		far.Set(t, "net/ipv4/conf/all/arp_ignore", "1")
-		far.Run(t, "", "ip", "addr", "add", "203.0.113.1/32", "dev", "lo")
-		far.Run(t, "", "ip", "addr", "add", "2001:db8:ff::1/128", "dev", "lo", "nodad")
+		far.Address(t, "lo", "203.0.113.1/32 2001:db8:ff::1/128")
 	}
 	batch := `route add default via 192.0.2.1 dev wan1
 route add default via 192.0.2.1 dev wan1 table 101
