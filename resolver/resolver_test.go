@@ -252,17 +252,13 @@ func TestNoEDNS(t *testing.T) {
 // TestMismatched: replies to other questions are not taken, and who sends many
 // makes the question go over TCP.
 func TestMismatched(t *testing.T) {
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	both, err := bind(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pc.Close()
+	defer both.close()
+	pc, l := both.udp, both.tcp
 	s := serve(t, "127.0.0.1", addressed(300, "192.0.2.7"))
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	s.serving.Go(func() { s.accept(l, "tcp") })
 	s.serving.Go(func() {
 		buf := make([]byte, 4096)
