@@ -170,7 +170,7 @@ func group(t testing.TB) string {
 			t.Error(err)
 		}
 		// The last socket of the group may be gone a little later.
-		for range 100 {
+		for range 3000 {
 			if err = os.Remove(dir); err == nil {
 				return
 			}

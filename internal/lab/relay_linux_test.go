@@ -253,7 +253,7 @@ func TestRelayAndOwnFlows(t *testing.T) {
 	}
 	// The far end echoes: what comes back after a while tells that the connection lives.
 	talk := func(sni string) string {
-		script := fmt.Sprintf("(for i in 1 2 3 4 5 6 7 8; do sleep 0.4; echo still here $i; done) | timeout 6 openssl s_client -quiet -connect 203.0.113.10:443 -servername %s 2>/dev/null", sni)
+		script := fmt.Sprintf("(for i in $(seq 100); do sleep 0.4; echo still here $i; done) | timeout 60 openssl s_client -quiet -connect 203.0.113.10:443 -servername %s 2>/dev/null | grep -m1 'still here 8'", sni)
 		out, _ := l.Gateway(t.Context(), "bash", "-c", script)
 		return out
 	}
