@@ -61,7 +61,10 @@ func arrives(t *testing.T, server net.PacketConn, client net.Conn, asked *atomic
 	if _, err := client.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	for asked.Load() == before {
+	for n := 0; asked.Load() == before; n++ {
+		if n == 60_000 {
+			t.Fatal("nobody is asked")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	long := 200 * time.Millisecond
@@ -153,7 +156,10 @@ func TestMissed(t *testing.T) {
 	done := make(chan error, 1)
 	var asked atomic.Int64
 	go func() { done <- q.Run(ctx, func(*Packet, *Verdict) { asked.Add(1) }) }()
-	for int(asked.Load())+arrived < sent {
+	for n := 0; int(asked.Load())+arrived < sent; n++ {
+		if n == 60_000 {
+			t.Fatalf("asked about %d of the %d that were kept", asked.Load(), sent-arrived)
+		}
 		time.Sleep(time.Millisecond)
 	}
 	if !arrives(t, server, client, &asked, true) { // whose number shows the gap

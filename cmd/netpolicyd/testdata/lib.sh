@@ -1,12 +1,12 @@
 # What the scripts share; each sets $daemon to the process id of its daemon.
 
-# await runs a command until it succeeds, and gives up when the daemon has ended, or
-# after very many tries.
+# await runs a command until it succeeds, and gives up when the daemon, or before there is
+# one the other end, has ended, or after very many tries.
 await() {
 	local n
 	for ((n = 0; n < 5000; n++)); do
 		if "$@"; then return; fi
-		kill -0 $daemon || break
+		kill -0 ${daemon:-$peer} || break
 		sleep 0.05
 	done
 	echo "never: $*" >&2
