@@ -28,7 +28,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"go.uber.org/goleak"
+
+	"netpolicy.dev/netpolicy/internal/leaktest"
 )
 
 // inside is set in the environment of a re-executed test binary.
@@ -44,20 +45,13 @@ func Main(m *testing.M) {
 		}
 		fmt.Fprintln(os.Stderr, "tests that need a network namespace are skipped:", err)
 	}
-	code := 0
 	if os.Getenv(inside) != "" {
 		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
-	if code = m.Run(); code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, "goroutines left behind:", err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 // again runs this binary once more, in a new namespace.
