@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -267,6 +268,8 @@ func TestNothingStays(t *testing.T) {
 	if n := attached(t, dir); n != 0 {
 		t.Errorf("%d programs stay after Run", n)
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := command(t, "np-observer", "as ebpf "+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -128,11 +128,15 @@ func refuseBPF() error {
 // runChild runs a task as a program of the given name, and returns what it printed.
 func runChild(t testing.TB, name, task string) (pid int, out string, err error) {
 	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := command(t, name, task)
 	b, err := cmd.Output()
 	return cmd.ProcessState.Pid(), string(b), err
 }
 
+// command is a task as a program of the given name, which is killed when the thread that
+// starts it ends: who starts it stays on its thread.
 func command(t testing.TB, name, task string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
