@@ -88,6 +88,12 @@ func TestConnections(t *testing.T) {
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	want := map[string]int{} // ports, process, name, user; ports may be used again
+	stay, leave, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stay.Close()
+	defer leave.Close()
 	for i := range programs {
 		addr := fmt.Sprintf("192.0.2.2:%d", 9000+i)
 		if i == 1 {
@@ -96,7 +102,7 @@ func TestConnections(t *testing.T) {
 		peer.Serve(t, addr, func(net.Conn) {})
 		group.Go(func() {
 			name := fmt.Sprintf("np-program-%d", i)
-			pid, out, err := runChild(t, name, fmt.Sprintf("dial %d tcp %s", n, addr))
+			pid, out, err := runChild(t, name, fmt.Sprintf("dial %d tcp %s", n, addr), stay)
 			if err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
@@ -107,6 +113,9 @@ func TestConnections(t *testing.T) {
 			}
 		})
 	}
+	// Who has ended has no path any more.
+	wait(t, func() bool { return len(seen.all(inspector.Open, nil)) >= n*programs })
+	_ = leave.Close()
 	group.Wait()
 	if t.Failed() {
 		t.FailNow()
@@ -194,7 +203,7 @@ func TestUDP(t *testing.T) {
 	start(t, Options{}, seen.emit)
 	l := peer.ListenPacket(t, "udp", "192.0.2.2:9000")
 	defer func() { _ = l.Close() }()
-	pid, out, err := runChild(t, "np-talker", "dial 3 udp 192.0.2.2:9000")
+	pid, out, err := runChild(t, "np-talker", "dial 3 udp 192.0.2.2:9000", nil)
 	if err != nil {
 		t.Fatal(err, out)
 	}
@@ -223,7 +232,7 @@ func TestUDP(t *testing.T) {
 // TestFallback has the kernel refuse the bpf call.
 func TestFallback(t *testing.T) {
 	nstest.Need(t)
-	_, out, err := runChild(t, "np-refused", "refused")
+	_, out, err := runChild(t, "np-refused", "refused", nil)
 	if err == nil || !strings.HasPrefix(out, ErrUnsupported.Error()) {
 		t.Errorf("%v: %q", err, out)
 	}
@@ -243,7 +252,7 @@ func TestConfined(t *testing.T) {
 	for _, f := range list {
 		want += fmt.Sprintln(f)
 	}
-	_, out, err := runChild(t, "np-confined", "confined "+dir)
+	_, out, err := runChild(t, "np-confined", "confined "+dir, nil)
 	if strings.Contains(out, seccomp.ErrUnsupported.Error()) {
 		t.Skip(out)
 	}

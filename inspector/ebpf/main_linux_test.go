@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -61,7 +62,8 @@ func child(task []string) error {
 			}
 			_ = c.Close()
 		}
-		return nil
+		_, err := io.Copy(io.Discard, os.Stdin) // it stays as long as that is open
+		return err
 	case "refused":
 		if err := refuseBPF(); err != nil {
 			return err
@@ -125,12 +127,16 @@ func refuseBPF() error {
 	return nil
 }
 
-// runChild runs a task as a program of the given name, and returns what it printed.
-func runChild(t testing.TB, name, task string) (pid int, out string, err error) {
+// runChild runs a task as a program of the given name, and returns what it printed. One that
+// dials ends with stay, where that is not nil.
+func runChild(t testing.TB, name, task string, stay *os.File) (pid int, out string, err error) {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := command(t, name, task)
+	if stay != nil {
+		cmd.Stdin = stay
+	}
 	b, err := cmd.Output()
 	return cmd.ProcessState.Pid(), string(b), err
 }
