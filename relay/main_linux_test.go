@@ -77,15 +77,14 @@ func (h *heard) Closed(c *Conn, e *End) {
 // end waits for the n-th connection to end.
 func (h *heard) end(t *testing.T, n int) (Conn, End) {
 	t.Helper()
-	for {
+	eventually(t, fmt.Sprint("the end of connection ", n), func() bool {
 		h.mu.Lock()
-		if len(h.ends) >= n {
-			defer h.mu.Unlock()
-			return h.closed[n-1], h.ends[n-1]
-		}
-		h.mu.Unlock()
-		time.Sleep(time.Millisecond)
-	}
+		defer h.mu.Unlock()
+		return len(h.ends) >= n
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed[n-1], h.ends[n-1]
 }
 
 func (h *heard) dials() []Outcome {

@@ -148,21 +148,22 @@ func TestReset(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	at := serveTCP(t, "127.0.0.1:0", echo)
-	silent := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); time.Sleep(500 * time.Millisecond) })
+	let := make(chan struct{})
+	silent := serveTCP(t, "127.0.0.1:0", func(*net.TCPConn) { <-let })
+	defer close(let)
 	var h heard
 	r, server := mixed(t, direct, func(c *Config) {
 		c.Reporter = &h
-		c.Limits.Idle, c.Limits.HalfClosed = 400*time.Millisecond, 100*time.Millisecond
+		c.Limits.Idle, c.Limits.HalfClosed = 2*time.Second, 100*time.Millisecond
 	})
 	busy, idle, half := mustSOCKS(t, server, at), mustSOCKS(t, server, at), mustSOCKS(t, server, silent)
 	_ = half.CloseWrite()
-	stop := time.Now().Add(time.Second)
-	for time.Now().Before(stop) {
+	eventually(t, "the others have ended", func() bool {
 		if err := say(busy, "still here"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return len(r.Conns()) == 1
+	})
 	for name, c := range map[string]*net.TCPConn{"idle": idle, "half closed": half} {
 		if _, err := c.Read(make([]byte, 1)); !wasReset(err) {
 			t.Errorf("%s: %v", name, err)

@@ -48,7 +48,7 @@ func newNetwork(t *testing.T) *network {
 		ipv4: netip.MustParseAddrPort("127.0.0.1:7893"), ipv6: netip.MustParseAddrPort("[::1]:7893"),
 	}
 	n.client.Run(t, "", "sh", "-ec", `ip route add default via 10.1.0.1; ip -6 route add default via 2001:db8:1::1`)
-	n.servers.Run(t, "", "sh", "-ec", `ip addr add 203.0.113.10/32 dev lo; ip addr add 2001:db8:f::10/128 dev lo`)
+	n.servers.Address(t, "lo", "203.0.113.10/32 2001:db8:f::10/128")
 	ways := `ip %[1]s rule add priority 10 fwmark 0x10000000/0x70000000 lookup 201
 ip %[1]s rule add priority 11 fwmark 0x20000000/0x70000000 lookup 202
 ip %[1]s route add default via %[2]s table 201

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -60,8 +61,21 @@ func (r *Resolver) listen(ctx context.Context) ([]*sock, error) {
 	return socks, nil
 }
 
-// bind opens UDP and TCP on one address.
-func bind(ctx context.Context, a netip.AddrPort) (*sock, error) {
+// bindTries is how many ports are tried where any will do: one that is free for UDP may
+// be taken for TCP.
+const bindTries = 100
+
+// bind opens UDP and TCP on one address. Port 0 is any, the same for both.
+func bind(ctx context.Context, a netip.AddrPort) (s *sock, err error) {
+	for range bindTries {
+		if s, err = bindBoth(ctx, a); err == nil || a.Port() != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return s, err
+}
+
+func bindBoth(ctx context.Context, a netip.AddrPort) (*sock, error) {
 	network := map[bool]string{true: "4", false: "6"}[a.Addr().Is4()]
 	lc := net.ListenConfig{}
 	pc, err := lc.ListenPacket(ctx, "udp"+network, a.String())

@@ -52,12 +52,12 @@ func serve(t testing.TB, addr string, answer func(string, dnsmessage.Message) *d
 	s := &fakeServer{answer: answer}
 	cert, roots := certificate(t)
 	s.roots = roots
-	pc, err := net.ListenPacket("udp", net.JoinHostPort(addr, "0"))
+	both, err := bind(context.Background(), netip.AddrPortFrom(netip.MustParseAddr(addr), 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.udp = addrPort(pc.LocalAddr())
-	plain := s.listener(t, s.udp.String())
+	pc, plain := both.udp, both.tcp
+	s.udp = both.addr
 	secure := s.listener(t, net.JoinHostPort(addr, "0"))
 	web := s.listener(t, net.JoinHostPort(addr, "0"))
 	s.tcp, s.tls, s.https = addrPort(plain.Addr()), addrPort(secure.Addr()), addrPort(web.Addr())

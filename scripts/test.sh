@@ -79,9 +79,18 @@ if [ "$skipped" -gt 0 ]; then
 fi
 
 # Whatever is new was left behind; whatever is gone was not ours to remove, but for
-# the namespaces and processes of another run that has ended meanwhile.
-scripts/residue.sh >"$after"
-if diff "$before" "$after" | grep -E '^[<>]' | grep -vE '^< (np[0-9a-f]+-|netpolicy)'; then
+# the namespaces and processes of another run that has ended meanwhile. What is about to
+# end has time for it.
+residue() {
+  scripts/residue.sh >"$after"
+  diff "$before" "$after" | grep -E '^[<>]' | grep -vE '^< (np[0-9a-f]+-|netpolicy)'
+}
+for _ in $(seq 30); do
+  left=$(residue) || break
+  sleep 1
+done
+if [ -n "$left" ]; then
+  echo "$left"
   echo "FAIL: the tests left something behind, or removed it (above: < before, > after)"
   status=1
 fi

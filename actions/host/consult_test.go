@@ -418,8 +418,10 @@ func (l *lab) flood(n int, ask bool, asked *atomic.Int64) time.Duration {
 			time.Sleep(20 * time.Microsecond)
 		}
 	}
-	for ask && asked.Load() < int64(n) {
-		time.Sleep(20 * time.Microsecond)
+	for end := time.Now().Add(markerTime); ask && asked.Load() < int64(n); time.Sleep(20 * time.Microsecond) {
+		if time.Now().After(end) {
+			l.t.Fatalf("%d of %d packets were never asked about", int64(n)-asked.Load(), n)
+		}
 	}
 	return time.Since(start)
 }

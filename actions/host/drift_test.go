@@ -38,19 +38,34 @@ func TestDrift(t *testing.T) {
 		must(t, <-done)
 		must(t, <-done)
 	}()
+	// told reads until it is told what is wanted, or nothing is for so long.
+	told := func(do, want string, patience time.Duration) bool {
+		for {
+			select {
+			case what := <-found:
+				if strings.Contains(what, want) {
+					return true
+				}
+				t.Logf("%s: also %q", do, what)
+			case <-time.After(patience):
+				return false
+			}
+		}
+	}
 	seen := func(do, want string) {
 		t.Helper()
-		for what := range found { // what is not noticed hangs here
-			if strings.Contains(what, want) {
-				return
-			}
-			t.Logf("%s: also %q", do, what)
+		if !told(do, want, time.Minute) {
+			t.Fatalf("%s: not noticed, want %q", do, want)
 		}
 	}
 	// Until both watch, a change may go unseen.
-	for len(found) == 0 {
-		sh(t, "nft add chain inet netpolicy probe; nft delete chain inet netpolicy probe")
-		time.Sleep(20 * time.Millisecond)
+	for do, want := range map[string]string{
+		"nft add chain inet netpolicy probe; nft delete chain inet netpolicy probe": "chain probe removed",
+		"ip -6 rule del priority 20000":                                             "gone: ip -6 rule add priority 20000",
+	} {
+		for sh(t, "%s", do); !told(do, want, 20*time.Millisecond); sh(t, "%s", do) {
+			must(t, e.Apply(t.Context(), plan))
+		}
 	}
 	for len(found) > 0 {
 		<-found

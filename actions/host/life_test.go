@@ -18,6 +18,7 @@ import (
 	"netpolicy.dev/netpolicy/actions/conntrack"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/nstest"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -182,7 +183,7 @@ func TestDeadUplinkDoesNotLeak(t *testing.T) {
 	l.expect("down, nobody has noticed yet", 22, "")
 	must(t, e.Apply(ctx, planFor(t, e, p, engine.OfflineWorld(p, state.Normal))))
 	l.expect("down", 22, "")
-	sh(t, "ip link set wan1 up; ip addr add 2001:db8:1::1/64 dev wan1 nodad")
+	nstest.Here(t).Address(t, "wan1", "2001:db8:1::1/64")
 	l.waitUp()
 	must(t, e.Apply(ctx, planFor(t, e, p, engine.OfflineWorld(p, state.Normal))))
 	l.neighbours(1)

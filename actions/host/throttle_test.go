@@ -260,7 +260,7 @@ const allowed = 5
 
 // tries is how often a rate is measured before it counts as off: a machine that
 // is busy with other things takes the processor from both ends.
-const tries = 4
+const tries = 20
 
 // within measures all meters at once, until each has been near enough to the
 // asked rate, in bits a second, and reports those that never were.
@@ -479,8 +479,10 @@ func TestThrottleLimits(t *testing.T) {
 				}
 				stop := h.stream(h.hosts[0], far(v6), port, down)
 				time.Sleep(time.Second)
-				off := []float64{0}
-				h.measure(fmt.Sprint(way(down), " limited ", port, " ", family(v6)), mbit*1e6, []meter{count}, off)
+				off := []float64{loose + 1} // what is saved up while the sender stands still comes on top
+				for n := 0; n < tries && off[0] > loose; n++ {
+					h.measure(fmt.Sprint(way(down), " limited ", port, " ", family(v6)), mbit*1e6, []meter{count}, off)
+				}
 				if off[0] > loose {
 					t.Errorf("%s, port %d, %s: off by %+.2f %%", way(down), port, family(v6), off[0])
 				}

@@ -29,16 +29,17 @@ func watched(t *testing.T, ns *nstest.NS, a *Applier) <-chan string {
 	return found
 }
 
-// ready waits until changes are seen: Watch has no sign of its own.
+// ready waits until changes are seen, as Watch has no sign of its own, and until what it
+// did for that has been told.
 func ready(t *testing.T, ns *nstest.NS, found <-chan string) {
 	t.Helper()
-	for {
+	for len(found) == 0 {
 		ns.Run(t, "", "nft", "add element inet netpolicy off { ipv6 }; delete element inet netpolicy off { ipv6 }")
-		select {
-		case <-found:
-			return
-		case <-time.After(20 * time.Millisecond):
-		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ns.Run(t, "", "nft", "add chain inet netpolicy marker")
+	ns.Run(t, "", "nft", "delete chain inet netpolicy marker")
+	for !strings.Contains(next(t, found), "chain marker removed") {
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -61,7 +62,8 @@ func child(task []string) error {
 			}
 			_ = c.Close()
 		}
-		return nil
+		_, err := io.Copy(io.Discard, os.Stdin) // it stays as long as that is open
+		return err
 	case "refused":
 		if err := refuseBPF(); err != nil {
 			return err
@@ -125,14 +127,22 @@ func refuseBPF() error {
 	return nil
 }
 
-// runChild runs a task as a program of the given name, and returns what it printed.
-func runChild(t testing.TB, name, task string) (pid int, out string, err error) {
+// runChild runs a task as a program of the given name, and returns what it printed. One that
+// dials ends with stay, where that is not nil.
+func runChild(t testing.TB, name, task string, stay *os.File) (pid int, out string, err error) {
 	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := command(t, name, task)
+	if stay != nil {
+		cmd.Stdin = stay
+	}
 	b, err := cmd.Output()
 	return cmd.ProcessState.Pid(), string(b), err
 }
 
+// command is a task as a program of the given name, which is killed when the thread that
+// starts it ends: who starts it stays on its thread.
 func command(t testing.TB, name, task string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
@@ -170,7 +180,7 @@ func group(t testing.TB) string {
 			t.Error(err)
 		}
 		// The last socket of the group may be gone a little later.
-		for range 100 {
+		for range 3000 {
 			if err = os.Remove(dir); err == nil {
 				return
 			}
@@ -271,10 +281,11 @@ func figuresOf(t testing.TB, list []Feature) *Feature {
 // wait waits until ok is true.
 func wait(t testing.TB, ok func() bool) {
 	t.Helper()
-	for !ok() {
-		if t.Context().Err() != nil {
-			t.Fatal("the test ended before it came about")
+	for range 60_000 {
+		if ok() {
+			return
 		}
 		time.Sleep(time.Millisecond)
 	}
+	t.Fatal("it never comes about")
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -122,6 +123,8 @@ func underObserver(t *testing.T, name, dir string, each time.Duration) (conns, m
 	spent := func() time.Duration { return 0 }
 	dial := func(to string) (net.Conn, error) { return net.Dial("tcp", to) }
 	if name != "" {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		cmd := command(t, "np-"+name, "as "+name+" "+dir)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()

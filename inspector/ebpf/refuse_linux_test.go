@@ -66,7 +66,7 @@ func TestRefused(t *testing.T) {
 						proto = uint8(flow.UDP)
 					}
 					addr := net.JoinHostPort(dst, fmt.Sprint(port))
-					_, out, err := runChild(t, program, "dial 1 "+network+" "+addr)
+					_, out, err := runChild(t, program, "dial 1 "+network+" "+addr, nil)
 					want := src.wanted != nil && src.wanted.Refuses(proto, netip.MustParseAddr(dst), port, program, 0)
 					var exit *exec.ExitError
 					if err != nil && !errors.As(err, &exit) {
@@ -100,14 +100,14 @@ func TestRefused(t *testing.T) {
 			if err := src.Enforce(nil); err != nil {
 				t.Fatal(err)
 			}
-			if _, out, err := runChild(t, "np-game", "dial 1 tcp 192.0.2.2:9000"); err != nil {
+			if _, out, err := runChild(t, "np-game", "dial 1 tcp 192.0.2.2:9000", nil); err != nil {
 				t.Error(err, out)
 			}
 		} else {
 			if err := src.Enforce(table); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := runChild(t, "np-game", "dial 1 tcp 192.0.2.2:9000"); err == nil {
+			if _, _, err := runChild(t, "np-game", "dial 1 tcp 192.0.2.2:9000", nil); err == nil {
 				t.Error("not refused")
 			}
 		}

@@ -215,16 +215,28 @@ func (r *run) enter(s listed, listening map[uint16]bool) *socket {
 			r.source.Counters.Full.Add(1)
 			return nil
 		}
-		n = &socket{key: k, inode: s.msg.INode, accepted: k.proto == flow.TCP && listening[k.local.Port()]}
-		n.describe(r.owners.users.Name(s.msg.UID))
+		n = &socket{key: k, accepted: k.proto == flow.TCP && listening[k.local.Port()]}
+		n.describe()
+		r.owned(n, s.msg)
 		n.measure(s.info)
 		r.known[k] = n
 		r.order = append(r.order, n)
-	} else if n.measure(s.info) {
-		r.tell(inspector.Update, n)
+	} else {
+		r.owned(n, s.msg)
+		if n.measure(s.info) {
+			r.tell(inspector.Update, n)
+		}
 	}
 	n.round = r.round
 	return n
+}
+
+// owned notes whose the socket is. A connection that its listener has not accepted yet is
+// nobody's: it has no inode, and the kernel says root.
+func (r *run) owned(n *socket, m *netlink.Socket) {
+	if n.inode == 0 && m.INode != 0 {
+		n.inode, n.flow.User = m.INode, r.owners.users.Name(m.UID)
+	}
 }
 
 // keyOf names a socket; false for those without a far end.
@@ -245,15 +257,15 @@ func keyOf(s listed) (key, bool) {
 	}, connected
 }
 
-// describe fills the flow with what the ends and the user say.
-func (n *socket) describe(user flow.Value[string]) {
+// describe fills the flow with what the ends say.
+func (n *socket) describe() {
 	src, dst := n.key.local, n.key.remote
 	if n.accepted {
 		src, dst = dst, src
 	}
 	n.flow = flow.Flow{
-		Proto: flow.Some(n.key.proto), User: user,
-		Src: flow.Some(src.Addr()), SrcPort: flow.Some(src.Port()),
+		Proto: flow.Some(n.key.proto),
+		Src:   flow.Some(src.Addr()), SrcPort: flow.Some(src.Port()),
 		Dst: flow.Some(dst.Addr()), DstPort: flow.Some(dst.Port()),
 	}
 }

@@ -26,6 +26,7 @@ type changing struct {
 	*rig
 	dir  string
 	boot string
+	late time.Duration // how much later it is for the next daemon
 	seen *fakeVerifier
 }
 
@@ -52,6 +53,8 @@ func startChanging(t *testing.T) *changing {
 
 func (c *changing) set(o *Options, p *Parts) {
 	o.StateDir, p.Boot, p.Verifier = c.dir, c.boot, c.seen
+	now, late := p.Now, c.late
+	p.Now = func() time.Duration { return now() + late }
 	if c.rig != nil {
 		o.Config = c.path
 	}
@@ -99,16 +102,16 @@ func (c *changing) file(t *testing.T) string {
 	return string(b)
 }
 
-// until waits; the test's own deadline ends it.
-func until(t *testing.T, what string, ok func() bool) {
+// until waits until ok holds, and gives up after many looks.
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for !ok() {
-		select {
-		case <-t.Context().Done():
-			t.Fatal(what)
-		case <-time.After(5 * time.Millisecond):
+	for range 20_000 {
+		if ok() {
+			return
 		}
+		time.Sleep(5 * time.Millisecond)
 	}
+	t.Fatal("never: ", what)
 }
 
 // settled waits until no change waits.
@@ -153,7 +156,7 @@ func TestApply(t *testing.T) {
 	if r.Result != api.Applied || r.N != 2 || r.Policy.Hash == first || c.file(t) != otherPolicy {
 		t.Errorf("%+v", r)
 	}
-	// The watch sees the file that apply wrote: nothing to do.
+	// Who watches sees the file that apply wrote: nothing to do.
 	if res, err := c.Reload(t.Context()); err != nil || res.Result != api.Unchanged {
 		t.Errorf("%+v, %v", res, err)
 	}
@@ -379,18 +382,14 @@ func TestStartAfterTheDeadline(t *testing.T) {
 		do   func(c *changing)
 		why  string
 	}{
-		{"late", func(*changing) { time.Sleep(1100 * time.Millisecond) }, "did not run when time was up"},
+		{"late", func(c *changing) { c.late = 2 * time.Minute }, "did not run when time was up"},
 		{"reboot", func(c *changing) { c.boot = "another" }, "the machine was restarted"},
 		{"history is gone", func(c *changing) { os.Remove(filepath.Join(c.dir, historyDir, "000002.policy")) }, "could not be made again"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := startChanging(t)
 			first := c.Status().Policy.Hash
-			confirm := "1s"
-			if test.name != "late" {
-				confirm = "1m"
-			}
-			c.apply(t, blockPolicy, confirm)
+			c.apply(t, blockPolicy, "1m")
 			// The daemon is gone before the time is up.
 			if err := c.stop(); err != nil {
 				t.Fatal(err)
@@ -511,10 +510,10 @@ func TestKernelRefusesAChange(t *testing.T) {
 	c.expect(t, "start *")
 }
 
-func (c *changing) probe(t *testing.T, text, control string) <-chan api.ChangeResult {
+func (c *changing) probe(t *testing.T, text, within, control string) <-chan api.ChangeResult {
 	done := make(chan api.ChangeResult, 1)
 	q := request(text, api.ConfirmProbe)
-	q.Within, q.Control = "2s", control
+	q.Within, q.Control = within, control
 	go func() {
 		r, err := c.Change(t.Context(), "root (uid 0)", q)
 		if err != nil {
@@ -531,7 +530,7 @@ func TestConfirmByProbes(t *testing.T) {
 	for range 3 { // wan1 is up, wan2 not known
 		c.round(0, answer)
 	}
-	done := c.probe(t, otherPolicy, "")
+	done := c.probe(t, otherPolicy, "1h", "")
 	until(t, "it waits", func() bool { return c.Status().Confirm != nil })
 	var r api.ChangeResult
 	for r.Result == "" {
@@ -546,7 +545,7 @@ func TestConfirmByProbes(t *testing.T) {
 	c.settled(t)
 
 	// Nobody answers under the next one.
-	done = c.probe(t, blockPolicy, "")
+	done = c.probe(t, blockPolicy, "2s", "")
 	for r.Result = ""; r.Result == ""; {
 		select {
 		case r = <-done:
@@ -566,7 +565,7 @@ func TestProbesAndTheCaller(t *testing.T) {
 	c := startChanging(t)
 	first := c.Status().Policy.Hash
 	const ssh = "tcp 10.0.0.9:50000 > 10.0.0.1:22"
-	if r := <-c.probe(t, strings.Replace(blockPolicy, "port: 22", "port: 23", 1), ssh); r.Result != api.Rejected || !strings.Contains(r.Error, "blocked by its default") {
+	if r := <-c.probe(t, strings.Replace(blockPolicy, "port: 22", "port: 23", 1), "1h", ssh); r.Result != api.Rejected || !strings.Contains(r.Error, "blocked by its default") {
 		t.Errorf("%+v", r)
 	}
 	q := request(strings.Replace(blockPolicy, "port: 22", "port: 23", 1), "1m")
@@ -641,8 +640,9 @@ func TestChangeWithImports(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(c.path), "lists/ads.txt"), []byte("other.example\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the list is read", func() bool { return c.Status().Policy.Hash != r.Policy.Hash })
-	until(t, "it is in the history", func() bool { return len(c.outcomes(t)) == 3 })
+	if res, err := c.Reload(t.Context()); err != nil || res.Result != api.Applied || res.Policy.Hash == r.Policy.Hash || len(c.outcomes(t)) != 3 {
+		t.Errorf("with another list: %+v, %v, %v", res, err, c.outcomes(t))
+	}
 	if back, err := c.Change(t.Context(), "x", api.ChangeRequest{Do: api.DoRollback, To: api.ToPrevious}); err != nil || back.Policy.Hash != r.Policy.Hash {
 		t.Errorf("%+v, %v", back, err)
 	}

@@ -193,6 +193,9 @@ func New(opts Options, parts Parts) *Daemon {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	if parts.WatchFile == nil {
+		d.parts.WatchFile = watchFile
+	}
 	d.log = telemetry.Tee(opts.Log, d.feeds.Logs)
 	d.metrics = telemetry.NewMetrics(opts.Version, queues, d.writeGauges)
 	d.decisions = telemetry.NewDecisionLog(telemetry.DecisionOptions{Ring: d.records, Log: d.log, Dropped: d.metrics.DecisionDropped})

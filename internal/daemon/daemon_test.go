@@ -105,37 +105,22 @@ func TestChangedDaemonSection(t *testing.T) {
 
 // TestReloadTriggers waits for the file watch and for SIGHUP.
 func TestReloadTriggers(t *testing.T) {
-	r := start(t, zoomPolicy, nil)
+	r := start(t, zoomPolicy, func(_ *Options, p *Parts) { p.WatchFile = watchFile })
 	first := r.Status().Policy.Hash
 	hash := func() string { return r.Status().Policy.Hash }
-	wait := func(what string, ok func() bool) {
-		t.Helper()
-		for !ok() { // the test's own deadline ends it
-			select {
-			case <-t.Context().Done():
-				t.Fatal(what)
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}
-	// The watch may not be there yet: write until it is.
-	for i := 0; hash() == first; i++ {
-		if i%100 == 0 {
-			r.write(otherPolicy)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	r.write(otherPolicy)
+	r.until("the file is not read", func() bool { return hash() != first }, func() { r.write(otherPolicy) })
 	// A bad file is noticed too, and changes nothing.
 	second := hash()
 	r.write(brokenPolicy)
-	wait("bad file", func() bool { return r.Status().Error != nil })
+	r.until("the bad file is not noticed", func() bool { return r.Status().Error != nil }, nil)
 	if hash() != second {
 		t.Error("a broken policy is live")
 	}
 	// SIGHUP alone: the file is as it was when the watch saw it.
 	before := strings.Count(r.log.String(), "NP501")
 	r.hup <- syscall.SIGHUP
-	wait("SIGHUP", func() bool { return strings.Count(r.log.String(), "NP501") > before })
+	r.until("SIGHUP does nothing", func() bool { return strings.Count(r.log.String(), "NP501") > before }, nil)
 }
 
 // TestNoDecisionWaitsForAReload holds an apply back and decides meanwhile.
@@ -288,11 +273,11 @@ func startAgain(t *testing.T, r *rig, set func(*Options, *Parts)) *rig {
 // TestLinkGoesAndComes: a device that vanishes is noticed, and planned around.
 func TestLinkGoesAndComes(t *testing.T) {
 	r := start(t, zoomPolicy, nil)
-	for watched := false; !watched; {
+	r.until("nobody watches the host", func() bool {
 		r.host.mu.Lock()
-		watched = r.host.changed != nil
-		r.host.mu.Unlock()
-	}
+		defer r.host.mu.Unlock()
+		return r.host.changed != nil
+	}, nil)
 	changed := func(up bool) {
 		r.host.mu.Lock()
 		r.host.host.Links = slices.Clone(r.host.host.Links)
@@ -300,9 +285,7 @@ func TestLinkGoesAndComes(t *testing.T) {
 		tell := r.host.changed
 		r.host.mu.Unlock()
 		tell()
-		for r.Status().Uplinks[0].Up != up {
-			time.Sleep(time.Millisecond)
-		}
+		r.until("the device is not noticed", func() bool { return r.Status().Uplinks[0].Up == up }, nil)
 	}
 	changed(false)
 	changed(true)
@@ -317,12 +300,12 @@ func TestLostKernelStateIsPutBack(t *testing.T) {
 	r.host.mu.Lock()
 	r.host.lost = errors.New("no such table")
 	r.host.mu.Unlock()
-	for again := false; !again; { // the next keep-alive fails, then the plan is applied
-		time.Sleep(time.Millisecond)
+	// The next keep-alive fails, then the plan is applied.
+	r.until("the plan is not applied again", func() bool {
 		r.host.mu.Lock()
-		again = len(r.host.applied) == 2
-		r.host.mu.Unlock()
-	}
+		defer r.host.mu.Unlock()
+		return len(r.host.applied) == 2
+	}, nil)
 	r.sync()
 	if why := r.Status().Enforcement; why != "" {
 		t.Errorf("status says %q", why)
@@ -336,9 +319,7 @@ func TestObserveEnforcesNothing(t *testing.T) {
 		p.Kernel, p.Connections = nil, nil
 	})
 	r.send(event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.7:443 sni=bad.example"))
-	for r.Status().Decisions == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	r.until("nothing is decided", func() bool { return r.Status().Decisions > 0 }, nil)
 	r.write(otherPolicy)
 	if res, err := r.Reload(t.Context()); err != nil || res.Result != api.Applied {
 		t.Errorf("%+v, %v", res, err)

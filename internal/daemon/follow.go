@@ -41,7 +41,7 @@ func (f *follower) follow(ctx context.Context, p *rules.Policy) {
 	for path := range wanted {
 		if f.watches[path] == nil {
 			f.watches[path] = f.run(ctx, func(ctx context.Context) {
-				if err := watchFile(ctx, path, f.changed); err != nil && ctx.Err() == nil {
+				if err := f.d.parts.WatchFile(ctx, path, f.changed); err != nil && ctx.Err() == nil {
 					f.d.log.Warn("file of the policy not watched", "file", path, "error", err)
 				}
 			})

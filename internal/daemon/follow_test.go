@@ -15,20 +15,20 @@ import (
 	"netpolicy.dev/netpolicy/internal/api"
 )
 
-// until waits until ok holds; the test's own deadline ends it. A watch may not be
-// there yet when a file is written: again, if it is not nil, writes once more.
+// until waits until ok holds, and gives up after many looks. A watch may not be there
+// yet when a file is written: again, if it is not nil, writes once more.
 func (r *rig) until(what string, ok func() bool, again func()) {
 	r.t.Helper()
-	for i := 1; !ok(); i++ {
-		select {
-		case <-r.t.Context().Done():
-			r.t.Fatalf("%s\n%s", what, r.log)
-		case <-time.After(10 * time.Millisecond):
+	for i := range 10_000 {
+		if ok() {
+			return
 		}
-		if i%100 == 0 && again != nil {
+		time.Sleep(10 * time.Millisecond)
+		if i%100 == 99 && again != nil {
 			again()
 		}
 	}
+	r.t.Fatalf("%s\n%s", what, r.log)
 }
 
 // decides waits until the daemon decides a name by a rule, "" for none.
@@ -58,7 +58,9 @@ set games: domain = file "games.txt" format list
 import "part.npl"
 rule games { match sni in games; do block }
 `)
-	r := start(t, "rules: []\n", func(o *Options, _ *Parts) { o.Config = filepath.Join(dir, "policy.npl") })
+	r := start(t, "rules: []\n", func(o *Options, p *Parts) {
+		o.Config, p.WatchFile = filepath.Join(dir, "policy.npl"), watchFile
+	})
 	// change writes a file, and writes it again while nothing happens.
 	change := func(name, text string) func() {
 		write(name, text)

@@ -92,6 +92,9 @@ type Parts struct {
 	// Refuser refuses local programs what is certain to be blocked while they connect;
 	// nil: the table alone blocks.
 	Refuser Refuser
+	// WatchFile calls changed after the file at path was written, replaced or made, until ctx
+	// ends; nil: as the kernel tells it.
+	WatchFile func(ctx context.Context, path string, changed func()) error
 	// Now is the logical clock: a time since boot that counts sleep, so that it
 	// goes on over a restart of the daemon.
 	Now func() time.Duration

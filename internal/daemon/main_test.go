@@ -13,12 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/durable"
+	"netpolicy.dev/netpolicy/internal/leaktest"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/rules/yaml"
 	"netpolicy.dev/netpolicy/state"
@@ -28,7 +27,7 @@ func TestMain(m *testing.M) {
 	if beClients() {
 		return
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(leaktest.Run(m))
 }
 
 // zoomPolicy has two lines, a group over them, and rules by name and address.
@@ -189,7 +188,8 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// start runs a daemon on the policy text and waits until it works.
+// start runs a daemon on the policy text and waits until it works. It watches no file, so that
+// a reload is the test's own, unless the test sets WatchFile.
 func start(t testing.TB, text string, set func(*Options, *Parts)) *rig {
 	t.Helper()
 	r := &rig{
@@ -213,8 +213,9 @@ func start(t testing.TB, text string, set func(*Options, *Parts)) *rig {
 				}
 			}
 		},
-		Now:  func() time.Duration { return time.Since(epoch) }, // goes on over restarts
-		Boot: "boot",
+		WatchFile: func(ctx context.Context, _ string, _ func()) error { <-ctx.Done(); return nil },
+		Now:       func() time.Duration { return time.Since(epoch) }, // goes on over restarts
+		Boot:      "boot",
 	}
 	if set != nil {
 		set(&opts, &parts)

@@ -21,6 +21,7 @@ import (
 
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/porttest"
 	"netpolicy.dev/netpolicy/internal/recorder"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/state"
@@ -160,12 +161,7 @@ func TestPrometheus(t *testing.T) {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	web, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := web.Addr().String()
-	web.Close()
+	address := porttest.Free(t).String()
 	var out bytes.Buffer
 	ctx, stop := context.WithCancel(t.Context())
 	cmd := exec.CommandContext(ctx, prometheus, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)

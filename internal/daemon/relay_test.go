@@ -13,6 +13,7 @@ import (
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/porttest"
 	"netpolicy.dev/netpolicy/internal/socks"
 	"netpolicy.dev/netpolicy/relay"
 	"netpolicy.dev/netpolicy/resolver"
@@ -264,15 +265,7 @@ func TestRelayReopens(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mark sockets")
 	}
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
-	one, two := free(), free()
+	one, two := porttest.Free(t).String(), porttest.Free(t).String()
 	policy := func(listen string) string {
 		return "version: 1\nroutes: {direct: {via: main}}\ndefault: {route: direct}\ndaemon: {relay: [\"" + listen + "\"], mark_mask: 0x70000000}\n"
 	}

@@ -344,7 +344,7 @@ func (d *Daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 		}
 	})
 	group.Go(func() {
-		if err := watchFile(ctx, d.opts.Config, func() { d.wake(reasonFile) }); err != nil && ctx.Err() == nil {
+		if err := d.parts.WatchFile(ctx, d.opts.Config, func() { d.wake(reasonFile) }); err != nil && ctx.Err() == nil {
 			d.log.Warn("policy file not watched, reload by SIGHUP or the API", "error", err)
 		}
 	})

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,19 +13,10 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/porttest"
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/xray/process"
 )
-
-// listenable returns an address of 127.0.0.1 whose port nobody has at the moment.
-func listenable(t *testing.T) *net.TCPAddr {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr)
-}
 
 // proxies runs a real Xray with an inbound of shadowsocks for each name, which leads
 // to a web server that tells the name. It returns their links.
@@ -36,13 +26,13 @@ func proxies(t *testing.T, binary string, names ...string) (links map[string]str
 	for _, name := range names {
 		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) }))
 		t.Cleanup(web.Close)
-		at := listenable(t)
+		at := porttest.Free(t)
 		links[name] = fmt.Sprintf("ss://aes-256-gcm:Secr3t@%s#%s", at, name)
-		inbounds = append(inbounds, fmt.Sprintf(`{"tag": "in-%s", "listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": "Secr3t"}}`, name, at.Port))
+		inbounds = append(inbounds, fmt.Sprintf(`{"tag": "in-%s", "listen": %q, "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": "Secr3t"}}`, name, at.Addr(), at.Port()))
 		outbounds = append(outbounds, fmt.Sprintf(`{"tag": "out-%s", "protocol": "freedom", "settings": {"redirect": %q}}`, name, web.Listener.Addr()))
 		rules = append(rules, fmt.Sprintf(`{"inboundTag": ["in-%s"], "outboundTag": "out-%s"}`, name, name))
 	}
-	apiAt := listenable(t).AddrPort()
+	apiAt := porttest.Free(t)
 	s := process.New(process.Options{Binary: binary, Dir: t.TempDir()})
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context()) }() // which ends before what is cleaned up
@@ -69,7 +59,7 @@ func TestSubscriptionRoute(t *testing.T) {
 	body := ""
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }))
 	defer provider.Close()
-	inbound := listenable(t)
+	inbound := porttest.Free(t)
 	dir := t.TempDir()
 	policy := func(route string) string {
 		return fmt.Sprintf(`

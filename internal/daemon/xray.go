@@ -185,7 +185,7 @@ func (d *Daemon) proxies(config string, links []string, watched bool) tunnels.So
 	var watch func(context.Context, string, func()) error
 	if watched {
 		watch = func(ctx context.Context, path string, changed func()) error {
-			err := watchFile(ctx, path, changed)
+			err := d.parts.WatchFile(ctx, path, changed)
 			if err != nil && ctx.Err() == nil {
 				d.log.Warn("file with proxies not watched", "file", path, "error", err)
 			}

@@ -337,7 +337,7 @@ func (c *crash) lives(when, which string, t *Transfer) {
 // refused reports whether a new connection gets a reset, other than from a
 // server: every address and port of the lab's is served.
 func refused(l *Lab, addr string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	conn, err := l.Client().Dial(ctx, "tcp", addr)
 	if err == nil {

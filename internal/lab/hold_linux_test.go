@@ -4,11 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"netpolicy.dev/netpolicy/internal/api"
 )
 
 // TestHold: a name that only the ClientHello tells is refused before it has left,
@@ -27,9 +26,12 @@ func TestHold(t *testing.T) {
 			t.Fatal(err)
 		}
 		if mode == "hold" {
-			eventually(t, "the daemon answers for held packets", func() bool {
-				s, err := l.API().Status(ctx)
-				return err == nil && listens(s.Sources, "hello")
+			eventually(t, "the daemon is asked about packets", func() bool {
+				if err := session(ctx, l); err != nil {
+					return false
+				}
+				text, err := l.API().Metrics(ctx)
+				return err == nil && !strings.Contains(text, "netpolicy_hello_packets_total 0\n")
 			})
 		}
 		for _, at := range tlsAt {
@@ -72,13 +74,4 @@ func TestHold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func listens(list []api.Source, name string) bool {
-	for _, s := range list {
-		if s.Name == name {
-			return s.Error == ""
-		}
-	}
-	return false
 }

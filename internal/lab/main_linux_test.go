@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
+	"netpolicy.dev/netpolicy/internal/leaktest"
 )
 
 // built is where both binaries are, built once when a test first needs them. The
@@ -52,12 +52,11 @@ func binaries(t *testing.T) string {
 }
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if bins.dir != "" {
-			os.RemoveAll(bins.dir)
-		}
-		os.Exit(code)
-	}))
+	code := leaktest.Run(m)
+	if bins.dir != "" {
+		os.RemoveAll(bins.dir)
+	}
+	os.Exit(code)
 }
 
 var labSpace = regexp.MustCompile(`^(np[0-9a-f]{6})-(client|gw|isp1|isp2|inet)$`)

@@ -19,15 +19,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 	"golang.org/x/tools/txtar"
 
+	"netpolicy.dev/netpolicy/internal/leaktest"
 	"netpolicy.dev/netpolicy/internal/lsp"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected answers")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
 
 // TestSessions plays testdata/*.txtar: files, a session, and the answers. A line
 // of the session is one of

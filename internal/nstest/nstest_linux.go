@@ -28,7 +28,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"go.uber.org/goleak"
+
+	"netpolicy.dev/netpolicy/internal/leaktest"
 )
 
 // inside is set in the environment of a re-executed test binary.
@@ -44,20 +45,13 @@ func Main(m *testing.M) {
 		}
 		fmt.Fprintln(os.Stderr, "tests that need a network namespace are skipped:", err)
 	}
-	code := 0
 	if os.Getenv(inside) != "" {
 		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
-	if code = m.Run(); code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, "goroutines left behind:", err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 // again runs this binary once more, in a new namespace.
@@ -225,10 +219,26 @@ func Link(t testing.TB, a *NS, nameA string, b *NS, nameB, addrsA, addrsB string
 	address(t, a, nameA, addrsA)
 	address(t, b, nameB, addrsB)
 	for _, end := range []struct {
-		ns   *NS
-		name string
-	}{{a, nameA}, {b, nameB}} {
-		end.ns.Do(t, func() { waitUp(t, end.name) })
+		ns          *NS
+		name, addrs string
+	}{{a, nameA, addrsA}, {b, nameB, addrsB}} {
+		end.ns.Do(t, func() {
+			waitUp(t, end.name)
+			waitLocal(t, end.addrs)
+		})
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// Address gives a link that is up more addresses, and waits until they work.
+func (ns *NS) Address(t testing.TB, name, addrs string) {
+	t.Helper()
+	address(t, ns, name, addrs)
+	ns.Do(t, func() { waitLocal(t, addrs) })
+	if t.Failed() {
+		t.FailNow()
 	}
 }
 
@@ -260,9 +270,12 @@ func address(t testing.TB, ns *NS, name, addrs string) {
 	}
 }
 
+// patience is how many times the kernel is looked at, a millisecond apart.
+const patience = 60_000
+
 // waitUp waits until the kernel says that both ends of a pair are up.
 func waitUp(t testing.TB, name string) {
-	for {
+	for range patience {
 		ifi, err := net.InterfaceByName(name)
 		if err != nil {
 			t.Errorf("find %s: %v", name, err)
@@ -272,6 +285,26 @@ func waitUp(t testing.TB, name string) {
 			return
 		}
 		time.Sleep(time.Millisecond)
+	}
+	t.Errorf("%s does not come up", name)
+}
+
+// waitLocal waits until the kernel takes packets for the addresses: of IPv6 it does some
+// time after they were added, even without duplicate address detection, and says until
+// then that there is no way to them.
+func waitLocal(t testing.TB, addrs string) {
+	for s := range strings.FieldsSeq(addrs) {
+		ip, _, err := net.ParseCIDR(s)
+		local := false
+		for n := 0; err == nil && !local && n < patience; n++ {
+			routes, _ := netlink.RouteGet(ip)
+			if local = len(routes) == 1 && routes[0].Type == syscall.RTN_LOCAL; !local {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		if !local {
+			t.Errorf("%s is not taken: %v", s, err)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"netpolicy.dev/netpolicy/internal/porttest"
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/state"
 	"netpolicy.dev/netpolicy/xray/link"
@@ -39,7 +40,7 @@ type server struct {
 }
 
 func newServer(t *testing.T, name string) *server {
-	port, control := freePort(t), freePort(t)
+	port, control := porttest.Free(t), porttest.Free(t)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, name)
 		if r.URL.Path == "/wait" { // the rest comes when it is asked for, or the client leaves
@@ -57,8 +58,8 @@ func newServer(t *testing.T, name string) *server {
 	run(t, s.xray.Run)
 	err := s.xray.Apply(t.Context(), process.Config{API: control, Data: fmt.Appendf(nil, `{
 		"api": {"tag": "api", "listen": %q, "services": ["StatsService"]}, "stats": {},
-		"inbounds": [{"listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
-		"outbounds": [{"protocol": "freedom", "settings": {"redirect": %q}}]}`, control, port.Port(), secret, web.Listener.Addr())})
+		"inbounds": [{"listen": %q, "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
+		"outbounds": [{"protocol": "freedom", "settings": {"redirect": %q}}]}`, control, port.Addr(), port.Port(), secret, web.Listener.Addr())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,15 +67,6 @@ func newServer(t *testing.T, name string) *server {
 }
 
 var more = make(chan struct{})
-
-func freePort(t *testing.T) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
-}
 
 // run runs something until the test ends.
 func run(t *testing.T, f func(context.Context) error) (stop func()) {

@@ -105,15 +105,14 @@ test('a slow line shows: state, time line, charts', async () => {
   await sound('state')
   await shot('state')
   await go(page, 'uplinks', 'Uplinks')
-  const rtt = page.locator('[data-test=uplink-wan1] svg[aria-label^=RTT]')
-  // The chart has moved over its threshold, and its name says the same.
+  // The chart has moved over its threshold, and its name says the same, sooner or later.
   await page.waitForFunction(() => {
     const svg = document.querySelector('[data-test=uplink-wan1] svg[aria-label^=RTT]')
     const limit = svg?.querySelector('.limit.bad path')?.getBBox().y
     const line = svg?.querySelector('path.line-1')?.getBBox().y
-    return limit !== undefined && line !== undefined && line < limit
+    const said = Number(/RTT (\d+) ms, bad from here 120 ms/.exec(svg?.getAttribute('aria-label'))?.[1])
+    return limit !== undefined && line !== undefined && line < limit && said > 200
   })
-  assert.match(await rtt.getAttribute('aria-label'), /RTT [23]\d\d ms, bad from here 120 ms/)
   await sound('uplinks')
   await shot('uplinks')
 })
@@ -215,10 +214,10 @@ test('a change is staged, committed, not confirmed, and returns; sixty links mea
   await staged.getByRole('tab', { name: 'Replay' }).click()
   await staged.locator('[data-test=replay]', { hasText: /[0-9]+ of the last [1-9][0-9,]* connections would change/ }).waitFor()
   await staged.getByRole('tab', { name: 'Text' }).click()
-  await staged.getByLabel('Confirmation').selectOption('30s')
+  await staged.getByLabel('Confirmation').selectOption('90s')
   await staged.getByRole('button', { name: 'Commit' }).click()
   const banner = page.getByRole('region', { name: 'A change waits for its confirmation' })
-  await banner.locator('[data-test=countdown]', { hasText: /returns in 0:[12][0-9]/ }).waitFor()
+  await banner.locator('[data-test=countdown]', { hasText: /returns in (1:[0-9]{2}|0:[0-9]{2})/ }).waitFor()
   assert.match(l.run('status'), /for_www_example_com|waits|confirm/i)
   await sound('waiting')
   // It waits on every page.
@@ -235,7 +234,7 @@ test('a change is staged, committed, not confirmed, and returns; sixty links mea
   await page.locator('.profiles button').first().click()
   await sound('xray')
   await shot('xray')
-  await page.getByText(/Policy 2 was taken back/).waitFor({ timeout: 120_000 })
+  await page.getByText(/Policy 2 was taken back/).waitFor({ timeout: 300_000 })
   await go(page, 'explain', 'Explain')
   await page.getByRole('textbox').fill('tcp 10.77.0.2:5000 > 198.51.100.30:443 sni=www.example.com')
   await page.getByRole('button', { name: 'Explain', exact: true }).click()
@@ -371,7 +370,7 @@ test('names and programs that are markup stay texts', async () => {
   await page.keyboard.press('Escape')
   await page.locator('[data-filter]').fill('')
   // A reason is in the state, in the log, and on the time line.
-  l.run('state', 'force', 'DEGRADED', '--uplink', 'wan2', '--for', '1m', '--reason', markup('reason'))
+  l.run('state', 'force', 'DEGRADED', '--uplink', 'wan2', '--for', '1h', '--reason', markup('reason'))
   for (const [id, title] of [['state', 'State'], ['logs', 'Logs']]) {
     await go(page, id, title)
     await page.locator('main').getByText('<img src=x alt=reason>').locator('visible=true').first().waitFor()

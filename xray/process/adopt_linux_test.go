@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"netpolicy.dev/netpolicy/internal/porttest"
 	"netpolicy.dev/netpolicy/xray/api"
 )
 
@@ -104,7 +105,7 @@ func TestAdopt(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	o.LogFile = filepath.Join(o.Dir, "xray.log")
-	in := freePort(t)
+	in := porttest.Free(t)
 	c := build(t, in)
 	c.Note = []byte(`{"port":1}`)
 	pid := killedDaemon(t, o, c)
@@ -154,10 +155,10 @@ func TestAdopt(t *testing.T) {
 func TestReplaceLeft(t *testing.T) {
 	t.Parallel()
 	o := options(t)
-	in := freePort(t)
+	in := porttest.Free(t)
 	pid := killedDaemon(t, o, build(t, in))
 	s := supervise(t, o)
-	other := build(t, freePort(t))
+	other := build(t, porttest.Free(t))
 	if err := s.Apply(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +203,7 @@ func TestReplaceLeft(t *testing.T) {
 func TestLeave(t *testing.T) {
 	t.Parallel()
 	o := options(t)
-	c := build(t, freePort(t))
+	c := build(t, porttest.Free(t))
 	first := o
 	first.Leave = func() bool { return true }
 	s := New(first)
@@ -243,7 +244,7 @@ func TestAmend(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	s := supervise(t, o)
-	before := build(t, freePort(t))
+	before := build(t, porttest.Free(t))
 	if err := s.Apply(t.Context(), before); err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +314,7 @@ func TestManyRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := supervise(t, o)
-	in := freePort(t)
+	in := porttest.Free(t)
 	c := build(t, in)
 	if err := s.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)

@@ -9,17 +9,27 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/porttest"
 )
 
 // fake is a program that says it is Xray, takes every configuration, and then does what
 // the script says.
 func fake(t *testing.T, run string) string {
 	path := filepath.Join(t.TempDir(), "xray")
-	script := "#!/bin/sh\ncase \"$*\" in version) echo Xray 26.3.27;; *-test*) ;; *) " + run + ";; esac\n"
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+	program(t, path, "case \"$*\" in version) echo Xray 26.3.27;; *-test*) ;; *) "+run+";; esac\n")
+	return path
+}
+
+// program writes a script. What another test starts meanwhile would have it open for
+// writing for a moment, and what is open for writing can't be run.
+func program(t *testing.T, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return path
 }
 
 // within fails where something does not end; the bound is generous.
@@ -40,9 +50,7 @@ func TestVersionHangs(t *testing.T) {
 	dir := t.TempDir()
 	pid := filepath.Join(dir, "pid")
 	path := filepath.Join(dir, "xray")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\nsleep 1000 &\necho $! >"+pid+"\necho Xray 26.3.27\nwait\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	program(t, path, "sleep 1000 &\necho $! >"+pid+"\necho Xray 26.3.27\nwait\n")
 	t.Cleanup(func() {
 		text, _ := os.ReadFile(pid)
 		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && n > 1 {
@@ -74,7 +82,7 @@ func TestFlood(t *testing.T) {
 	gone := make(chan struct{}, 10)
 	s := supervise(t, Options{Binary: fake(t, "exec yes a line of it"), Dir: t.TempDir(), Gone: func() { gone <- struct{}{} }})
 	applied := make(chan error, 1)
-	go func() { applied <- s.Apply(context.Background(), build(t, freePort(t))) }()
+	go func() { applied <- s.Apply(context.Background(), build(t, porttest.Free(t))) }()
 	within(t, "the log", func() {
 		for len(s.Log()) < keptLines {
 			time.Sleep(10 * time.Millisecond)

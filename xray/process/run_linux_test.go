@@ -18,22 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"netpolicy.dev/netpolicy/internal/porttest"
 	"netpolicy.dev/netpolicy/internal/xraytest"
 	"netpolicy.dev/netpolicy/xray/config"
 	"netpolicy.dev/netpolicy/xray/link"
 )
 
 const secret = "Secr3t-password"
-
-// freePort returns a port of 127.0.0.1 that nobody had a moment ago.
-func freePort(t *testing.T) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
-}
 
 // build returns a configuration with an inbound and an API.
 func build(t *testing.T, in netip.AddrPort) Config {
@@ -96,7 +87,7 @@ func TestLifecycle(t *testing.T) {
 	if err := s.Start(ctx); err == nil {
 		t.Error("started without a configuration")
 	}
-	in := freePort(t)
+	in := porttest.Free(t)
 	good := build(t, in)
 	if err := s.Apply(ctx, good); err != nil {
 		t.Fatal(err)
@@ -175,7 +166,7 @@ func TestPortInUse(t *testing.T) {
 	if st := s.Status(); st.State != Waiting || st.Next.IsZero() {
 		t.Errorf("%+v", st)
 	}
-	if err := s.Apply(t.Context(), build(t, freePort(t))); err != nil {
+	if err := s.Apply(t.Context(), build(t, porttest.Free(t))); err != nil {
 		t.Fatal(err)
 	}
 	err = s.Apply(t.Context(), busy)
@@ -248,7 +239,7 @@ func TestAPIIsOurs(t *testing.T) {
 	o := options(t)
 	openToOthers(t, &o)
 	s := supervise(t, o)
-	if err := s.Apply(t.Context(), build(t, freePort(t))); err != nil {
+	if err := s.Apply(t.Context(), build(t, porttest.Free(t))); err != nil {
 		t.Fatal(err)
 	}
 	pid := s.Status().PID
@@ -272,7 +263,7 @@ func TestAPIIsOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	long := supervise(t, o)
-	if err := long.Apply(t.Context(), build(t, freePort(t))); err == nil || !strings.Contains(err.Error(), "can have 107") {
+	if err := long.Apply(t.Context(), build(t, porttest.Free(t))); err == nil || !strings.Contains(err.Error(), "can have 107") {
 		t.Error(err)
 	}
 }
@@ -301,7 +292,7 @@ func TestUser(t *testing.T) {
 		}
 	}
 	s := supervise(t, o)
-	c := build(t, freePort(t))
+	c := build(t, porttest.Free(t))
 	if err := s.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
@@ -333,18 +324,18 @@ func TestTraffic(t *testing.T) {
 	o := options(t)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "through the proxy") }))
 	defer web.Close()
-	port := freePort(t)
+	port := porttest.Free(t)
 	server := supervise(t, Options{Binary: o.Binary, Dir: t.TempDir()})
-	api := freePort(t)
+	api := porttest.Free(t)
 	err := server.Apply(t.Context(), Config{API: api, Data: fmt.Appendf(nil, `{
 		"api": {"tag": "api", "listen": %q, "services": ["StatsService"]}, "stats": {},
-		"inbounds": [{"listen": "127.0.0.1", "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
-		"outbounds": [{"protocol": "freedom"}]}`, api, port.Port(), secret)})
+		"inbounds": [{"listen": %q, "port": %d, "protocol": "shadowsocks", "settings": {"method": "aes-256-gcm", "password": %q}}],
+		"outbounds": [{"protocol": "freedom"}]}`, api, port.Addr(), port.Port(), secret)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p, findings := link.Parse(fmt.Sprintf("ss://aes-256-gcm:%s@%s#Home", secret, port))
-	in := freePort(t)
+	in := porttest.Free(t)
 	data, more := config.Build(config.V26_3, []link.Profile{p}, config.Options{
 		APISocket: API, Inbounds: []config.Inbound{{Name: "a", Listen: in, Group: "all"}},
 	})
