@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
@@ -112,16 +113,27 @@ type live struct {
 	marks  marks
 	since  time.Time // when the policy became live
 	places []string  // where each rule stands, "file:line"; nil where that is not known
-	// hits counts the decisions by rule; only the core adds to tally.
+	// hits counts the decisions by rule; only the core adds to tally, and says in lasts when that was: Unix time in
+	// milliseconds, 0 for never, by rule in source order after the default's.
 	hits  *engine.Hits
 	tally *engine.Tally
+	lasts []atomic.Int64
 }
 
 // count makes the counters for the program, all zero.
 func (l live) count() live {
 	l.hits = &engine.Hits{}
 	l.tally = l.hits.Tally(l.prog)
+	l.lasts = make([]atomic.Int64, len(l.policy.Rules)+1)
 	return l
+}
+
+// last is when a rule of the program, -1 for the default, has decided; zero for never.
+func (l *live) last(rule int) time.Time {
+	if at := l.lasts[rule+1].Load(); at != 0 {
+		return time.UnixMilli(at)
+	}
+	return time.Time{}
 }
 
 // marks says what conntrack marks mean. A plan knows.
@@ -447,6 +459,7 @@ func (c *core) decide(t *tracked, wall time.Time) {
 	c.hint(t, wall)
 	c.live.prog.DecideInto(&t.decision, &t.flow, c.live.world)
 	c.live.tally.Add(&t.decision)
+	c.live.lasts[t.decision.Rule+1].Store(wall.UnixMilli())
 	t.outcome = outcomeOf(c.live.policy, &t.decision)
 }
 

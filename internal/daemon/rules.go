@@ -39,10 +39,6 @@ type book struct {
 	loaded load.Result
 }
 
-// maxAnalysed bounds the policies of which it is found out which rules never decide: on
-// a small router these take some seconds.
-const maxAnalysed = 20_000
-
 // graves are the rules of a policy that never decide; made once for each policy, by
 // whoever asks first.
 type graves struct {
@@ -57,7 +53,7 @@ func (d *Daemon) deadRules(p *rules.Policy) analysis.DeadRules {
 	defer d.graves.mu.Unlock()
 	if d.graves.of != p {
 		d.graves.of, d.graves.are = p, analysis.DeadRules{Dead: make([]bool, len(p.Rules))}
-		if len(p.Rules) <= maxAnalysed {
+		if len(p.Rules) <= api.MaxAnalysed {
 			d.graves.are = analysis.Dead(p, analysis.Thorough)
 		}
 	}
@@ -164,6 +160,7 @@ func (d *Daemon) Rules() (api.Rules, error) {
 	var hits []uint64
 	if s.live.hits != nil {
 		byDefault, hits = s.live.hits.Sum()
+		out.Default.Last = s.live.last(-1)
 	}
 	if p.Default != nil {
 		out.Default.Action = prog.OutcomeText(p.Default)
@@ -190,7 +187,7 @@ func (d *Daemon) Rules() (api.Rules, error) {
 			r.Findings = apiDiagnostics(diag.Sort(findings[i]), loaded.Sources, false)
 		}
 		if hits != nil {
-			r.Decisions = hits[i]
+			r.Decisions, r.Last = hits[i], s.live.last(i)
 		}
 		out.Rules = append(out.Rules, r)
 	}
