@@ -78,7 +78,7 @@ func writeRules(w io.Writer, r *api.Rules, all bool, now time.Time) {
 			writeDiagnostic(w, "", d)
 		}
 	}
-	if r.Policy.Rules > api.MaxAnalysed {
-		fmt.Fprintf(w, "not known: which rules can never decide; that is found out of up to %d rules\n", api.MaxAnalysed)
+	if r.DeadUpTo > 0 {
+		fmt.Fprintf(w, "which rules can never decide is looked at in policies of up to %d rules; this one has more\n", r.DeadUpTo)
 	}
 }

@@ -77,11 +77,10 @@ type Rules struct {
 	Policy  Policy      `json:"policy"`
 	Rules   []Rule      `json:"rules"`
 	Default DefaultRule `json:"default"`
+	// DeadUpTo is left out unless the policy has more rules than this: then which of them can never decide is not
+	// looked at.
+	DeadUpTo int `json:"dead_up_to,omitempty"`
 }
-
-// MaxAnalysed bounds the policies of which it is found out which rules never decide: on
-// a small router these take some seconds.
-const MaxAnalysed = 20_000
 
 // DefaultRule is what happens when no rule matches; Action "" where that is not said.
 type DefaultRule struct {

@@ -39,6 +39,10 @@ type book struct {
 	loaded load.Result
 }
 
+// maxAnalysed bounds the policies of which it is found out which rules never decide: on
+// a small router these take some seconds.
+const maxAnalysed = 20_000
+
 // graves are the rules of a policy that never decide; made once for each policy, by
 // whoever asks first.
 type graves struct {
@@ -53,7 +57,7 @@ func (d *Daemon) deadRules(p *rules.Policy) analysis.DeadRules {
 	defer d.graves.mu.Unlock()
 	if d.graves.of != p {
 		d.graves.of, d.graves.are = p, analysis.DeadRules{Dead: make([]bool, len(p.Rules))}
-		if len(p.Rules) <= api.MaxAnalysed {
+		if len(p.Rules) <= maxAnalysed {
 			d.graves.are = analysis.Dead(p, analysis.Thorough)
 		}
 	}
@@ -152,6 +156,9 @@ func (d *Daemon) Rules() (api.Rules, error) {
 	}
 	p, prog := s.live.policy, s.live.prog
 	out := api.Rules{Policy: policyStatus(s), Rules: []api.Rule{}}
+	if len(p.Rules) > maxAnalysed {
+		out.DeadUpTo = maxAnalysed
+	}
 	_, loaded, err := d.text(context.Background(), p)
 	if err != nil {
 		d.log.Debug("places of rules not at hand", "error", err)
