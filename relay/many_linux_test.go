@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -16,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"netpolicy.dev/netpolicy/internal/child"
+	"netpolicy.dev/netpolicy/internal/childtest"
 	"netpolicy.dev/netpolicy/internal/socks"
 )
 
@@ -58,48 +57,6 @@ func helpEnds(server netip.AddrPort, count int) error {
 	return nil
 }
 
-// ends is the helper process.
-type ends struct {
-	in  io.WriteCloser
-	out *bufio.Reader
-}
-
-func startEnds(t *testing.T, server netip.AddrPort, count int) *ends {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", endsVar, server, count))
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, w := io.Pipe()
-	cmd.Stdout = w
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = w.CloseWithError(child.Run(cmd))
-	}()
-	t.Cleanup(func() {
-		_ = in.Close()
-		go func() { _, _ = io.Copy(io.Discard, out) }()
-		<-done
-	})
-	return &ends{in, bufio.NewReader(out)}
-}
-
-// wait waits for a line.
-func (e *ends) wait(t *testing.T, want string) {
-	t.Helper()
-	line, err := e.out.ReadString('\n')
-	if err != nil || line != want+"\n" {
-		t.Fatalf("the helper says %q, %v; want %q", line, err, want)
-	}
-}
-
 // TestIdleConns holds many connections on which nothing moves, and looks at what
 // one costs.
 func TestIdleConns(t *testing.T) {
@@ -113,8 +70,8 @@ func TestIdleConns(t *testing.T) {
 	}
 	r, server := mixed(t, direct, nil)
 	before := memory()
-	ends := startEnds(t, server, count)
-	ends.wait(t, "there")
+	ends := childtest.Start(t, fmt.Sprintf("%s=%s %d", endsVar, server, count))
+	ends.Expect("there")
 	eventually(t, "all are there", func() bool { return r.Stats().Conns == count })
 	eventually(t, "all handshakes are over", func() bool { return len(r.gate) == 0 })
 	after := memory()
@@ -133,8 +90,8 @@ func TestIdleConns(t *testing.T) {
 			t.Errorf("%d pipes are held", n)
 		}
 	}
-	_, _ = io.WriteString(ends.in, "\n")
-	ends.wait(t, "tried")
+	ends.Say("")
+	ends.Expect("tried")
 }
 
 type used struct {

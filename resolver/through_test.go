@@ -1,71 +1,16 @@
 package resolver
 
 import (
-	"io"
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
 
 	"netpolicy.dev/netpolicy/internal/socks"
+	"netpolicy.dev/netpolicy/internal/sockstest"
 )
-
-// proxy is a SOCKS server that remembers what it is asked for.
-type proxy struct {
-	at netip.AddrPort
-
-	mu    sync.Mutex
-	asked []socks.Target
-}
-
-func serveProxy(t *testing.T) *proxy {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{at: addrPort(l.Addr())}
-	var serving sync.WaitGroup
-	t.Cleanup(func() { _ = l.Close(); serving.Wait() })
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { p.serve(c) })
-		}
-	})
-	return p
-}
-
-func (p *proxy) serve(c net.Conn) {
-	defer c.Close()
-	_, to, err := socks.Accept(c, c, nil)
-	if err != nil {
-		return
-	}
-	p.mu.Lock()
-	p.asked = append(p.asked, to)
-	p.mu.Unlock()
-	far, err := net.Dial("tcp", to.String())
-	if err != nil {
-		_ = socks.WriteReply(c, socks.ReplyRefused, netip.AddrPort{})
-		return
-	}
-	defer far.Close()
-	if socks.WriteReply(c, socks.ReplyOK, netip.AddrPort{}) != nil {
-		return
-	}
-	var back sync.WaitGroup
-	back.Go(func() { _, _ = io.Copy(c, far); _ = c.Close() })
-	_, _ = io.Copy(far, c)
-	_ = far.Close()
-	back.Wait()
-}
 
 // TestThroughServer: a question by a route with a SOCKS server goes through it, over
 // each transport, and to the upstream by no other way.
@@ -73,24 +18,23 @@ func TestThroughServer(t *testing.T) {
 	for _, scheme := range []string{"udp", "tcp", "tls", "https"} {
 		t.Run(scheme, func(t *testing.T) {
 			s := serve(t, "127.0.0.1", addressed(300, "192.0.2.7"))
-			p := serveProxy(t)
+			p := sockstest.Listen(t, sockstest.Dial)
 			r, addr := start(t, Config{
 				Upstreams: []Upstream{s.upstream(scheme)},
-				Choose:    func(string, uint16, netip.Addr) Choice { return Choice{Route: Route{Server: p.at}} },
+				Choose:    func(string, uint16, netip.Addr) Choice { return Choice{Route: Route{Server: p.At}} },
 			})
 			if m := askUDP(t, addr, question(t, "a.example.", dnsmessage.TypeA, 1232)); addresses(m) != "192.0.2.7" {
 				t.Errorf("%+v", m)
 			}
 			want := map[string]netip.AddrPort{"udp": s.udp, "tcp": s.tcp, "tls": s.tls, "https": s.https}[scheme]
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if len(p.asked) == 0 || slices.ContainsFunc(p.asked, func(x socks.Target) bool { return x.AddrPort() != want }) {
-				t.Errorf("the proxy was asked for %v, want %v", p.asked, want)
+			asked := p.Asked()
+			if len(asked) == 0 || slices.ContainsFunc(asked, func(x socks.Target) bool { return x.AddrPort() != want }) {
+				t.Errorf("the proxy was asked for %v, want %v", asked, want)
 			}
 			if n := s.overUDP.Load(); n != 0 {
 				t.Errorf("%d questions left over UDP", n)
 			}
-			if n, all := s.conns.Load(), len(p.asked); scheme != "https" && n != int64(all) {
+			if n, all := s.conns.Load(), len(asked); scheme != "https" && n != int64(all) {
 				t.Errorf("%d connections came to the upstream, %d through the proxy", n, all)
 			}
 			if n := r.Counters().UpstreamErrors.Load(); n != 0 {

@@ -14,15 +14,10 @@ status=0
 run() {
   echo "== go test $*"
   go test -count=1 -timeout 25m -v "$@" >"$log" 2>&1 || status=1
-  grep -E '^(ok|FAIL|panic:|\?)' "$log" | grep -v 'no test files'
+  grep -E $'^(ok  |FAIL)\t' "$log"
   if grep -qE '^(FAIL|--- FAIL|panic:)' "$log"; then
     echo "== what failed"
-    # Each top-level test that failed, with what it said; and what stands outside of one.
-    awk '/^=== RUN   [^\/]*$/ {n = 0; in_test = 1}
-      {buf[n++] = $0}
-      /^--- (PASS|SKIP)/ {n = 0; in_test = 0}
-      /^(--- FAIL|panic:|FAIL\t.*build failed|# )/ {for (i = 0; i < n; i++) print buf[i]; n = 0}
-      !in_test && n > 40 {n = 0}' "$log" | grep -vE '^=== (RUN|PAUSE|CONT|NAME)|^ +--- (PASS|SKIP)' | tail -n 600
+    awk -f scripts/failed.awk "$log"
   fi
   cat "$log" >>"$log.all"
 }

@@ -201,7 +201,7 @@ func TestDaemonCommands(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "netpolicy_state 1\n") }, Tokens: tokens}).Run(ctx, l)
+		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Viewer: b, Feeds: feedsOf(), Records: ring, Metrics: func(w io.Writer) { io.WriteString(w, "netpolicy_state 1\n") }, Tokens: tokens}).Run(ctx, l)
 	}()
 	defer func() {
 		stop()
@@ -242,6 +242,19 @@ func TestDaemonCommands(t *testing.T) {
 		{"kill", 2, "want ids of connections, or filters"},
 		{"kill 7 --blocked", 2, "and not both"},
 		{"kill seven", 2, `"seven" is no id`},
+		{"uplinks --since 1h", 0, "host: NORMAL 100%"},
+		{"uplinks --since 25h", 2, "--since 25h0m0s: want a time up to 24h0m"},
+		{"uplinks --since 0s", 2, "want a time up to"},
+		{"rules", 0, "zoom     policy.yaml:14    100"},
+		{"rules --dead", 0, "rules/lan.yaml:3:12: warning NP302"},
+		{"rules --unused -o json", 0, `"name": "asleep"`},
+		{"events", 0, "wan1         NORMAL > DEGRADED: rtt 104 ms"},
+		{"events -n 1001", 2, "want a number from 0 to 1000"},
+		{"events --topics decisions", 2, `--topics "decisions": want transitions, changes, ended`},
+		{"events -o ndjson", 0, `{"topic":"changes","event":{`},
+		{"logs --level warn", 0, "WARN  source not in use  source=afpacket"},
+		{"logs --level loud", 2, `--level "loud": want debug, info, warn, error`},
+		{"logs -o xml", 2, "the outputs are text and json"},
 		{"plan --current", 0, "# the plan\n"},
 		{"plan --current -o json", 2, "--current is a text"},
 		{"metrics", 0, "netpolicy_state 1\n"},
@@ -275,7 +288,7 @@ func TestDaemonCommands(t *testing.T) {
 }
 
 func TestNoDaemon(t *testing.T) {
-	for _, args := range []string{"status", "uplinks", "tail", "top --once", "connections", "kill 7", "kill --blocked", "plan --current", "metrics", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
+	for _, args := range []string{"status", "uplinks", "tail", "top --once", "connections", "rules", "events", "events -f", "logs", "logs -f", "uplinks --since 1h", "kill 7", "kill --blocked", "plan --current", "metrics", "reload", "state clear", "state force NORMAL --for 1m --reason x"} {
 		code, out := command(append(strings.Fields(args), "--socket", filepath.Join(t.TempDir(), "none"))...)
 		if code != int(cli.Unreachable) || !strings.Contains(out, "hint: is netpolicyd running?") {
 			t.Errorf("%s: exit %d\n%s", args, code, out)

@@ -73,7 +73,7 @@ func TestJSON(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Changes: c, Records: ring, Metrics: func(io.Writer) {}, Tokens: tokens}).Run(ctx, l)
+		done <- (&api.Server{Reader: b, Admin: b, Lister: b, Viewer: b, Feeds: feedsOf(), Changes: c, Records: ring, Metrics: func(io.Writer) {}, Tokens: tokens}).Run(ctx, l)
 	}()
 	defer func() {
 		stop()
@@ -92,6 +92,11 @@ func TestJSON(t *testing.T) {
 		{"connections"},
 		{"kill", "7", "8"},
 		{"tail", "--follow=false"},
+		{"rules"},
+		{"rules", "--dead"},
+		{"events"},
+		{"logs"},
+		{"uplinks", "--since", "4m"},
 		{"reload"},
 		{"state", "clear"},
 		{"token"},

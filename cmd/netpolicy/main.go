@@ -22,7 +22,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newLintCmd(), newExplainCmd(), newDecideCmd(), newTestCmd(), newReplayCmd(), newInspectCmd(), newLabCmd(),
 		newListsCmd(), newFmtCmd(), newConvertCmd(), newHashCmd(), newInitCmd(), newExplainCodeCmd(), newImportCmd(), newLSPCmd(), newDoctorCmd(),
-		newStatusCmd(), newUplinksCmd(), newTailCmd(), newTopCmd(), newConnectionsCmd(), newKillCmd(), newMetricsCmd(), newReloadCmd(), newStateCmd(), newTokenCmd(), cli.NewVersionCmd("netpolicy"),
+		newStatusCmd(), newUplinksCmd(), newTailCmd(), newTopCmd(), newConnectionsCmd(), newKillCmd(), newRulesCmd(), newEventsCmd(), newLogsCmd(), newMetricsCmd(), newReloadCmd(), newStateCmd(), newTokenCmd(), cli.NewVersionCmd("netpolicy"),
 		newApplyCmd(), newConfirmCmd(), newRollbackCmd(), newHistoryCmd(), newPlanCmd(), newXrayCmd(),
 	)
 	return root

@@ -110,19 +110,37 @@ func newStatusCmd() *cobra.Command {
 
 func newUplinksCmd() *cobra.Command {
 	var f daemonFlags
+	var since time.Duration
 	cmd := &cobra.Command{
 		Use:   "uplinks",
-		Short: "Show the uplinks with their state, RTT, loss and share",
-		Args:  cobra.NoArgs,
-		RunE: f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
-			u, err := c.Uplinks(ctx)
-			if err != nil {
-				return err
+		Short: "Show the uplinks with their state, RTT, loss and share, now or over a time",
+		Long: `Show the uplinks as they are now; with --since what was measured of them and of the host: means, and behind them the least
+and the most, and how much of the time was spent in which state. -o json has the series themselves: a value every two
+seconds up to half an hour, every minute beyond.`,
+		Example: "  netpolicy uplinks --since 1h",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("since") && (since <= 0 || since > api.MaxRange) {
+				return fmt.Errorf("--since %s: want a time up to %s", since, ago(api.MaxRange))
 			}
-			return f.print(out, u, func() { writeUplinks(out, u, time.Now()) })
-		}),
+			return f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+				if since > 0 {
+					r, err := c.Range(ctx, api.RangeRequest{Back: since})
+					if err != nil {
+						return err
+					}
+					return f.print(out, r, func() { writeRange(out, &r) })
+				}
+				u, err := c.Uplinks(ctx)
+				if err != nil {
+					return err
+				}
+				return f.print(out, u, func() { writeUplinks(out, u, time.Now()) })
+			})(cmd, args)
+		},
 	}
 	f.add(cmd)
+	cmd.Flags().DurationVar(&since, "since", 0, "what was measured in the last `TIME` instead, such as 1h; up to 24h")
 	return cmd
 }
 

@@ -101,9 +101,9 @@ func newXrayParseCmd() *cobra.Command {
 		Long: `Parse reads a link, or a file of links, base64 of one, SIP008, Clash YAML, sing-box
 JSON, Xray JSON or a configuration of wg-quick, and prints every profile with its
 keys in the spelling of links, and what there is to know: why a line is refused,
-what Xray no longer has, what was assumed. Secrets are shown as ***, and so are
-values of which nobody knows whether they are secret, unless --secrets is given. With
--o json each profile also has what the formats of convert can't say of it.
+what Xray no longer has, what was assumed, what the formats of convert can't say of
+it. Secrets are shown as ***, and so are values of which nobody knows whether they
+are secret, unless --secrets is given.
 
 A link in the command line is seen by everybody on the machine; "-" reads it from
 standard input. It exits with 1 when no profile can be used.`,
@@ -162,6 +162,19 @@ func writeProfiles(w io.Writer, s sub.Subscription, secrets bool) error {
 		for _, f := range e.Findings {
 			fmt.Fprintf(&b, "  %s\n", oneLine(f.String()))
 		}
+		if link.Refused(e.Findings) {
+			continue
+		}
+		for _, l := range generator.Losses(config.V26_3, e.Profile) {
+			what := "can't say " + strings.Join(l.Keys, ", ")
+			if l.Left {
+				what = "leaves it out: " + l.Why
+			}
+			fmt.Fprintf(&b, "  convert --to %s %s\n", l.Format, oneLine(what))
+		}
+	}
+	if len(s.Beside) > 0 {
+		fmt.Fprintf(&b, "\nbeside the profiles, in no output: %s\n", oneLine(strings.Join(s.Beside, ", ")))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -227,14 +240,14 @@ func (s shownProfile) rows() (rows [][2]string) {
 func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 	out := struct {
 		Format   string         `json:"format"`
+		Beside   []string       `json:"beside,omitempty"` // what the file has that is no profile
 		Profiles []shownProfile `json:"profiles"`
-	}{Format: s.Format.String(), Profiles: []shownProfile{}}
-	losses := lossesOf(s.Profiles())
+	}{Format: s.Format.String(), Beside: s.Beside, Profiles: []shownProfile{}}
 	for _, e := range s.Entries {
 		shown := shownProfile{}
 		if !link.Refused(e.Findings) {
 			shown = shownFields(e.Profile, secrets)
-			shown.Losses, losses = losses[0], losses[1:]
+			shown.Losses = generator.Losses(config.V26_3, e.Profile)
 		}
 		shown.Line, shown.Findings = e.Line, []shownFinding{}
 		for _, f := range e.Findings {
@@ -245,27 +258,6 @@ func writeProfilesJSON(w io.Writer, s sub.Subscription, secrets bool) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(out)
-}
-
-// lossesOf returns for each profile what the formats of convert can't say of it.
-func lossesOf(profiles []link.Profile) [][]generator.Loss {
-	all := make([][]generator.Loss, len(profiles))
-	for _, name := range convertFormats {
-		if name == xrayFormat {
-			for i, p := range profiles {
-				if why, _ := config.FirstError(config.Check(config.V26_3, p)); why != "" {
-					all[i] = append(all[i], generator.Loss{Format: name, Keys: []string{}, Left: true, Why: why})
-				}
-			}
-			continue
-		}
-		format, _ := sub.ParseFormat(name)
-		_, losses := sub.Write(format, profiles)
-		for _, l := range losses {
-			all[l.Index] = append(all[l.Index], generator.Loss{Format: name, Keys: append([]string{}, l.Keys...), Left: l.Left, Why: l.Why})
-		}
-	}
-	return all
 }
 
 func newXrayFormatCmd() *cobra.Command {

@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // DefaultSocket is where netpolicyd listens unless told otherwise.
@@ -188,6 +191,90 @@ func (c *Client) Decisions(ctx context.Context, last int, follow bool, each func
 	return nil
 }
 
+// Rules asks for the rules of the policy that decides.
+func (c *Client) Rules(ctx context.Context) (Rules, error) {
+	var r Rules
+	return r, c.call(ctx, http.MethodGet, "/api/v1/rules", nil, &r)
+}
+
+// Range asks for series of measurements.
+func (c *Client) Range(ctx context.Context, q RangeRequest) (Range, error) {
+	v := url.Values{"minutes": {strconv.Itoa(int((q.Back + time.Minute - 1) / time.Minute))}}
+	if len(q.Series) > 0 {
+		v.Set("series", strings.Join(q.Series, ","))
+	}
+	if q.Uplink != "" {
+		v.Set("uplink", q.Uplink)
+	}
+	var r Range
+	return r, c.call(ctx, http.MethodGet, "/api/v1/metrics/range?"+v.Encode(), nil, &r)
+}
+
+// Logs asks for the newest lines of the log that have at least this level.
+func (c *Client) Logs(ctx context.Context, last int, level slog.Level) (Logs, error) {
+	var l Logs
+	return l, c.call(ctx, http.MethodGet, "/api/v1/logs?"+url.Values{"last": {strconv.Itoa(last)}, "level": {level.String()}}.Encode(), nil, &l)
+}
+
+// Event is one of the stream of events. TopicLost says that some were missed.
+type Event struct {
+	Topic string
+	Data  json.RawMessage
+}
+
+// Events returns the newest events of each topic, at most MaxEvents of each and the oldest of a topic first, and
+// where to go on from.
+func (c *Client) Events(ctx context.Context, topics []string, last int) (list []Event, after string, err error) {
+	v := url.Values{"topics": {strings.Join(topics, ",")}, "last": {strconv.Itoa(last)}, "follow": {"0"}}
+	after, err = c.events(ctx, v, "", func(e Event) error { list = append(list, e); return nil })
+	return list, after, err
+}
+
+// FollowEvents calls each with what comes after a place that Events gave, until ctx ends, the daemon stops, or each
+// fails. It returns nil when ctx ended it.
+func (c *Client) FollowEvents(ctx context.Context, topics []string, after string, each func(Event) error) error {
+	_, err := c.events(ctx, url.Values{"topics": {strings.Join(topics, ",")}}, after, each)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// events reads a stream, and returns its last id.
+func (c *Client) events(ctx context.Context, q url.Values, after string, each func(Event) error) (id string, err error) {
+	const path = "/api/v1/events"
+	resp, err := c.do(ctx, http.MethodGet, path+"?"+q.Encode(), nil, "Last-Event-ID", after)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxLine)
+	var e Event
+	for lines.Scan() {
+		key, value, _ := strings.Cut(lines.Text(), ": ")
+		switch key {
+		case "event":
+			e.Topic = value
+		case "id":
+			id = value
+		case "data":
+			e.Data = json.RawMessage(value)
+		case "":
+			if e.Topic != "" {
+				if err := each(e); err != nil {
+					return id, err
+				}
+			}
+			e = Event{}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return id, fmt.Errorf("read events: %w", err)
+	}
+	return id, nil
+}
+
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	resp, err := c.do(ctx, method, path, in)
 	if err != nil {
@@ -213,8 +300,9 @@ func (c *Client) text(ctx context.Context, path string) (string, error) {
 	return string(b), nil
 }
 
-// do returns an answer of status 2xx or 422, whose body the caller closes; any other is an error.
-func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
+// do returns an answer of status 2xx or 422, whose body the caller closes; any other is an error. Of header, keys and
+// values in turn, those without a value are not sent.
+func (c *Client) do(ctx context.Context, method, path string, in any, header ...string) (*http.Response, error) {
 	var payload io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -229,6 +317,11 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	}
 	if payload != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i+1] != "" {
+			req.Header.Set(header[i], header[i+1])
+		}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -62,6 +62,8 @@ type Lint struct {
 	OK       bool          `json:"ok"` // there is no error
 	Rules    int           `json:"rules"`
 	Findings []lsp.Finding `json:"findings"`
+	// DeadUpTo is left out unless the text has more rules than this: then which of them never decide is not looked at.
+	DeadUpTo int `json:"dead_up_to,omitempty"`
 }
 
 // TestResult is what became of the assertions of a text.
@@ -215,7 +217,9 @@ func (s *Server) lint(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		res := l.Result()
 		if out.OK = !diag.HasErrors(res.Diags); res.Policy != nil {
-			out.Rules = len(res.Policy.Rules)
+			if out.Rules = len(res.Policy.Rules); out.Rules > lsp.MaxAnalysed {
+				out.DeadUpTo = lsp.MaxAnalysed
+			}
 		}
 	}
 	answerOr(w, out, err)

@@ -34,9 +34,10 @@ const (
 	statusEvery = time.Second
 	// aliveEvery is how often a stream on which nothing happens has a comment.
 	aliveEvery = 15 * time.Second
-	// maxReplayed bounds how many events of each topic a new follower may ask for.
-	maxReplayed = 1000
 )
+
+// MaxEvents bounds how many events of each topic a new follower may ask for.
+const MaxEvents = 1000
 
 // The topics of events.
 const (
@@ -46,6 +47,8 @@ const (
 	TopicChanges     = "changes"
 	TopicLogs        = "logs"
 	TopicStatus      = "status"
+	// TopicLost is that of what a reader has missed, {"topic", "lost"}.
+	TopicLost = "lost"
 )
 
 // Feeds are the rings behind the topics of events, besides the decisions. A nil ring has nothing.
@@ -198,7 +201,7 @@ type follower struct {
 // events is the stream of server-sent events.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	last, err := number(r, "last", 0, maxReplayed)
+	last, err := number(r, "last", 0, MaxEvents)
 	topics := []string{TopicDecisions, TopicEnded, TopicTransitions, TopicChanges, TopicStatus}
 	if text := q.Get("topics"); text != "" {
 		topics = strings.Split(text, ",")
@@ -208,6 +211,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if t != TopicStatus && !slices.ContainsFunc(all, func(f feed) bool { return f.topic == t }) {
 			err = fmt.Errorf("topics: there is no %q: %w", t, ErrBadRequest)
 		}
+	}
+	follow := cmp.Or(q.Get("follow"), "1")
+	if follow != "0" && follow != "1" {
+		err = fmt.Errorf("follow=%q: want 0 or 1: %w", follow, ErrBadRequest)
 	}
 	if err != nil {
 		problem(w, http.StatusBadRequest, err)
@@ -224,12 +231,16 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // proxies must not collect it
 	if id := r.Header.Get("Last-Event-ID"); id != "" && !f.resume(id) {
-		f.event("lost", []byte(`{"topic":"*"}`))
+		f.event(TopicLost, []byte(`{"topic":"*"}`))
 	}
 	if f.send() != nil {
 		return
 	}
-	f.follow(r, s, slices.Contains(topics, TopicStatus))
+	if status := slices.Contains(topics, TopicStatus); follow == "1" {
+		f.follow(r, s, status)
+	} else {
+		f.kept(s, status)
+	}
 }
 
 // resume goes on where an id says. It returns false for one of another run.
@@ -249,6 +260,22 @@ func (f *follower) resume(id string) bool {
 		}
 	}
 	return true
+}
+
+// kept writes what there is, and the id behind it, which is no event.
+func (f *follower) kept(s *Server, status bool) {
+	if status {
+		f.event(TopicStatus, s.status.get(s.Reader))
+	}
+	for range MaxEvents/tailBatch + 1 { // however fast more comes
+		if _, full, err := f.batch(); err != nil {
+			return
+		} else if !full {
+			break
+		}
+	}
+	f.text = append(f.appendID(append(f.text, "id: "...)), "\n\n"...)
+	_ = f.send() // who asks has left
 }
 
 // follow writes what there is and what comes, until the caller leaves.
@@ -295,7 +322,7 @@ func (f *follower) batch() (more [5]<-chan struct{}, full bool, err error) {
 		b := f.feeds[i].ring.Read(f.at[i], tailBatch)
 		if b.Missed > 0 {
 			f.at[i] += b.Missed
-			f.event("lost", fmt.Appendf(nil, `{"topic":%q,"lost":%d}`, f.feeds[i].topic, b.Missed))
+			f.event(TopicLost, fmt.Appendf(nil, `{"topic":%q,"lost":%d}`, f.feeds[i].topic, b.Missed))
 		}
 		for _, line := range b.Lines {
 			f.at[i]++
@@ -315,14 +342,20 @@ func (f *follower) batch() (more [5]<-chan struct{}, full bool, err error) {
 // event takes one event. Its data is JSON on one line.
 func (f *follower) event(topic string, data []byte) {
 	b := append(append(f.text, "event: "...), topic...)
-	b = append(append(b, "\nid: "...), f.id...)
+	b = f.appendID(append(b, "\nid: "...))
+	b = append(b, "\ndata: "...)
+	b = append(b, bytes.TrimSpace(data)...)
+	f.text = append(b, "\n\n"...)
+}
+
+// appendID writes where to go on from.
+func (f *follower) appendID(b []byte) []byte {
+	b = append(b, f.id...)
 	for i := range f.feeds {
 		b = append(b, '-', f.feeds[i].key)
 		b = strconv.AppendUint(b, f.at[i], 10)
 	}
-	b = append(b, "\ndata: "...)
-	b = append(b, bytes.TrimSpace(data)...)
-	f.text = append(b, "\n\n"...)
+	return b
 }
 
 // lastStatus is the status as one line of JSON, made at most once a second for all followers.

@@ -77,12 +77,16 @@ type Rules struct {
 	Policy  Policy      `json:"policy"`
 	Rules   []Rule      `json:"rules"`
 	Default DefaultRule `json:"default"`
+	// DeadUpTo is left out unless the policy has more rules than this: then which of them can never decide is not
+	// looked at.
+	DeadUpTo int `json:"dead_up_to,omitempty"`
 }
 
 // DefaultRule is what happens when no rule matches; Action "" where that is not said.
 type DefaultRule struct {
-	Action    string `json:"action"`
-	Decisions uint64 `json:"decisions"`
+	Action    string    `json:"action"`
+	Decisions uint64    `json:"decisions"`
+	Last      time.Time `json:"last,omitzero"`
 }
 
 // Rule is one rule and what was found in it.
@@ -97,6 +101,8 @@ type Rule struct {
 	Disabled    bool     `json:"disabled,omitempty"` // it is in no state looked at
 	// Decisions is how often it has decided since the policy became live.
 	Decisions uint64 `json:"decisions"`
+	// Last is when it has decided last; zero for never.
+	Last time.Time `json:"last,omitzero"`
 	// Dead: a finding says that it can never decide.
 	Dead     bool         `json:"dead,omitempty"`
 	Findings []Diagnostic `json:"findings,omitempty"`
@@ -147,14 +153,14 @@ func (s *Server) views(r *router) {
 }
 
 func (s *Server) state(w http.ResponseWriter, r *http.Request) {
-	last, err := number(r, "last", 200, maxReplayed)
+	last, err := number(r, "last", 200, MaxEvents)
 	if err != nil {
 		problem(w, statusOf(err), err)
 		return
 	}
 	now := s.Reader.Status()
 	out := StateAnswer{Now: now.Now, State: now.State, Since: now.Since, Uplinks: now.Uplinks, Transitions: []json.RawMessage{}}
-	b := s.Feeds.Transitions.Read(0, maxReplayed)
+	b := s.Feeds.Transitions.Read(0, MaxEvents)
 	out.Lost = b.Missed
 	for _, line := range b.Lines[max(len(b.Lines)-last, 0):] {
 		out.Transitions = append(out.Transitions, json.RawMessage(line))

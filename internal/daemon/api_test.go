@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -370,8 +371,10 @@ func (k *talk) streams() {
 	if other[0].topic != "lost" {
 		k.t.Errorf("the id of another run: %+v", other)
 	}
-	if resp, _ := k.ask("GET", "/api/v1/events?topics=nonsense", nil); resp.StatusCode != 400 {
-		k.t.Errorf("a topic that is none: %d", resp.StatusCode)
+	for _, query := range []string{"topics=nonsense", "follow=yes"} {
+		if resp, _ := k.ask("GET", "/api/v1/events?"+query, nil); resp.StatusCode != 400 {
+			k.t.Errorf("events?%s: %d", query, resp.StatusCode)
+		}
 	}
 }
 
@@ -426,6 +429,56 @@ func (k *talk) read(path, id string, enough func([]sent) bool) []sent {
 		}
 	}
 	return list
+}
+
+// TestClientEvents: the Go client gets what is kept, and from there on each event once.
+func TestClientEvents(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	r := start(t, zoomPolicy, func(o *Options, _ *Parts) { o.Socket = socket })
+	c := api.NewClient(socket)
+	topics := []string{api.TopicTransitions, api.TopicChanges}
+	tell := func(n int) {
+		tellFeed(r.feeds.Transitions, api.Transition{Uplink: "wan1", Why: fmt.Sprint(n)})
+		tellFeed(r.feeds.Changes, api.PolicyEvent{Detail: fmt.Sprint(n)})
+	}
+	const many = 100 // more than are read in one go
+	for n := range many {
+		tell(n)
+	}
+	list, after, err := c.Events(t.Context(), topics, 70)
+	if err != nil || len(list) != 140 || list[0].Topic != api.TopicTransitions || !strings.Contains(string(list[0].Data), `"why":"30"`) ||
+		!strings.Contains(string(list[139].Data), `"detail":"99"`) {
+		t.Fatalf("%d events, %v: %+v", len(list), err, list)
+	}
+	if none, again, err := c.Events(t.Context(), topics, 0); err != nil || len(none) != 0 || again != after {
+		t.Errorf("%+v, to go on from %q and %q, %v", none, after, again, err)
+	}
+	tell(many)
+	ctx, stop := context.WithCancel(t.Context())
+	var got []string
+	err = c.FollowEvents(ctx, topics, after, func(e api.Event) error {
+		got = append(got, e.Topic)
+		if !strings.Contains(string(e.Data), `"100"`) {
+			t.Errorf("%s %s", e.Topic, e.Data)
+		}
+		if len(got) == 2 {
+			stop()
+		}
+		return nil
+	})
+	if err != nil || !slices.Equal(got, topics) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, _, err := c.Events(t.Context(), []string{"nonsense"}, 1); err == nil {
+		t.Error("a topic that is none")
+	}
+	rules, err := c.Rules(t.Context())
+	if err != nil || len(rules.Rules) != 4 || !rules.Rules[0].Last.IsZero() {
+		t.Errorf("%+v, %v", rules, err)
+	}
+	if s, err := c.Range(t.Context(), api.RangeRequest{Back: time.Hour, Series: []string{"state"}}); err != nil || s.Step != 60 {
+		t.Errorf("%+v, %v", s, err)
+	}
 }
 
 // TestParallelCommits: of many who commit what they made from one policy, one does, whether

@@ -1,15 +1,12 @@
 package daemon
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -22,7 +19,7 @@ import (
 
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
-	"netpolicy.dev/netpolicy/internal/child"
+	"netpolicy.dev/netpolicy/internal/childtest"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -80,60 +77,30 @@ func (o *observed) change(n int) {
 // told is how many events there have been for clients of the page Connections.
 func (o *observed) told() int64 { return int64(o.records.Last(0) + o.feeds.Ended.Last(0)) }
 
-// clientProcess is a crowd that runs.
-type clientProcess struct {
-	t   testing.TB
-	in  io.WriteCloser
-	out *bufio.Reader
-	end func()
+// clients is a crowd that runs.
+type clients struct {
+	*childtest.Process
+	t testing.TB
 }
 
 // visit starts a crowd, and waits until each has what it first asks for.
-func (o *observed) visit(t testing.TB, count int, asleep bool) *clientProcess {
+func (o *observed) visit(t testing.TB, count int, asleep bool) clients {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	text, err := json.Marshal(crowd{URL: o.url, Token: o.token, Count: count, Asleep: asleep})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe)
-	cmd.Env, cmd.Stderr = append(os.Environ(), asClients+"="+string(text)), os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, w := io.Pipe()
-	cmd.Stdout = w
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = w.CloseWithError(child.Run(cmd))
-	}()
-	p := &clientProcess{t, in, bufio.NewReader(out), func() {
-		_ = in.Close()
-		go func() { _, _ = io.Copy(io.Discard, out) }()
-		<-done
-	}}
-	t.Cleanup(p.end)
-	if line, err := p.out.ReadString('\n'); line != "ready\n" {
-		t.Fatalf("the clients say %q, %v", line, err)
-	}
-	return p
+	p := childtest.Start(t, asClients+"="+string(text))
+	p.Expect("ready")
+	return clients{p, t}
 }
 
 // counts asks the crowd what it has got.
-func (p *clientProcess) counts() (c counts) {
+func (p clients) counts() (c counts) {
 	p.t.Helper()
-	_, _ = io.WriteString(p.in, "\n")
-	line, err := p.out.ReadString('\n')
-	if err == nil {
-		err = json.Unmarshal([]byte(line), &c)
-	}
-	if err != nil {
-		p.t.Fatalf("the clients say %q, %v", line, err)
+	p.Say("")
+	if line := p.Line(); json.Unmarshal([]byte(line), &c) != nil {
+		p.t.Fatalf("the clients say %q", line)
 	}
 	return c
 }
@@ -179,7 +146,7 @@ func costsNow(t testing.TB) (c costs) {
 // others that don't; and what they took comes back.
 func TestClients(t *testing.T) {
 	o := startObserved(t, 2000)
-	o.visit(t, 1, false).end() // what is made once is there
+	o.visit(t, 1, false).End() // what is made once is there
 	before := costsNow(t)
 	const awake, asleep = 4, 8
 	slow := o.visit(t, asleep, true)
@@ -208,8 +175,8 @@ func TestClients(t *testing.T) {
 		t.Errorf("those that sleep have read %d events", n)
 	}
 	during := costsNow(t)
-	slow.end()
-	quick.end()
+	slow.End()
+	quick.End()
 	after := left(t, before)
 	// A slow one holds what it is about to be sent, and that is all.
 	each := (during.live - after.live) / (awake + asleep)
@@ -244,7 +211,7 @@ func BenchmarkClients(b *testing.B) {
 			done := make(chan struct{})
 			go func() { defer close(done); paced(ctx, c.rate, time.Hour, o.change) }()
 			defer func() { cancel(); <-done }()
-			o.visit(b, 1, false).end() // what is made once is there
+			o.visit(b, 1, false).End() // what is made once is there
 			for b.Loop() {
 				var without, with [2]costs
 				without[0] = costsNow(b)
@@ -256,7 +223,7 @@ func BenchmarkClients(b *testing.B) {
 				time.Sleep(span)
 				with[1] = costsNow(b)
 				to := p.counts()
-				p.end()
+				p.End()
 				after := left(b, without[1])
 				cpu := func(c [2]costs) float64 { return 100 * (c[1].cpu - c[0].cpu).Seconds() / span.Seconds() }
 				each := func(total float64, unit string) { b.ReportMetric(total/float64(c.count), unit+"/client") }

@@ -15,7 +15,6 @@ import (
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/policyfile"
-	"netpolicy.dev/netpolicy/state"
 )
 
 // blockPolicy cuts everything off.
@@ -350,61 +349,6 @@ func TestRollbackOfAPendingChange(t *testing.T) {
 	c.settled(t)
 }
 
-// TestRestartWhileAChangeWaits: the time goes on, on the clock since boot.
-func TestRestartWhileAChangeWaits(t *testing.T) {
-	c := startChanging(t)
-	first := c.Status().Policy.Hash
-	c.apply(t, blockPolicy, "30s")
-	c.restart(t)
-	s := c.Status()
-	if s.Confirm == nil || s.Confirm.Left > 30 || s.Policy.Hash == first || c.file(t) != zoomPolicy {
-		t.Fatalf("%+v", s.Confirm)
-	}
-	r, err := c.Change(t.Context(), "root (uid 0)", c.settle(api.DoRollback))
-	if err != nil || r.Policy.Hash != first {
-		t.Errorf("%+v, %v", r, err)
-	}
-	c.settled(t)
-	c.expect(t, "apply new.yaml reverted", "start *")
-
-	c.apply(t, blockPolicy, "2s")
-	c.restart(t)
-	c.settled(t)
-	if s := c.Status(); s.Policy.Hash != first || s.Reverted == nil || !s.Reverted.Verified {
-		t.Errorf("%+v", s.Reverted)
-	}
-}
-
-// TestStartAfterTheDeadline, and after a reboot, and after a start that can't go on.
-func TestStartAfterTheDeadline(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		do   func(c *changing)
-		why  string
-	}{
-		{"late", func(c *changing) { c.late = 2 * time.Minute }, "did not run when time was up"},
-		{"reboot", func(c *changing) { c.boot = "another" }, "the machine was restarted"},
-		{"history is gone", func(c *changing) { os.Remove(filepath.Join(c.dir, historyDir, "000002.policy")) }, "could not be made again"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			c := startChanging(t)
-			first := c.Status().Policy.Hash
-			c.apply(t, blockPolicy, "1m")
-			// The daemon is gone before the time is up.
-			if err := c.stop(); err != nil {
-				t.Fatal(err)
-			}
-			test.do(c)
-			c.restart(t)
-			s := c.Status()
-			if s.Confirm != nil || s.Policy.Hash != first || s.Reverted == nil || !strings.Contains(s.Reverted.Why, test.why) || !s.Reverted.Verified {
-				t.Errorf("%+v, %+v", s.Confirm, s.Reverted)
-			}
-			c.settled(t)
-		})
-	}
-}
-
 // TestFileChangesWhileAChangeWaits: it is not read until then, and not overwritten.
 func TestFileChangesWhileAChangeWaits(t *testing.T) {
 	c := startChanging(t)
@@ -448,55 +392,6 @@ func TestConfirmThatCanNotBeWritten(t *testing.T) {
 	}
 }
 
-// TestCrashWithinAConfirmation: the start goes on with it.
-func TestCrashWithinAConfirmation(t *testing.T) {
-	c := startChanging(t)
-	c.apply(t, blockPolicy, "1m")
-	if err := c.stop(); err != nil {
-		t.Fatal(err)
-	}
-	p, err := c.store.loadPending()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.Phase = phaseConfirmed
-	if err := c.store.savePending(p); err != nil {
-		t.Fatal(err)
-	}
-	if done, err := FinishChange(c.dir, c.path); !done || err != nil || c.file(t) != blockPolicy {
-		t.Errorf("%v, %v", done, err)
-	}
-	c.write(zoomPolicy)
-	c.restart(t)
-	if c.file(t) != blockPolicy || c.Status().Policy.Hash != p.Hash {
-		t.Error("the confirmed policy is not live")
-	}
-	c.settled(t)
-	c.expect(t, "apply new.yaml confirmed *", "start")
-}
-
-func TestDamagedPending(t *testing.T) {
-	c := startChanging(t)
-	first := c.Status().Policy.Hash
-	c.apply(t, blockPolicy, "1m")
-	if err := c.stop(); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(c.dir, pendingFile)
-	for _, text := range []string{"", "{", `{"version":9}`, `{"version":1,"phase":"x","n":2}`} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		c.restart(t)
-		if s := c.Status(); s.Policy.Hash != first || s.Confirm != nil {
-			t.Errorf("%q: %+v", text, s.Confirm)
-		}
-		if !strings.Contains(c.log.String(), "pending.json.damaged") {
-			t.Errorf("%q: nothing was said", text)
-		}
-	}
-}
-
 // TestKernelRefusesAChange: nothing of it is left.
 func TestKernelRefusesAChange(t *testing.T) {
 	c := startChanging(t)
@@ -508,105 +403,6 @@ func TestKernelRefusesAChange(t *testing.T) {
 	}
 	c.settled(t)
 	c.expect(t, "start *")
-}
-
-func (c *changing) probe(t *testing.T, text, within, control string) <-chan api.ChangeResult {
-	done := make(chan api.ChangeResult, 1)
-	q := request(text, api.ConfirmProbe)
-	q.Within, q.Control = within, control
-	go func() {
-		r, err := c.Change(t.Context(), "root (uid 0)", q)
-		if err != nil {
-			r.Error = err.Error()
-		}
-		done <- r
-	}()
-	return done
-}
-
-func TestConfirmByProbes(t *testing.T) {
-	c := startChanging(t)
-	answer := state.Answer{RTT: time.Millisecond}
-	for range 3 { // wan1 is up, wan2 not known
-		c.round(0, answer)
-	}
-	done := c.probe(t, otherPolicy, "1h", "")
-	until(t, "it waits", func() bool { return c.Status().Confirm != nil })
-	var r api.ChangeResult
-	for r.Result == "" {
-		select {
-		case r = <-done:
-		case c.rounds <- state.Round{Uplink: 0, Probes: []state.Answer{answer}}:
-		}
-	}
-	if r.Result != api.Confirmed || c.file(t) != otherPolicy || len(r.Probes) != 2 || r.Probes[0] != "assertions: 0 hold" || !strings.HasPrefix(r.Probes[1], "uplink wan1: ") {
-		t.Errorf("%+v", r)
-	}
-	c.settled(t)
-
-	// Nobody answers under the next one.
-	done = c.probe(t, blockPolicy, "2s", "")
-	for r.Result = ""; r.Result == ""; {
-		select {
-		case r = <-done:
-		case c.rounds <- state.Round{Uplink: 0, Probes: []state.Answer{{Lost: true}}}:
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-	if r.Result != api.Reverted || !strings.Contains(r.Error, "uplink wan1, which was up before, did not answer") || c.file(t) != otherPolicy {
-		t.Errorf("%+v", r)
-	}
-	c.settled(t)
-	c.expect(t, "apply new.yaml reverted", "apply new.yaml confirmed *", "start")
-}
-
-// TestProbesAndTheCaller: it must be able to come back.
-func TestProbesAndTheCaller(t *testing.T) {
-	c := startChanging(t)
-	first := c.Status().Policy.Hash
-	const ssh = "tcp 10.0.0.9:50000 > 10.0.0.1:22"
-	if r := <-c.probe(t, strings.Replace(blockPolicy, "port: 22", "port: 23", 1), "1h", ssh); r.Result != api.Rejected || !strings.Contains(r.Error, "blocked by its default") {
-		t.Errorf("%+v", r)
-	}
-	q := request(strings.Replace(blockPolicy, "port: 22", "port: 23", 1), "1m")
-	q.Control = ssh
-	r, err := c.Change(t.Context(), "x", q)
-	if err != nil || r.Result != api.Pending || len(r.Warnings) != 1 {
-		t.Errorf("%+v, %v", r, err)
-	}
-	if _, err := c.Change(t.Context(), "x", c.settle(api.DoRollback)); err != nil {
-		t.Fatal(err)
-	}
-	// wan1 is up, and its next rounds take their time: the caller leaves before.
-	for range 3 {
-		c.round(0, state.Answer{RTT: time.Millisecond})
-	}
-	ctx, leave := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		_, err := c.Change(ctx, "x", request(otherPolicy, api.ConfirmProbe))
-		ended <- err
-	}()
-	until(t, "it waits", func() bool { return c.Status().Confirm != nil })
-	leave()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	c.settled(t)
-	if s := c.Status(); s.Policy.Hash != first || s.Reverted == nil || !strings.Contains(s.Reverted.Why, "connection ended") {
-		t.Errorf("%+v", s.Reverted)
-	}
-	// And after a restart there is nobody to tell.
-	go func() {
-		_, err := c.Change(t.Context(), "x", request(otherPolicy, api.ConfirmProbe))
-		ended <- err
-	}()
-	until(t, "it waits", func() bool { return c.Status().Confirm != nil })
-	c.restart(t)
-	<-ended
-	if s := c.Status(); s.Confirm != nil || s.Policy.Hash != first || !strings.Contains(s.Reverted.Why, "the daemon ended") {
-		t.Errorf("%+v, %+v", s.Confirm, s.Reverted)
-	}
 }
 
 // TestChangeWithImports: what is sent with a policy lands beside the daemon's, and comes

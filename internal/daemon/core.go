@@ -103,27 +103,6 @@ type core struct {
 	out    outputs
 }
 
-// live is the policy that decides, as one immutable snapshot.
-type live struct {
-	policy *rules.Policy
-	prog   *engine.Program
-	health state.Config
-	world  *state.World
-	marks  marks
-	since  time.Time // when the policy became live
-	places []string  // where each rule stands, "file:line"; nil where that is not known
-	// hits counts the decisions by rule; only the core adds to tally.
-	hits  *engine.Hits
-	tally *engine.Tally
-}
-
-// count makes the counters for the program, all zero.
-func (l live) count() live {
-	l.hits = &engine.Hits{}
-	l.tally = l.hits.Tally(l.prog)
-	return l
-}
-
 // marks says what conntrack marks mean. A plan knows.
 type marks interface {
 	// RouteOf returns the concrete route whose id a conntrack mark holds, -1
@@ -447,6 +426,7 @@ func (c *core) decide(t *tracked, wall time.Time) {
 	c.hint(t, wall)
 	c.live.prog.DecideInto(&t.decision, &t.flow, c.live.world)
 	c.live.tally.Add(&t.decision)
+	c.live.lasts[t.decision.Rule+1].Store(wall.UnixMilli())
 	t.outcome = outcomeOf(c.live.policy, &t.decision)
 }
 

@@ -541,10 +541,20 @@ func TestHitsByRule(t *testing.T) {
 		c.event(&e, 0, wall)
 	}
 	e := event(t, inspector.Open, "tcp 10.0.0.5:6000 > 203.0.113.8:22 sni=none.example")
-	c.event(&e, 0, wall)
+	c.event(&e, 0, wall.Add(time.Second))
 	want := []api.Hits{{Rule: "zoom", Decisions: 2}, {Rule: "pinned", Decisions: 1}}
 	if diff := cmp.Diff(want, hits(&c.live)); diff != "" {
 		t.Errorf("hits (-want +got):\n%s", diff)
+	}
+	var lasts []string
+	for i := -1; i < len(c.live.policy.Rules); i++ {
+		lasts = append(lasts, "never")
+		if at := c.live.last(i); !at.IsZero() {
+			lasts[i+1] = at.Sub(wall).String()
+		}
+	}
+	if diff := cmp.Diff([]string{"0s", "never", "0s", "1s", "never"}, lasts); diff != "" {
+		t.Errorf("last decisions (-want +got):\n%s", diff)
 	}
 	if got := hits(&live{}); len(got) != 0 {
 		t.Errorf("hits without a policy: %v", got)

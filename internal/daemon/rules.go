@@ -156,6 +156,9 @@ func (d *Daemon) Rules() (api.Rules, error) {
 	}
 	p, prog := s.live.policy, s.live.prog
 	out := api.Rules{Policy: policyStatus(s), Rules: []api.Rule{}}
+	if len(p.Rules) > maxAnalysed {
+		out.DeadUpTo = maxAnalysed
+	}
 	_, loaded, err := d.text(context.Background(), p)
 	if err != nil {
 		d.log.Debug("places of rules not at hand", "error", err)
@@ -164,6 +167,7 @@ func (d *Daemon) Rules() (api.Rules, error) {
 	var hits []uint64
 	if s.live.hits != nil {
 		byDefault, hits = s.live.hits.Sum()
+		out.Default.Last = s.live.last(-1)
 	}
 	if p.Default != nil {
 		out.Default.Action = prog.OutcomeText(p.Default)
@@ -190,7 +194,7 @@ func (d *Daemon) Rules() (api.Rules, error) {
 			r.Findings = apiDiagnostics(diag.Sort(findings[i]), loaded.Sources, false)
 		}
 		if hits != nil {
-			r.Decisions = hits[i]
+			r.Decisions, r.Last = hits[i], s.live.last(i)
 		}
 		out.Rules = append(out.Rules, r)
 	}

@@ -1,10 +1,16 @@
 package daemon
 
 import (
+	"encoding/json"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/lsp"
 )
 
 // TestDeadRules lists what is found of rules that never decide, those that allow it too.
@@ -39,5 +45,30 @@ rules:
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestDeadRulesBound: where a text has too many rules to look which never decide, that is said.
+func TestDeadRulesBound(t *testing.T) {
+	numbered := func(n int) string {
+		var b strings.Builder
+		b.WriteString("routes: {direct: {via: main}}\ndefault: {route: direct}\nrules:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "  - {name: r%d, priority: 1, match: {port: %d}, action: {block: true}}\n", i, i+1)
+		}
+		return b.String()
+	}
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	r := start(t, numbered(maxAnalysed+1), func(o *Options, _ *Parts) { o.Socket = socket })
+	if list, err := r.Rules(); err != nil || list.DeadUpTo != maxAnalysed {
+		t.Errorf("looked at up to %d, %v", list.DeadUpTo, err)
+	}
+	k := newTalk(t, socket)
+	for _, c := range []struct{ rules, want int }{{7, 0}, {lsp.MaxAnalysed + 1, lsp.MaxAnalysed}} {
+		_, body := k.ask("POST", "/api/v1/lint", map[string]any{"text": numbered(c.rules)})
+		var l api.Lint
+		if err := json.Unmarshal(body, &l); err != nil || l.Rules != c.rules || l.DeadUpTo != c.want {
+			t.Errorf("of %d rules: %d, looked at up to %d, %v", c.rules, l.Rules, l.DeadUpTo, err)
+		}
 	}
 }

@@ -3,17 +3,15 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/socks"
+	"netpolicy.dev/netpolicy/internal/sockstest"
 	"netpolicy.dev/netpolicy/internal/tunnels"
 )
 
@@ -28,43 +26,6 @@ routes:
 default: {route: direct}
 `
 
-// socksServer takes connections to names, and leads all of them to one address. It
-// counts them.
-func socksServer(t *testing.T, to string) (addr string, taken *atomic.Int64) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	taken = new(atomic.Int64)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				if _, target, err := socks.Accept(c, c, nil); err != nil || target.Name == "" {
-					return
-				}
-				far, err := net.Dial("tcp", to)
-				if err != nil {
-					return
-				}
-				defer far.Close()
-				taken.Add(1)
-				if err := socks.WriteReply(c, socks.ReplyOK, netip.AddrPort{}); err != nil {
-					return
-				}
-				go func() { _, _ = io.Copy(far, c); far.Close() }()
-				_, _ = io.Copy(c, far)
-			}()
-		}
-	}()
-	return l.Addr().String(), taken
-}
-
 // TestSubscriptions goes through the life of one by the API: it is fetched over a route,
 // chosen from, kept over a restart, and removed.
 func TestSubscriptions(t *testing.T) {
@@ -74,10 +35,10 @@ func TestSubscriptions(t *testing.T) {
 		fmt.Fprint(w, body)
 	}))
 	defer provider.Close()
-	socks, taken := socksServer(t, provider.Listener.Addr().String())
+	tor := sockstest.Listen(t, func(socks.Target) (net.Conn, error) { return net.Dial("tcp", provider.Listener.Addr().String()) })
 	dir := t.TempDir()
 	with := func(o *Options, _ *Parts) { o.StateDir = dir }
-	policy := strings.Replace(subsPolicy, "SERVER", socks, 1)
+	policy := strings.Replace(subsPolicy, "SERVER", tor.At.String(), 1)
 	r := start(t, policy, with)
 	do := func(q api.SubscriptionRequest) (api.Subscription, error) {
 		t.Helper()
@@ -94,9 +55,10 @@ func TestSubscriptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if taken.Load() != 1 || s.Problem != "" || s.Usable != 2 || s.Profiles[1].Name != "via Paris" || s.Profiles[1].Transport != "ws" ||
+	asked := tor.Asked()
+	if len(asked) != 1 || asked[0].String() != "provider.example:80" || s.Problem != "" || s.Usable != 2 || s.Profiles[1].Name != "via Paris" || s.Profiles[1].Transport != "ws" ||
 		s.Profiles[1].Security != "tls" || s.Every != 12*3600 || s.Used != 3 || s.Total != 4 || s.URL != "http://provider.example/***" || s.Chosen != nil {
-		t.Errorf("%d dialled, %+v", taken.Load(), s)
+		t.Errorf("%v dialled, %+v", asked, s)
 	}
 	if s, err = do(api.SubscriptionRequest{Do: api.DoChoose, Name: "home", Profile: "via Paris"}); err != nil || s.Chosen == nil || s.Chosen.Name != "via Paris" {
 		t.Errorf("%+v, %v", s, err)

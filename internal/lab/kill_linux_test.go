@@ -148,11 +148,7 @@ func TestKillRelayed(t *testing.T) {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		eventually(t, c.name+": the far end is closed", func() bool { return relayed() == "1" })
-		eventually(t, c.name+": the SOCKS server has no connection", func() bool {
-			server.mu.Lock()
-			defer server.mu.Unlock()
-			return len(server.open) == 0
-		})
+		eventually(t, c.name+": the SOCKS server has no connection", func() bool { return server.Conns() == 0 })
 		if c.network == "tcp" { // it hears of it without sending anything
 			conn.SetDeadline(time.Now().Add(30 * time.Second))
 			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {

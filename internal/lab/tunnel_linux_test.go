@@ -2,108 +2,33 @@ package lab
 
 import (
 	"fmt"
-	"io"
+	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/socks"
+	"netpolicy.dev/netpolicy/internal/sockstest"
 )
 
-// tunnel is a SOCKS server in one of the lab's namespaces, and what it was asked for.
-type tunnel struct {
-	at    netip.AddrPort
-	space *space
-
-	mu    sync.Mutex
-	asked []string
-	open  map[net.Conn]bool
-}
-
-// serveTunnel serves at an address of s, which is also where its connections come from.
-func serveTunnel(t *testing.T, s *space, at string) *tunnel {
+// serveTunnel is a SOCKS server at an address of s, which is also where its connections come from.
+func serveTunnel(t *testing.T, s *space, at string) *sockstest.Server {
 	t.Helper()
-	x := &tunnel{at: netip.MustParseAddrPort(at), space: s, open: map[net.Conn]bool{}}
 	var l net.Listener
 	err := s.do(func() (err error) { l, err = net.Listen("tcp", at); return err })
 	if err != nil {
 		t.Fatal(err)
 	}
-	var serving sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		x.mu.Lock()
-		for c := range x.open {
-			_ = c.Close()
-		}
-		x.mu.Unlock()
-		serving.Wait()
+	from := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddrPort(at).Addr(), 0))
+	return sockstest.Serve(t, l, func(to socks.Target) (far net.Conn, err error) {
+		err = s.do(func() (err error) {
+			far, err = (&net.Dialer{LocalAddr: from, Timeout: 5 * time.Second}).Dial("tcp", to.String())
+			return err
+		})
+		return far, err
 	})
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { x.serve(c) })
-		}
-	})
-	return x
-}
-
-func (x *tunnel) serve(c net.Conn) {
-	defer x.close(c)
-	x.keep(c)
-	_, to, err := socks.Accept(c, c, nil)
-	if err != nil {
-		return
-	}
-	x.mu.Lock()
-	x.asked = append(x.asked, to.String())
-	x.mu.Unlock()
-	var far net.Conn
-	err = x.space.do(func() (err error) {
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.at.Addr(), 0)), Timeout: 5 * time.Second}
-		far, err = d.Dial("tcp", to.String())
-		return err
-	})
-	if err != nil {
-		_ = socks.WriteReply(c, socks.ReplyRefused, netip.AddrPort{})
-		return
-	}
-	defer x.close(far)
-	x.keep(far)
-	if socks.WriteReply(c, socks.ReplyOK, netip.AddrPort{}) != nil {
-		return
-	}
-	var back sync.WaitGroup
-	back.Go(func() { _, _ = io.Copy(c, far); _ = c.Close() })
-	_, _ = io.Copy(far, c)
-	_ = far.Close()
-	back.Wait()
-}
-
-func (x *tunnel) keep(c net.Conn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.open[c] = true
-}
-
-func (x *tunnel) close(c net.Conn) {
-	_ = c.Close()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.open, c)
-}
-
-func (x *tunnel) targets() []string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return slices.Clone(x.asked)
 }
 
 // proxied connects the lab's client to a target through a SOCKS server of the gateway.
@@ -182,14 +107,12 @@ func TestTunnelNames(t *testing.T) {
 	if c, err := proxied(t, l, proxy, socks.Target{Name: "evilzoom.us", Port: PortEcho}); err == nil && exchange(c, 1000, time.Now().Add(30*time.Second)) == nil {
 		t.Error("a name with a blocked address is reached")
 	}
-	asked := server.targets()
-	if !slices.Contains(asked, Resolver4+":53") || !slices.Contains(asked, "198.51.100.30:7") {
-		t.Errorf("the server was asked for %v", asked)
+	asked := map[string]bool{}
+	for _, to := range server.Asked() {
+		asked[to.String()] = true
 	}
-	for _, a := range asked {
-		if a != Resolver4+":53" && a != "198.51.100.30:7" {
-			t.Errorf("the server was asked for %s", a)
-		}
+	if want := map[string]bool{Resolver4 + ":53": true, "198.51.100.30:7": true}; !maps.Equal(asked, want) {
+		t.Errorf("the server was asked for %v", asked)
 	}
 	for _, u := range []string{Wan1, Wan2} {
 		if left(u, "udp 53") || left(u, "tcp 53") {
@@ -221,7 +144,7 @@ func TestTunnelOnLAN(t *testing.T) {
 		if left, err := leaves(l, "203.0.113.30:7"); err != nil || left != Wan1 {
 			t.Errorf("left by %q, %v\n%s", left, err, l.tail())
 		}
-		if asked := server.targets(); len(asked) != n || asked[n-1] != "203.0.113.30:7" {
+		if asked := server.Asked(); len(asked) != n || asked[n-1].String() != "203.0.113.30:7" {
 			t.Errorf("after %d connections the server was asked for %v", n, asked)
 		}
 	}

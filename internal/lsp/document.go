@@ -24,10 +24,11 @@ const (
 	// maxPublished bounds the diagnostics of a document that are sent: an editor shows
 	// no more, and each is looked up in its line.
 	maxPublished = 500
-	// maxAnalysed bounds the policies of which it is looked at each change which rules
-	// never decide.
-	maxAnalysed = 5000
 )
+
+// MaxAnalysed bounds the policies of which it is looked at each change which rules never
+// decide.
+const MaxAnalysed = 5000
 
 // document is one open text.
 type document struct {
@@ -53,7 +54,7 @@ type knowledge struct {
 
 // findings returns all diagnostics: those of the text, and those of what it means.
 func (a *knowledge) findings() []diag.Diagnostic {
-	if !a.found && a.Policy != nil && len(a.Policy.Rules) <= maxAnalysed {
+	if !a.found && a.Policy != nil && len(a.Policy.Rules) <= MaxAnalysed {
 		a.Diags = diag.Sort(append(a.Diags, analysis.Dead(a.Policy, analysis.Quick).Diags...))
 	}
 	a.found = true

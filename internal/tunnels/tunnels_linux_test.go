@@ -37,23 +37,24 @@ type server struct {
 	name string
 	link string
 	xray *process.Supervisor
+	rest chan struct{} // closed: what waits comes
 }
 
 func newServer(t *testing.T, name string) *server {
 	port, control := porttest.Free(t), porttest.Free(t)
+	s := &server{name: name, link: fmt.Sprintf("ss://aes-256-gcm:%s@%s", secret, port), rest: make(chan struct{})}
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, name)
 		if r.URL.Path == "/wait" { // the rest comes when it is asked for, or the client leaves
 			w.(http.Flusher).Flush()
 			select {
-			case <-more:
+			case <-s.rest:
 			case <-r.Context().Done():
 			}
 			fmt.Fprintln(w, "the rest")
 		}
 	}))
 	t.Cleanup(web.Close)
-	s := &server{name: name, link: fmt.Sprintf("ss://aes-256-gcm:%s@%s", secret, port)}
 	s.xray = process.New(process.Options{Binary: xraytest.Binary(t), Dir: t.TempDir()})
 	run(t, s.xray.Run)
 	err := s.xray.Apply(t.Context(), process.Config{API: control, Data: fmt.Appendf(nil, `{
@@ -66,7 +67,6 @@ func newServer(t *testing.T, name string) *server {
 	return s
 }
 
-var more = make(chan struct{})
 
 // run runs something until the test ends.
 func run(t *testing.T, f func(context.Context) error) (stop func()) {
@@ -234,7 +234,7 @@ func TestRoutes(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("after the user's choice the first connection on the other proxy was done after %v (median), %v at the most", took[len(took)/2], took[len(took)-1])
-	close(more)
+	close(one.rest)
 	if rest, err := io.ReadAll(open); err != nil || string(rest) != "the rest\n" {
 		t.Errorf("what was open ended: %q, %v", rest, err)
 	}

@@ -22,17 +22,26 @@ func show(v config.Version, p link.Profile, read []link.Finding, raw *link.Field
 	state := stateOf(p)
 	view.Protocol, view.Transport, view.Security = kind(p)
 	view.Fields = fields(p, state, raw, secrets)
-	for _, format := range []sub.Format{sub.Links, sub.Clash, sub.SingBox, sub.SIP008} {
-		if _, losses := sub.Write(format, []link.Profile{p}); len(losses) > 0 {
-			view.Losses = append(view.Losses, loss(format, losses[0]))
-		}
-	}
-	view.Losses = append(view.Losses, xrayLosses(p)...)
+	view.Losses = append(view.Losses, Losses(v, p)...)
 	if secrets {
 		view.State, view.Link = &state, p.Format()
 		mend(v, state, view.Findings)
 	}
 	return view
+}
+
+// Losses are what links, Clash, sing-box, SIP008 and a configuration for this version of Xray can't say of a
+// profile. Base64 of links says what they say.
+func Losses(v config.Version, p link.Profile) (all []Loss) {
+	for _, format := range []sub.Format{sub.Links, sub.Clash, sub.SingBox, sub.SIP008} {
+		if _, losses := sub.Write(format, []link.Profile{p}); len(losses) > 0 {
+			all = append(all, loss(format, losses[0]))
+		}
+	}
+	if why, _ := config.FirstError(config.Check(v, p)); why != "" {
+		return append(all, Loss{Format: sub.XrayJSON.String(), Keys: []string{}, Left: true, Why: why})
+	}
+	return append(all, xrayLosses(p)...)
 }
 
 // kind returns the names by which Fields knows a profile.

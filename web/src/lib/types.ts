@@ -54,13 +54,13 @@ export interface Rule {
   name: string; file: string; line: number; priority: number; specificity: string; action: string; states: State[]; disabled?: boolean
   decisions: number; dead?: boolean; findings?: Diagnostic[]
 }
-export interface Rules { policy: Policy; rules: Rule[]; default: { action: string; decisions: number } }
+export interface Rules { policy: Policy; rules: Rule[]; default: { action: string; decisions: number }; dead_up_to?: number }
 export interface Fix { title: string; from: number; to: number; insert: string }
 export interface Finding {
   code: string; severity: Severity; message: string; help?: string; file?: string; line: number; column: number; from: number; to: number
   notes?: { message: string; from: number; to: number; file?: string }[]; fixes?: Fix[]
 }
-export interface Lint { ok: boolean; rules: number; findings: Finding[] }
+export interface Lint { ok: boolean; rules: number; findings: Finding[]; dead_up_to?: number }
 export interface Completion { from: number; to: number; incomplete: boolean; items: { label: string; kind?: string; detail?: string; doc?: string }[] }
 export interface TestResult { ok: boolean; tried: number; failed: number; unproven: number; findings: Finding[] }
 export interface Config { name: string; syntax: Syntax; text: string; hash: string; n: number }

@@ -164,8 +164,18 @@ export default function PolicyPage() {
               { id: 'tests', text: t('policy.tests') + count(tests?.failed ?? 0) },
             ]}
           />
-          {side === 'problems' && <Findings findings={lint?.findings ?? []} empty={t('policy.fine')} onJump={jump} />}
-          {side === 'rules' && <RuleList rules={rules.value} />}
+          {side === 'problems' && (
+            <>
+              <NotLookedAt above={lint?.dead_up_to} />
+              <Findings findings={lint?.findings ?? []} empty={t('policy.fine')} onJump={jump} />
+            </>
+          )}
+          {side === 'rules' && (
+            <>
+              <NotLookedAt above={rules.value?.dead_up_to} />
+              <RuleList rules={rules.value} />
+            </>
+          )}
           {side === 'tests' &&
             (tests === null ? (
               <p class="empty">{t('tests.not')}</p>
@@ -185,6 +195,11 @@ export default function PolicyPage() {
       </div>
     </>
   )
+}
+
+// NotLookedAt says that dead rules are not looked for, as there are more rules than that.
+function NotLookedAt({ above }: { above?: number }) {
+  return above ? <p class="summary muted" data-test="not-looked-at">{t('rules.deadUpTo', { most: number(above) })}</p> : null
 }
 
 export function Findings<F extends Finding | Diagnostic>({ findings, empty, onJump }: { findings: F[]; empty: string; onJump?: (f: F) => void }) {

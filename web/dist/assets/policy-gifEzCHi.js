@@ -1,1 +1,0 @@
-export{t as Findings,n as default}from"./policy-CiesG8Aj.js";
