@@ -232,22 +232,33 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	f.follow(r, s, slices.Contains(topics, TopicStatus))
 }
 
-// resume goes on where an id says. It returns false for one of another run.
+// resume goes on where an id says. It returns false, and changes nothing, for what is no id of this run: one of
+// another, one that can't be read or lies ahead, and one without a place in each feed.
 func (f *follower) resume(id string) bool {
-	run, places, _ := strings.Cut(id, "-")
-	if run != f.id {
+	parts := strings.Split(id, "-")
+	if parts[0] != f.id {
 		return false
 	}
-	for _, part := range strings.Split(places, "-") {
-		for i := range f.feeds {
-			if part == "" || part[0] != f.feeds[i].key {
-				continue
-			}
-			if n, err := strconv.ParseUint(part[1:], 10, 64); err == nil && n <= f.feeds[i].ring.Last(0) {
-				f.at[i] = n
-			}
+	places := map[byte]uint64{}
+	for _, part := range parts[1:] {
+		if part == "" {
+			return false
 		}
+		n, err := strconv.ParseUint(part[1:], 10, 64)
+		if err != nil {
+			return false
+		}
+		places[part[0]] = n
 	}
+	at := make([]uint64, len(f.feeds))
+	for i, one := range f.feeds {
+		n, ok := places[one.key]
+		if !ok || n > one.ring.Last(0) {
+			return false
+		}
+		at[i] = n
+	}
+	f.at = at
 	return true
 }
 

@@ -370,6 +370,17 @@ func (k *talk) streams() {
 	if other[0].topic != "lost" {
 		k.t.Errorf("the id of another run: %+v", other)
 	}
+	// Of an id of this run that names no place where there is something, nobody knows what was missed.
+	run, _, _ := strings.Cut(decisions[0].id, "-")
+	for _, id := range []string{run, run + "-", run + "-d", run + "-dX", run + "-dX-t", run + "-d-1", run + "-t1", run + "-d99999999", run + "-d18446744073709551615", run + "-d18446744073709551616"} {
+		if got := k.read("/api/v1/events?topics=decisions&last=1", id, func(got []sent) bool { return len(got) == 2 }); got[0].topic != "lost" || got[1].data != decisions[len(decisions)-1].data {
+			k.t.Errorf("after %q came %+v", id, got)
+		}
+	}
+	// Feeds that are not followed any more are nobody's loss.
+	if got := k.read("/api/v1/events?topics=status", decisions[0].id, func(got []sent) bool { return len(got) == 1 }); got[0].topic != "status" {
+		k.t.Errorf("the status alone, after %q: %+v", decisions[0].id, got)
+	}
 	if resp, _ := k.ask("GET", "/api/v1/events?topics=nonsense", nil); resp.StatusCode != 400 {
 		k.t.Errorf("a topic that is none: %d", resp.StatusCode)
 	}
