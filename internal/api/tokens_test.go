@@ -58,3 +58,22 @@ func TestTokenBeforeTCP(t *testing.T) {
 		t.Errorf("it is %q afterwards: %v", s.Tokens.Get(RoleRead), err)
 	}
 }
+
+// TestBearer: schemes have no case (RFC 9110, 11.1), and a wrong token is told how a right one is shown.
+func TestBearer(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	token := k.tokens.Get(RoleRead)
+	for given, want := range map[string]int{
+		"Bearer " + token: http.StatusOK, "bearer " + token: http.StatusOK, "BEARER  " + token: http.StatusOK,
+		"Bearer": http.StatusUnauthorized, "Bearer" + token: http.StatusUnauthorized, "Basic " + token: http.StatusUnauthorized, token: http.StatusUnauthorized,
+		"bearer x": http.StatusUnauthorized,
+	} {
+		resp, body := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.Header.Set("Authorization", given) })
+		if resp.StatusCode != want {
+			t.Errorf("%q: %d %s, want %d", given, resp.StatusCode, body, want)
+		}
+		if how := resp.Header.Get("WWW-Authenticate"); want == http.StatusUnauthorized && how != `Bearer realm="netpolicyd"` {
+			t.Errorf("%q: WWW-Authenticate is %q", given, how)
+		}
+	}
+}
