@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"path/filepath"
@@ -157,10 +156,6 @@ func (s *Server) present(w http.ResponseWriter, r *http.Request) {
 	}
 	c, tag := configOf(e), etag(&e.Policy)
 	if to := r.URL.Query().Get("syntax"); to != "" && to != c.Syntax {
-		if to != "npl" && to != "yaml" {
-			problem(w, http.StatusBadRequest, fmt.Errorf("syntax=%q: want npl or yaml", to))
-			return
-		}
 		name, o := s.Desk.Lent()
 		out, err := lsp.NewLook(name, c.Syntax, e.Policy.Main, o).Written(to)
 		if err != nil {

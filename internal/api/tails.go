@@ -2,12 +2,12 @@ package api
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,28 +95,20 @@ func (s *Server) tails(r *router) {
 	r.HandleFunc("GET /api/v1/logs", s.logs)
 }
 
-// number reads a number of the query from 0 to most; without one it is the default.
-func number(r *http.Request, key string, otherwise, most int) (int, error) {
-	text := r.URL.Query().Get(key)
-	if text == "" {
-		return otherwise, nil
+// number is a number of the query, which is as the contract has it; without one it is the default.
+func number(q url.Values, key string, otherwise int) int {
+	n, err := strconv.Atoi(q.Get(key))
+	if err != nil {
+		return otherwise
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > most {
-		return 0, fmt.Errorf("%s=%q: want a number from 0 to %d: %w", key, text, most, ErrBadRequest)
-	}
-	return n, nil
+	return n
 }
 
 // decisions writes the newest records, and with follow=1 those that come, until
 // the caller leaves. A caller who is too slow gets {"dropped":n} in their place.
 func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
-	last, err := number(r, "last", 0, 1<<31-1)
-	if err != nil {
-		problem(w, http.StatusBadRequest, err)
-		return
-	}
-	follow := r.URL.Query().Get("follow") == "1"
+	query := r.URL.Query()
+	last, follow := number(query, "last", 0), query.Get("follow") == "1"
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := newStream(w)
 	next := s.Records.Last(last)
@@ -198,7 +190,7 @@ type follower struct {
 // events is the stream of server-sent events.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	last, err := number(r, "last", 0, maxReplayed)
+	last := number(q, "last", 0)
 	topics := []string{TopicDecisions, TopicEnded, TopicTransitions, TopicChanges, TopicStatus}
 	if text := q.Get("topics"); text != "" {
 		topics = strings.Split(text, ",")
@@ -206,12 +198,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	all := s.feeds()
 	for _, t := range topics {
 		if t != TopicStatus && !slices.ContainsFunc(all, func(f feed) bool { return f.topic == t }) {
-			err = fmt.Errorf("topics: there is no %q: %w", t, ErrBadRequest)
+			problem(w, http.StatusBadRequest, fmt.Errorf("topics: there is no %q", t))
+			return
 		}
-	}
-	if err != nil {
-		problem(w, http.StatusBadRequest, err)
-		return
 	}
 	f := &follower{stream: newStream(w), id: s.run()}
 	for _, one := range all {
@@ -366,20 +355,12 @@ type Logs struct {
 }
 
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
-	ring := s.Feeds.Logs
-	last, err := number(r, "last", 200, telemetry.LogLines)
-	level := cmp.Or(r.URL.Query().Get("level"), levels[0])
-	least := slices.Index(levels, level)
-	if least < 0 {
-		err = fmt.Errorf("level=%q: want %s: %w", level, strings.Join(levels, ", "), ErrBadRequest)
-	}
-	if err == nil && ring == nil {
-		err = errors.New("no log is kept")
-	}
-	if err != nil {
-		problem(w, statusOf(err), err)
+	ring, query := s.Feeds.Logs, r.URL.Query()
+	if ring == nil {
+		problem(w, http.StatusInternalServerError, errors.New("no log is kept"))
 		return
 	}
+	last, least := number(query, "last", 200), slices.Index(levels, query.Get("level")) // -1: all
 	out := Logs{Lines: []json.RawMessage{}}
 	b := ring.Read(0, telemetry.LogLines)
 	out.Lost = b.Missed

@@ -49,7 +49,9 @@ func TestTokenFiles(t *testing.T) {
 func TestTokenBeforeTCP(t *testing.T) {
 	s := &Server{Tokens: NewTokens(filepath.Join(t.TempDir(), "state"))}
 	w := httptest.NewRecorder()
-	s.token(w, httptest.NewRequest("POST", "/api/v1/token", strings.NewReader(`{"role":"read"}`)))
+	r := httptest.NewRequest("POST", "/api/v1/token", strings.NewReader(`{"role":"read"}`))
+	r.Header.Set("Content-Type", "application/json")
+	s.Handler().ServeHTTP(w, r)
 	var got Token
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK || len(got.Token) != 43 {
 		t.Errorf("%d, %s", w.Code, w.Body)
