@@ -310,6 +310,11 @@ func (k *talk) changes(r *rig) {
 	if err := json.Unmarshal(body, &st); err != nil || st.ETag != resp.Header.Get("ETag") || st.BaseGone || st.Added != 1 {
 		k.t.Errorf("staged: %v, %+v", err, st)
 	}
+	for _, tag := range []string{base, `"other"`} { // what somebody else has staged stays
+		if resp, _ := k.ask("DELETE", "/api/v1/config/stage", nil, "If-Match", tag); resp.StatusCode != http.StatusPreconditionFailed {
+			k.t.Errorf("another's stage was thrown away: %d", resp.StatusCode)
+		}
+	}
 	k.keep("POST", "/api/v1/replay", map[string]any{})
 	k.keep("POST", "/api/v1/config/commit?confirm=soon", map[string]any{}, "If-Match", st.ETag)
 	k.keep("POST", "/api/v1/config/commit?confirm=90s", map[string]any{}, "If-Match", st.ETag)
@@ -328,6 +333,12 @@ func (k *talk) changes(r *rig) {
 	k.keep("DELETE", "/api/v1/config/stage", nil)
 	k.keep("POST", "/api/v1/reload", map[string]any{})
 	k.ask("POST", "/api/v1/plan", map[string]any{})
+	resp, _ = k.ask("POST", "/api/v1/config/stage", map[string]any{"text": zoomPolicy + "# more\n"})
+	for _, want := range []int{http.StatusNoContent, http.StatusNoContent} { // the second finds nothing to throw away
+		if resp, _ := k.ask("DELETE", "/api/v1/config/stage", nil, "If-Match", resp.Header.Get("ETag")); resp.StatusCode != want {
+			k.t.Errorf("thrown away: %d, want %d", resp.StatusCode, want)
+		}
+	}
 	r.sync()
 	if got := r.snap.Load().live.policy.Hash; shortHash(got) != now.Hash {
 		k.t.Errorf("after the rollback %s decides, want %s", shortHash(got), now.Hash)
