@@ -82,9 +82,14 @@ func daemonFailed(cmd *cobra.Command, err error) error {
 	if !errors.As(err, &gone) {
 		return cli.Errors
 	}
-	if errors.Is(err, os.ErrPermission) {
+	switch {
+	case errors.Is(err, os.ErrPermission):
 		fmt.Fprintln(w, "hint: root and the members of the group netpolicy may; `adduser $USER netpolicy` adds you from the next login on")
-	} else {
+	case errors.Is(err, api.ErrSilent):
+		fmt.Fprintln(w, "hint: it hangs, or has too much to do; its log may tell more")
+	case errors.Is(err, api.ErrBrokeOff):
+		fmt.Fprintln(w, "hint: it stopped, or was restarted; `netpolicy status` tells what it does now")
+	default:
 		fmt.Fprintln(w, "hint: is netpolicyd running? `netpolicyd --config FILE` starts it; --socket names another socket")
 	}
 	return cli.Unreachable
