@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,15 +152,12 @@ func (f *daemonFlags) change(cmd *cobra.Command, q api.ChangeRequest, file strin
 	return f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
 		if file != "" {
 			// First what is in force: whoever changes that while the file is read, or a change before ours goes on, is heard.
-			var err error
-			if q.IfMatch, err = c.InForce(ctx); err != nil {
-				return err
-			}
+			tag, gone := c.InForce(ctx)
 			b, err := policyfile.Gather(file, cmd.InOrStdin())
-			if err != nil {
+			if err := cmp.Or(err, gone); err != nil {
 				return err
 			}
-			q.Policy = &b
+			q.Policy, q.IfMatch = &b, tag
 		}
 		if q.Confirm == api.ConfirmProbe && f.output == "text" {
 			fmt.Fprintln(cmd.ErrOrStderr(), "waiting for probes; Ctrl-C takes the policy back")
