@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -33,7 +34,7 @@ const answerTime = 10 * time.Second
 var ErrSilent = errors.New("it takes the connection and says nothing")
 
 // ErrBrokeOff is why an answer did not come to its end: the daemon stopped.
-var ErrBrokeOff = errors.New("it broke off in the middle of its answer")
+var ErrBrokeOff = errors.New("it broke off before its answer was whole")
 
 // UnreachableError says that no daemon answers on the socket, or does no longer. Err may wrap ErrSilent and ErrBrokeOff.
 type UnreachableError struct {
@@ -334,9 +335,12 @@ func (c *Client) failed(method, path string, err error) error {
 		return &UnreachableError{c.socket, ErrSilent}
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return &UnreachableError{c.socket, dial}
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		return &UnreachableError{c.socket, ErrBrokeOff}
 	default:
+		if of := new(url.Error); errors.As(err, &of) {
+			err = of.Err
+		}
 		return &UnreachableError{c.socket, fmt.Errorf("%w: %w", ErrBrokeOff, err)}
 	}
 }
