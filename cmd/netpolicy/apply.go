@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,8 @@ func newApplyCmd() *cobra.Command {
 		Long: `Apply sends a policy to the daemon, with the imports and lists that stand beside
 it. The daemon checks it, tries it, and makes it live; a policy with an error is
 rejected and the old one goes on. Then the text is written to the daemon's own
-policy file, which the next start reads.
+policy file, which the next start reads. When somebody else changes the policy while
+this command reads the file or waits for its turn, nothing is done.
 
 With --confirm TIME that waits for ` + "`netpolicy confirm`" + `: without it the old policy
 returns by itself when the time is up, also when the daemon was killed meanwhile
@@ -45,12 +47,8 @@ Exit code 1: rejected, or reverted after probes.`,
 			if err := checkTerms(&q); err != nil {
 				return err
 			}
-			b, err := policyfile.Gather(args[0], cmd.InOrStdin())
-			if err != nil {
-				return cli.Fail(cmd, err)
-			}
-			q.Policy, q.Control = &b, controlFlow(os.Getenv("SSH_CONNECTION"))
-			return f.change(cmd, q)
+			q.Control = controlFlow(os.Getenv("SSH_CONNECTION"))
+			return f.change(cmd, q, args[0])
 		},
 	}
 	f.add(cmd)
@@ -75,7 +73,7 @@ other, or without a number the one that waits now.`,
 				}
 				q.N = n
 			}
-			return f.change(cmd, q)
+			return f.change(cmd, q, "")
 		},
 	}
 	f.add(cmd)
@@ -103,7 +101,7 @@ the first.`,
 				q.To = args[0]
 			}
 			q.Control = controlFlow(os.Getenv("SSH_CONNECTION"))
-			return f.change(cmd, q)
+			return f.change(cmd, q, "")
 		},
 	}
 	f.add(cmd)
@@ -149,9 +147,18 @@ func controlFlow(env string) string {
 	return fmt.Sprintf("tcp %s > %s", plain(src), plain(dst))
 }
 
-// change asks for a change and prints what came of it.
-func (f *daemonFlags) change(cmd *cobra.Command, q api.ChangeRequest) error {
+// change asks for a change, to a policy in a file or to another one, and prints what came of it.
+func (f *daemonFlags) change(cmd *cobra.Command, q api.ChangeRequest, file string) error {
 	return f.ask(func(ctx context.Context, c *api.Client, out io.Writer) error {
+		if file != "" {
+			// First what is in force: whoever changes that while the file is read, or a change before ours goes on, is heard.
+			tag, gone := c.InForce(ctx)
+			b, err := policyfile.Gather(file, cmd.InOrStdin())
+			if err := cmp.Or(err, gone); err != nil {
+				return err
+			}
+			q.Policy, q.IfMatch = &b, tag
+		}
 		if q.Confirm == api.ConfirmProbe && f.output == "text" {
 			fmt.Fprintln(cmd.ErrOrStderr(), "waiting for probes; Ctrl-C takes the policy back")
 		}
@@ -166,6 +173,9 @@ func (f *daemonFlags) change(cmd *cobra.Command, q api.ChangeRequest) error {
 			q.N = s.Confirm.N
 		}
 		r, err := c.Change(ctx, q)
+		if errors.Is(err, api.ErrPrecondition) {
+			return errors.New("nothing was changed: somebody else has changed the policy meanwhile; `netpolicy history` tells who")
+		}
 		if err != nil {
 			return err
 		}

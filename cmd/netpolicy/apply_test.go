@@ -26,6 +26,8 @@ type changer struct {
 	result api.ChangeResult
 	err    error
 	plan   api.PlanAnswer
+	// present is why the policy in force can't be told.
+	present error
 }
 
 func (c *changer) Change(_ context.Context, who string, q api.ChangeRequest) (api.ChangeResult, error) {
@@ -33,7 +35,9 @@ func (c *changer) Change(_ context.Context, who string, q api.ChangeRequest) (ap
 	return c.result, c.err
 }
 
-func (c *changer) Present(context.Context) (api.EntryText, error) { return api.EntryText{}, nil }
+func (c *changer) Present(context.Context) (api.EntryText, error) {
+	return api.EntryText{}, c.present
+}
 
 func (c *changer) Compare(context.Context, api.PlanRequest) (api.PlanAnswer, error) {
 	return c.plan, nil
@@ -198,6 +202,20 @@ func TestChangeCommands(t *testing.T) {
 		if _, out := command(append(strings.Fields(args), "--socket", socket)...); b.asked != want {
 			t.Errorf("%s asked for %+v\n%s", args, b.asked, out)
 		}
+	}
+	// What is replaced is what was in force when the command began.
+	b.asked = api.ChangeRequest{}
+	if _, out := command("apply", file, "--socket", socket); !strings.HasPrefix(b.asked.IfMatch, `"`) || !b.asked.Replaces(&policyfile.Bundle{}) || b.asked.Replaces(&policyfile.Bundle{Main: []byte("other")}) {
+		t.Errorf("asked to replace %q\n%s", b.asked.IfMatch, out)
+	}
+	b.err = api.ErrPrecondition
+	if code, out := command("apply", file, "--socket", socket); code != 1 || !strings.Contains(out, "somebody else has changed the policy meanwhile") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	// Where the daemon can't tell what is in force, whatever is is replaced.
+	b.present, b.err = fmt.Errorf("its text is not kept: %w", api.ErrConflict), nil
+	if code, out := command("apply", file, "--socket", socket); code != 0 || b.asked.IfMatch != "" {
+		t.Errorf("exit %d, asked to replace %q\n%s", code, b.asked.IfMatch, out)
 	}
 	// Nothing waits any more: nothing is gone back to instead.
 	reader.waits, b.asked = nil, api.ChangeRequest{}

@@ -110,6 +110,9 @@ up and down, how long it has been followed, and the rule. Filters may be combine
 		Example: "  netpolicy connections --sort rate -n 20\n  netpolicy connections --name .zoom.us --uplink wan1 -o ndjson",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(f.output, "ndjson"); err != nil {
+				return err
+			}
 			switch {
 			case !slices.Contains(api.Orders, order):
 				return fmt.Errorf("--sort %q: want %s", order, strings.Join(api.Orders, ", "))

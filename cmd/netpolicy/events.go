@@ -34,6 +34,9 @@ func (f *eventFlags) add(cmd *cobra.Command, what string, last, most int) {
 
 // check refuses what can't be asked for.
 func (f *eventFlags) check(most int) error {
+	if err := checkOutput(f.output, "ndjson"); err != nil {
+		return err
+	}
 	if f.last < 0 || f.last > most {
 		return fmt.Errorf("-n %d: want a number from 0 to %d", f.last, most)
 	}

@@ -33,8 +33,11 @@ of it in the end. It needs root. docs/lab.md defines the script language.`,
 		defer stop()
 		err := f(ctx, lab.NewPrinter(cmd.OutOrStdout(), quiet))
 		var code cli.Exit
-		if err != nil && !errors.As(err, &code) {
+		switch {
+		case err != nil && !errors.As(err, &code):
 			return cli.Fail(cmd, err)
+		case err != nil && ctx.Err() != nil:
+			return cli.Interrupted
 		}
 		return err
 	}

@@ -37,12 +37,14 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
-// checkOutput refuses what -o can't be where it is text or json.
-func checkOutput(output string) error {
-	if output != "text" && output != "json" {
-		return fmt.Errorf("-o %s: the outputs are text and json", output)
+// checkOutput refuses what -o can't be where it is text or json, or one of also.
+func checkOutput(output string, also ...string) error {
+	all := append([]string{"text", "json"}, also...)
+	if slices.Contains(all, output) {
+		return nil
 	}
-	return nil
+	last := len(all) - 1
+	return fmt.Errorf("-o %s: the outputs are %s and %s", output, strings.Join(all[:last], ", "), all[last])
 }
 
 // ask returns a RunE that runs f with the daemon's client, under a context that
@@ -76,15 +78,20 @@ func (f *daemonFlags) print(out io.Writer, v any, text func()) error {
 
 // daemonFailed prints what went wrong with the daemon, and returns the exit code.
 func daemonFailed(cmd *cobra.Command, err error) error {
-	w := cmd.ErrOrStderr()
-	fmt.Fprintln(w, "error:", err)
+	failed := cli.Fail(cmd, err)
 	var gone *api.UnreachableError
 	if !errors.As(err, &gone) {
-		return cli.Errors
+		return failed
 	}
-	if errors.Is(err, os.ErrPermission) {
+	w := cmd.ErrOrStderr()
+	switch {
+	case errors.Is(err, os.ErrPermission):
 		fmt.Fprintln(w, "hint: root and the members of the group netpolicy may; `adduser $USER netpolicy` adds you from the next login on")
-	} else {
+	case errors.Is(err, api.ErrSilent):
+		fmt.Fprintln(w, "hint: it hangs, or has too much to do; its log may tell more")
+	case errors.Is(err, api.ErrBrokeOff):
+		fmt.Fprintln(w, "hint: it stopped, or was restarted; `netpolicy status` tells what it does now")
+	default:
 		fmt.Fprintln(w, "hint: is netpolicyd running? `netpolicyd --config FILE` starts it; --socket names another socket")
 	}
 	return cli.Unreachable

@@ -31,11 +31,16 @@ func newTailCmd() *cobra.Command {
 fact that the name comes from (sni, http_host, dns), the program, the round-trip time where it is known, what was decided,
 the uplink, the rule, and why.
 
+It goes on until Ctrl-C; when the daemon stops or is restarted it ends with exit code 6.
+
 Filters may be combined; -n counts before them, and is all that are kept where it is not given with them.`,
 		Example: `  netpolicy tail --blocked
   netpolicy tail --name '.zoom.us' --uplink wan1 -o ndjson`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(f.output, "ndjson"); err != nil {
+				return err
+			}
 			if last < 0 {
 				return fmt.Errorf("-n %d: want a number of records", last)
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/top"
 )
 
@@ -63,7 +64,7 @@ Bytes of forwarded connections are those of conntrack: net.netfilter.nf_conntrac
 				return fmt.Errorf("--every %s: want at least %s", every, leastEvery)
 			}
 			once = once || f.output == "json"
-			out, isFile := cmd.OutOrStdout().(*os.File)
+			out, isFile := cli.File(cmd.OutOrStdout())
 			if !once && (!isFile || !isTerminal(out)) {
 				return errors.New("the screen needs a terminal; --once prints one look at it")
 			}

@@ -76,6 +76,9 @@ that one in for good. A certificate that is verified needs no pin.`,
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
 			p, err := target.look(ctx)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return cli.Fail(cmd, ctx.Err())
+			}
 			if err != nil {
 				return cli.Fail(cmd, fmt.Errorf("look at the certificate of %s: %s", target.server, oneLine(err.Error())))
 			}

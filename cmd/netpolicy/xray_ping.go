@@ -75,6 +75,9 @@ with 1 when no server answers.`,
 			if err != nil {
 				return cli.Fail(cmd, fmt.Errorf("write what came of it: %w", err))
 			}
+			if ctx.Err() != nil {
+				return cli.Interrupted
+			}
 			if !slices.ContainsFunc(all, func(p ping) bool { return p.OK }) {
 				return cli.Errors
 			}

@@ -154,7 +154,7 @@ usable profile, leaves the last good content in use; the exit code is then 1.`,
 					s, err := c.ChangeSubscription(ctx, api.SubscriptionRequest{Do: api.DoUpdate, Name: name})
 					var gone *api.UnreachableError
 					switch {
-					case errors.As(err, &gone):
+					case errors.As(err, &gone), errors.Is(err, context.Canceled):
 						return err
 					case err != nil:
 						failed = cli.Fail(cmd, errors.New(oneLine(err.Error())))

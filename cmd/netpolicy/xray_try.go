@@ -33,6 +33,7 @@ type tryFlags struct {
 	output   string
 	byDaemon bool // its Xray, from where it stands
 	socket   string
+	gone     error // why the daemon does not answer any more
 }
 
 func (f *tryFlags) add(cmd *cobra.Command) {
@@ -70,7 +71,15 @@ func (f *tryFlags) xray(ctx context.Context, core *coreFlags) (func(context.Cont
 	c := api.NewClient(f.socket)
 	_, err := c.Status(ctx)
 	return func(ctx context.Context, p link.Profile) trial.Result {
-		x, err := c.TryXray(ctx, api.XrayTrialRequest{Link: p.Link(), URL: f.page})
+		var x api.XrayTrial
+		err := f.gone
+		if err == nil {
+			x, err = c.TryXray(ctx, api.XrayTrialRequest{Link: p.Link(), URL: f.page})
+		}
+		var gone *api.UnreachableError
+		if errors.As(err, &gone) {
+			f.gone = gone
+		}
 		if err != nil {
 			r := trial.NewResult(p)
 			r.Fail(err.Error(), "")
@@ -143,6 +152,12 @@ func tryLinks(ctx context.Context, cmd *cobra.Command, f *tryFlags, core *coreFl
 	}
 	if err != nil {
 		return cli.Fail(cmd, fmt.Errorf("write what came of it: %w", err))
+	}
+	switch {
+	case f.gone != nil:
+		return daemonFailed(cmd, f.gone)
+	case ctx.Err() != nil:
+		return cli.Interrupted
 	}
 	if !slices.ContainsFunc(all, func(t trial.Result) bool { return t.OK }) {
 		return cli.Errors

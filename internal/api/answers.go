@@ -38,6 +38,9 @@ func problem(w http.ResponseWriter, status int, err error) {
 		status, b = http.StatusInternalServerError, []byte("{}")
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="netpolicyd"`) // RFC 9110, 15.5.2
+	}
 	w.WriteHeader(status)
 	w.Write(append(b, '\n'))
 }

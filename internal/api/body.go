@@ -8,8 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"reflect"
-	"strings"
 	"time"
 )
 
@@ -86,143 +84,33 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool
 
 func body(w http.ResponseWriter, r *http.Request, into any) bool { return bodyOf(w, r, into, maxBody) }
 
-// bodyOf reads a request of at most limit bytes: one JSON object, whose keys are all
-// known, spelled as they are, and there once.
+// bodyOf reads a request of at most limit bytes: one JSON value as the contract has it, whose keys are all known,
+// spelled as they are, and there once. Where it may be left out it may be empty.
 func bodyOf(w http.ResponseWriter, r *http.Request, into any, limit int64) bool {
 	text, ok := readBody(w, r, limit)
 	if !ok {
 		return false
 	}
-	if err := decode(text, into); err != nil {
+	s, needed := operations()[r.Pattern].body()
+	if len(text) == 0 && !needed {
+		return true
+	}
+	if err := decode(text, s, into); err != nil {
 		problem(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
 		return false
 	}
 	return true
 }
 
-func decode(text []byte, into any) error {
-	if err := json.Unmarshal(text, into); err != nil {
+func decode(text []byte, s *schema, into any) error {
+	err := json.Unmarshal(text, into)
+	var broken *json.SyntaxError
+	if errors.As(err, &broken) {
 		return err
 	}
 	k := keys{text, 0}
-	if k.space(); text[k.at] != '{' {
-		return errors.New("want an object")
+	if wrong := k.value(s); wrong != nil { // says it in the words of the contract
+		return wrong
 	}
-	return k.value(reflect.TypeOf(into).Elem())
-}
-
-// keys looks through JSON that was decoded for what the decoder lets pass: keys that are
-// not known, spelled in another case, or there twice.
-type keys struct {
-	text []byte
-	at   int
-}
-
-func (k *keys) space() {
-	for k.at < len(k.text) && strings.IndexByte(" \t\r\n", k.text[k.at]) >= 0 {
-		k.at++
-	}
-}
-
-// next steps over c where it stands next.
-func (k *keys) next(c byte) bool {
-	if k.space(); k.text[k.at] != c {
-		return false
-	}
-	k.at++
-	return true
-}
-
-// value looks through a value that is decoded into a t; nil is anything.
-func (k *keys) value(t reflect.Type) error {
-	for t != nil && t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch {
-	case k.next('{'):
-		return k.object(t)
-	case k.next('['):
-		if t != nil && t.Kind() == reflect.Slice {
-			t = t.Elem()
-		} else {
-			t = nil
-		}
-		for !k.next(']') {
-			if err := k.value(t); err != nil {
-				return err
-			}
-			k.next(',')
-		}
-	case k.text[k.at] == '"':
-		k.string()
-	default:
-		for k.at < len(k.text) && strings.IndexByte(",]} \t\r\n", k.text[k.at]) < 0 {
-			k.at++
-		}
-	}
-	return nil
-}
-
-func (k *keys) object(t reflect.Type) error {
-	var known map[string]reflect.Type
-	var each reflect.Type
-	if t != nil && t.Kind() == reflect.Struct {
-		known = map[string]reflect.Type{}
-		fields(t, known)
-	} else if t != nil && t.Kind() == reflect.Map {
-		each = t.Elem()
-	}
-	seen := map[string]bool{}
-	for !k.next('}') {
-		k.space()
-		var name string
-		if err := json.Unmarshal(k.string(), &name); err != nil {
-			return err
-		}
-		of := each
-		if known != nil {
-			var ok bool
-			if of, ok = known[name]; !ok {
-				return fmt.Errorf("unknown field %q", name)
-			}
-		}
-		if seen[name] {
-			return fmt.Errorf("the field %q is there twice", name)
-		}
-		seen[name] = true
-		k.next(':')
-		if err := k.value(of); err != nil {
-			return err
-		}
-		k.next(',')
-	}
-	return nil
-}
-
-// string steps over a string and returns it with its quotes.
-func (k *keys) string() []byte {
-	from := k.at
-	for k.at++; k.text[k.at] != '"'; k.at++ {
-		if k.text[k.at] == '\\' {
-			k.at++
-		}
-	}
-	k.at++
-	return k.text[from:k.at]
-}
-
-// fields gathers the names under which a struct's fields stand in JSON.
-func fields(t reflect.Type, into map[string]reflect.Type) {
-	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		switch {
-		case name == "-" || !f.IsExported() && !f.Anonymous:
-		case f.Anonymous && name == "":
-			fields(f.Type, into)
-		case name == "":
-			into[f.Name] = f.Type
-		default:
-			into[name] = f.Type
-		}
-	}
+	return err
 }

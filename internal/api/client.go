@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -27,7 +28,16 @@ const maxLine = 1 << 20
 // maxAnswer bounds an answer; the largest are plans of 100,000 rules.
 const maxAnswer = 256 << 20
 
-// UnreachableError says that no daemon answers on the socket.
+// answerTime is how long the daemon may take to begin an answer, where nothing has to be worked out or waited for.
+const answerTime = 10 * time.Second
+
+// ErrSilent is why a daemon does not answer that takes the connection: it hangs.
+var ErrSilent = errors.New("it takes the connection and says nothing")
+
+// ErrBrokeOff is why an answer did not come to its end: the daemon stopped.
+var ErrBrokeOff = errors.New("it broke off before its answer was whole")
+
+// UnreachableError says that no daemon answers on the socket, or does no longer. Err may wrap ErrSilent and ErrBrokeOff.
 type UnreachableError struct {
 	Socket string
 	Err    error
@@ -44,21 +54,23 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 // concurrent use and fail with *UnreachableError when no daemon answers.
 type Client struct {
 	socket string
-	http   *http.Client
+	// patient waits for answers as long as they take, quick for answerTime.
+	patient, quick http.Client
 }
 
 // NewClient returns a client for the socket at path.
-func NewClient(path string) *Client {
-	return &Client{socket: path, http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-			if err != nil {
-				return nil, &UnreachableError{path, err}
-			}
-			return conn, nil
-		},
-		DisableKeepAlives: true,
-	}}}
+func NewClient(path string) *Client { return newClient(path, answerTime) }
+
+func newClient(path string, patience time.Duration) *Client {
+	transport := func(patience time.Duration) *http.Transport {
+		return &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", path)
+			},
+			DisableKeepAlives: true, ResponseHeaderTimeout: patience,
+		}
+	}
+	return &Client{path, http.Client{Transport: transport(0)}, http.Client{Transport: transport(patience)}}
 }
 
 // Status asks for the daemon's status.
@@ -135,7 +147,11 @@ func (c *Client) Change(ctx context.Context, q ChangeRequest) (ChangeResult, err
 		return r, c.call(ctx, http.MethodPost, "/api/v1/config/rollback", RollbackRequest{q.N, q.To, q.Confirm, q.Within, q.Control}, &r)
 	default:
 		path := "/api/v1/config/commit?" + url.Values{"confirm": {q.Confirm}, "within": {q.Within}}.Encode()
-		return r, c.call(ctx, http.MethodPost, path, CommitRequest{q.Policy, q.Control}, &r)
+		var header []string
+		if q.IfMatch != "" {
+			header = []string{"If-Match", q.IfMatch}
+		}
+		return r, c.call(ctx, http.MethodPost, path, CommitRequest{q.Policy, q.Control}, &r, header...)
 	}
 }
 
@@ -162,9 +178,19 @@ func (c *Client) Compare(ctx context.Context, q PlanRequest) (PlanAnswer, error)
 	return r, c.call(ctx, http.MethodPost, "/api/v1/plan", q, &r)
 }
 
+// InForce returns the ETag of the policy in force, for ChangeRequest.IfMatch; "" where the daemon can't tell its text.
+func (c *Client) InForce(ctx context.Context) (string, error) {
+	resp, err := c.send(ctx, http.MethodHead, "/api/v1/config", nil)
+	if err != nil {
+		return "", err
+	}
+	return resp.Header.Get("ETag"), resp.Body.Close()
+}
+
 // Decisions calls each with the newest last records, oldest first, and then, if
 // follow is set, with those that come, until ctx ends, the daemon stops, or each
-// fails. The line is valid only during the call. It returns nil when ctx ended it.
+// fails. The line is valid only during the call. It returns nil when ctx ended it,
+// and *UnreachableError when the daemon ended what was to go on.
 func (c *Client) Decisions(ctx context.Context, last int, follow bool, each func(line []byte) error) error {
 	path := "/api/v1/decisions?last=" + strconv.Itoa(last)
 	if follow {
@@ -177,7 +203,8 @@ func (c *Client) Decisions(ctx context.Context, last int, follow bool, each func
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
+	lines.Split(wholeLines)
+	for lines.Scan() && ctx.Err() == nil {
 		if err := each(lines.Bytes()); err != nil {
 			return err
 		}
@@ -185,10 +212,21 @@ func (c *Client) Decisions(ctx context.Context, last int, follow bool, each func
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read decisions: %w", err)
+	return c.ended(path, lines.Err(), follow)
+}
+
+// ended says whether a stream, whose scanner says err, has ended as it should: not at all if it was to go on.
+func (c *Client) ended(path string, err error, follow bool) error {
+	switch {
+	case errors.Is(err, bufio.ErrTooLong):
+		return fmt.Errorf("read %s: %w", path, err)
+	case err != nil:
+		return c.failed(http.MethodGet, path, err)
+	case follow:
+		return &UnreachableError{c.socket, errors.New("it stopped, and ended the stream")}
+	default:
+		return nil
 	}
-	return nil
 }
 
 // Rules asks for the rules of the policy that decides.
@@ -231,7 +269,7 @@ func (c *Client) Events(ctx context.Context, topics []string, last int) (list []
 }
 
 // FollowEvents calls each with what comes after a place that Events gave, until ctx ends, the daemon stops, or each
-// fails. It returns nil when ctx ended it.
+// fails. It returns nil when ctx ended it, and *UnreachableError when the daemon did.
 func (c *Client) FollowEvents(ctx context.Context, topics []string, after string, each func(Event) error) error {
 	_, err := c.events(ctx, url.Values{"topics": {strings.Join(topics, ",")}}, after, each)
 	if ctx.Err() != nil {
@@ -250,6 +288,7 @@ func (c *Client) events(ctx context.Context, q url.Values, after string, each fu
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxLine)
+	lines.Split(wholeLines)
 	var e Event
 	for lines.Scan() {
 		key, value, _ := strings.Cut(lines.Text(), ": ")
@@ -269,40 +308,83 @@ func (c *Client) events(ctx context.Context, q url.Values, after string, each fu
 			e = Event{}
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return id, fmt.Errorf("read events: %w", err)
-	}
-	return id, nil
+	return id, c.ended(path, lines.Err(), q.Get("follow") != "0")
 }
 
-func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	resp, err := c.do(ctx, method, path, in)
+// wholeLines is a bufio.SplitFunc for lines with their end: what an answer that broke off ends with is none.
+func wholeLines(data []byte, _ bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	return 0, nil, nil
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any, header ...string) error {
+	b, err := c.read(ctx, method, path, in, header...)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("read the answer of %s %s: %w", method, path, err)
 	}
 	return nil
 }
 
 func (c *Client) text(ctx context.Context, path string) (string, error) {
-	resp, err := c.do(ctx, http.MethodGet, path, nil)
+	b, err := c.read(ctx, http.MethodGet, path, nil)
+	return string(b), err
+}
+
+// read returns the body of an answer of status 2xx or 422.
+func (c *Client) read(ctx context.Context, method, path string, in any, header ...string) ([]byte, error) {
+	resp, err := c.do(ctx, method, path, in, header...)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return "", fmt.Errorf("read the answer of GET %s: %w", path, err)
+		return nil, c.failed(method, path, err)
 	}
-	return string(b), nil
+	return b, nil
 }
 
-// do returns an answer of status 2xx or 422, whose body the caller closes; any other is an error. Of header, keys and
-// values in turn, those without a value are not sent.
+// takesLong reports what may rightly take long: policies are compiled and tried, texts compared, probes, downloads and
+// other processes waited for.
+func takesLong(method, path string) bool {
+	return method == http.MethodPost && path != "/api/v1/token" || path == "/api/v1/plan" || strings.HasPrefix(path, "/api/v1/config/versions")
+}
+
+// do returns an answer of status 2xx or 422, whose body the caller closes; any other is an error.
 func (c *Client) do(ctx context.Context, method, path string, in any, header ...string) (*http.Response, error) {
+	if takesLong(method, path) { // then see first that there is somebody
+		resp, err := c.send(ctx, http.MethodGet, "/api/v1/session", nil)
+		if err != nil {
+			return nil, err
+		}
+		resp.Body.Close()
+	}
+	resp, err := c.send(ctx, method, path, in, header...)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusUnprocessableEntity {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var p Problem
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&p); err != nil || p.Detail == "" {
+		return nil, fmt.Errorf("%s %s: %s", method, path, resp.Status)
+	}
+	if resp.StatusCode == http.StatusPreconditionFailed {
+		return nil, ErrPrecondition
+	}
+	return nil, errors.New(p.Detail)
+}
+
+// send returns the answer to a request, of whatever status. Of header, keys and values in turn, those without a value
+// are not sent.
+func (c *Client) send(ctx context.Context, method, path string, in any, header ...string) (*http.Response, error) {
 	var payload io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -323,21 +405,34 @@ func (c *Client) do(ctx context.Context, method, path string, in any, header ...
 			req.Header.Set(header[i], header[i+1])
 		}
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		var gone *UnreachableError
-		if errors.As(err, &gone) {
-			return nil, gone
-		}
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	client := &c.quick
+	if takesLong(method, path) {
+		client = &c.patient
 	}
-	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusUnprocessableEntity {
+	resp, err := client.Do(req)
+	if err == nil {
 		return resp, nil
 	}
-	defer resp.Body.Close()
-	var p Problem
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&p); err != nil || p.Detail == "" {
-		return nil, fmt.Errorf("%s %s: %s", method, path, resp.Status)
+	return nil, c.failed(method, path, err)
+}
+
+// failed says why there is no answer, or only the beginning of one.
+func (c *Client) failed(method, path string, err error) error {
+	var late net.Error
+	var dial *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s %s: %w", method, path, context.Canceled)
+	case errors.As(err, &late) && late.Timeout():
+		return &UnreachableError{c.socket, ErrSilent}
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return &UnreachableError{c.socket, dial}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return &UnreachableError{c.socket, ErrBrokeOff}
+	default:
+		if of := new(url.Error); errors.As(err, &of) {
+			err = of.Err
+		}
+		return &UnreachableError{c.socket, fmt.Errorf("%w: %w", ErrBrokeOff, err)}
 	}
-	return nil, errors.New(p.Detail)
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"path/filepath"
@@ -79,20 +78,21 @@ func (s *stage) get() (Stage, bool) {
 	return *s.now, true
 }
 
-// set replaces what is staged; nil leaves nothing.
+// set replaces what is staged.
 func (s *stage) set(to *Stage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now = to
 }
 
-// clear forgets what is staged if it is still that.
-func (s *stage) clear(tag string) {
+// clear forgets what is staged if match names it, "" anything, and reports whether nothing is staged then.
+func (s *stage) clear(match string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now != nil && s.now.ETag == tag {
+	if s.now != nil && (match == "" || matches(match, s.now.ETag)) {
 		s.now = nil
 	}
+	return s.now == nil
 }
 
 // CommitRequest is a policy to apply; without one what is staged is.
@@ -116,7 +116,10 @@ type RollbackRequest struct {
 	Control string `json:"control,omitempty"`
 }
 
-var errNoStage = errors.New("nothing is staged")
+var (
+	errNoStage    = errors.New("nothing is staged")
+	errOtherStage = errors.New("something else is staged, or nothing")
+)
 
 // config adds the routes of the policy's text.
 func (s *Server) config(r *router) {
@@ -125,8 +128,11 @@ func (s *Server) config(r *router) {
 	r.HandleFunc("POST /api/v1/config/stage", func(w http.ResponseWriter, req *http.Request) {
 		s.limited(w, func() { s.stageText(w, req) })
 	})
-	r.HandleFunc("DELETE /api/v1/config/stage", func(w http.ResponseWriter, _ *http.Request) {
-		s.stage.set(nil)
+	r.HandleFunc("DELETE /api/v1/config/stage", func(w http.ResponseWriter, req *http.Request) {
+		if !s.stage.clear(req.Header.Get("If-Match")) {
+			problem(w, http.StatusPreconditionFailed, errOtherStage)
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 	})
 	r.HandleFunc("POST /api/v1/config/commit", func(w http.ResponseWriter, req *http.Request) {
@@ -157,10 +163,6 @@ func (s *Server) present(w http.ResponseWriter, r *http.Request) {
 	}
 	c, tag := configOf(e), etag(&e.Policy)
 	if to := r.URL.Query().Get("syntax"); to != "" && to != c.Syntax {
-		if to != "npl" && to != "yaml" {
-			problem(w, http.StatusBadRequest, fmt.Errorf("syntax=%q: want npl or yaml", to))
-			return
-		}
 		name, o := s.Desk.Lent()
 		out, err := lsp.NewLook(name, c.Syntax, e.Policy.Main, o).Written(to)
 		if err != nil {
@@ -261,12 +263,12 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 			problem(w, http.StatusPreconditionRequired, errors.New("If-Match has to name what is staged, by its ETag"))
 			return
 		case !ok || !matches(match, st.ETag):
-			problem(w, http.StatusPreconditionFailed, errors.New("something else is staged, or nothing"))
+			problem(w, http.StatusPreconditionFailed, errOtherStage)
 			return
 		}
 		do.Policy, tag, do.IfMatch = &st.bundle, st.ETag, st.Base
 	}
-	if s.change(w, r, do) {
+	if s.change(w, r, do) && tag != "" {
 		s.stage.clear(tag)
 	}
 }

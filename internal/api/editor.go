@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+	"unicode/utf16"
 
 	"netpolicy.dev/netpolicy/analysis"
 	"netpolicy.dev/netpolicy/diag"
@@ -148,22 +149,28 @@ func busy(w http.ResponseWriter) {
 	problem(w, http.StatusServiceUnavailable, errors.New("other questions about texts are at work; try again in a moment"))
 }
 
-// look opens a text, or answers why not.
-func (s *Server) look(w http.ResponseWriter, t Text) *lsp.Look {
-	if t.Syntax != "" && t.Syntax != "npl" && t.Syntax != "yaml" {
-		problem(w, http.StatusBadRequest, fmt.Errorf("syntax %q: want npl or yaml", t.Syntax))
-		return nil
-	}
+// look opens a text.
+func (s *Server) look(t Text) *lsp.Look {
 	name, o := s.Desk.Lent()
 	return lsp.NewLook(name, t.Syntax, []byte(t.Text), o)
 }
 
-// program is the policy's, or nil and it is answered what is wrong.
-func (s *Server) program(w http.ResponseWriter, t Text) *engine.Program {
-	l := s.look(w, t)
-	if l == nil {
+// lookAt opens a text that has the place, or answers why not.
+func (s *Server) lookAt(w http.ResponseWriter, q TextAt) *lsp.Look {
+	units := 0
+	for _, r := range q.Text.Text {
+		units += utf16.RuneLen(r)
+	}
+	if q.At > units {
+		problem(w, http.StatusBadRequest, fmt.Errorf("at %d: the text has %d UTF-16 units", q.At, units))
 		return nil
 	}
+	return s.look(q.Text)
+}
+
+// program is the policy's, or nil and it is answered what is wrong.
+func (s *Server) program(w http.ResponseWriter, t Text) *engine.Program {
+	l := s.look(t)
 	if p := l.Program(); p != nil {
 		return p
 	}
@@ -208,10 +215,7 @@ func (s *Server) lint(w http.ResponseWriter, r *http.Request) {
 	if !bodyOf(w, r, &q, maxText) {
 		return
 	}
-	l := s.look(w, q)
-	if l == nil {
-		return
-	}
+	l := s.look(q)
 	list, err := l.Findings(true)
 	out := Lint{Findings: list}
 	if err == nil {
@@ -227,14 +231,10 @@ func (s *Server) lint(w http.ResponseWriter, r *http.Request) {
 
 // written answers with a text in a syntax.
 func (s *Server) written(w http.ResponseWriter, t Text, syntax string) {
-	l := s.look(w, t)
-	if l == nil {
-		return
-	}
 	if syntax == "" {
 		syntax = lsp.SyntaxOf("", []byte(t.Text))
 	}
-	out, err := l.Written(syntax)
+	out, err := s.look(t).Written(syntax)
 	if err != nil {
 		problem(w, http.StatusUnprocessableEntity, err)
 		return
@@ -251,11 +251,7 @@ func (s *Server) format(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) convert(w http.ResponseWriter, r *http.Request) {
 	var q ConvertRequest
-	switch {
-	case !bodyOf(w, r, &q, maxText):
-	case q.To != "npl" && q.To != "yaml":
-		problem(w, http.StatusBadRequest, fmt.Errorf("to %q: want npl or yaml", q.To))
-	default:
+	if bodyOf(w, r, &q, maxText) {
 		s.written(w, q.Text, q.To)
 	}
 }
@@ -265,7 +261,7 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request) {
 	if !bodyOf(w, r, &q, maxText) {
 		return
 	}
-	if l := s.look(w, q.Text); l != nil {
+	if l := s.lookAt(w, q); l != nil {
 		out, err := l.Complete(q.At)
 		answerOr(w, out, err)
 	}
@@ -276,7 +272,7 @@ func (s *Server) hover(w http.ResponseWriter, r *http.Request) {
 	if !bodyOf(w, r, &q, maxText) {
 		return
 	}
-	if l := s.look(w, q.Text); l != nil {
+	if l := s.lookAt(w, q); l != nil {
 		out, err := l.Hover(q.At)
 		answerOr(w, out, err)
 	}
@@ -287,10 +283,7 @@ func (s *Server) test(w http.ResponseWriter, r *http.Request) {
 	if !bodyOf(w, r, &q, maxText) {
 		return
 	}
-	l := s.look(w, q)
-	if l == nil {
-		return
-	}
+	l := s.look(q)
 	out := TestResult{}
 	list := l.Result().Diags
 	if p := l.Program(); p != nil {
@@ -316,10 +309,6 @@ func (s *Server) replay(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		q.Text = Text{st.Text, st.syntax}
-	}
-	if q.Last < 0 || q.Most < 0 || q.Most > MaxFlows {
-		problem(w, http.StatusBadRequest, fmt.Errorf("last %d, most %d: want numbers from 0, most at most %d", q.Last, q.Most, MaxFlows))
-		return
 	}
 	if p := s.program(w, q.Text); p != nil {
 		out, err := s.Desk.Replay(r.Context(), q, p)

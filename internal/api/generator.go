@@ -14,8 +14,8 @@ import (
 // those that are at work few.
 func (s *Server) generator(r *router, turn func(http.HandlerFunc) http.HandlerFunc) {
 	r.ask("POST /api/v1/xray/{function}", turn(func(w http.ResponseWriter, req *http.Request) {
-		body, ok := readBody(w, req, maxText)
-		if !ok {
+		var body json.RawMessage
+		if !bodyOf(w, req, &body, maxText) {
 			return
 		}
 		out := generator.Call(req.PathValue("function"), body)

@@ -55,6 +55,10 @@ func (r *router) handler() http.Handler {
 				problem(w, status, err)
 				return
 			}
+			if err := operations()[req.Pattern].refuses(req); err != nil {
+				problem(w, http.StatusBadRequest, err)
+				return
+			}
 			if readsOnly(req) && !unmasked[one.path] {
 				w = masker{w}
 			}

@@ -253,6 +253,9 @@ func (s *Server) routes() *router {
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if !body(w, r, &struct{}{}) {
+		return
+	}
 	res, err := s.Admin.Reload(r.Context())
 	switch {
 	case err != nil:

@@ -91,6 +91,9 @@ func (s *Server) refuseToken(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
+	if !bodyOf(w, r, &struct{}{}, maxLogin) {
+		return
+	}
 	if who, _ := callerOf(r.Context()); who.session != nil {
 		s.Tokens.end(who.session)
 	}

@@ -43,7 +43,7 @@ func TestSubscriptions(t *testing.T) {
 	if s, err := c.ChangeSubscription(ctx, SubscriptionRequest{Do: DoAdd, Name: "a", URL: "u"}); err != nil || s.Name != "a" || s.URL != "u" {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if _, err := c.ChangeSubscription(ctx, SubscriptionRequest{Do: "x"}); err == nil || err.Error() != `do "x"` {
+	if _, err := c.ChangeSubscription(ctx, SubscriptionRequest{Do: DoRemove}); err == nil || err.Error() != `do "remove"` {
 		t.Error(err)
 	}
 }
@@ -53,7 +53,7 @@ func TestNoSubscriptions(t *testing.T) {
 	c, ctx := serveWith(t, &fake{}, telemetry.NewRing(1), func(s *Server) { s.Subscriptions = nil }), t.Context()
 	_, listed := c.Subscriptions(ctx)
 	_, shown := c.Subscription(ctx, "a")
-	_, changed := c.ChangeSubscription(ctx, SubscriptionRequest{})
+	_, changed := c.ChangeSubscription(ctx, SubscriptionRequest{Do: DoRemove, Name: "a"})
 	for _, err := range []error{listed, shown, changed} {
 		if err == nil || !strings.Contains(err.Error(), "has no state directory") {
 			t.Error(err)

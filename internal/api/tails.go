@@ -2,12 +2,12 @@ package api
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,28 +98,20 @@ func (s *Server) tails(r *router) {
 	r.HandleFunc("GET /api/v1/logs", s.logs)
 }
 
-// number reads a number of the query from 0 to most; without one it is the default.
-func number(r *http.Request, key string, otherwise, most int) (int, error) {
-	text := r.URL.Query().Get(key)
-	if text == "" {
-		return otherwise, nil
+// number is a number of the query, which is as the contract has it; without one it is the default.
+func number(q url.Values, key string, otherwise int) int {
+	n, err := strconv.Atoi(q.Get(key))
+	if err != nil {
+		return otherwise
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > most {
-		return 0, fmt.Errorf("%s=%q: want a number from 0 to %d: %w", key, text, most, ErrBadRequest)
-	}
-	return n, nil
+	return n
 }
 
 // decisions writes the newest records, and with follow=1 those that come, until
 // the caller leaves. A caller who is too slow gets {"dropped":n} in their place.
 func (s *Server) decisions(w http.ResponseWriter, r *http.Request) {
-	last, err := number(r, "last", 0, 1<<31-1)
-	if err != nil {
-		problem(w, http.StatusBadRequest, err)
-		return
-	}
-	follow := r.URL.Query().Get("follow") == "1"
+	query := r.URL.Query()
+	last, follow := number(query, "last", 0), query.Get("follow") == "1"
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := newStream(w)
 	next := s.Records.Last(last)
@@ -201,7 +193,7 @@ type follower struct {
 // events is the stream of server-sent events.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	last, err := number(r, "last", 0, MaxEvents)
+	last := number(q, "last", 0)
 	topics := []string{TopicDecisions, TopicEnded, TopicTransitions, TopicChanges, TopicStatus}
 	if text := q.Get("topics"); text != "" {
 		topics = strings.Split(text, ",")
@@ -209,17 +201,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	all := s.feeds()
 	for _, t := range topics {
 		if t != TopicStatus && !slices.ContainsFunc(all, func(f feed) bool { return f.topic == t }) {
-			err = fmt.Errorf("topics: there is no %q: %w", t, ErrBadRequest)
+			problem(w, http.StatusBadRequest, fmt.Errorf("topics: there is no %q", t))
+			return
 		}
 	}
-	follow := cmp.Or(q.Get("follow"), "1")
-	if follow != "0" && follow != "1" {
-		err = fmt.Errorf("follow=%q: want 0 or 1: %w", follow, ErrBadRequest)
-	}
-	if err != nil {
-		problem(w, http.StatusBadRequest, err)
-		return
-	}
+	follow := q.Get("follow") != "0"
 	f := &follower{stream: newStream(w), id: s.run()}
 	for _, one := range all {
 		if slices.Contains(topics, one.topic) && one.ring != nil {
@@ -236,29 +222,40 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if f.send() != nil {
 		return
 	}
-	if status := slices.Contains(topics, TopicStatus); follow == "1" {
+	if status := slices.Contains(topics, TopicStatus); follow {
 		f.follow(r, s, status)
 	} else {
 		f.kept(s, status)
 	}
 }
 
-// resume goes on where an id says. It returns false for one of another run.
+// resume goes on where an id says. It returns false, and changes nothing, for what is no id of this run: one of
+// another, one that can't be read or lies ahead, and one without a place in each feed.
 func (f *follower) resume(id string) bool {
-	run, places, _ := strings.Cut(id, "-")
-	if run != f.id {
+	parts := strings.Split(id, "-")
+	if parts[0] != f.id {
 		return false
 	}
-	for _, part := range strings.Split(places, "-") {
-		for i := range f.feeds {
-			if part == "" || part[0] != f.feeds[i].key {
-				continue
-			}
-			if n, err := strconv.ParseUint(part[1:], 10, 64); err == nil && n <= f.feeds[i].ring.Last(0) {
-				f.at[i] = n
-			}
+	places := map[byte]uint64{}
+	for _, part := range parts[1:] {
+		if part == "" {
+			return false
 		}
+		n, err := strconv.ParseUint(part[1:], 10, 64)
+		if err != nil {
+			return false
+		}
+		places[part[0]] = n
 	}
+	at := make([]uint64, len(f.feeds))
+	for i, one := range f.feeds {
+		n, ok := places[one.key]
+		if !ok || n > one.ring.Last(0) {
+			return false
+		}
+		at[i] = n
+	}
+	f.at = at
 	return true
 }
 
@@ -388,20 +385,12 @@ type Logs struct {
 }
 
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
-	ring := s.Feeds.Logs
-	last, err := number(r, "last", 200, telemetry.LogLines)
-	level := cmp.Or(r.URL.Query().Get("level"), levels[0])
-	least := slices.Index(levels, level)
-	if least < 0 {
-		err = fmt.Errorf("level=%q: want %s: %w", level, strings.Join(levels, ", "), ErrBadRequest)
-	}
-	if err == nil && ring == nil {
-		err = errors.New("no log is kept")
-	}
-	if err != nil {
-		problem(w, statusOf(err), err)
+	ring, query := s.Feeds.Logs, r.URL.Query()
+	if ring == nil {
+		problem(w, http.StatusInternalServerError, errors.New("no log is kept"))
 		return
 	}
+	last, least := number(query, "last", 200), slices.Index(levels, query.Get("level")) // -1: all
 	out := Logs{Lines: []json.RawMessage{}}
 	b := ring.Read(0, telemetry.LogLines)
 	out.Lost = b.Missed

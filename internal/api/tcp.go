@@ -205,7 +205,7 @@ func (s *Server) caller(r *http.Request) (c caller, known, wrong bool) {
 	if s.Tokens == nil {
 		return caller{}, false, false
 	}
-	if text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+	if scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		text = strings.TrimSpace(text)
 		role, ok := s.Tokens.check(text)
 		return caller{role: role, by: byToken, who: "token (" + string(role) + ") from " + r.RemoteAddr, token: text}, ok, !ok

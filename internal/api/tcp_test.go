@@ -159,6 +159,9 @@ func TestDeniedByDefault(t *testing.T) {
 			if resp.StatusCode != want {
 				t.Errorf("%s: %s %s: %d %s, want %d", who, o.Method, path, resp.StatusCode, body, want)
 			}
+			if how := resp.Header.Get("WWW-Authenticate"); (how != "") != (want == http.StatusUnauthorized) {
+				t.Errorf("%s: %s %s: WWW-Authenticate of the answer %d is %q", who, o.Method, path, want, how)
+			}
 		}
 	}
 	for _, path := range []string{"/api", "/api/", "/api/v2/status", "/debug/vars", "/debug/pprof/", "/api//v1/status", "/api/v1/../v1/status", "/api/v1/./status", "/api/v1/status/"} {

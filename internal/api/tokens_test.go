@@ -49,12 +49,33 @@ func TestTokenFiles(t *testing.T) {
 func TestTokenBeforeTCP(t *testing.T) {
 	s := &Server{Tokens: NewTokens(filepath.Join(t.TempDir(), "state"))}
 	w := httptest.NewRecorder()
-	s.token(w, httptest.NewRequest("POST", "/api/v1/token", strings.NewReader(`{"role":"read"}`)))
+	r := httptest.NewRequest("POST", "/api/v1/token", strings.NewReader(`{"role":"read"}`))
+	r.Header.Set("Content-Type", "application/json")
+	s.Handler().ServeHTTP(w, r)
 	var got Token
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK || len(got.Token) != 43 {
 		t.Errorf("%d, %s", w.Code, w.Body)
 	}
 	if err := s.Tokens.Load(); err != nil || s.Tokens.Get(RoleRead) != got.Token {
 		t.Errorf("it is %q afterwards: %v", s.Tokens.Get(RoleRead), err)
+	}
+}
+
+// TestBearer: schemes have no case (RFC 9110, 11.1), and a wrong token is told how a right one is shown.
+func TestBearer(t *testing.T) {
+	k := newSite(t, TCP{}, nil)
+	token := k.tokens.Get(RoleRead)
+	for given, want := range map[string]int{
+		"Bearer " + token: http.StatusOK, "bearer " + token: http.StatusOK, "BEARER  " + token: http.StatusOK,
+		"Bearer": http.StatusUnauthorized, "Bearer" + token: http.StatusUnauthorized, "Basic " + token: http.StatusUnauthorized, token: http.StatusUnauthorized,
+		"bearer x": http.StatusUnauthorized,
+	} {
+		resp, body := k.ask("GET", "/api/v1/status", "", func(r *http.Request) { r.Header.Set("Authorization", given) })
+		if resp.StatusCode != want {
+			t.Errorf("%q: %d %s, want %d", given, resp.StatusCode, body, want)
+		}
+		if how := resp.Header.Get("WWW-Authenticate"); want == http.StatusUnauthorized && how != `Bearer realm="netpolicyd"` {
+			t.Errorf("%q: WWW-Authenticate is %q", given, how)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -115,9 +116,6 @@ type RangeRequest struct {
 	Back   time.Duration
 }
 
-// MaxRange is how far back series go.
-const MaxRange = 24 * time.Hour
-
 // RangeSeries are the names of series: of uplinks, and from states on of the host.
 var RangeSeries = []string{"rtt_ms", "loss", "error_rate", "share", "rx_rate", "tx_rate", "state", "flows", "decisions_rate"}
 
@@ -143,7 +141,7 @@ func (s *Server) views(r *router) {
 		answerOr(w, list, err)
 	})
 	r.HandleFunc("GET /api/v1/metrics/range", func(w http.ResponseWriter, req *http.Request) {
-		q, err := parseRange(req)
+		q, err := parseRange(req.URL.Query())
 		if err != nil {
 			problem(w, statusOf(err), err)
 			return
@@ -153,11 +151,7 @@ func (s *Server) views(r *router) {
 }
 
 func (s *Server) state(w http.ResponseWriter, r *http.Request) {
-	last, err := number(r, "last", 200, MaxEvents)
-	if err != nil {
-		problem(w, statusOf(err), err)
-		return
-	}
+	last := number(r.URL.Query(), "last", 200)
 	now := s.Reader.Status()
 	out := StateAnswer{Now: now.Now, State: now.State, Since: now.Since, Uplinks: now.Uplinks, Transitions: []json.RawMessage{}}
 	b := s.Feeds.Transitions.Read(0, MaxEvents)
@@ -168,13 +162,12 @@ func (s *Server) state(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, out)
 }
 
-func parseRange(r *http.Request) (q RangeRequest, err error) {
-	minutes, err := number(r, "minutes", 30, int(MaxRange/time.Minute))
-	if err != nil {
-		return q, err
-	}
-	q.Back, q.Uplink = time.Duration(max(minutes, 1))*time.Minute, r.URL.Query().Get("uplink")
-	if text := r.URL.Query().Get("series"); text != "" {
+// MaxRange is how far back series go.
+const MaxRange = 24 * time.Hour
+
+func parseRange(v url.Values) (q RangeRequest, err error) {
+	q.Back, q.Uplink = time.Duration(number(v, "minutes", 30))*time.Minute, v.Get("uplink")
+	if text := v.Get("series"); text != "" {
 		q.Series = strings.Split(text, ",")
 	}
 	for _, name := range q.Series {
@@ -229,18 +222,10 @@ func (s *Server) health(r *router) {
 	r.add(forSocket, "GET /debug/pprof/{profile}", profile)
 }
 
-// maxProfile bounds the time of a profile of the processor.
-const maxProfile = 5 * time.Minute
-
 // profile writes one of Go's profiles: "profile" is that of the processor, over some
 // seconds. The library's own handlers can do more and weigh half a mebibyte.
 func profile(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("profile")
-	seconds, err := number(r, "seconds", 30, int(maxProfile/time.Second))
-	if err != nil {
-		problem(w, statusOf(err), err)
-		return
-	}
 	known := pprof.Lookup(name)
 	if name != "profile" && known == nil {
 		problem(w, http.StatusNotFound, errNowhere)
@@ -257,7 +242,7 @@ func profile(w http.ResponseWriter, r *http.Request) {
 	}
 	defer pprof.StopCPUProfile()
 	select {
-	case <-time.After(time.Duration(seconds) * time.Second):
+	case <-time.After(time.Duration(number(r.URL.Query(), "seconds", 30)) * time.Second):
 	case <-r.Context().Done():
 	}
 }

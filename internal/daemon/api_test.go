@@ -311,6 +311,11 @@ func (k *talk) changes(r *rig) {
 	if err := json.Unmarshal(body, &st); err != nil || st.ETag != resp.Header.Get("ETag") || st.BaseGone || st.Added != 1 {
 		k.t.Errorf("staged: %v, %+v", err, st)
 	}
+	for _, tag := range []string{base, `"other"`} { // what somebody else has staged stays
+		if resp, _ := k.ask("DELETE", "/api/v1/config/stage", nil, "If-Match", tag); resp.StatusCode != http.StatusPreconditionFailed {
+			k.t.Errorf("another's stage was thrown away: %d", resp.StatusCode)
+		}
+	}
 	k.keep("POST", "/api/v1/replay", map[string]any{})
 	k.keep("POST", "/api/v1/config/commit?confirm=soon", map[string]any{}, "If-Match", st.ETag)
 	k.keep("POST", "/api/v1/config/commit?confirm=90s", map[string]any{}, "If-Match", st.ETag)
@@ -329,6 +334,12 @@ func (k *talk) changes(r *rig) {
 	k.keep("DELETE", "/api/v1/config/stage", nil)
 	k.keep("POST", "/api/v1/reload", map[string]any{})
 	k.ask("POST", "/api/v1/plan", map[string]any{})
+	resp, _ = k.ask("POST", "/api/v1/config/stage", map[string]any{"text": zoomPolicy + "# more\n"})
+	for _, want := range []int{http.StatusNoContent, http.StatusNoContent} { // the second finds nothing to throw away
+		if resp, _ := k.ask("DELETE", "/api/v1/config/stage", nil, "If-Match", resp.Header.Get("ETag")); resp.StatusCode != want {
+			k.t.Errorf("thrown away: %d, want %d", resp.StatusCode, want)
+		}
+	}
 	r.sync()
 	if got := r.snap.Load().live.policy.Hash; shortHash(got) != now.Hash {
 		k.t.Errorf("after the rollback %s decides, want %s", shortHash(got), now.Hash)
@@ -370,6 +381,17 @@ func (k *talk) streams() {
 	other := k.read("/api/v1/events?topics=changes&last=1", "another-d1", func(got []sent) bool { return len(got) == 2 })
 	if other[0].topic != "lost" {
 		k.t.Errorf("the id of another run: %+v", other)
+	}
+	// Of an id of this run that names no place where there is something, nobody knows what was missed.
+	run, _, _ := strings.Cut(decisions[0].id, "-")
+	for _, id := range []string{run, run + "-", run + "-d", run + "-dX", run + "-dX-t", run + "-d-1", run + "-t1", run + "-d99999999", run + "-d18446744073709551615", run + "-d18446744073709551616"} {
+		if got := k.read("/api/v1/events?topics=decisions&last=1", id, func(got []sent) bool { return len(got) == 2 }); got[0].topic != "lost" || got[1].data != decisions[len(decisions)-1].data {
+			k.t.Errorf("after %q came %+v", id, got)
+		}
+	}
+	// Feeds that are not followed any more are nobody's loss.
+	if got := k.read("/api/v1/events?topics=status", decisions[0].id, func(got []sent) bool { return len(got) == 1 }); got[0].topic != "status" {
+		k.t.Errorf("the status alone, after %q: %+v", decisions[0].id, got)
 	}
 	for _, query := range []string{"topics=nonsense", "follow=yes"} {
 		if resp, _ := k.ask("GET", "/api/v1/events?"+query, nil); resp.StatusCode != 400 {

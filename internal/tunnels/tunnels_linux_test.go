@@ -67,7 +67,6 @@ func newServer(t *testing.T, name string) *server {
 	return s
 }
 
-
 // run runs something until the test ends.
 func run(t *testing.T, f func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
