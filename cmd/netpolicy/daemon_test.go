@@ -256,7 +256,7 @@ func TestDaemonCommands(t *testing.T) {
 		{"events -o ndjson", 0, `{"topic":"changes","event":{`},
 		{"logs --level warn", 0, "WARN  source not in use  source=afpacket"},
 		{"logs --level loud", 2, `--level "loud": want debug, info, warn, error`},
-		{"logs -o xml", 2, "the outputs are text and json"},
+		{"logs -o xml", 2, "the outputs are text, json and ndjson"},
 		{"plan --current", 0, "# the plan\n"},
 		{"plan --current -o json", 2, "--current is a text"},
 		{"metrics", 0, "netpolicy_state 1\n"},

@@ -18,7 +18,7 @@ import (
 
 // askers are commands that ask the daemon, of each kind.
 var askers = []string{
-	"status", "status -o json", "uplinks", "tail", "tail --follow=false", "rules", "rules -o json", "events", "events -f", "logs -o ndjson", "logs -f", "uplinks --since 1h", "top --once", "top -o json", "connections", "connections -o ndjson", "kill 7",
+	"status", "status -o json", "uplinks", "tail", "tail --follow=false", "rules", "rules -o json", "uplinks --since 1h", "top --once", "top -o json", "connections", "connections -o ndjson", "kill 7",
 	"kill --blocked", "plan", "plan --current", "metrics", "reload", "state clear", "token", "history", "history --diff", "history show 8", "rollback previous",
 	"confirm 8", "xray sub list", "xray sub show home", "xray sub update home",
 }
@@ -44,7 +44,7 @@ func withDaemon(t *testing.T) (socket string, ring *telemetry.Ring, stop func())
 	ring = telemetry.NewRing(16)
 	ring.Append([]byte(`{"id":"7"}`))
 	s := &api.Server{
-		Reader: b, Admin: b, Lister: b, Changes: &changer{plan: api.PlanAnswer{Output: "# the plan\n"}}, Records: ring, Tokens: tokens, Subscriptions: subscribed{},
+		Reader: b, Admin: b, Lister: b, Viewer: b, Changes: &changer{plan: api.PlanAnswer{Output: "# the plan\n"}}, Records: ring, Tokens: tokens, Subscriptions: subscribed{},
 		Metrics: func(w io.Writer) { fmt.Fprintln(w, "netpolicy_state 1") },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -98,7 +98,7 @@ func TestInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for _, args := range askers {
+	for _, args := range append(askers, "events", "events -f", "logs -o ndjson", "logs -f") {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var out bytes.Buffer
