@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -40,8 +41,11 @@ type Telemetry struct {
 	Node      string // this host's name
 }
 
-// alertSecret is the file with what signs webhooks, in the state directory.
-const alertSecret = "alert.key"
+// Files of alerts in the state directory: what signs webhooks, and what receivers know.
+const (
+	alertSecret = "alert.key"
+	alertsTold  = "alerts.json"
+)
 
 // Names of what the daemon does beside the policy, as sources in status.
 const (
@@ -121,7 +125,11 @@ func (d *Daemon) openTelemetry() {
 		receivers = append(receivers, telemetry.ExecReceiver(o.AlertExec))
 	}
 	if len(receivers) > 0 {
-		d.alerts = telemetry.NewAlerts(o.Node, receivers, d.log, d.metrics.Alert)
+		path := ""
+		if d.store.dir != "" {
+			path = filepath.Join(d.store.dir, alertsTold)
+		}
+		d.alerts = telemetry.NewAlerts(o.Node, receivers, path, d.log, d.metrics.Alert)
 	}
 }
 
@@ -174,17 +182,35 @@ func secretIn(dir string) ([]byte, error) {
 	return b, nil
 }
 
-// alertTransition tells people of a change of state; uplink "" is the host's.
-func (d *Daemon) alertTransition(uplink string, t state.Transition) {
-	status := telemetry.Firing
-	if t.To == state.Normal {
+// alertState tells people how the host, uplink "", or an uplink is.
+func (d *Daemon) alertState(uplink string, is state.State, why string) {
+	status, key, title := telemetry.Firing, "state", "state "+is.String()
+	if is == state.Normal {
 		status = telemetry.Resolved
 	}
-	if uplink == "" {
-		d.alerts.Tell(status, "state", "state "+t.To.String(), t.Why)
-		return
+	if uplink != "" {
+		key, title = uplinkKey(uplink), "uplink "+uplink+" "+is.String()
 	}
-	d.alerts.Tell(status, "uplink/"+uplink, "uplink "+uplink+" "+t.To.String(), t.Why)
+	d.alerts.Tell(status, key, title, why)
+}
+
+// uplinkKey is the key of alerts of an uplink.
+func uplinkKey(uplink string) string { return "uplink/" + uplink }
+
+// alertStates tells people how the host and all uplinks are, where no transition does: at the start, and when
+// a policy has taken the place of another, whose uplinks were former.
+func (d *Daemon) alertStates(c *core, former []state.UplinkConfig) {
+	host := c.machine.Host()
+	d.alertState("", host.State, host.Forced.Reason)
+	for _, u := range c.machine.Status(c.live.health) {
+		d.alertState(u.Name, u.State, cmp.Or(u.Forced.Reason, u.VerdictWhy))
+	}
+	for _, u := range former {
+		if slices.ContainsFunc(c.live.health.Uplinks, func(x state.UplinkConfig) bool { return x.Name == u.Name }) {
+			continue
+		}
+		d.alerts.Tell(telemetry.Resolved, uplinkKey(u.Name), "uplink "+u.Name+": over", "it is not in the policy any more")
+	}
 }
 
 // alertPolicy tells people what became of a policy, where that is not what was asked for.
