@@ -192,6 +192,49 @@ func TestSegmentsRotateAndGo(t *testing.T) {
 	}
 }
 
+// TestSegmentsOrder: the order of segments is that in which they were written, whatever the clock says, also
+// over restarts and after names of another kind; the names do not grow.
+func TestSegmentsOrder(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"decisions-20310101T000000.000Z-000.ndjson.gz", "decisions-20310101T000000.000Z-000~~.ndjson.gz"} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ahead, now := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var want []string
+	for i := range 120 {
+		s := NewSegments(dir, 3<<20)
+		for j, at := range []time.Time{ahead, now.Add(time.Duration(i) * time.Hour)} {
+			line := fmt.Sprintf("%d/%d", i, j)
+			if err := errors.Join(s.Append([]byte(line), at), s.Close()); err != nil {
+				t.Fatal(i, err)
+			}
+			want = append(want, line)
+		}
+	}
+	// Less room has the first go first.
+	s := NewSegments(dir, 1<<10)
+	if err := errors.Join(s.Append([]byte("last"), now), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, "last")
+	got := segmentLines(t, dir)
+	if n := len(got); n < 10 || n > 100 {
+		t.Fatalf("%d lines", n)
+	}
+	if diff := cmp.Diff(want[len(want)-len(got):], got); diff != "" {
+		t.Error(diff)
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(names) != len(got) {
+		t.Errorf("%v, files %v", err, names)
+	}
+	if name := filepath.Base(names[len(names)-1]); name != "decisions-0000000241-20260101T000000Z.ndjson.gz" {
+		t.Error("the last is", name)
+	}
+}
+
 // TestBrokenDisk: records that the disk does not take are counted, and it is tried again later.
 func TestBrokenDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,19 +32,20 @@ const (
 	DefaultSegments = 256 << 20
 )
 
-// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each
-// named after the time of its first record. A segment that a crash cut off reads as far as it goes.
+// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each named after its
+// number, which is one more than that of the segment before, and the time of its first record. The number
+// alone is their order: a clock may be wrong, and be set back. A segment that a crash cut off reads as far as it goes.
 // The oldest are removed when all together are larger than they may be. It is for one goroutine.
 type Segments struct {
-	dir   string
-	most  int64
-	file  *os.File
-	gz    *gzip.Writer
-	size  int // of the present one, before compression
-	began time.Time
-	again time.Time // after an error: when to try again
-	last  string
-	bytes atomic.Int64 // of all segments, when they were looked at last
+	dir    string
+	most   int64
+	file   *os.File
+	gz     *gzip.Writer
+	size   int // of the present one, before compression
+	began  time.Time
+	again  time.Time    // after an error: when to try again
+	number uint64       // of the present one, or the last
+	bytes  atomic.Int64 // of all segments, when they were looked at last
 	// flushed is how much of the file holds whole records, and waiting how many records came since.
 	flushed int64
 	waiting int
@@ -127,22 +130,15 @@ func (s *Segments) begin(at time.Time) error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
-	for n := 0; ; n++ {
-		name := fmt.Sprintf("%s%s-%03d%s", segmentPrefix, at.UTC().Format("20060102T150405.000Z"), n, segmentSuffix)
-		if name <= s.last { // the clock went back, or this is the second of a millisecond
-			name = strings.TrimSuffix(s.last, segmentSuffix) + "~" + segmentSuffix
-		}
-		f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
-		s.file, s.gz, s.size, s.began, s.last, s.flushed = f, gz, 0, time.Now(), name, 0
-		return nil
+	s.number++
+	name := fmt.Sprintf("%s%010d-%s%s", segmentPrefix, s.number, at.UTC().Format("20060102T150405Z"), segmentSuffix)
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
 	}
+	gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
+	s.file, s.gz, s.size, s.began, s.flushed = f, gz, 0, time.Now(), 0
+	return nil
 }
 
 // Flush brings what was appended to the disk, and removes what is too much.
@@ -185,31 +181,57 @@ func (s *Segments) end() error {
 	return err
 }
 
-// sweep removes the oldest segments until all together are no larger than they may be. The
-// one that is written stays.
-func (s *Segments) sweep() error {
+// segment is a file in the folder.
+type segment struct {
+	name   string
+	number uint64
+	size   int64
+}
+
+// numberOf returns the number in a segment's name; 0 for names that have none, after the time
+// alone, which is how they were in the beginning.
+func numberOf(name string) uint64 {
+	digits, _, _ := strings.Cut(strings.TrimPrefix(name, segmentPrefix), "-")
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// list returns the segments in the folder, in the order in which they were written, and their bytes.
+func (s *Segments) list() (list []segment, total int64, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	type segment struct {
-		name string
-		size int64
-	}
-	var list []segment
-	var total int64
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), segmentPrefix) || !strings.HasSuffix(e.Name(), segmentSuffix) {
 			continue
 		}
 		if info, err := e.Info(); err == nil {
-			list = append(list, segment{e.Name(), info.Size()})
+			list = append(list, segment{e.Name(), numberOf(e.Name()), info.Size()})
 			total += info.Size()
 		}
 	}
-	slices.SortFunc(list, func(a, b segment) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(list, func(a, b segment) int {
+		return cmp.Or(cmp.Compare(a.number, b.number), strings.Compare(a.name, b.name))
+	})
+	return list, total, nil
+}
+
+// sweep removes the oldest segments until all together are no larger than they may be. The
+// one that is written stays. What is numbered higher than ours is known then.
+func (s *Segments) sweep() error {
+	list, total, err := s.list()
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 {
+		s.number = max(s.number, list[len(list)-1].number)
+	}
 	for _, one := range list {
-		if total <= s.most || s.file != nil && one.name == s.last {
+		if total <= s.most || s.file != nil && one.name == filepath.Base(s.file.Name()) {
 			break
 		}
 		if err := os.Remove(filepath.Join(s.dir, one.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
