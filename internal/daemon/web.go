@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -148,6 +149,9 @@ type alertKey struct {
 	key []byte
 }
 
+// minAlertKey is how many characters it has at least, which is what the hash has in bytes: RFC 2104, section 3.
+const minAlertKey = sha256.Size
+
 // read returns the key, as text, which it reads or makes.
 func (k *alertKey) read() ([]byte, error) {
 	k.mu.Lock()
@@ -167,19 +171,22 @@ func secretIn(dir string) ([]byte, error) {
 		return nil, errors.New("alerts by webhook need a state directory, for the key that signs them")
 	}
 	path := filepath.Join(dir, alertSecret)
-	b, err := os.ReadFile(path)
+	text, err := api.ReadSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		raw := make([]byte, 32)
+		raw := make([]byte, minAlertKey)
 		_, _ = rand.Read(raw) // never fails
-		b = []byte(hex.EncodeToString(raw))
+		text = hex.EncodeToString(raw)
 		if err = os.MkdirAll(dir, 0o700); err == nil {
-			err = durable.Replace(path, b)
+			err = durable.Replace(path, []byte(text))
 		}
+	}
+	if err == nil && len(text) < minAlertKey {
+		err = fmt.Errorf("%s has %d characters, and needs %d: remove the file, and the daemon makes another", path, len(text), minAlertKey)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the key of alerts: %w", err)
 	}
-	return b, nil
+	return []byte(text), nil
 }
 
 // alertState tells people how the host, uplink "", or an uplink is.

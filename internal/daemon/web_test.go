@@ -204,6 +204,38 @@ func TestSocketOfAnother(t *testing.T) {
 	}
 }
 
+// TestAlertKey: the key is made once; white space around it is none of it; one that is short, or that others
+// may read, is refused.
+func TestAlertKey(t *testing.T) {
+	dir := t.TempDir()
+	made, err := secretIn(dir)
+	if again, err2 := secretIn(dir); err != nil || err2 != nil || len(made) != 2*minAlertKey || string(again) != string(made) {
+		t.Fatalf("%q, %v; %q, %v", made, err, again, err2)
+	}
+	path := filepath.Join(dir, alertSecret)
+	for text, want := range map[string]string{
+		"": "has 0 characters", " \n\n": "has 0 characters", strings.Repeat("k", minAlertKey-1) + "\n": "has 31 characters",
+		" " + strings.Repeat("k", minAlertKey) + "\n": "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		key, err := secretIn(dir)
+		if want == "" && (err != nil || string(key) != strings.TrimSpace(text)) {
+			t.Errorf("%q: %q, %v", text, key, err)
+		}
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %q, %v", text, key, err)
+		}
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := secretIn(dir); err == nil || !strings.Contains(err.Error(), "others than its owner") {
+		t.Errorf("a key that everybody can read: %v", err)
+	}
+}
+
 // told is a receiver of alerts.
 type told struct{ list chan telemetry.Alert }
 
