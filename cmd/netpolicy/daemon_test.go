@@ -51,6 +51,7 @@ func sampleStatus() api.Status {
 
 func TestStatusText(t *testing.T) {
 	s := sampleStatus()
+	s.Drops["decision log"], s.Drops["decision log (disk)"] = 3, 888
 	var b bytes.Buffer
 	writeStatus(&b, &s)
 	want := `netpolicyd v0.1.0 (pid 812), enforcing, up 2h0m
@@ -63,6 +64,8 @@ uplinks
   wan4  eth4   RECOVERY  since 02:59:57 (3s ago), good, rtt 8 ms, takes 25% of new flows
 sources  conntrack; afpacket not in use: operation not permitted
 flows    412 followed, 873 addresses with names, 18234 decisions
+dropped  3 decision log (queue full)
+dropped  888 decision log (the disk did not take it)
 dropped  7 events (queue full)
 NP501    the reload at 02:59:00 (1m0s ago) was rejected, the old policy goes on: 1 error in the policy
   policy.yaml:16:21: error NP110: no route is called ` + "`hx`" + `

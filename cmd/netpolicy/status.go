@@ -299,7 +299,11 @@ func writeStatus(w io.Writer, s *api.Status) {
 	}
 	for _, q := range slices.Sorted(maps.Keys(s.Drops)) {
 		if n := s.Drops[q]; n > 0 {
-			fmt.Fprintf(w, "dropped  %d %s (queue full)\n", n, q)
+			what, why := q, "queue full"
+			if name, ok := strings.CutSuffix(q, api.OnDisk); ok {
+				what, why = name, "the disk did not take it"
+			}
+			fmt.Fprintf(w, "dropped  %d %s (%s)\n", n, what, why)
 		}
 	}
 	if e := s.Error; e != nil {

@@ -250,7 +250,7 @@ func (d *Daemon) watchSelf(s *snapshot, last *selfWatch) {
 		d.alerts.Tell(status, key, title, detail)
 	}
 	say(s.broken != "" && !d.opts.Observe, "enforcement", "the kernel does not hold the plan", s.broken)
-	now, broken := d.metrics.DecisionDrops(), map[string]bool{}
+	now, broken := d.metrics.DecisionDrops(telemetry.DropQueue, telemetry.DropDisk), map[string]bool{}
 	why := ""
 	d.mu.Lock()
 	sources := slices.Clone(d.sources)
@@ -270,6 +270,6 @@ func (d *Daemon) watchSelf(s *snapshot, last *selfWatch) {
 			say(false, "source/"+name, name+" is not in use", "")
 		}
 	}
-	say(now > last.dropped || why != "", "decision log", "decision records are dropped", fmt.Sprintf("%d in all%s", now, why))
+	say(now > last.dropped || why != "", decisionsName, "decision records are dropped", fmt.Sprintf("%d in all%s", now, why))
 	*last = selfWatch{now, broken}
 }

@@ -181,8 +181,8 @@ func TestBrokenFolders(t *testing.T) {
 	r.inForce()
 	r.send(event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.1:443 sni=secret.zoom.us"))
 	r.waitSource(recordingName, "not a directory")
-	if n := r.Status().Drops["decision log"]; n != 1 {
-		t.Errorf("%d records are counted as lost, want 1", n)
+	if drops := r.Status().Drops; drops["decision log (disk)"] != 1 || drops["decision log"] != 0 {
+		t.Errorf("lost: %v, want 1 record, to the disk", drops)
 	}
 	for _, path := range blocked {
 		if err := os.Remove(path); err != nil {
