@@ -293,6 +293,20 @@ func TestMask(t *testing.T) {
 	if err := json.Unmarshal(r.Context.Flow, &facts); err != nil || facts.SNI != facts.DNS[0] || r.Context.Near != nil {
 		t.Errorf("%v: equal names differ, or near is there: %s", err, text)
 	}
+	var hashes []string
+	for _, dst := range []string{"[2001:db8::1]:443", "2001:db8::1", "203.0.113.9:443", "203.0.113.9"} {
+		r := record("r", 1)
+		r.Context.Flow, _ = json.Marshal(map[string]string{"dst": dst})
+		m.apply(&r)
+		var facts map[string]string
+		if err := json.Unmarshal(r.Context.Flow, &facts); err != nil {
+			t.Fatal(err)
+		}
+		hashes = append(hashes, facts["dst"])
+	}
+	if hashes[0] != hashes[1]+":443" || hashes[2] != hashes[3]+":443" || hashes[1] == hashes[3] {
+		t.Errorf("addresses with and without a port: %q", hashes)
+	}
 	broken := record("r", 1)
 	broken.Context.Flow = json.RawMessage(`{"src":"10.0.0.5`)
 	if m.apply(&broken); broken.Context.Flow != nil {
