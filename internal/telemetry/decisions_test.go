@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -262,6 +263,67 @@ func TestBrokenDisk(t *testing.T) {
 	s.again = time.Time{}
 	if err := errors.Join(s.Append([]byte("{}"), time.Now()), s.Close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDiskWorksAgain: it is told that the disk works again without a record to write, and nothing is left of the trial.
+func TestDiskWorksAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file, where the folder should be
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan bool, 10)
+		l := NewDecisionLog(DecisionOptions{
+			Ring: NewRing(0), Log: slog.New(slog.DiscardHandler), Dropped: (&drops{}).count, Segments: NewSegments(dir, 0),
+			Broken: func(err error) { told <- err != nil },
+		})
+		stop := runLog(l)
+		l.Add(record("r", 1))
+		time.Sleep(2 * pauseAfterError)
+		synctest.Wait()
+		if len(told) != 2 || <-told || !<-told {
+			t.Error("that the disk fails is not told")
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pauseAfterError + 2*flushEvery)
+		synctest.Wait()
+		if len(told) != 1 || <-told {
+			t.Error("that the disk works again is not told")
+		}
+		stop()
+		if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
+			t.Errorf("%v, left: %v", err, names)
+		}
+	})
+}
+
+// TestNearFault: a fault in finding near misses costs nothing but them, and is logged once.
+func TestNearFault(t *testing.T) {
+	var out strings.Builder
+	ring := NewRing(0)
+	l := NewDecisionLog(DecisionOptions{Ring: ring, Log: slog.New(slog.NewTextHandler(&out, nil)), Dropped: (&drops{}).count})
+	stop := runLog(l)
+	for i := range 3 {
+		r := record("r", i)
+		r.Near = func() json.RawMessage {
+			if i < 2 {
+				var none []int
+				_ = none[i]
+			}
+			return json.RawMessage(`["found"]`)
+		}
+		l.Add(r)
+	}
+	stop()
+	lines := ring.Read(0, 10).Lines
+	if len(lines) != 3 || strings.Contains(string(lines[1]), `"near"`) || !strings.Contains(string(lines[2]), `"near":["found"]`) {
+		t.Errorf("%q", lines)
+	}
+	if n := strings.Count(out.String(), "near misses of a decision not found"); n != 1 || !strings.Contains(out.String(), "TestNearFault") {
+		t.Errorf("logged %d times: %s", n, out.String())
 	}
 }
 

@@ -25,6 +25,9 @@ const (
 	flushEvery = 5 * time.Second
 	// pauseAfterError is how long a disk that failed is left alone.
 	pauseAfterError = 10 * time.Second
+	// roomAfterError has to fit on a disk that failed before it is taken to work again: what was cut off
+	// may have left a page.
+	roomAfterError = 64 << 10
 
 	segmentPrefix = "decisions-"
 	segmentSuffix = ".ndjson.gz"
@@ -85,7 +88,7 @@ var errPaused = errors.New("the disk failed a moment ago")
 // Append writes one record, a line without its end, which was made at the given time. It is on the
 // disk after the next Flush or Close without an error; after one it, and all since the last Flush, are Lost.
 func (s *Segments) Append(line []byte, at time.Time) error {
-	if time.Now().Before(s.again) {
+	if s.paused() {
 		s.lost++
 		return errPaused
 	}
@@ -106,6 +109,30 @@ func (s *Segments) Append(line []byte, at time.Time) error {
 	return nil
 }
 
+// paused reports whether the disk is left alone.
+func (s *Segments) paused() bool { return time.Now().Before(s.again) }
+
+// Resume begins a segment after an error, without a record, to see whether the disk works again. An error
+// means that it does not, or is left alone still.
+func (s *Segments) Resume() error {
+	switch {
+	case s.gz != nil:
+		return nil
+	case s.paused():
+		return errPaused
+	}
+	err := s.begin(time.Now())
+	if err == nil {
+		if _, err = s.file.WriteAt(make([]byte, roomAfterError), 0); err == nil {
+			err = s.file.Truncate(0)
+		}
+	}
+	if err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
 // failed gives the present segment up. What came since the last flush is lost as a whole: what
 // of it has reached the file is cut off, and a file in which nothing is left is removed.
 func (s *Segments) failed(err error) error {
@@ -115,6 +142,7 @@ func (s *Segments) failed(err error) error {
 		cut := s.file.Truncate(s.flushed)
 		if s.flushed == 0 {
 			cut = os.Remove(s.file.Name())
+			s.number--
 		}
 		err = errors.Join(err, cut, s.file.Close())
 	}
@@ -130,13 +158,13 @@ func (s *Segments) begin(at time.Time) error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
-	s.number++
-	name := fmt.Sprintf("%s%010d-%s%s", segmentPrefix, s.number, at.UTC().Format("20060102T150405Z"), segmentSuffix)
+	name := fmt.Sprintf("%s%010d-%s%s", segmentPrefix, s.number+1, at.UTC().Format("20060102T150405Z"), segmentSuffix)
 	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
+	s.number++
 	s.file, s.gz, s.size, s.began, s.flushed = f, gz, 0, time.Now(), 0
 	return nil
 }
@@ -168,7 +196,7 @@ func (s *Segments) Close() error {
 	return nil
 }
 
-// end ends the present segment. After an error it is still there, to be given up.
+// end ends the present segment; one without a record is removed. After an error it is still there, to be given up.
 func (s *Segments) end() error {
 	if s.gz == nil {
 		return nil
@@ -177,6 +205,9 @@ func (s *Segments) end() error {
 		return err
 	}
 	err := s.file.Close()
+	if s.size == 0 {
+		err = errors.Join(err, os.Remove(s.file.Name()))
+	}
 	s.file, s.gz, s.flushed, s.waiting = nil, nil, 0, 0
 	return err
 }
