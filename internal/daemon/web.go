@@ -210,7 +210,11 @@ func (d *Daemon) alertStates(c *core, former []state.UplinkConfig) {
 	host := c.machine.Host()
 	d.alertState("", host.State, host.Forced.Reason)
 	for _, u := range c.machine.Status(c.live.health) {
-		d.alertState(u.Name, u.State, cmp.Or(u.Forced.Reason, u.VerdictWhy))
+		why := cmp.Or(u.Forced.Reason, u.VerdictWhy)
+		if why == "" && !u.Up {
+			why = "link down"
+		}
+		d.alertState(u.Name, u.State, why)
 	}
 	for _, u := range former {
 		if slices.ContainsFunc(c.live.health.Uplinks, func(x state.UplinkConfig) bool { return x.Name == u.Name }) {

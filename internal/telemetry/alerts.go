@@ -178,7 +178,7 @@ func (a *Alerts) learn(known map[string]*condition, h happening) {
 		c.now = h
 		return
 	}
-	if c.told != "" && c.now.title != h.title { // it got worse, or better: that has to last as well
+	if h.status == Firing && c.told != "" && c.now.title != h.title { // it got worse, or better: that has to last as well
 		c.due = h.at.Add(a.wait)
 	}
 	c.now.title, c.now.detail = h.title, h.detail
