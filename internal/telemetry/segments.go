@@ -1,19 +1,15 @@
 package telemetry
 
 import (
-	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/segments"
 )
 
 const (
@@ -35,19 +31,17 @@ const (
 	DefaultSegments = 256 << 20
 )
 
-// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each named after its
-// number, which is one more than that of the segment before, and the time of its first record. The number
-// alone is their order: a clock may be wrong, and be set back. A segment that a crash cut off reads as far as it goes.
+// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each named as package segments
+// does, with the time of its first record. A segment that a crash cut off reads as far as it goes.
 // The oldest are removed when all together are larger than they may be. It is for one goroutine.
 type Segments struct {
-	dir    string
+	folder segments.Folder
 	most   int64
 	file   *os.File
 	gz     *gzip.Writer
 	size   int // of the present one, before compression
 	began  time.Time
 	again  time.Time    // after an error: when to try again
-	number uint64       // of the present one, or the last
 	bytes  atomic.Int64 // of all segments, when they were looked at last
 	// flushed is how much of the file holds whole records, and waiting how many records came since.
 	flushed int64
@@ -64,7 +58,7 @@ func NewSegments(dir string, most int64) *Segments {
 	if most <= 0 {
 		most = DefaultSegments
 	}
-	return &Segments{dir: dir, most: most}
+	return &Segments{folder: segments.Folder{Dir: dir, Prefix: segmentPrefix, Suffix: segmentSuffix}, most: most}
 }
 
 // Lost returns how many records were not, or will not be, on the disk since it was asked last.
@@ -76,7 +70,7 @@ func (s *Segments) Lost() int {
 
 // prepare makes the folder.
 func (s *Segments) prepare() error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+	if err := os.MkdirAll(s.folder.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of decision records: %w", err)
 	}
 	return nil
@@ -142,7 +136,6 @@ func (s *Segments) failed(err error) error {
 		cut := s.file.Truncate(s.flushed)
 		if s.flushed == 0 {
 			cut = os.Remove(s.file.Name())
-			s.number--
 		}
 		err = errors.Join(err, cut, s.file.Close())
 	}
@@ -158,13 +151,11 @@ func (s *Segments) begin(at time.Time) error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s%010d-%s%s", segmentPrefix, s.number+1, at.UTC().Format("20060102T150405Z"), segmentSuffix)
-	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := s.folder.Create(at)
 	if err != nil {
 		return err
 	}
 	gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
-	s.number++
 	s.file, s.gz, s.size, s.began, s.flushed = f, gz, 0, time.Now(), 0
 	return nil
 }
@@ -212,63 +203,12 @@ func (s *Segments) end() error {
 	return err
 }
 
-// segment is a file in the folder.
-type segment struct {
-	name   string
-	number uint64
-	size   int64
-}
-
-// numberOf returns the number in a segment's name; 0 for names that have none, after the time
-// alone, which is how they were in the beginning.
-func numberOf(name string) uint64 {
-	digits, _, _ := strings.Cut(strings.TrimPrefix(name, segmentPrefix), "-")
-	n, err := strconv.ParseUint(digits, 10, 63)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// list returns the segments in the folder, in the order in which they were written, and their bytes.
-func (s *Segments) list() (list []segment, total int64, err error) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), segmentPrefix) || !strings.HasSuffix(e.Name(), segmentSuffix) {
-			continue
-		}
-		if info, err := e.Info(); err == nil {
-			list = append(list, segment{e.Name(), numberOf(e.Name()), info.Size()})
-			total += info.Size()
-		}
-	}
-	slices.SortFunc(list, func(a, b segment) int {
-		return cmp.Or(cmp.Compare(a.number, b.number), strings.Compare(a.name, b.name))
-	})
-	return list, total, nil
-}
-
 // sweep removes the oldest segments until all together are no larger than they may be. The
-// one that is written stays. What is numbered higher than ours is known then.
+// one that is written stays.
 func (s *Segments) sweep() error {
-	list, total, err := s.list()
+	total, err := s.folder.Sweep(s.most, s.file)
 	if err != nil {
 		return err
-	}
-	if len(list) > 0 {
-		s.number = max(s.number, list[len(list)-1].number)
-	}
-	for _, one := range list {
-		if total <= s.most || s.file != nil && one.name == filepath.Base(s.file.Name()) {
-			break
-		}
-		if err := os.Remove(filepath.Join(s.dir, one.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		total -= one.size
 	}
 	s.bytes.Store(total)
 	return nil
