@@ -51,6 +51,8 @@ func sampleStatus() api.Status {
 
 func TestStatusText(t *testing.T) {
 	s := sampleStatus()
+	s.Uplinks[1].Forced.Reason = "cable\x1b[31m\nworks"
+	s.Drops["decision log"], s.Drops["decision log (disk)"] = 3, 888
 	var b bytes.Buffer
 	writeStatus(&b, &s)
 	want := `netpolicyd v0.1.0 (pid 812), enforcing, up 2h0m
@@ -58,11 +60,13 @@ policy   /etc/netpolicy/policy.yaml, 8664947ab4b8, 12 rules, live since 01:00:00
 state    DEGRADED since 02:55:00 (5m0s ago)
 uplinks
   wan1  eth1   DEGRADED  since 02:55:00 (5m0s ago), grey since 02:58:00 (rtt 104 ms, exit 90 ms), rtt 103.8 ms, loss 10%, held until 03:01:00
-  wan2  wwan0  FAILOVER  since 2026-02-01 21:00:00 (30h0m ago), forced until 03:10:00 (cable works), by itself it would be NORMAL, good, rtt 31.25 ms
+  wan2  wwan0  FAILOVER  since 2026-02-01 21:00:00 (30h0m ago), forced until 03:10:00 (cable�[31m�works), by itself it would be NORMAL, good, rtt 31.25 ms
   wan3  eth3   NORMAL    link down
   wan4  eth4   RECOVERY  since 02:59:57 (3s ago), good, rtt 8 ms, takes 25% of new flows
 sources  conntrack; afpacket not in use: operation not permitted
 flows    412 followed, 873 addresses with names, 18234 decisions
+dropped  3 decision log (queue full)
+dropped  888 decision log (the disk did not take it)
 dropped  7 events (queue full)
 NP501    the reload at 02:59:00 (1m0s ago) was rejected, the old policy goes on: 1 error in the policy
   policy.yaml:16:21: error NP110: no route is called ` + "`hx`" + `

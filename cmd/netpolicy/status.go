@@ -267,7 +267,7 @@ func writeStatus(w io.Writer, s *api.Status) {
 		if c.Mode == api.ConfirmProbe {
 			how = "probes"
 		}
-		fmt.Fprintf(w, "confirm  policy %s by %s waits for %s: %s left, then policy %s returns\n", former(c.N, c.Hash), c.Who, how, left(c), former(c.Before, c.Old))
+		fmt.Fprintf(w, "confirm  policy %s by %s waits for %s: %s left, then policy %s returns\n", former(c.N, c.Hash), oneLine(c.Who), how, left(c), former(c.Before, c.Old))
 		if c.Error != "" {
 			fmt.Fprintf(w, "error    it can't be taken back yet: %s\n", c.Error)
 		}
@@ -285,7 +285,7 @@ func writeStatus(w io.Writer, s *api.Status) {
 		fmt.Fprintf(w, "error    not enforced: %s\n", s.Enforcement)
 	}
 	if d := s.Drift; d != nil {
-		fmt.Fprintf(w, "drift    %d changes by others, put back; the last at %s: %s\n", d.Count, when(d.Time, s.Now), d.What)
+		fmt.Fprintf(w, "drift    %d changes by others, put back; the last at %s: %s\n", d.Count, when(d.Time, s.Now), oneLine(d.What))
 	}
 	if len(s.Uplinks) > 0 {
 		fmt.Fprintln(w, "uplinks")
@@ -324,7 +324,11 @@ func writeStatus(w io.Writer, s *api.Status) {
 	}
 	for _, q := range slices.Sorted(maps.Keys(s.Drops)) {
 		if n := s.Drops[q]; n > 0 {
-			fmt.Fprintf(w, "dropped  %d %s (queue full)\n", n, q)
+			what, why := q, "queue full"
+			if name, ok := strings.CutSuffix(q, api.OnDisk); ok {
+				what, why = name, "the disk did not take it"
+			}
+			fmt.Fprintf(w, "dropped  %d %s (%s)\n", n, what, why)
 		}
 	}
 	if e := s.Error; e != nil {
@@ -355,7 +359,7 @@ func uplinkDetail(u *api.Uplink, now time.Time) string {
 			forced += " until " + clock(u.Forced.Until, now)
 		}
 		if u.Forced.Reason != "" {
-			forced += fmt.Sprintf(" (%s)", u.Forced.Reason)
+			forced += fmt.Sprintf(" (%s)", oneLine(u.Forced.Reason))
 		}
 		parts = append(parts, forced, "by itself it would be "+u.Forced.Shadow)
 	}

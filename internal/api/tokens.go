@@ -9,10 +9,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -95,7 +97,7 @@ func (t *Tokens) Load() error {
 		return fmt.Errorf("keep the API's tokens: %w", err)
 	}
 	for role, name := range tokenFiles {
-		b, err := os.ReadFile(filepath.Join(t.dir, name))
+		text, err := ReadSecret(filepath.Join(t.dir, name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			if _, err := t.Renew(role); err != nil {
@@ -105,7 +107,6 @@ func (t *Tokens) Load() error {
 		case err != nil:
 			return fmt.Errorf("read the API's token: %w", err)
 		}
-		text := string(bytes.TrimSpace(b))
 		if raw, err := base64.RawURLEncoding.DecodeString(text); err != nil || len(raw) != tokenBytes {
 			return fmt.Errorf("the API's token in %s is not one: remove the file, and the daemon makes another", filepath.Join(t.dir, name))
 		}
@@ -115,6 +116,28 @@ func (t *Tokens) Load() error {
 	}
 	t.loaded = true
 	return nil
+}
+
+// maxSecret bounds the files of secrets.
+const maxSecret = 4 << 10
+
+// ReadSecret returns the text in a file that its owner alone may use, without the white space around it. As with
+// the keys of ssh a file that others may read or write is refused: what is in it may be no secret any more.
+func ReadSecret(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" { // where modes say nothing
+		return "", fmt.Errorf("%s may be used by others than its owner (mode %04o): `chmod 600` it, or remove it where they may have read it, and the daemon makes another", path, mode)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret))
+	return string(bytes.TrimSpace(b)), err
 }
 
 func randomText() string {

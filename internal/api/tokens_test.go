@@ -40,6 +40,21 @@ func TestTokenFiles(t *testing.T) {
 	if _, err := OpenTokens(dir); err == nil {
 		t.Error("a short token was taken")
 	}
+	if err := os.Remove(filepath.Join(dir, tokenFiles[RoleAdmin])); err != nil {
+		t.Fatal(err)
+	}
+	third, err := OpenTokens(dir)
+	if err != nil || third.Get(RoleAdmin) == first.Get(RoleAdmin) {
+		t.Errorf("no other token was made: %v", err)
+	}
+	for _, mode := range []os.FileMode{0o644, 0o640, 0o602} {
+		if err := os.Chmod(filepath.Join(dir, tokenFiles[RoleAdmin]), mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenTokens(dir); err == nil || !strings.Contains(err.Error(), "others than its owner") || strings.Contains(err.Error(), third.Get(RoleAdmin)) {
+			t.Errorf("a token with mode %v: %v", mode, err)
+		}
+	}
 	if _, err := first.Renew("root"); !errors.Is(err, ErrBadRequest) {
 		t.Errorf("a role that is none: %v", err)
 	}

@@ -52,9 +52,12 @@ type Status struct {
 	// Hits are the rules that have decided most often since the policy became live,
 	// the most first.
 	Hits []Hits `json:"hits"`
-	// Drops counts what full queues lost, by queue.
+	// Drops counts what full queues lost, by queue, and under the name with OnDisk what a disk did not take.
 	Drops map[string]uint64 `json:"drops"`
 }
+
+// OnDisk is the end of the keys of Drops that count what was to go to a disk that was full or not there.
+const OnDisk = " (disk)"
 
 // Drift is a change by another process of our table, rules or routes. It is put back.
 type Drift struct {

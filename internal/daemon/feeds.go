@@ -53,7 +53,7 @@ func (d *Daemon) announce(result, who, detail string) {
 
 // announceTransition tells a change of state; uplink "" is the host's.
 func (d *Daemon) announceTransition(uplink string, t state.Transition) {
-	d.alertTransition(uplink, t)
+	d.alertState(uplink, t.To, t.Why)
 	tellFeed(d.feeds.Transitions, api.Transition{Time: time.Now(), Uplink: uplink, From: t.From.String(), To: t.To.String(), Why: t.Why})
 }
 

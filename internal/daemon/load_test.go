@@ -108,7 +108,7 @@ func TestLoad(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 
-	events, lost := r.metrics.Drops("events"), r.metrics.DecisionDrops()
+	events, lost := r.metrics.Drops("events"), r.metrics.DecisionDrops(telemetry.DropQueue, telemetry.DropDisk)
 	decided := r.snap.Load().decided
 	if decided+events != uint64(r.offered) {
 		t.Errorf("%d offered: %d decided and %d dropped", r.offered, decided, events)

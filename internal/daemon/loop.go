@@ -90,6 +90,7 @@ func newLoop(d *Daemon, c *candidate, m state.Machine) *loop {
 	l.links()
 	l.core.apply(state.TickEvent(d.parts.Now()), time.Now())
 	l.settle()
+	d.alertStates(l.core, nil)
 	return l
 }
 
@@ -325,7 +326,9 @@ func (l *loop) swap(c *candidate) {
 	if old := l.core.live; old.policy.Hash == v.policy.Hash {
 		v.since = old.since
 	}
+	former := l.core.live.health.Uplinks
 	l.core.replace(v)
+	l.d.alertStates(l.core, former)
 	l.pending.refuse = nil // of the policy before: c's own has been brought about
 	l.seeHost(c.host)
 	// Names that changed while the plan was made are in no element of it.

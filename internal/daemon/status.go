@@ -14,6 +14,7 @@ import (
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/telemetry"
 	"netpolicy.dev/netpolicy/rules"
 	"netpolicy.dev/netpolicy/state"
 )
@@ -23,7 +24,7 @@ import (
 const maxForce = 24 * time.Hour
 
 // queues are the bounded queues whose losses status shows.
-var queues = []string{"events", "answers", "flows", "names", "marks", "forget", "journal", "recording"}
+var queues = []string{"events", "answers", "flows", "names", "marks", "forget", "journal", recordingName, recordingName + api.OnDisk}
 
 // Status returns what the daemon does now. It waits for nobody.
 func (d *Daemon) Status() api.Status {
@@ -35,7 +36,8 @@ func (d *Daemon) Status() api.Status {
 	for _, q := range queues {
 		out.Drops[q] = d.metrics.Drops(q)
 	}
-	out.Drops["decision log"] = d.metrics.DecisionDrops()
+	out.Drops[decisionsName] = d.metrics.DecisionDrops(telemetry.DropQueue)
+	out.Drops[decisionsName+api.OnDisk] = d.metrics.DecisionDrops(telemetry.DropDisk)
 	out.Drops[consultName] = d.questions.Missed.Load()
 	out.Drops[helloName] = d.hellos.Missed.Load() + d.held.Full.Load()
 	d.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"netpolicy.dev/netpolicy/flow"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/recorder"
 	"netpolicy.dev/netpolicy/sim"
 	"netpolicy.dev/netpolicy/state"
@@ -90,7 +91,7 @@ func (l *loop) keepTape(parts []journalPart) {
 	select {
 	case l.d.tapes <- parts:
 	default:
-		l.d.metrics.Drop("recording", 1)
+		l.d.metrics.Drop(recordingName, 1)
 		l.core.tape.size = 0
 	}
 	if l.d.torn.Swap(false) {
@@ -107,7 +108,7 @@ func (d *Daemon) tapeTo(w *recorder.Writer) {
 			return
 		}
 		d.torn.Store(true)
-		d.metrics.Drop("recording", 1)
+		d.metrics.Drop(recordingName+api.OnDisk, 1)
 		if !broken {
 			d.log.Warn("recording interrupted", "error", err)
 			d.setSource(recordingName, err.Error())

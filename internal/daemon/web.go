@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -40,8 +42,11 @@ type Telemetry struct {
 	Node      string // this host's name
 }
 
-// alertSecret is the file with what signs webhooks, in the state directory.
-const alertSecret = "alert.key"
+// Files of alerts in the state directory: what signs webhooks, and what receivers know.
+const (
+	alertSecret = "alert.key"
+	alertsTold  = "alerts.json"
+)
 
 // Names of what the daemon does beside the policy, as sources in status.
 const (
@@ -121,7 +126,11 @@ func (d *Daemon) openTelemetry() {
 		receivers = append(receivers, telemetry.ExecReceiver(o.AlertExec))
 	}
 	if len(receivers) > 0 {
-		d.alerts = telemetry.NewAlerts(o.Node, receivers, d.log, d.metrics.Alert)
+		path := ""
+		if d.store.dir != "" {
+			path = filepath.Join(d.store.dir, alertsTold)
+		}
+		d.alerts = telemetry.NewAlerts(o.Node, receivers, path, d.log, d.metrics.Alert)
 	}
 }
 
@@ -139,6 +148,9 @@ type alertKey struct {
 	mu  sync.Mutex
 	key []byte
 }
+
+// minAlertKey is how many characters it has at least, which is what the hash has in bytes: RFC 2104, section 3.
+const minAlertKey = sha256.Size
 
 // read returns the key, as text, which it reads or makes.
 func (k *alertKey) read() ([]byte, error) {
@@ -159,32 +171,57 @@ func secretIn(dir string) ([]byte, error) {
 		return nil, errors.New("alerts by webhook need a state directory, for the key that signs them")
 	}
 	path := filepath.Join(dir, alertSecret)
-	b, err := os.ReadFile(path)
+	text, err := api.ReadSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		raw := make([]byte, 32)
+		raw := make([]byte, minAlertKey)
 		_, _ = rand.Read(raw) // never fails
-		b = []byte(hex.EncodeToString(raw))
+		text = hex.EncodeToString(raw)
 		if err = os.MkdirAll(dir, 0o700); err == nil {
-			err = durable.Replace(path, b)
+			err = durable.Replace(path, []byte(text))
 		}
+	}
+	if err == nil && len(text) < minAlertKey {
+		err = fmt.Errorf("%s has %d characters, and needs %d: remove the file, and the daemon makes another", path, len(text), minAlertKey)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the key of alerts: %w", err)
 	}
-	return b, nil
+	return []byte(text), nil
 }
 
-// alertTransition tells people of a change of state; uplink "" is the host's.
-func (d *Daemon) alertTransition(uplink string, t state.Transition) {
-	status := telemetry.Firing
-	if t.To == state.Normal {
+// alertState tells people how the host, uplink "", or an uplink is.
+func (d *Daemon) alertState(uplink string, is state.State, why string) {
+	status, key, title := telemetry.Firing, "state", "state "+is.String()
+	if is == state.Normal {
 		status = telemetry.Resolved
 	}
-	if uplink == "" {
-		d.alerts.Tell(status, "state", "state "+t.To.String(), t.Why)
-		return
+	if uplink != "" {
+		key, title = uplinkKey(uplink), "uplink "+uplink+" "+is.String()
 	}
-	d.alerts.Tell(status, "uplink/"+uplink, "uplink "+uplink+" "+t.To.String(), t.Why)
+	d.alerts.Tell(status, key, title, why)
+}
+
+// uplinkKey is the key of alerts of an uplink.
+func uplinkKey(uplink string) string { return "uplink/" + uplink }
+
+// alertStates tells people how the host and all uplinks are, where no transition does: at the start, and when
+// a policy has taken the place of another, whose uplinks were former.
+func (d *Daemon) alertStates(c *core, former []state.UplinkConfig) {
+	host := c.machine.Host()
+	d.alertState("", host.State, host.Forced.Reason)
+	for _, u := range c.machine.Status(c.live.health) {
+		why := cmp.Or(u.Forced.Reason, u.VerdictWhy)
+		if why == "" && !u.Up {
+			why = "link down"
+		}
+		d.alertState(u.Name, u.State, why)
+	}
+	for _, u := range former {
+		if slices.ContainsFunc(c.live.health.Uplinks, func(x state.UplinkConfig) bool { return x.Name == u.Name }) {
+			continue
+		}
+		d.alerts.Tell(telemetry.Resolved, uplinkKey(u.Name), "uplink "+u.Name+": over", "it is not in the policy any more")
+	}
 }
 
 // alertPolicy tells people what became of a policy, where that is not what was asked for.
@@ -217,7 +254,7 @@ func (d *Daemon) watchSelf(s *snapshot, last *selfWatch) {
 		d.alerts.Tell(status, key, title, detail)
 	}
 	say(s.broken != "" && !d.opts.Observe, "enforcement", "the kernel does not hold the plan", s.broken)
-	now, broken := d.metrics.DecisionDrops(), map[string]bool{}
+	now, broken := d.metrics.DecisionDrops(telemetry.DropQueue, telemetry.DropDisk), map[string]bool{}
 	why := ""
 	d.mu.Lock()
 	sources := slices.Clone(d.sources)
@@ -237,6 +274,6 @@ func (d *Daemon) watchSelf(s *snapshot, last *selfWatch) {
 			say(false, "source/"+name, name+" is not in use", "")
 		}
 	}
-	say(now > last.dropped || why != "", "decision log", "decision records are dropped", fmt.Sprintf("%d in all%s", now, why))
+	say(now > last.dropped || why != "", decisionsName, "decision records are dropped", fmt.Sprintf("%d in all%s", now, why))
 	*last = selfWatch{now, broken}
 }

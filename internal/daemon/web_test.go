@@ -22,10 +22,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"netpolicy.dev/netpolicy/actions"
+	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/recorder"
 	"netpolicy.dev/netpolicy/internal/telemetry"
+	"netpolicy.dev/netpolicy/state"
 )
 
 // source returns what status says of a source, "" while it is in use.
@@ -176,8 +181,8 @@ func TestBrokenFolders(t *testing.T) {
 	r.inForce()
 	r.send(event(t, inspector.Open, "tcp 10.0.0.5:5000 > 203.0.113.1:443 sni=secret.zoom.us"))
 	r.waitSource(recordingName, "not a directory")
-	if n := r.Status().Drops["decision log"]; n != 1 {
-		t.Errorf("%d records are counted as lost, want 1", n)
+	if drops := r.Status().Drops; drops["decision log (disk)"] != 1 || drops["decision log"] != 0 {
+		t.Errorf("lost: %v, want 1 record, to the disk", drops)
 	}
 	for _, path := range blocked {
 		if err := os.Remove(path); err != nil {
@@ -199,6 +204,38 @@ func TestSocketOfAnother(t *testing.T) {
 	}
 }
 
+// TestAlertKey: the key is made once; white space around it is none of it; one that is short, or that others
+// may read, is refused.
+func TestAlertKey(t *testing.T) {
+	dir := t.TempDir()
+	made, err := secretIn(dir)
+	if again, err2 := secretIn(dir); err != nil || err2 != nil || len(made) != 2*minAlertKey || string(again) != string(made) {
+		t.Fatalf("%q, %v; %q, %v", made, err, again, err2)
+	}
+	path := filepath.Join(dir, alertSecret)
+	for text, want := range map[string]string{
+		"": "has 0 characters", " \n\n": "has 0 characters", strings.Repeat("k", minAlertKey-1) + "\n": "has 31 characters",
+		" " + strings.Repeat("k", minAlertKey) + "\n": "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		key, err := secretIn(dir)
+		if want == "" && (err != nil || string(key) != strings.TrimSpace(text)) {
+			t.Errorf("%q: %q, %v", text, key, err)
+		}
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %q, %v", text, key, err)
+		}
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := secretIn(dir); err == nil || !strings.Contains(err.Error(), "others than its owner") {
+		t.Errorf("a key that everybody can read: %v", err)
+	}
+}
+
 // told is a receiver of alerts.
 type told struct{ list chan telemetry.Alert }
 
@@ -209,15 +246,73 @@ func (r told) Send(_ context.Context, m *telemetry.Alert) error {
 	return nil
 }
 
+// alerting returns a daemon whose alerts go to a, which run until stop.
+func alerting(t *testing.T, a told) (d *Daemon, stop func()) {
+	d = New(Options{}, Parts{Now: func() time.Duration { return 20 * time.Second }, Boot: "boot"})
+	d.alerts = telemetry.NewAlerts("gw", []telemetry.Receiver{a}, "", slog.New(slog.DiscardHandler), d.metrics.Alert)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); d.alerts.Run(ctx) }()
+	return d, func() { cancel(); <-done }
+}
+
+// within returns the alerts of some time, sorted.
+func (r told) within(some time.Duration) (got []string) {
+	for end := time.After(some); ; {
+		select {
+		case m := <-r.list:
+			got = append(got, m.Status+" "+m.Key+": "+m.Title+": "+m.Detail)
+		case <-end:
+			slices.Sort(got)
+			return got
+		}
+	}
+}
+
+// TestStateAlerts: what is not NORMAL when the daemon starts is told, and what is over, or gone, with another policy.
+func TestStateAlerts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := told{make(chan telemetry.Alert, 10)}
+		d, stop := alerting(t, a)
+		defer stop()
+		c, _ := newTestCore(t, zoomPolicy)
+		for i := range 20 {
+			at := time.Duration(i) * time.Second
+			c.apply(state.RoundEvent(state.Round{Uplink: 1, At: at, Probes: []state.Answer{{RTT: time.Millisecond}}}), time.Now())
+			c.apply(state.RoundEvent(state.Round{Uplink: 0, At: at, Down: true}), time.Now())
+		}
+		candidateOf := func(text string, m state.Machine, old state.Config) *candidate {
+			p := mustLoad(t, text)
+			v := &candidate{policy: p, prog: engine.Compile(p), health: p.Health(), host: &testHost}
+			v.world = m.Reconfigure(old, v.health).World(v.health)
+			v.plan, _ = actions.PlanFor(v.prog, testHost, &v.world, nil)
+			return v
+		}
+		health := c.live.health
+		l := newLoop(d, candidateOf(zoomPolicy, c.machine, health), c.machine)
+		want := []string{"firing state: state FAILOVER: ", "firing uplink/wan1: uplink wan1 FAILOVER: link down"}
+		if diff := cmp.Diff(want, a.within(time.Minute)); diff != "" {
+			t.Error(diff)
+		}
+		l.swap(candidateOf(`
+version: 1
+uplinks:
+  wan2: {dev: eth2, gateway: 198.51.100.1, probe: {kind: icmp, targets: [9.9.9.9], every: 1s}}
+default: {route: wan2}
+`, c.machine, health))
+		want = []string{"resolved state: state NORMAL: ", "resolved uplink/wan1: uplink wan1: over: it is not in the policy any more"}
+		if diff := cmp.Diff(want, a.within(time.Minute)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 // TestSourceAlerts: a source that does not work is told of, and when it works or is not asked for any more.
 func TestSourceAlerts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := told{make(chan telemetry.Alert, 10)}
-		d := New(Options{}, Parts{})
-		d.alerts = telemetry.NewAlerts("gw", []telemetry.Receiver{a}, slog.New(slog.DiscardHandler), d.metrics.Alert)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); d.alerts.Run(ctx) }()
+		d, stop := alerting(t, a)
+		defer stop()
 		self := selfWatch{}
 		d.setSource(webName, "no such address")
 		d.setSource(relayName, "no such port")
@@ -235,7 +330,5 @@ func TestSourceAlerts(t *testing.T) {
 				t.Errorf("told: %+v", m)
 			}
 		}
-		cancel()
-		<-done
 	})
 }

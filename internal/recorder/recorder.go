@@ -22,12 +22,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/segments"
 )
 
 const (
@@ -49,19 +48,20 @@ type Options struct {
 
 // Writer appends to segments. It is for one goroutine.
 type Writer struct {
-	opt   Options
-	file  *os.File
-	gz    *gzip.Writer
-	last  string    // the name of the last segment
-	again time.Time // after an error: when to try again
+	folder segments.Folder
+	max    int64
+	file   *os.File
+	gz     *gzip.Writer
+	again  time.Time // after an error: when to try again
 }
 
 // New returns a writer that has not written yet.
 func New(opt Options) *Writer {
-	if opt.Max <= 0 {
-		opt.Max = DefaultMax
+	w := &Writer{folder: folder(opt.Dir), max: opt.Max}
+	if w.max <= 0 {
+		w.max = DefaultMax
 	}
-	return &Writer{opt: opt}
+	return w
 }
 
 // Writing reports whether there is a segment that is written.
@@ -104,32 +104,23 @@ func (w *Writer) Append(lines []byte, fresh bool) error {
 	return nil
 }
 
-// begin ends the segment so far and starts another, named after the time.
+// begin ends the segment so far and starts another.
 func (w *Writer) begin() error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(w.opt.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(w.folder.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder: %w", err)
 	}
 	if err := w.sweep(); err != nil {
 		return err
 	}
-	for n := 0; ; n++ {
-		name := fmt.Sprintf("%s-%03d%s", time.Now().UTC().Format("20060102T150405.000Z"), n, suffix)
-		if name <= w.last { // the clock went back
-			name = strings.TrimSuffix(w.last, suffix) + "~" + suffix
-		}
-		f, err := os.OpenFile(filepath.Join(w.opt.Dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("begin a recording: %w", err)
-		}
-		w.file, w.gz, w.last = f, gzip.NewWriter(f), name
-		return nil
+	f, err := w.folder.Create(time.Now())
+	if err != nil {
+		return fmt.Errorf("begin a recording: %w", err)
 	}
+	w.file, w.gz = f, gzip.NewWriter(f)
+	return nil
 }
 
 // Flush brings what was appended to the disk, and removes what is too much.
@@ -166,46 +157,14 @@ func (w *Writer) Close() error {
 // sweep removes the oldest segments, but for the one that is written, until the
 // folder holds no more than it may.
 func (w *Writer) sweep() error {
-	names, err := segments(w.opt.Dir)
-	if err != nil {
-		return err
-	}
-	sizes, total := make([]int64, len(names)), int64(0)
-	for i, name := range names {
-		info, err := os.Stat(name)
-		if err != nil {
-			continue // somebody took it away
-		}
-		sizes[i] = info.Size()
-		total += sizes[i]
-	}
-	for i, name := range names {
-		if total <= w.opt.Max || w.file != nil && name == w.file.Name() {
-			break
-		}
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove an old recording: %w", err)
-		}
-		total -= sizes[i]
+	if _, err := w.folder.Sweep(w.max, w.file); err != nil {
+		return fmt.Errorf("remove old recordings: %w", err)
 	}
 	return nil
 }
 
-// segments lists a folder's segments, oldest first.
-func segments(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("read recordings: %w", err)
-	}
-	var names []string
-	for _, e := range entries {
-		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), suffix) {
-			names = append(names, filepath.Join(dir, e.Name()))
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
+// folder is a folder of recordings.
+func folder(dir string) segments.Folder { return segments.Folder{Dir: dir, Suffix: suffix} }
 
 // Files lists what paths hold: of a folder the segments, oldest first.
 func Files(paths ...string) ([]string, error) {
@@ -219,14 +178,16 @@ func Files(paths ...string) ([]string, error) {
 			out = append(out, p)
 			continue
 		}
-		names, err := segments(p)
+		list, err := folder(p).List()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read recordings: %w", err)
 		}
-		if len(names) == 0 {
+		if len(list) == 0 {
 			return nil, fmt.Errorf("read recordings: %s has none (*%s)", p, suffix)
 		}
-		out = append(out, names...)
+		for _, one := range list {
+			out = append(out, one.Path)
+		}
 	}
 	return out, nil
 }

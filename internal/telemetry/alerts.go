@@ -17,12 +17,16 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
 	// alertWait is how long something has to last to be told, and to be over to be told so.
 	alertWait = 10 * time.Second
+	// restartWait is how long after a start what was told before has to be seen again, or is over: a
+	// source is tried a few times, and a line is probed for some rounds, before it is known.
+	restartWait = time.Minute
 	// alertRate messages in alertSpan go to one receiver; further ones wait.
 	alertRate = 20
 	alertSpan = 10 * time.Minute
@@ -69,6 +73,7 @@ type Alerts struct {
 	count     func(what, receiver string) // "sent", "dropped", "failed"
 	inbox     chan happening
 	wait      time.Duration
+	told      told
 }
 
 // happening is something that was said of a condition.
@@ -85,9 +90,10 @@ const (
 	Event    = "event"
 )
 
-// NewAlerts returns alerts that have to be run. count is told what became of messages.
-func NewAlerts(node string, receivers []Receiver, log *slog.Logger, count func(what, receiver string)) *Alerts {
-	return &Alerts{node, receivers, log, count, make(chan happening, alertInbox), alertWait}
+// NewAlerts returns alerts that have to be run. count is told what became of messages. What receivers know
+// is kept in the file at path for the next start; "" keeps nothing.
+func NewAlerts(node string, receivers []Receiver, path string, log *slog.Logger, count func(what, receiver string)) *Alerts {
+	return &Alerts{node, receivers, log, count, make(chan happening, alertInbox), alertWait, told{path: path, log: log}}
 }
 
 // Tell says that a condition holds (Firing) or does not (Resolved), or that something has
@@ -123,7 +129,7 @@ func (a *Alerts) Run(ctx context.Context) {
 		outboxes[i] = &outbox{to: r, alerts: a, more: make(chan struct{}, 1)}
 		group.Go(func() { outboxes[i].run(ctx) })
 	}
-	known := map[string]*condition{}
+	known := a.remember()
 	timer := time.NewTimer(a.wait)
 	defer timer.Stop()
 	for {
@@ -140,6 +146,17 @@ func (a *Alerts) Run(ctx context.Context) {
 		}
 		timer.Reset(a.settle(known, outboxes))
 	}
+}
+
+// remember returns what an earlier run has told of and not ended: it is over unless it is said
+// again. Nobody is told twice of what still holds.
+func (a *Alerts) remember() map[string]*condition {
+	known, now := map[string]*condition{}, time.Now()
+	for key, title := range a.told.load() {
+		over := happening{key, title + ": over", "it was told before a restart, and not seen since", Resolved, now}
+		known[key] = &condition{now: over, told: Firing, title: title, due: now.Add(restartWait)}
+	}
+	return known
 }
 
 // learn takes what was said of a condition.
@@ -161,7 +178,7 @@ func (a *Alerts) learn(known map[string]*condition, h happening) {
 		c.now = h
 		return
 	}
-	if c.told != "" && c.now.title != h.title { // it got worse, or better: that has to last as well
+	if h.status == Firing && c.told != "" && c.now.title != h.title { // it got worse, or better: that has to last as well
 		c.due = h.at.Add(a.wait)
 	}
 	c.now.title, c.now.detail = h.title, h.detail
@@ -188,9 +205,17 @@ func (a *Alerts) settle(known map[string]*condition, to []*outbox) time.Duration
 }
 
 func (a *Alerts) post(to []*outbox, h happening) {
+	m := &message{alert: Alert{Schema: "np.alert/1", Time: h.at, Node: a.node, Status: h.status, Key: h.key, Title: h.title, Detail: h.detail}}
+	m.left.Store(int32(len(to)))
 	for _, o := range to {
-		o.put(&Alert{Schema: "np.alert/1", Time: h.at, Node: a.node, Status: h.status, Key: h.key, Title: h.title, Detail: h.detail})
+		o.put(m)
 	}
+}
+
+// message is an alert on its way to all receivers.
+type message struct {
+	alert Alert
+	left  atomic.Int32 // outboxes that it is in
 }
 
 // outbox holds the messages for one receiver while they wait.
@@ -200,14 +225,24 @@ type outbox struct {
 	more   chan struct{}
 
 	mu   sync.Mutex
-	list []*Alert
+	list []*message
 	sent []time.Time // of late
 }
 
-func (o *outbox) put(m *Alert) {
+// takeFirst takes the first message out; o.mu is held, so that messages leave all outboxes in
+// their order.
+func (o *outbox) takeFirst() {
+	m := o.list[0]
+	o.list = o.list[1:]
+	if m.left.Add(-1) == 0 {
+		o.alerts.told.note(&m.alert)
+	}
+}
+
+func (o *outbox) put(m *message) {
 	o.mu.Lock()
 	if len(o.list) >= alertQueue {
-		o.list = o.list[1:]
+		o.takeFirst()
 		o.alerts.count("dropped", o.to.String())
 	}
 	o.list = append(o.list, m)
@@ -219,7 +254,7 @@ func (o *outbox) put(m *Alert) {
 }
 
 // next returns the message to send, and how long to wait before.
-func (o *outbox) next(now time.Time) (m *Alert, wait time.Duration) {
+func (o *outbox) next(now time.Time) (m *message, wait time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.list) == 0 {
@@ -235,12 +270,12 @@ func (o *outbox) next(now time.Time) (m *Alert, wait time.Duration) {
 }
 
 // done takes a message away that was sent or given up.
-func (o *outbox) done(m *Alert, at time.Time) {
+func (o *outbox) done(m *message, at time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.sent = append(o.sent, at)
 	if len(o.list) > 0 && o.list[0] == m {
-		o.list = o.list[1:]
+		o.takeFirst()
 	}
 }
 
@@ -259,7 +294,7 @@ func (o *outbox) run(ctx context.Context) {
 		if wait > 0 && !sleep(ctx, wait) {
 			return
 		}
-		err := o.send(ctx, m)
+		err := o.send(ctx, &m.alert)
 		switch {
 		case ctx.Err() != nil:
 			return

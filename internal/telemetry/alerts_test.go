@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,20 +64,25 @@ func (r *inboxOf) take() []string {
 func withAlerts(t *testing.T, test func(a *Alerts, r *inboxOf, counts map[string]int)) {
 	synctest.Test(t, func(t *testing.T) {
 		r, counts := &inboxOf{}, map[string]int{}
-		var mu sync.Mutex
-		a := NewAlerts("gw", []Receiver{r}, slog.New(slog.DiscardHandler), func(what, receiver string) {
-			mu.Lock()
-			defer mu.Unlock()
-			counts[what+" "+receiver]++
-		})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); a.Run(ctx) }()
-		synctest.Wait()
+		a, stop := runAlerts(t, r, "", counts)
 		test(a, r, counts)
-		cancel()
-		<-done
+		stop()
 	})
+}
+
+// runAlerts runs alerts for r, which remember at path, until stop.
+func runAlerts(t *testing.T, r Receiver, path string, counts map[string]int) (a *Alerts, stop func()) {
+	var mu sync.Mutex
+	a = NewAlerts("gw", []Receiver{r}, path, slog.New(slog.DiscardHandler), func(what, receiver string) {
+		mu.Lock()
+		defer mu.Unlock()
+		counts[what+" "+receiver]++
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); a.Run(ctx) }()
+	synctest.Wait()
+	return a, func() { cancel(); <-done }
 }
 
 func TestAlertsWaitAndResolve(t *testing.T) {
@@ -105,6 +111,60 @@ func TestAlertsWaitAndResolve(t *testing.T) {
 		if diff := cmp.Diff([]string{"event policy nobody confirmed it", "resolved uplink/wan1 all below exit"}, after(time.Minute)); diff != "" {
 			t.Error(diff)
 		}
+	})
+}
+
+// TestAlertsOverRestarts: what was told before a restart is not told again while it holds, and has its end when
+// it does not; what a receiver has yet to get is told again.
+func TestAlertsOverRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, path := &inboxOf{titles: true}, filepath.Join(t.TempDir(), "told.json")
+		run := func(says func(*Alerts), want ...string) {
+			t.Helper()
+			a, stop := runAlerts(t, r, path, map[string]int{})
+			says(a)
+			time.Sleep(2 * restartWait)
+			synctest.Wait()
+			stop()
+			got := r.take()
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		}
+		firing := func(keys ...string) func(*Alerts) {
+			return func(a *Alerts) {
+				for _, key := range keys {
+					a.Tell(Firing, key, key+" is down", "")
+				}
+			}
+		}
+		run(firing("wan1", "wan2", "wan3"), "firing wan1 is down ", "firing wan2 is down ", "firing wan3 is down ")
+		run(func(a *Alerts) {
+			firing("wan1")(a)
+			a.Tell(Firing, "wan2", "wan2 is worse", "")
+		}, "firing wan2 is worse ", "resolved wan3 is down: over it was told before a restart, and not seen since")
+		run(func(a *Alerts) {
+			a.Tell(Resolved, "wan1", "wan1 is well", "as far as is known at the start")
+			time.Sleep(restartWait / 2)
+			firing("wan1", "wan2")(a)
+		}, "firing wan2 is down ")
+		run(func(a *Alerts) {
+			firing("wan1")(a)
+			time.Sleep(restartWait / 2)
+			firing("wan2")(a)
+			a.Tell(Resolved, "wan1", "wan1 is well", "")
+		}, "resolved wan1 is well ")
+		r.set(errors.New("out of reach"))
+		run(firing("wan2", "wan4"))
+		r.set(nil)
+		run(firing("wan2", "wan4"), "firing wan4 is down ")
+		if err := os.WriteFile(path, []byte(`{"firing":{"wan9":""}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(firing("wan4"), "firing wan4 is down ")
+		run(firing(), "resolved wan4 is down: over it was told before a restart, and not seen since")
+		run(firing())
 	})
 }
 

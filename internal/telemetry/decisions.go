@@ -3,7 +3,9 @@ package telemetry
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
@@ -28,6 +30,7 @@ type DecisionLog struct {
 	waiting atomic.Int64 // records that were taken and are not written down yet
 	segs    *Segments
 	broken  bool // the segments; what is lost is counted and not logged again
+	nearBad bool // finding near misses has failed; that is logged once
 	tell    func(error)
 	keep    keeper
 	mask    *mask // nil: nothing is replaced
@@ -117,9 +120,7 @@ func (l *DecisionLog) Run(ctx context.Context) {
 // write writes one record down.
 func (l *DecisionLog) write(r *Record) {
 	defer l.waiting.Add(-1)
-	if r.Near != nil {
-		r.Context.Near = r.Near()
-	}
+	r.Context.Near = l.near(r)
 	line, err := r.MarshalJSON()
 	if err != nil {
 		l.log.Error("decision record not written", "error", err)
@@ -149,10 +150,33 @@ func (l *DecisionLog) write(r *Record) {
 	l.note(l.segs.Append(line, r.Context.Time))
 }
 
+// near finds the near misses of a record. They are help for people: a fault in finding them costs the
+// record its near misses, and nothing else.
+func (l *DecisionLog) near(r *Record) (found json.RawMessage) {
+	if r.Near == nil {
+		return r.Context.Near
+	}
+	defer func() {
+		if fault := recover(); fault != nil {
+			found = nil
+			if !l.nearBad {
+				l.nearBad = true
+				l.log.Error("near misses of a decision not found", "error", fmt.Sprintf("%v\n%s", fault, debug.Stack()))
+			}
+		}
+	}()
+	return r.Near()
+}
+
 // flush brings what was written to the disk. Only then is it known whether a disk that failed works again.
 func (l *DecisionLog) flush() {
-	if l.segs == nil || l.segs.gz == nil {
+	if l.segs == nil {
 		return
+	}
+	if l.broken {
+		if err := l.segs.Resume(); err != nil {
+			return
+		}
 	}
 	err := l.segs.Flush()
 	l.note(err)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -192,6 +193,49 @@ func TestSegmentsRotateAndGo(t *testing.T) {
 	}
 }
 
+// TestSegmentsOrder: the order of segments is that in which they were written, whatever the clock says, also
+// over restarts and after names of another kind; the names do not grow.
+func TestSegmentsOrder(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"decisions-20310101T000000.000Z-000.ndjson.gz", "decisions-20310101T000000.000Z-000~~.ndjson.gz"} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ahead, now := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var want []string
+	for i := range 120 {
+		s := NewSegments(dir, 3<<20)
+		for j, at := range []time.Time{ahead, now.Add(time.Duration(i) * time.Hour)} {
+			line := fmt.Sprintf("%d/%d", i, j)
+			if err := errors.Join(s.Append([]byte(line), at), s.Close()); err != nil {
+				t.Fatal(i, err)
+			}
+			want = append(want, line)
+		}
+	}
+	// Less room has the first go first.
+	s := NewSegments(dir, 1<<10)
+	if err := errors.Join(s.Append([]byte("last"), now), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, "last")
+	got := segmentLines(t, dir)
+	if n := len(got); n < 10 || n > 100 {
+		t.Fatalf("%d lines", n)
+	}
+	if diff := cmp.Diff(want[len(want)-len(got):], got); diff != "" {
+		t.Error(diff)
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(names) != len(got) {
+		t.Errorf("%v, files %v", err, names)
+	}
+	if name := filepath.Base(names[len(names)-1]); name != "decisions-0000000241-20260101T000000Z.ndjson.gz" {
+		t.Error("the last is", name)
+	}
+}
+
 // TestBrokenDisk: records that the disk does not take are counted, and it is tried again later.
 func TestBrokenDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
@@ -222,6 +266,67 @@ func TestBrokenDisk(t *testing.T) {
 	}
 }
 
+// TestDiskWorksAgain: it is told that the disk works again without a record to write, and nothing is left of the trial.
+func TestDiskWorksAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file, where the folder should be
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan bool, 10)
+		l := NewDecisionLog(DecisionOptions{
+			Ring: NewRing(0), Log: slog.New(slog.DiscardHandler), Dropped: (&drops{}).count, Segments: NewSegments(dir, 0),
+			Broken: func(err error) { told <- err != nil },
+		})
+		stop := runLog(l)
+		l.Add(record("r", 1))
+		time.Sleep(2 * pauseAfterError)
+		synctest.Wait()
+		if len(told) != 2 || <-told || !<-told {
+			t.Error("that the disk fails is not told")
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pauseAfterError + 2*flushEvery)
+		synctest.Wait()
+		if len(told) != 1 || <-told {
+			t.Error("that the disk works again is not told")
+		}
+		stop()
+		if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
+			t.Errorf("%v, left: %v", err, names)
+		}
+	})
+}
+
+// TestNearFault: a fault in finding near misses costs nothing but them, and is logged once.
+func TestNearFault(t *testing.T) {
+	var out strings.Builder
+	ring := NewRing(0)
+	l := NewDecisionLog(DecisionOptions{Ring: ring, Log: slog.New(slog.NewTextHandler(&out, nil)), Dropped: (&drops{}).count})
+	stop := runLog(l)
+	for i := range 3 {
+		r := record("r", i)
+		r.Near = func() json.RawMessage {
+			if i < 2 {
+				var none []int
+				_ = none[i]
+			}
+			return json.RawMessage(`["found"]`)
+		}
+		l.Add(r)
+	}
+	stop()
+	lines := ring.Read(0, 10).Lines
+	if len(lines) != 3 || strings.Contains(string(lines[1]), `"near"`) || !strings.Contains(string(lines[2]), `"near":["found"]`) {
+		t.Errorf("%q", lines)
+	}
+	if n := strings.Count(out.String(), "near misses of a decision not found"); n != 1 || !strings.Contains(out.String(), "TestNearFault") {
+		t.Errorf("logged %d times: %s", n, out.String())
+	}
+}
+
 func TestMask(t *testing.T) {
 	m := newMask([]string{"name", "src", "dst", "process", "user"})
 	r := record("r", 1)
@@ -249,6 +354,20 @@ func TestMask(t *testing.T) {
 	}
 	if err := json.Unmarshal(r.Context.Flow, &facts); err != nil || facts.SNI != facts.DNS[0] || r.Context.Near != nil {
 		t.Errorf("%v: equal names differ, or near is there: %s", err, text)
+	}
+	var hashes []string
+	for _, dst := range []string{"[2001:db8::1]:443", "2001:db8::1", "203.0.113.9:443", "203.0.113.9"} {
+		r := record("r", 1)
+		r.Context.Flow, _ = json.Marshal(map[string]string{"dst": dst})
+		m.apply(&r)
+		var facts map[string]string
+		if err := json.Unmarshal(r.Context.Flow, &facts); err != nil {
+			t.Fatal(err)
+		}
+		hashes = append(hashes, facts["dst"])
+	}
+	if hashes[0] != hashes[1]+":443" || hashes[2] != hashes[3]+":443" || hashes[1] == hashes[3] {
+		t.Errorf("addresses with and without a port: %q", hashes)
 	}
 	broken := record("r", 1)
 	broken.Context.Flow = json.RawMessage(`{"src":"10.0.0.5`)

@@ -108,10 +108,13 @@ func TestFullDisk(t *testing.T) {
 		if n := int(lost.disk.Load()); onDisk+n != added || n < 5000 || onDisk < 300 || lost.queue.Load() > 0 {
 			t.Errorf("%d records: %d on the disk, %d counted as lost", added, onDisk, n)
 		}
-		if len(told) != 4 || told[0] != nil || !errors.Is(told[1], syscall.ENOSPC) || told[2] != nil || !errors.Is(told[3], syscall.ENOSPC) {
-			t.Errorf("told: %v", told)
+		for i, err := range told { // at the end there may be room for a while
+			if i%2 == 0 && err != nil || i%2 == 1 && !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("told: %v", told)
+				break
+			}
 		}
-		if n := strings.Count(out.b.String(), "\n"); n != 3 {
+		if n := strings.Count(out.b.String(), "\n"); len(told) < 4 || n != len(told)-1 {
 			t.Errorf("%d lines in the log, want one for each change:\n%.2000s", n, out.b.String())
 		}
 		names, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))

@@ -67,7 +67,8 @@ func (m *mask) apply(r *Record) {
 	}
 }
 
-// value masks a text or a list of texts; ports of addresses stay.
+// value masks a text or a list of texts; ports of addresses stay, and an address has one hash with
+// a port and without.
 func (m *mask) value(key string, raw json.RawMessage) json.RawMessage {
 	one := func(text string) string {
 		switch key {
@@ -75,7 +76,7 @@ func (m *mask) value(key string, raw json.RawMessage) json.RawMessage {
 			return m.hash.Name(text)
 		case "src", "dst":
 			if i := strings.LastIndexByte(text, ':'); i > 0 && strings.Count(text, ":") == 1 || strings.Contains(text, "]:") {
-				return m.hash.Text(text[:i]) + text[i:]
+				return m.hash.Text(strings.Trim(text[:i], "[]")) + text[i:]
 			}
 		}
 		return m.hash.Text(text)

@@ -239,9 +239,9 @@ func (m *Metrics) DecisionDropped(reason string, n int) {
 	m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decision_log_dropped_total{reason=%q}", reason)).Add(n)
 }
 
-// DecisionDrops returns how many decision records were not written down, for any reason.
-func (m *Metrics) DecisionDrops() (n uint64) {
-	for _, reason := range []string{DropQueue, DropDisk} {
+// DecisionDrops returns how many decision records were not written down, for any of the reasons.
+func (m *Metrics) DecisionDrops(reasons ...string) (n uint64) {
+	for _, reason := range reasons {
 		n += m.set.GetOrCreateCounter(fmt.Sprintf("netpolicy_decision_log_dropped_total{reason=%q}", reason)).Get()
 	}
 	return n

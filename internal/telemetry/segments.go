@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"netpolicy.dev/netpolicy/internal/segments"
 )
 
 const (
@@ -23,6 +21,9 @@ const (
 	flushEvery = 5 * time.Second
 	// pauseAfterError is how long a disk that failed is left alone.
 	pauseAfterError = 10 * time.Second
+	// roomAfterError has to fit on a disk that failed before it is taken to work again: what was cut off
+	// may have left a page.
+	roomAfterError = 64 << 10
 
 	segmentPrefix = "decisions-"
 	segmentSuffix = ".ndjson.gz"
@@ -30,19 +31,18 @@ const (
 	DefaultSegments = 256 << 20
 )
 
-// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each
-// named after the time of its first record. A segment that a crash cut off reads as far as it goes.
+// Segments are files of decision records: gzip of NDJSON, so that zcat reads them, each named as package segments
+// does, with the time of its first record. A segment that a crash cut off reads as far as it goes.
 // The oldest are removed when all together are larger than they may be. It is for one goroutine.
 type Segments struct {
-	dir   string
-	most  int64
-	file  *os.File
-	gz    *gzip.Writer
-	size  int // of the present one, before compression
-	began time.Time
-	again time.Time // after an error: when to try again
-	last  string
-	bytes atomic.Int64 // of all segments, when they were looked at last
+	folder segments.Folder
+	most   int64
+	file   *os.File
+	gz     *gzip.Writer
+	size   int // of the present one, before compression
+	began  time.Time
+	again  time.Time    // after an error: when to try again
+	bytes  atomic.Int64 // of all segments, when they were looked at last
 	// flushed is how much of the file holds whole records, and waiting how many records came since.
 	flushed int64
 	waiting int
@@ -58,7 +58,7 @@ func NewSegments(dir string, most int64) *Segments {
 	if most <= 0 {
 		most = DefaultSegments
 	}
-	return &Segments{dir: dir, most: most}
+	return &Segments{folder: segments.Folder{Dir: dir, Prefix: segmentPrefix, Suffix: segmentSuffix}, most: most}
 }
 
 // Lost returns how many records were not, or will not be, on the disk since it was asked last.
@@ -70,7 +70,7 @@ func (s *Segments) Lost() int {
 
 // prepare makes the folder.
 func (s *Segments) prepare() error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+	if err := os.MkdirAll(s.folder.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of decision records: %w", err)
 	}
 	return nil
@@ -82,7 +82,7 @@ var errPaused = errors.New("the disk failed a moment ago")
 // Append writes one record, a line without its end, which was made at the given time. It is on the
 // disk after the next Flush or Close without an error; after one it, and all since the last Flush, are Lost.
 func (s *Segments) Append(line []byte, at time.Time) error {
-	if time.Now().Before(s.again) {
+	if s.paused() {
 		s.lost++
 		return errPaused
 	}
@@ -100,6 +100,30 @@ func (s *Segments) Append(line []byte, at time.Time) error {
 		return s.failed(err)
 	}
 	s.size += len(line) + 1
+	return nil
+}
+
+// paused reports whether the disk is left alone.
+func (s *Segments) paused() bool { return time.Now().Before(s.again) }
+
+// Resume begins a segment after an error, without a record, to see whether the disk works again. An error
+// means that it does not, or is left alone still.
+func (s *Segments) Resume() error {
+	switch {
+	case s.gz != nil:
+		return nil
+	case s.paused():
+		return errPaused
+	}
+	err := s.begin(time.Now())
+	if err == nil {
+		if _, err = s.file.WriteAt(make([]byte, roomAfterError), 0); err == nil {
+			err = s.file.Truncate(0)
+		}
+	}
+	if err != nil {
+		return s.failed(err)
+	}
 	return nil
 }
 
@@ -127,22 +151,13 @@ func (s *Segments) begin(at time.Time) error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
-	for n := 0; ; n++ {
-		name := fmt.Sprintf("%s%s-%03d%s", segmentPrefix, at.UTC().Format("20060102T150405.000Z"), n, segmentSuffix)
-		if name <= s.last { // the clock went back, or this is the second of a millisecond
-			name = strings.TrimSuffix(s.last, segmentSuffix) + "~" + segmentSuffix
-		}
-		f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
-		s.file, s.gz, s.size, s.began, s.last, s.flushed = f, gz, 0, time.Now(), name, 0
-		return nil
+	f, err := s.folder.Create(at)
+	if err != nil {
+		return err
 	}
+	gz, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is one that exists
+	s.file, s.gz, s.size, s.began, s.flushed = f, gz, 0, time.Now(), 0
+	return nil
 }
 
 // Flush brings what was appended to the disk, and removes what is too much.
@@ -172,7 +187,7 @@ func (s *Segments) Close() error {
 	return nil
 }
 
-// end ends the present segment. After an error it is still there, to be given up.
+// end ends the present segment; one without a record is removed. After an error it is still there, to be given up.
 func (s *Segments) end() error {
 	if s.gz == nil {
 		return nil
@@ -181,6 +196,9 @@ func (s *Segments) end() error {
 		return err
 	}
 	err := s.file.Close()
+	if s.size == 0 {
+		err = errors.Join(err, os.Remove(s.file.Name()))
+	}
 	s.file, s.gz, s.flushed, s.waiting = nil, nil, 0, 0
 	return err
 }
@@ -188,34 +206,9 @@ func (s *Segments) end() error {
 // sweep removes the oldest segments until all together are no larger than they may be. The
 // one that is written stays.
 func (s *Segments) sweep() error {
-	entries, err := os.ReadDir(s.dir)
+	total, err := s.folder.Sweep(s.most, s.file)
 	if err != nil {
 		return err
-	}
-	type segment struct {
-		name string
-		size int64
-	}
-	var list []segment
-	var total int64
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), segmentPrefix) || !strings.HasSuffix(e.Name(), segmentSuffix) {
-			continue
-		}
-		if info, err := e.Info(); err == nil {
-			list = append(list, segment{e.Name(), info.Size()})
-			total += info.Size()
-		}
-	}
-	slices.SortFunc(list, func(a, b segment) int { return strings.Compare(a.name, b.name) })
-	for _, one := range list {
-		if total <= s.most || s.file != nil && one.name == s.last {
-			break
-		}
-		if err := os.Remove(filepath.Join(s.dir, one.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		total -= one.size
 	}
 	s.bytes.Store(total)
 	return nil
