@@ -88,6 +88,10 @@ func TestTailText(t *testing.T) {
 			`{"rule":null,"action":"route","target":"direct","route":"direct","default":true,"final":false,"pending":["sni"],"time":"` + at + `","event":"state","mode":"enforce","pinned":true,"pinned_route":"fast","flow":{"proto":"tcp","src":"10.0.0.5:1","dst":"1.2.3.4:2"}}`,
 			`03:00:00.000 state  tcp 10.0.0.5:1 > 1.2.3.4:2  route direct  by default  waits for sni  stays on fast`,
 		},
+		{
+			`{"rule":"no_telnet","action":"block","target":"reject","route":null,"final":true,"time":"` + at + `","event":"logged","mode":"enforce","flow":{"proto":"tcp","dst":"1.2.3.4:23","process":"curl"}}`,
+			`03:00:00.000 logged tcp ? > 1.2.3.4:23 [curl]  block reject  by no_telnet`,
+		},
 		{`{"dropped":12}`, `... 12 records missed: this tail is slower than the decisions`},
 	} {
 		var b bytes.Buffer

@@ -419,6 +419,36 @@ func TestDroppedFlowWhoseSocketWasSeenFirst(t *testing.T) {
 	}
 }
 
+// TestRefusedPrograms: what is refused as a program connects has no address of its
+// own yet; each program and user has a record, once a minute.
+func TestRefusedPrograms(t *testing.T) {
+	c, _ := newTestCore(t, zoomPolicy+"  - {name: no_telnet, priority: 300, match: {port: 23}, action: {block: reject, log: true}}\n")
+	refused := func(text string, at time.Duration) {
+		e := event(t, inspector.Logged, text)
+		e.Source, e.Prefix = "ebpf", actions.LogPrefix("no_telnet")
+		c.event(&e, at, wall)
+	}
+	const once = `logged: block by "no_telnet" to "" over ""`
+	refused("tcp ? > 203.0.113.9:23 process=curl user=ann", 0)
+	o := expect(t, c, once)
+	ctx := o.records[0].Context
+	if got := string(ctx.Flow); ctx.Source != "ebpf" || ctx.LogRule != "no_telnet" || strings.Contains(got, `"src"`) || !strings.Contains(got, `"process":"curl"`) {
+		t.Errorf("source %q, log_rule %q, flow %s", ctx.Source, ctx.LogRule, got)
+	}
+	refused("tcp ? > 203.0.113.9:23 process=curl user=ann", dropMemory-1)
+	expect(t, c)
+	refused("tcp ? > 203.0.113.9:23 process=nc user=ann", 0)
+	refused("tcp ? > 203.0.113.9:23 process=curl user=bob", 0)
+	refused("tcp ? > [2001:db8::9]:23 process=curl user=ann", 0)
+	refused("tcp ? > 203.0.113.9:23 process=curl user=ann", dropMemory)
+	expect(t, c, once, once, once, once)
+	for _, beyond := range []string{"127.0.0.1:23", "224.0.0.1:23", "[fe80::1]:23"} { // the table leaves them alone
+		refused("tcp ? > "+beyond+" process=curl", 0)
+	}
+	refused("tcp ? > ?", 0)
+	expect(t, c)
+}
+
 func TestIgnoredFlows(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	for _, text := range []string{
