@@ -231,6 +231,10 @@ var examples = map[Code]example{
 		"The name after `via xray` is of no proxy in the files of `daemon.xray_links` or in a subscription, or none of that name can be run. At a start the daemon goes on, and blocks the route.",
 		"",
 	},
+	"NP505": {
+		"`daemon.state_dir` can't change while the daemon runs: the ledger there lists what is in the kernel, and a start with another folder would not know it for its own. Stop the daemon, move the folder, change the policy, start. With `--state-dir` what a policy says has no effect: this is a hint then.",
+		"",
+	},
 	"NP901": {"A file has at most 16 MiB.", ""},
 	"NP902": {"Blocks are nested at most 200 deep.", ""},
 	"NP903": {"A policy has at most 1,000,000 rules.", ""},

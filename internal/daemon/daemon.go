@@ -71,11 +71,13 @@ type Options struct {
 	Config   string // path of the policy
 	Observe  bool   // decide and log, enforce nothing
 	StateDir string // "" keeps nothing on disk
-	Socket   string // "" serves no API
-	Version  string
-	PID      int
-	Log      *slog.Logger
-	Notifier Notifier
+	// StateDirGiven says that the command line names it, whatever policies say.
+	StateDirGiven bool
+	Socket        string // "" serves no API
+	Version       string
+	PID           int
+	Log           *slog.Logger
+	Notifier      Notifier
 	// Clean removes everything that was made, on a clean stop; nil leaves it.
 	Clean func(context.Context) error
 	// Stay is asked at a clean stop: true leaves Xray to a successor. nil ends it.

@@ -246,6 +246,7 @@ func sameDaemon(a, b *rules.Daemon) bool {
 
 func placeless(d *rules.Daemon) rules.Daemon {
 	x := *d
+	x.StateDirAt = diag.Span{}
 	x.DNS.Upstreams = slices.Clone(x.DNS.Upstreams)
 	for i := range x.DNS.Upstreams {
 		x.DNS.Upstreams[i].Span = diag.Span{}
@@ -548,12 +549,15 @@ func (d *Daemon) candidate(ctx context.Context, ch *change) (*candidate, error) 
 		kernel = d.parts.Kernel
 	}
 	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
-	if err == nil && ch.policy == nil {
-		if list := d.checkProxies(c.policy, ch.confined); len(list) > 0 {
-			return nil, &rejection{list, c.sources}
-		}
+	if err != nil || ch.policy != nil {
+		return c, err
 	}
-	return c, err
+	found := append(d.checkStateDir(c.policy), d.checkProxies(c.policy, ch.confined)...)
+	if diag.Count(found, diag.Error) > 0 {
+		return nil, &rejection{found, c.sources}
+	}
+	c.hints = append(c.hints, found...)
+	return c, nil
 }
 
 func errorCount(list []diag.Diagnostic) string {
