@@ -415,12 +415,7 @@ func (d *Daemon) warn(c *candidate) {
 	if sees := d.parts.Programs; sees != nil && !sees() && (c.prog.Reads(rules.FieldProcess) || c.prog.Reads(rules.FieldProcessPath)) {
 		d.log.Warn("programs of other users can't be seen: rules on process do not hold for them", "missing", "CAP_SYS_PTRACE")
 	}
-	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)} {
-		for _, g := range list {
-			d.log.Warn("policy finding", "code", g.Code, "severity", g.Severity, "file", g.File, "line", g.Line,
-				"column", g.Column, "message", g.Message)
-		}
-	}
+	d.logFindings(slices.Concat(c.diags, c.hints), c.sources)
 }
 
 func (d *Daemon) mode() string {
