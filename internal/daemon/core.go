@@ -61,7 +61,8 @@ type core struct {
 	// roster are the same flows in no order, for lists that are made in portions.
 	roster []*tracked
 	// own are the addresses of this host, to tell its own probes from others' flows.
-	own map[netip.Addr]bool
+	own    map[netip.Addr]bool
+	probes targets
 	// todo are the flows that are to be decided again for the reason why, and all
 	// of them, when every is set; see work.
 	todo  []flowKey
@@ -175,8 +176,9 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
 		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[dropKey]time.Duration{}, early: map[flowKey]earlyName{},
 		loose: map[flowKey]time.Duration{}, killed: map[flowKey]time.Duration{},
-		timed: newTimed(&l), picked: map[string]string{},
+		timed: newTimed(&l), picked: map[string]string{}, probes: targets{},
 	}
+	c.probes.follow(l.policy, 0)
 	c.beginJournal()
 	return c
 }
@@ -469,6 +471,7 @@ func (c *core) failover(t *tracked, now time.Duration, wall time.Time) {
 func (c *core) expire(now time.Duration) {
 	c.expireKilled(now)
 	c.expireDropped(now)
+	c.probes.expire(now)
 	for k, at := range c.loose {
 		if now-at < looseLife {
 			continue
@@ -604,7 +607,7 @@ func compareKeys(a, b flowKey) int {
 
 // replace makes another policy live: every flow is decided again. The same
 // policy with a new plan only brings the meaning of marks.
-func (c *core) replace(l live) {
+func (c *core) replace(l live, now time.Duration) {
 	if l.policy == c.live.policy {
 		c.live.marks = l.marks
 		return
@@ -616,6 +619,7 @@ func (c *core) replace(l live) {
 	c.timed.complete(&w, l.since)
 	l.world = &w
 	c.live = l
+	c.probes.follow(l.policy, now)
 	c.complete(&w)
 	clear(c.deadLinks)
 	c.beginJournal()
@@ -633,25 +637,7 @@ func (c *core) ignored(k flowKey) bool {
 	if beyondPolicy(dst) || src.IsUnspecified() || src.IsLinkLocalUnicast() || dhcp {
 		return true
 	}
-	if !c.own[src] {
-		return false
-	}
-	if c.own[dst] {
-		return true
-	}
-	for i := range c.live.policy.Uplinks {
-		p := &c.live.policy.Uplinks[i].Probe
-		icmp := k.proto == flow.ICMP || k.proto == flow.ICMPv6
-		if p.Kind == rules.ProbeICMP && !icmp || p.Kind == rules.ProbeTCP && k.proto != flow.TCP || p.Kind == rules.ProbeNone {
-			continue
-		}
-		for _, target := range p.Targets {
-			if target.Addr() == dst && (icmp || target.Port() == k.dst.Port()) {
-				return true
-			}
-		}
-	}
-	return false
+	return c.own[src] && (c.own[dst] || c.probes.has(k))
 }
 
 // between reports whether both ports lie in [lo, hi].

@@ -469,6 +469,32 @@ func TestIgnoredFlows(t *testing.T) {
 	}
 }
 
+// TestFormerProbes: probes that are under way when their uplink leaves the policy are still
+// the daemon's own.
+func TestFormerProbes(t *testing.T) {
+	c, _ := newTestCore(t, strings.Replace(zoomPolicy, "kind: icmp, targets: [9.9.9.9]", "kind: tcp, targets: [\"9.9.9.9:853\"]", 1))
+	next, _ := newTestCore(t, "version: 1\nroutes: {direct: {via: main}}\ndefault: {route: direct}\n")
+	sent := func() (records int) {
+		for _, text := range []string{"icmp 192.0.2.2 > 1.1.1.1", "tcp 198.51.100.2:40000 > 9.9.9.9:853"} {
+			e := event(t, inspector.Open, text)
+			c.event(&e, 0, wall)
+		}
+		return len(c.take().records)
+	}
+	if n := sent(); n != 0 {
+		t.Errorf("%d records of probes", n)
+	}
+	c.replace(next.live, time.Hour)
+	c.expire(time.Hour + probeMemory - 1)
+	if n := sent(); n != 0 {
+		t.Errorf("%d records of former probes", n)
+	}
+	c.expire(time.Hour + probeMemory)
+	if n := sent(); n != 2 {
+		t.Errorf("%d records of what is nobody's probe any more", n)
+	}
+}
+
 // TestDeadUplink: only flows that get another line are forgotten, and only when the line is dead.
 func TestDeadUplink(t *testing.T) {
 	c, plan := newTestCore(t, zoomPolicy)
@@ -546,7 +572,7 @@ func TestReloadDecidesAnew(t *testing.T) {
 	}
 	c.take()
 	next, plan := newTestCore(t, strings.Replace(zoomPolicy, "{port: 22}, action: {route: fast}", "{port: 22}, action: {block: reject}", 1))
-	c.replace(next.live)
+	c.replace(next.live, 0)
 	expect(t, c)
 	c.work(1, 0, wall)
 	c.work(100, 0, wall)
@@ -556,7 +582,7 @@ func TestReloadDecidesAnew(t *testing.T) {
 	}
 	// And let go again.
 	again, plan := newTestCore(t, zoomPolicy)
-	c.replace(again.live)
+	c.replace(again.live, 0)
 	c.work(100, 0, wall)
 	fast, _ := plan.CTMark(1)
 	if o := c.take(); len(o.setMarks) != 1 || o.setMarks[0].value != fast {

@@ -325,7 +325,7 @@ func (l *loop) swap(c *candidate) {
 	if old := l.core.live; old.policy.Hash == v.policy.Hash {
 		v.since = old.since
 	}
-	l.core.replace(v)
+	l.core.replace(v, l.d.parts.Now())
 	l.pending.refuse = nil // of the policy before: c's own has been brought about
 	l.seeHost(c.host)
 	// Names that changed while the plan was made are in no element of it.
