@@ -150,6 +150,7 @@ type Daemon struct {
 
 	book     book
 	graves   graves
+	byHand   byHand
 	places   []placed // of the loop, where the rules of policies stand
 	metering sync.Mutex
 	meter    *meter
@@ -284,6 +285,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	endTape := d.startTape(l)
 	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
 	err = l.run(ctx)
+	d.tellByHand()
 	endTape()
 	written()
 	d.notify("STOPPING=1")

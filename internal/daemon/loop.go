@@ -169,6 +169,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.core.expire(l.d.parts.Now())
 			l.step(state.TickEvent(l.d.parts.Now()), at)
 			l.d.hints.sweep(l.core.names, time.Now())
+			l.d.tellByHand()
 		case f := <-l.d.calls:
 			at, world := time.Now(), l.core.live.world
 			if f(l); l.core.live.world != world && l.turned.IsZero() {
