@@ -72,7 +72,7 @@ var examples = map[Code]example{
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80, port: 443}, action: {route: direct}}\n",
 	},
 	"NP106": {
-		"Two rules, or two declarations of one kind, have the same name. Uplinks and groups are routes of their names as well.",
+		"Two rules, or two declarations of one kind, have the same name. Uplinks and groups are routes of their names as well. Or the name has a meaning of its own: a rule can't be called `default`, `_default` or `_other`, which is how records and metrics call decisions of no rule and of others; a condition not like a word of the language.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80}, action: {route: direct}}\n  - {name: a, priority: 0, match: {port: 443}, action: {route: direct}}\n",
 	},
 	"NP107": {
