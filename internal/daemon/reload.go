@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
@@ -497,8 +498,20 @@ func (d *Daemon) wakeLater(ctx context.Context, why string) {
 }
 
 // transact prepares a candidate and has the loop make it live. It is the one way
-// by which a policy becomes live, after the first.
+// by which a policy becomes live, after the first. When a device goes down before its
+// routes are there, it is planned once more, without it.
 func (d *Daemon) transact(ctx context.Context, ch *change) (*candidate, error) {
+	c, err := d.attempt(ctx, ch)
+	if !errors.Is(err, syscall.ENETDOWN) && !errors.Is(err, syscall.ENODEV) {
+		return c, err
+	}
+	d.log.Info("planned again for the host as it is now", "trigger", ch.why, "error", err)
+	again := *ch
+	again.before = nil // it has had its word
+	return d.attempt(ctx, &again)
+}
+
+func (d *Daemon) attempt(ctx context.Context, ch *change) (*candidate, error) {
 	c, err := d.candidate(ctx, ch)
 	if err != nil {
 		return nil, err
