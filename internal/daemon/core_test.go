@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
@@ -383,72 +382,6 @@ func TestHintsDecideTheFirstPacket(t *testing.T) {
 	expect(t, c, `open: route by "zoom" to "fast" over "wan1" provisional`)
 }
 
-func TestDroppedFlowsAreRecordedOnce(t *testing.T) {
-	c, _ := newTestCore(t, zoomPolicy)
-	e := event(t, inspector.Logged, web+" sni=bad.example")
-	e.Source, e.Prefix = "nflog", actions.LogPrefix("bad")
-	c.event(&e, 0, wall)
-	c.event(&e, time.Second, wall)
-	o := expect(t, c, `logged: block by "bad" to "" over ""`)
-	if got := o.records[0].Context.LogRule; got != "bad" {
-		t.Errorf("log_rule %q", got)
-	}
-	// One that passes is conntrack's to report.
-	e = event(t, inspector.Logged, "tcp 10.0.0.5:5001 > 203.0.113.7:443 sni=us01.zoom.us")
-	c.event(&e, 0, wall)
-	expect(t, c)
-	c.expire(dropMemory)
-	if len(c.dropped) != 0 {
-		t.Error("dropped flows are remembered for ever")
-	}
-}
-
-func TestDroppedFlowWhoseSocketWasSeenFirst(t *testing.T) {
-	c, _ := newTestCore(t, zoomPolicy)
-	e := event(t, inspector.Open, web+" sni=bad.example")
-	e.Source = "sock_diag"
-	c.event(&e, 0, wall)
-	expect(t, c, `open: block by "bad" to "" over ""`)
-	e = event(t, inspector.Logged, web)
-	e.Source, e.Prefix = "nflog", actions.LogPrefix("bad")
-	c.event(&e, 0, wall)
-	c.event(&e, time.Second, wall)
-	o := expect(t, c, `logged: block by "bad" to "" over ""`)
-	if got := o.records[0].Context.LogRule; got != "bad" {
-		t.Errorf("log_rule %q", got)
-	}
-}
-
-// TestRefusedPrograms: what is refused as a program connects has no address of its
-// own yet; each program and user has a record, once a minute.
-func TestRefusedPrograms(t *testing.T) {
-	c, _ := newTestCore(t, zoomPolicy+"  - {name: no_telnet, priority: 300, match: {port: 23}, action: {block: reject, log: true}}\n")
-	refused := func(text string, at time.Duration) {
-		e := event(t, inspector.Logged, text)
-		e.Source, e.Prefix = "ebpf", actions.LogPrefix("no_telnet")
-		c.event(&e, at, wall)
-	}
-	const once = `logged: block by "no_telnet" to "" over ""`
-	refused("tcp ? > 203.0.113.9:23 process=curl user=ann", 0)
-	o := expect(t, c, once)
-	ctx := o.records[0].Context
-	if got := string(ctx.Flow); ctx.Source != "ebpf" || ctx.LogRule != "no_telnet" || strings.Contains(got, `"src"`) || !strings.Contains(got, `"process":"curl"`) {
-		t.Errorf("source %q, log_rule %q, flow %s", ctx.Source, ctx.LogRule, got)
-	}
-	refused("tcp ? > 203.0.113.9:23 process=curl user=ann", dropMemory-1)
-	expect(t, c)
-	refused("tcp ? > 203.0.113.9:23 process=nc user=ann", 0)
-	refused("tcp ? > 203.0.113.9:23 process=curl user=bob", 0)
-	refused("tcp ? > [2001:db8::9]:23 process=curl user=ann", 0)
-	refused("tcp ? > 203.0.113.9:23 process=curl user=ann", dropMemory)
-	expect(t, c, once, once, once, once)
-	for _, beyond := range []string{"127.0.0.1:23", "224.0.0.1:23", "[fe80::1]:23"} { // the table leaves them alone
-		refused("tcp ? > "+beyond+" process=curl", 0)
-	}
-	refused("tcp ? > ?", 0)
-	expect(t, c)
-}
-
 func TestIgnoredFlows(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	for _, text := range []string{
@@ -466,32 +399,6 @@ func TestIgnoredFlows(t *testing.T) {
 	c.event(&e, 0, wall)
 	if o := c.take(); len(o.records) != 1 {
 		t.Errorf("%d records", len(o.records))
-	}
-}
-
-// TestFormerProbes: probes that are under way when their uplink leaves the policy are still
-// the daemon's own.
-func TestFormerProbes(t *testing.T) {
-	c, _ := newTestCore(t, strings.Replace(zoomPolicy, "kind: icmp, targets: [9.9.9.9]", "kind: tcp, targets: [\"9.9.9.9:853\"]", 1))
-	next, _ := newTestCore(t, "version: 1\nroutes: {direct: {via: main}}\ndefault: {route: direct}\n")
-	sent := func() (records int) {
-		for _, text := range []string{"icmp 192.0.2.2 > 1.1.1.1", "tcp 198.51.100.2:40000 > 9.9.9.9:853"} {
-			e := event(t, inspector.Open, text)
-			c.event(&e, 0, wall)
-		}
-		return len(c.take().records)
-	}
-	if n := sent(); n != 0 {
-		t.Errorf("%d records of probes", n)
-	}
-	c.replace(next.live, time.Hour)
-	c.expire(time.Hour + probeMemory - 1)
-	if n := sent(); n != 0 {
-		t.Errorf("%d records of former probes", n)
-	}
-	c.expire(time.Hour + probeMemory)
-	if n := sent(); n != 2 {
-		t.Errorf("%d records of what is nobody's probe any more", n)
 	}
 }
 
