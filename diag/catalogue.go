@@ -109,6 +109,7 @@ var catalogue = []Entry{
 	{Code: "NP502", Severity: Hint, Title: "executor lacks a feature"},
 	{Code: "NP503", Severity: Warning, Title: "list refresh failed, old one kept"},
 	{Code: "NP504", Severity: Error, Title: "proxy that Xray can't run"},
+	{Code: "NP505", Severity: Error, Title: "state directory of a running daemon"},
 	{Code: "NP901", Severity: Error, Title: "file too large"},
 	{Code: "NP902", Severity: Error, Title: "nested too deeply"},
 	{Code: "NP903", Severity: Error, Title: "too many rules"},

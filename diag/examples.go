@@ -72,7 +72,7 @@ var examples = map[Code]example{
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80, port: 443}, action: {route: direct}}\n",
 	},
 	"NP106": {
-		"Two rules, or two declarations of one kind, have the same name. Uplinks and groups are routes of their names as well.",
+		"Two rules, or two declarations of one kind, have the same name. Uplinks and groups are routes of their names as well. Or the name has a meaning of its own: a rule can't be called `default`, `_default` or `_other`, which is how records and metrics call decisions of no rule and of others; a condition not like a word of the language.",
 		someRoute + "rules:\n  - {name: a, priority: 0, match: {port: 80}, action: {route: direct}}\n  - {name: a, priority: 0, match: {port: 443}, action: {route: direct}}\n",
 	},
 	"NP107": {
@@ -229,6 +229,10 @@ var examples = map[Code]example{
 	},
 	"NP504": {
 		"The name after `via xray` is of no proxy in the files of `daemon.xray_links` or in a subscription, or none of that name can be run. At a start the daemon goes on, and blocks the route.",
+		"",
+	},
+	"NP505": {
+		"`daemon.state_dir` can't change while the daemon runs: the ledger there lists what is in the kernel, and a start with another folder would not know it for its own. Stop the daemon, move the folder, change the policy, start. With `--state-dir` what a policy says has no effect: this is a hint then.",
 		"",
 	},
 	"NP901": {"A file has at most 16 MiB.", ""},

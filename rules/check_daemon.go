@@ -113,7 +113,7 @@ func (c *checker) daemonItem(item *Item) {
 		n, _ := c.integer(w, key, 1, 65535)
 		to.Relay.Port = uint16(n)
 	case "state_dir":
-		to.StateDir = c.path(w, key)
+		to.StateDir, to.StateDirAt = c.path(w, key), w.Span
 	case "api":
 		to.API = c.path(w, key)
 	case "xray_binary":

@@ -11,6 +11,10 @@ import (
 	"netpolicy.dev/netpolicy/state"
 )
 
+// reservedRules are names that records, logs, filters and metrics have for the default, and
+// metrics for the rules beyond their bound.
+var reservedRules = [...]string{"default", "_default", "_other"}
+
 func (c *checker) readRules() {
 	list := c.ast.Rules
 	names := c.rules
@@ -19,6 +23,9 @@ func (c *checker) readRules() {
 		n := &list[i]
 		if n.Name.Given() {
 			c.name(n.Name, "a rule")
+			if slices.Contains(reservedRules[:], n.Name.Text) {
+				c.report("NP106", n.Name.Span, "a rule can't be called %s: so records and metrics call decisions of other rules, or of none", diag.Quote(n.Name.Text))
+			}
 			if first, ok := names[n.Name.Text]; ok {
 				c.report("NP106", n.Name.Span, "a rule called %s exists already", diag.Quote(n.Name.Text)).
 					Note(list[first].Name.Span, "first used here")

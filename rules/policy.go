@@ -439,6 +439,7 @@ type Daemon struct {
 	TableBase    uint32 // first routing table; default 20000
 	RulePriority int    // first ip rule priority; default 20000
 	StateDir     string // default /var/lib/netpolicy
+	StateDirAt   diag.Span
 	API          string // unix socket; default /run/netpolicy/netpolicyd.sock
 	Masquerade   []int  // uplinks
 	Enforce      Enforce

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/actions/iproute"
 	"netpolicy.dev/netpolicy/actions/iptables"
@@ -155,7 +157,8 @@ func users() (map[string]uint32, error) {
 // second Apply changes nothing and a restart adopts. On an error everything
 // goes back to the plan that was in force; if the table had been replaced by
 // then, its elements are those that were planned, and names and world have to
-// be put anew.
+// be put anew. A device that was up when the plan was made, and is not any more, is
+// ENETDOWN or ENODEV: another plan, for the host as it is now, may succeed.
 func (e *Enforcer) Apply(ctx context.Context, plan *actions.Plan) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -300,7 +303,9 @@ func (e *Enforcer) back(ctx context.Context, plan *actions.Plan, table actions.T
 		have.Table = table
 	}
 	for _, s := range append(actions.Diff(have, goal), e.leftover(ctx, goal)...) {
-		if err := e.step(ctx, &s); err != nil {
+		// A device that went down meanwhile has taken the old plan's routes over it, too.
+		down := func(err error) bool { return errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENODEV) }
+		if err := e.step(ctx, &s); err != nil && !(s.Kind == actions.AddRoute && down(err)) {
 			return fmt.Errorf("take back: %w", err)
 		}
 	}

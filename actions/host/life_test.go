@@ -397,6 +397,41 @@ func TestTakeBack(t *testing.T) {
 	t.Logf("%d failures taken back", fails)
 }
 
+// TestDeviceGoesDown takes devices down, or away, between a plan and its routes: the plan
+// fails with what says so, what can be is taken back, and the next plan succeeds.
+func TestDeviceGoesDown(t *testing.T) {
+	for errno, how := range map[error]string{unix.ENETDOWN: "ip link set wan0 down", unix.ENODEV: "ip link del wan0"} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			newLab(t)
+			ctx := context.Background()
+			more := lines(rules.Last)
+			more.Hash = [32]byte{2}
+			more.Uplinks = append(more.Uplinks, rules.Uplink{Name: "wan0", Dev: "wan0", Gateway: gateways(0)})
+			more.Routes = append(more.Routes, rules.Route{Name: "third", Kind: rules.RouteUplink, Uplink: 2})
+			more.Rules[0].Do.Route = len(more.Routes) - 1
+			e := enforcer(t, t.TempDir())
+			must(t, e.Apply(ctx, planFor(t, e, lines(rules.Last), nil)))
+			plan, once := planFor(t, e, more, nil), true
+			e.before = func(what string) error {
+				if once && strings.HasPrefix(what, "ip ") {
+					once = false
+					sh(t, "%s; ip link set wan1 down", how) // the old plan's routes over wan1 are gone with it
+				}
+				return nil
+			}
+			err := e.Apply(ctx, plan)
+			e.before = nil
+			if !errors.Is(err, errno) || strings.Contains(err.Error(), "take back") {
+				t.Errorf("got %v, want %v alone", err, errno)
+			}
+			must(t, e.Apply(ctx, planFor(t, e, more, nil)))
+			if got := sh(t, "ip route show table all proto 117; ip -6 route show table all proto 117"); strings.Contains(got, "wan0") || strings.Contains(got, "wan1") || !strings.Contains(got, "wan2") {
+				t.Errorf("routes:\n%s", got)
+			}
+		})
+	}
+}
+
 func TestForeignTableIsRefused(t *testing.T) {
 	newLab(t)
 	ctx := context.Background()

@@ -31,7 +31,8 @@ func New() (*Applier, error) {
 // Close closes the socket.
 func (a *Applier) Close() { a.h.Close() }
 
-// Apply carries out the steps that concern rules and routes; others are an error.
+// Apply carries out the steps that concern rules and routes; others are an error. A route
+// over a device that is down or gone is unix.ENETDOWN or unix.ENODEV.
 func (a *Applier) Apply(ctx context.Context, steps []actions.Step) error {
 	for _, s := range steps {
 		if err := ctx.Err(); err != nil {
@@ -74,14 +75,9 @@ func (a *Applier) addRoute(r actions.IPRoute) error {
 // delRoute removes the route; with its device everything on it is gone already.
 func (a *Applier) delRoute(r actions.IPRoute) error {
 	nr, err := a.route(r)
-	var gone netlink.LinkNotFoundError
-	if errors.As(err, &gone) {
-		return nil
+	if err == nil {
+		err = a.h.RouteDel(nr)
 	}
-	if err != nil {
-		return err
-	}
-	err = a.h.RouteDel(nr)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV) {
 		return nil
 	}
@@ -114,6 +110,10 @@ func (a *Applier) route(r actions.IPRoute) (*netlink.Route, error) {
 		return nr, nil
 	}
 	link, err := a.h.LinkByName(r.Dev)
+	var gone netlink.LinkNotFoundError
+	if errors.As(err, &gone) {
+		err = unix.ENODEV
+	}
 	if err != nil {
 		return nil, fmt.Errorf("device %q: %w", r.Dev, err)
 	}

@@ -53,7 +53,7 @@ const (
 )
 
 // errGone means that the device is not there.
-var errGone = errors.New("no such device")
+const errGone = unix.ENODEV
 
 // send sends the messages and returns the first refusal but those in allow.
 func (a *Applier) send(msgs []netlink.Message, allow ...error) error {

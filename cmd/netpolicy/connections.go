@@ -239,7 +239,9 @@ Exit code 1: a connection could not be ended. Filters that choose none are no er
 						return err
 					}
 					for i := range list.Flows {
-						ids = append(ids, list.Flows[i].ID)
+						if !list.Flows[i].Killed {
+							ids = append(ids, list.Flows[i].ID)
+						}
 					}
 				}
 				done, err := killAll(ctx, c, ids)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,6 +93,10 @@ func TestTailText(t *testing.T) {
 			`{"rule":null,"action":"route","target":"direct","route":"direct","default":true,"final":false,"pending":["sni"],"time":"` + at + `","event":"state","mode":"enforce","pinned":true,"pinned_route":"fast","flow":{"proto":"tcp","src":"10.0.0.5:1","dst":"1.2.3.4:2"}}`,
 			`03:00:00.000 state  tcp 10.0.0.5:1 > 1.2.3.4:2  route direct  by default  waits for sni  stays on fast`,
 		},
+		{
+			`{"rule":"no_telnet","action":"block","target":"reject","route":null,"final":true,"time":"` + at + `","event":"logged","mode":"enforce","flow":{"proto":"tcp","dst":"1.2.3.4:23","process":"curl"}}`,
+			`03:00:00.000 logged tcp ? > 1.2.3.4:23 [curl]  block reject  by no_telnet`,
+		},
 		{`{"dropped":12}`, `... 12 records missed: this tail is slower than the decisions`},
 	} {
 		var b bytes.Buffer
@@ -150,6 +155,7 @@ type backend struct {
 	forced api.ForceRequest
 	reload api.ReloadResult
 	waits  *api.Confirm
+	over   atomic.Bool // the connection was ended
 }
 
 func (b *backend) Status() api.Status {
@@ -173,6 +179,7 @@ func (b *backend) Flows(_ context.Context, q api.FlowsRequest) (api.Flows, error
 	return api.Flows{Now: night, Total: 7, Matched: 1, Flows: []api.Flow{{
 		ID: "7", Flow: json.RawMessage(`{"proto":"tcp","src":"10.0.0.5:5000","dst":"203.0.113.1:443","sni":"us01.zoom.us"}`), Name: "us01.zoom.us", NameFrom: "sni",
 		Decision: json.RawMessage(`{"rule":"zoom","action":"route","route":"fast","why":"priority 100"}`), Uplink: "wan1", RTTms: 12.5, DownRate: 2_500_000,
+		Killed: b.over.Load(),
 	}}}, nil
 }
 func (b *backend) Reload(context.Context) (api.ReloadResult, error) { return b.reload, nil }
@@ -283,6 +290,11 @@ func TestDaemonCommands(t *testing.T) {
 		if code != c.code || !strings.Contains(out, c.want) {
 			t.Errorf("%s: exit %d, want %d and %q in\n%s", c.args, code, c.code, c.want, out)
 		}
+	}
+	b.over.Store(true)
+	command("kill", "7", "--socket", socket) // after which lists are made anew
+	if code, out := command("kill", "--name", ".zoom.us", "--socket", socket); code != 0 || !strings.Contains(out, "ended 0 of 0 connections") {
+		t.Errorf("filters choose what was ended before: exit %d, %s", code, out)
 	}
 	before := tokens.Get(api.RoleRead)
 	if _, out := command("token", "--read-only", "--renew", "--socket", socket); strings.Contains(out, before) || !strings.Contains(out, tokens.Get(api.RoleRead)) {

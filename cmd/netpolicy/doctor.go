@@ -18,13 +18,9 @@ import (
 	"netpolicy.dev/netpolicy/rules"
 )
 
-const (
-	// defaultStateDir is netpolicyd's.
-	defaultStateDir = "/var/lib/netpolicy"
-	// askTime bounds the question to a daemon that may hang: doctor is for when
-	// something is wrong.
-	askTime = 3 * time.Second
-)
+// askTime bounds the question to a daemon that may hang: doctor is for when
+// something is wrong.
+const askTime = 3 * time.Second
 
 type doctorOptions struct {
 	config   string
@@ -65,7 +61,7 @@ It exits with 1 when there is an error, and with --strict 3 when there is a warn
 		},
 	}
 	cmd.Flags().StringVar(&o.config, "config", "", `policy file, "-" for standard input`)
-	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "the daemon's state `directory`; the policy's, or "+defaultStateDir)
+	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "the daemon's state `directory`; the policy's, or "+api.DefaultStateDir)
 	cmd.Flags().StringVar(&o.socket, "socket", api.DefaultSocket, "the daemon's API `socket`")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "text or json")
 	cmd.Flags().BoolVar(&o.json, "json", false, "the same as -o json")
@@ -104,7 +100,7 @@ func (o *doctorOptions) run(cmd *cobra.Command) error {
 	if p != nil {
 		dir = cmp.Or(dir, p.Daemon.StateDir)
 	}
-	facts, err := look(cmd.Context(), cmp.Or(dir, defaultStateDir), !o.noTry)
+	facts, err := look(cmd.Context(), cmp.Or(dir, api.DefaultStateDir), !o.noTry)
 	if err != nil {
 		return cli.Fail(cmd, err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -169,7 +170,8 @@ func writeRecord(w io.Writer, r *record) error {
 		return err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %-6s %v %s > %s", r.Time.Local().Format("15:04:05.000"), r.Event, r.Flow.Proto, r.Flow.Src, r.Flow.Dst)
+	// What was refused before it began has no address of its own.
+	fmt.Fprintf(&b, "%s %-6s %v %s > %s", r.Time.Local().Format("15:04:05.000"), r.Event, r.Flow.Proto, cmp.Or(r.Flow.Src, "?"), r.Flow.Dst)
 	if r.Name != "" {
 		fmt.Fprintf(&b, " %s (%s)", r.Name, r.NameFrom)
 	}

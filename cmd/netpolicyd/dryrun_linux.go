@@ -13,6 +13,7 @@ import (
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 	"netpolicy.dev/netpolicy/rules/load"
@@ -89,7 +90,7 @@ func (s *settings) printPlan(cmd *cobra.Command) error {
 		return err
 	}
 	p := r.Policy
-	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
+	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, api.DefaultStateDir)
 	host, previous, err := readHost(cmd.Context(), s.stateDir)
 	if err != nil {
 		return failed(cmd, err)

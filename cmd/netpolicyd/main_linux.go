@@ -43,6 +43,7 @@ type settings struct {
 	observe    bool
 	keep       bool
 	stateDir   string
+	stateGiven bool // by the command line
 	socket     string
 	group      string
 	seccomp    string
@@ -86,7 +87,7 @@ func newRoot() *cobra.Command {
 	f.StringVarP(&s.output, "output", "o", "text", "with --dry-run: text or json")
 	f.BoolVar(&s.observe, "observe", false, "decide and log live traffic, enforce nothing")
 	f.BoolVar(&s.keep, "keep", false, "leave rules and routes in place when stopping")
-	f.StringVar(&s.stateDir, "state-dir", "", "the state `directory`; the policy's, or "+defaultStateDir)
+	f.StringVar(&s.stateDir, "state-dir", "", "the state `directory`; the policy's, or "+api.DefaultStateDir)
 	f.StringVar(&s.socket, "socket", "", "the API `socket`; the policy's, or "+api.DefaultSocket)
 	f.StringVar(&s.group, "socket-group", defaultGroup, "the `group` whose members may use the API; \"\" for none")
 	f.StringVar(&s.apiListen, "api-listen", "", "serve the API and the web interface at this `address`, too; the policy's, or nowhere")
@@ -165,7 +166,7 @@ func (s *settings) serve(cmd *cobra.Command) error {
 		return failed(cmd, err)
 	}
 	opts := daemon.Options{
-		Config: s.config, Observe: s.observe, StateDir: s.stateDir, Socket: s.socket, SocketGroup: group,
+		Config: s.config, Observe: s.observe, StateDir: s.stateDir, StateDirGiven: s.stateGiven, Socket: s.socket, SocketGroup: group,
 		Web: s.web, Telemetry: s.telemetry,
 		Version: cli.Version(), PID: os.Getpid(), Log: log, Notifier: daemon.NewNotifier(os.Getenv, os.Getpid()),
 	}
@@ -198,7 +199,7 @@ func (s *settings) finishChange(log *slog.Logger) {
 	if r, err := daemon.LoadPolicy(s.config, ""); err == nil && r.Policy != nil {
 		return
 	}
-	if done, err := daemon.FinishChange(firstOf(s.stateDir, defaultStateDir), s.config); err != nil {
+	if done, err := daemon.FinishChange(firstOf(s.stateDir, api.DefaultStateDir), s.config); err != nil {
 		log.Error("confirmed policy not written to its file", "error", err)
 	} else if done {
 		log.Info("confirmed policy written to its file")
@@ -213,7 +214,8 @@ func (s *settings) fromPolicy(cmd *cobra.Command) error {
 		return err
 	}
 	p := r.Policy
-	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, defaultStateDir)
+	s.stateGiven = s.stateDir != ""
+	s.stateDir = firstOf(s.stateDir, p.Daemon.StateDir, api.DefaultStateDir)
 	s.socket = firstOf(s.socket, p.Daemon.API, api.DefaultSocket)
 	s.want = doctor.WantOf(p)
 	if p.Daemon.Xray.User != "" {

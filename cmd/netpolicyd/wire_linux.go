@@ -23,12 +23,10 @@ import (
 	"netpolicy.dev/netpolicy/actions/tc"
 	"netpolicy.dev/netpolicy/actions/xtqueue"
 	"netpolicy.dev/netpolicy/inspector/ebpf"
+	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/cli"
 	"netpolicy.dev/netpolicy/internal/daemon"
 )
-
-// defaultStateDir is where state is kept unless told otherwise.
-const defaultStateDir = "/var/lib/netpolicy"
 
 // maxFirstFlow bounds the chance in ids of flows: browsers count to 2^53 exactly.
 const maxFirstFlow = 1 << 52
@@ -268,6 +266,6 @@ func newCleanupCmd() *cobra.Command {
 			return cli.Errors
 		},
 	}
-	cmd.Flags().StringVar(&dir, "state-dir", defaultStateDir, "the state `directory`")
+	cmd.Flags().StringVar(&dir, "state-dir", api.DefaultStateDir, "the state `directory`")
 	return cmd
 }

@@ -191,17 +191,20 @@ func replace[K, V any](l *loaded, name string, slot uint32, keys []K, values []V
 const kindRefused = 2
 
 // refused tells of a connection that was refused by a rule that logs. It has not
-// begun, and so has no port of its own, and mostly no address.
+// begun: its own address is not known, and its port only where the program chose it.
 func (r *run) refused(e *observeRefused) {
-	prefix := r.source.logPrefix(e.Generation, e.Rule)
-	v6 := e.V6 != 0
 	f := flow.Flow{
 		Proto: flow.Some(flow.Proto(e.Proto)),
-		Src:   flow.Some(address(e.Local, v6)), SrcPort: flow.Some(e.Lport),
-		Dst: flow.Some(address(e.Remote, v6)), DstPort: flow.Some(e.Rport),
+		Dst:   flow.Some(address(e.Remote, e.V6 != 0)), DstPort: flow.Some(e.Rport),
+	}
+	if e.Lport != 0 {
+		f.SrcPort = flow.Some(e.Lport)
 	}
 	r.programs.describe(&f, &e.Owner)
-	r.emit(inspector.Event{Kind: inspector.Logged, At: time.Now(), Source: r.source.Name(), Flow: f, Prefix: prefix, PID: e.Owner.Pid})
+	r.emit(inspector.Event{
+		Kind: inspector.Logged, At: time.Now(), Source: r.source.Name(), Flow: f,
+		Prefix: r.source.logPrefix(e.Generation, e.Rule), PID: e.Owner.Pid,
+	})
 }
 
 // logPrefix returns the log prefix that a generation had for a rule.

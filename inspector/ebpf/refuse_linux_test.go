@@ -88,7 +88,8 @@ func TestRefused(t *testing.T) {
 	wait(t, func() bool { return len(seen.all(inspector.Logged, nil)) == logged })
 	e := seen.all(inspector.Logged, nil)[0]
 	if e.Prefix != actions.LogPrefix("games") || e.Flow.Process != flow.Some("np-game") || e.PID == 0 ||
-		e.Flow.Dst != flow.Some(netip.MustParseAddr("192.0.2.2")) || e.Flow.DstPort != flow.Some(uint16(9000)) {
+		e.Flow.Dst != flow.Some(netip.MustParseAddr("192.0.2.2")) || e.Flow.DstPort != flow.Some(uint16(9000)) ||
+		!e.Flow.Src.Unknown() || !e.Flow.SrcPort.Unknown() {
 		t.Errorf("%+v", e)
 	}
 	turns := 5

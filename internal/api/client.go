@@ -21,6 +21,9 @@ import (
 // DefaultSocket is where netpolicyd listens unless told otherwise.
 const DefaultSocket = "/run/netpolicy/netpolicyd.sock"
 
+// DefaultStateDir is where netpolicyd keeps its state unless told otherwise.
+const DefaultStateDir = "/var/lib/netpolicy"
+
 // maxLine bounds one line of a tail: a record is under 4 KiB unless a flow has
 // hundreds of DNS names.
 const maxLine = 1 << 20

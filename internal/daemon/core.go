@@ -6,10 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
@@ -26,9 +24,6 @@ import (
 const maxMarks = 1024
 
 const (
-	// dropMemory is how long a dropped flow is not recorded again: a client's
-	// SYNs repeat after 1, 3, 7, 15 and 31 seconds.
-	dropMemory = time.Minute
 	// earlyLife is how long a name waits for its flow: sockdiag polls each second.
 	earlyLife = 5 * time.Second
 	// maxEarly bounds the names that wait; beyond it they are dropped and counted.
@@ -36,8 +31,6 @@ const (
 	// looseLife is how long a flow is followed of which only a name was seen: no
 	// source will tell of its end.
 	looseLife = time.Minute
-	// maxDropped bounds the dropped flows that are remembered; beyond it repeats are recorded.
-	maxDropped = 4096
 )
 
 // earlyName is what is known of a flow that nobody has seen open.
@@ -68,7 +61,8 @@ type core struct {
 	// roster are the same flows in no order, for lists that are made in portions.
 	roster []*tracked
 	// own are the addresses of this host, to tell its own probes from others' flows.
-	own map[netip.Addr]bool
+	own    map[netip.Addr]bool
+	probes targets
 	// todo are the flows that are to be decided again for the reason why, and all
 	// of them, when every is set; see work.
 	todo  []flowKey
@@ -93,7 +87,7 @@ type core struct {
 	early map[flowKey]earlyName
 	// dropped are flows that the kernel dropped and that were recorded, with
 	// when: a client tries again and again.
-	dropped map[flowKey]time.Duration
+	dropped map[dropKey]time.Duration
 	// loose are flows that began with a name or a question of the kernel's, with
 	// when: unless another source tells of them too they end without a word.
 	loose map[flowKey]time.Duration
@@ -159,10 +153,11 @@ func newCore(l live, m state.Machine, observe bool, boot string) *core {
 	c := &core{
 		live: l, machine: m, observe: observe, boot: boot,
 		names: inspector.NewNameTable(0), flows: map[flowKey]*tracked{},
-		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[flowKey]time.Duration{}, early: map[flowKey]earlyName{},
+		deadLinks: map[int]bool{}, dirty: map[netip.Addr]bool{}, dropped: map[dropKey]time.Duration{}, early: map[flowKey]earlyName{},
 		loose: map[flowKey]time.Duration{}, killed: map[flowKey]time.Duration{},
-		timed: newTimed(&l), picked: map[string]string{},
+		timed: newTimed(&l), picked: map[string]string{}, probes: targets{},
 	}
+	c.probes.follow(l.policy, 0)
 	c.beginJournal()
 	return c
 }
@@ -452,47 +447,11 @@ func (c *core) failover(t *tracked, now time.Duration, wall time.Time) {
 	c.apply(state.Event{Kind: state.EventFailover, At: now, Uplink: -1}, wall)
 }
 
-// logged records a flow that a rule with log made the kernel drop: conntrack
-// never confirms those, so this is the only sign of them, unless the socket was
-// seen while it waited for an answer. A flow that passes has its record by other
-// sources.
-func (c *core) logged(e *inspector.Event, now time.Duration, wall time.Time) {
-	k, ok := keyOf(&e.Flow)
-	if !ok || c.ignored(k) {
-		return
-	}
-	rule := strings.TrimPrefix(e.Prefix, actions.LogPrefix(""))
-	if t := c.flows[k]; t != nil {
-		if t.decision.Blocked() && t.logRule == "" {
-			t.logRule = rule
-			c.record(t, "logged", now, wall)
-		}
-		return
-	}
-	if at, ok := c.dropped[k]; ok && now-at < dropMemory {
-		return
-	}
-	t := &tracked{key: k, flow: e.Flow, source: e.Source, route: -1, logRule: rule}
-	c.nextID++
-	t.flow.ID = strconv.FormatUint(c.nextID, 10)
-	c.decide(t, wall)
-	if !t.decision.Blocked() {
-		return
-	}
-	if len(c.dropped) < maxDropped {
-		c.dropped[k] = now
-	}
-	c.record(t, "logged", now, wall)
-}
-
 // expire forgets what is old; it is called with each tick.
 func (c *core) expire(now time.Duration) {
 	c.expireKilled(now)
-	for k, at := range c.dropped {
-		if now-at >= dropMemory {
-			delete(c.dropped, k)
-		}
-	}
+	c.expireDropped(now)
+	c.probes.expire(now)
 	for k, at := range c.loose {
 		if now-at < looseLife {
 			continue
@@ -628,7 +587,7 @@ func compareKeys(a, b flowKey) int {
 
 // replace makes another policy live: every flow is decided again. The same
 // policy with a new plan only brings the meaning of marks.
-func (c *core) replace(l live) {
+func (c *core) replace(l live, now time.Duration) {
 	if l.policy == c.live.policy {
 		c.live.marks = l.marks
 		return
@@ -640,6 +599,7 @@ func (c *core) replace(l live) {
 	c.timed.complete(&w, l.since)
 	l.world = &w
 	c.live = l
+	c.probes.follow(l.policy, now)
 	c.complete(&w)
 	clear(c.deadLinks)
 	c.beginJournal()
@@ -657,25 +617,7 @@ func (c *core) ignored(k flowKey) bool {
 	if beyondPolicy(dst) || src.IsUnspecified() || src.IsLinkLocalUnicast() || dhcp {
 		return true
 	}
-	if !c.own[src] {
-		return false
-	}
-	if c.own[dst] {
-		return true
-	}
-	for i := range c.live.policy.Uplinks {
-		p := &c.live.policy.Uplinks[i].Probe
-		icmp := k.proto == flow.ICMP || k.proto == flow.ICMPv6
-		if p.Kind == rules.ProbeICMP && !icmp || p.Kind == rules.ProbeTCP && k.proto != flow.TCP || p.Kind == rules.ProbeNone {
-			continue
-		}
-		for _, target := range p.Targets {
-			if target.Addr() == dst && (icmp || target.Port() == k.dst.Port()) {
-				return true
-			}
-		}
-	}
-	return false
+	return c.own[src] && (c.own[dst] || c.probes.has(k))
 }
 
 // between reports whether both ports lie in [lo, hi].

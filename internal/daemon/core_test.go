@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/flow"
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
@@ -383,42 +382,6 @@ func TestHintsDecideTheFirstPacket(t *testing.T) {
 	expect(t, c, `open: route by "zoom" to "fast" over "wan1" provisional`)
 }
 
-func TestDroppedFlowsAreRecordedOnce(t *testing.T) {
-	c, _ := newTestCore(t, zoomPolicy)
-	e := event(t, inspector.Logged, web+" sni=bad.example")
-	e.Source, e.Prefix = "nflog", actions.LogPrefix("bad")
-	c.event(&e, 0, wall)
-	c.event(&e, time.Second, wall)
-	o := expect(t, c, `logged: block by "bad" to "" over ""`)
-	if got := o.records[0].Context.LogRule; got != "bad" {
-		t.Errorf("log_rule %q", got)
-	}
-	// One that passes is conntrack's to report.
-	e = event(t, inspector.Logged, "tcp 10.0.0.5:5001 > 203.0.113.7:443 sni=us01.zoom.us")
-	c.event(&e, 0, wall)
-	expect(t, c)
-	c.expire(dropMemory)
-	if len(c.dropped) != 0 {
-		t.Error("dropped flows are remembered for ever")
-	}
-}
-
-func TestDroppedFlowWhoseSocketWasSeenFirst(t *testing.T) {
-	c, _ := newTestCore(t, zoomPolicy)
-	e := event(t, inspector.Open, web+" sni=bad.example")
-	e.Source = "sock_diag"
-	c.event(&e, 0, wall)
-	expect(t, c, `open: block by "bad" to "" over ""`)
-	e = event(t, inspector.Logged, web)
-	e.Source, e.Prefix = "nflog", actions.LogPrefix("bad")
-	c.event(&e, 0, wall)
-	c.event(&e, time.Second, wall)
-	o := expect(t, c, `logged: block by "bad" to "" over ""`)
-	if got := o.records[0].Context.LogRule; got != "bad" {
-		t.Errorf("log_rule %q", got)
-	}
-}
-
 func TestIgnoredFlows(t *testing.T) {
 	c, _ := newTestCore(t, zoomPolicy)
 	for _, text := range []string{
@@ -516,7 +479,7 @@ func TestReloadDecidesAnew(t *testing.T) {
 	}
 	c.take()
 	next, plan := newTestCore(t, strings.Replace(zoomPolicy, "{port: 22}, action: {route: fast}", "{port: 22}, action: {block: reject}", 1))
-	c.replace(next.live)
+	c.replace(next.live, 0)
 	expect(t, c)
 	c.work(1, 0, wall)
 	c.work(100, 0, wall)
@@ -526,7 +489,7 @@ func TestReloadDecidesAnew(t *testing.T) {
 	}
 	// And let go again.
 	again, plan := newTestCore(t, zoomPolicy)
-	c.replace(again.live)
+	c.replace(again.live, 0)
 	c.work(100, 0, wall)
 	fast, _ := plan.CTMark(1)
 	if o := c.take(); len(o.setMarks) != 1 || o.setMarks[0].value != fast {

@@ -71,11 +71,13 @@ type Options struct {
 	Config   string // path of the policy
 	Observe  bool   // decide and log, enforce nothing
 	StateDir string // "" keeps nothing on disk
-	Socket   string // "" serves no API
-	Version  string
-	PID      int
-	Log      *slog.Logger
-	Notifier Notifier
+	// StateDirGiven says that the command line names it, whatever policies say.
+	StateDirGiven bool
+	Socket        string // "" serves no API
+	Version       string
+	PID           int
+	Log           *slog.Logger
+	Notifier      Notifier
 	// Clean removes everything that was made, on a clean stop; nil leaves it.
 	Clean func(context.Context) error
 	// Stay is asked at a clean stop: true leaves Xray to a successor. nil ends it.
@@ -148,6 +150,7 @@ type Daemon struct {
 
 	book     book
 	graves   graves
+	byHand   byHand
 	places   []placed // of the loop, where the rules of policies stand
 	metering sync.Mutex
 	meter    *meter
@@ -285,6 +288,7 @@ func (d *Daemon) Run(ctx context.Context, hup <-chan os.Signal) error {
 	endTape := d.startTape(l)
 	d.notify("READY=1\nSTATUS=" + l.core.live.policy.File)
 	err = l.run(ctx)
+	d.tellByHand()
 	endTape()
 	written()
 	d.notify("STOPPING=1")
@@ -416,12 +420,7 @@ func (d *Daemon) warn(c *candidate) {
 	if sees := d.parts.Programs; sees != nil && !sees() && (c.prog.Reads(rules.FieldProcess) || c.prog.Reads(rules.FieldProcessPath)) {
 		d.log.Warn("programs of other users can't be seen: rules on process do not hold for them", "missing", "CAP_SYS_PTRACE")
 	}
-	for _, list := range [][]api.Diagnostic{apiDiagnostics(c.diags, c.sources, false), apiDiagnostics(c.hints, c.sources, false)} {
-		for _, g := range list {
-			d.log.Warn("policy finding", "code", g.Code, "severity", g.Severity, "file", g.File, "line", g.Line,
-				"column", g.Column, "message", g.Message)
-		}
-	}
+	d.logFindings(slices.Concat(c.diags, c.hints), c.sources)
 }
 
 func (d *Daemon) mode() string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -87,6 +88,34 @@ func TestReloadThatTheKernelRefuses(t *testing.T) {
 	r.host.mu.Unlock()
 	if res, err := r.Reload(t.Context()); err != nil || res.Result != api.Applied {
 		t.Errorf("second try: %+v, %v", res, err)
+	}
+}
+
+// TestDeviceGoesDownMeanwhile: a policy is applied as if the device had been down before.
+func TestDeviceGoesDownMeanwhile(t *testing.T) {
+	for _, errno := range []error{syscall.ENETDOWN, syscall.ENODEV, errors.New("no memory")} {
+		c := startChanging(t)
+		c.host.mu.Lock()
+		c.host.once = fmt.Errorf("ip -4 route add default via 192.0.2.1 dev eth1: %w", errno)
+		c.host.mu.Unlock()
+		r := c.apply(t, otherPolicy, "60s")
+		applied := c.host.applied[len(c.host.applied)-1].String()
+		history, err := c.History(t.Context(), "", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, device := errno.(syscall.Errno); !device {
+			if r.Result != api.Rejected || len(history) != 1 {
+				t.Errorf("%v: %+v, %d policies", errno, r, len(history))
+			}
+			continue
+		}
+		if r.Result != api.Pending || strings.Contains(applied, "dev eth1") || len(history) != 2 {
+			t.Errorf("%v: %+v, %d policies, applied\n%s", errno, r, len(history), applied)
+		}
+		if r, err := c.Change(t.Context(), "root", c.settle(api.DoConfirm)); err != nil || r.Result != api.Confirmed {
+			t.Errorf("%v: %+v, %v", errno, r, err)
+		}
 	}
 }
 

@@ -3,7 +3,9 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"netpolicy.dev/netpolicy/engine"
@@ -18,17 +20,18 @@ const killedLife = 30 * time.Second
 
 // Kill ends a connection: what goes through the relay is closed there, at both ends; else, and for datagrams, its
 // conntrack mark says from now on that it is rejected, and Kill returns when the kernel has it. What the policy does
-// with others of its kind stays as it is.
+// with others of its kind stays as it is. One that was ended before stays so.
 func (d *Daemon) Kill(ctx context.Context, id uint64) error {
 	var key flowKey
+	var done bool
 	err := d.call(ctx, func(l *loop) error {
 		t, err := l.core.doomed(id)
 		if err == nil {
-			key = t.key
+			key, done = t.key, t.killed
 		}
 		return err
 	})
-	if err != nil {
+	if err != nil || done {
 		return err
 	}
 	relayed := d.relayed(key)
@@ -42,10 +45,43 @@ func (d *Daemon) Kill(ctx context.Context, id uint64) error {
 			err = nil
 		}
 	}
-	if err == nil {
-		d.log.Info("connection ended by hand", "id", id, "who", api.Who(ctx))
+	if who := api.Who(ctx); err == nil && d.byHand.told(who) {
+		d.log.Info("connection ended by hand", "id", id, "who", who)
 	}
 	return err
+}
+
+// maxByHand bounds the lines of the log about connections that were ended between two ticks, for each who does so.
+const maxByHand = 5
+
+// byHand counts the connections that were ended since the last tick, by who did so. The zero byHand is ready.
+type byHand struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+// told reports whether this one has a line of its own in the log, and counts it.
+func (b *byHand) told(who string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.counts == nil {
+		b.counts = map[string]int{}
+	}
+	b.counts[who]++
+	return b.counts[who] <= maxByHand
+}
+
+// tellByHand logs, with each tick, how many more connections were ended than have a line.
+func (d *Daemon) tellByHand() {
+	d.byHand.mu.Lock()
+	counts := d.byHand.counts
+	d.byHand.counts = nil
+	d.byHand.mu.Unlock()
+	for _, who := range slices.Sorted(maps.Keys(counts)) {
+		if more := counts[who] - maxByHand; more > 0 {
+			d.log.Info("more connections ended by hand", "count", more, "who", who)
+		}
+	}
 }
 
 // refuse has the kernel refuse what a connection sends from now on.

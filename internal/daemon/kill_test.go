@@ -3,9 +3,12 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +100,48 @@ func TestKillOfNothing(t *testing.T) {
 	}
 	if list, err := r.Flows(t.Context(), api.FlowsRequest{Limit: 10}); err != nil || len(list.Flows) != 1 || !list.Flows[0].Killed {
 		t.Errorf("%v, %+v", err, list.Flows)
+	}
+}
+
+// TestKillAgain: what was ended before is not ended again, and many connections have few lines in the log.
+func TestKillAgain(t *testing.T) {
+	const ended = 50
+	r := start(t, zoomPolicy, nil)
+	for i := range ended {
+		r.send(event(t, inspector.Open, fmt.Sprintf("tcp 10.0.0.5:%d > 203.0.113.7:22", 5000+i)))
+	}
+	marks := func() int {
+		r.host.mu.Lock()
+		defer r.host.mu.Unlock()
+		return len(r.host.marks)
+	}
+	before := marks()
+	for range 3 {
+		for id := range uint64(ended) {
+			if err := r.Kill(t.Context(), id+1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := marks() - before; n != ended {
+		t.Errorf("%d marks, want %d", n, ended)
+	}
+	line := regexp.MustCompile(`"msg":"(connection|more connections) ended by hand",("count":(\d+))?`)
+	said := func() (lines, connections int) {
+		for _, m := range line.FindAllStringSubmatch(r.log.String(), -1) {
+			n := 1
+			if m[3] != "" {
+				n, _ = strconv.Atoi(m[3])
+			}
+			lines++
+			connections += n
+		}
+		return lines, connections
+	}
+	until(t, "the log tells of all", func() bool { _, n := said(); return n == ended })
+	r.stop()
+	if lines, n := said(); n != ended || lines == ended {
+		t.Errorf("%d lines about %d connections", lines, n)
 	}
 }
 

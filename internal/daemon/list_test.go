@@ -103,7 +103,7 @@ func TestFlowsUnderAnotherPolicy(t *testing.T) {
 	c.event(&e, 0, wall)
 	text := zoomPolicy[:strings.Index(zoomPolicy, "rules:")] + "rules: [{name: other, priority: 1, match: {port: 99}, action: {route: fast}}]\n"
 	next, _ := newTestCore(t, text)
-	c.replace(next.live)
+	c.replace(next.live, 0)
 	list, place := c.scan(nil, new(int), 0, &api.FlowsRequest{Sort: api.ByBytes}, wall)
 	if len(list) != 1 || place != -1 {
 		t.Fatalf("%d flows, go on from %d", len(list), place)

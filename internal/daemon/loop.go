@@ -170,6 +170,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.core.expire(l.d.parts.Now())
 			l.step(state.TickEvent(l.d.parts.Now()), at)
 			l.d.hints.sweep(l.core.names, time.Now())
+			l.d.tellByHand()
 		case f := <-l.d.calls:
 			at, world := time.Now(), l.core.live.world
 			if f(l); l.core.live.world != world && l.turned.IsZero() {
@@ -327,7 +328,7 @@ func (l *loop) swap(c *candidate) {
 		v.since = old.since
 	}
 	former := l.core.live.health.Uplinks
-	l.core.replace(v)
+	l.core.replace(v, l.d.parts.Now())
 	l.d.alertStates(l.core, former)
 	l.pending.refuse = nil // of the policy before: c's own has been brought about
 	l.seeHost(c.host)

@@ -77,6 +77,7 @@ type fakeHost struct {
 	forgot  []Connection
 	changed func() // tells that the host changed; set while Watch runs
 	fail    error  // what Apply answers
+	once    error  // likewise, once: eth1 goes down then
 	lost    error  // what Update answers
 	// unmarked is what SetMark answers.
 	unmarked error
@@ -112,6 +113,11 @@ func (h *fakeHost) Apply(_ context.Context, p *actions.Plan) error {
 	defer h.mu.Unlock()
 	if h.fail != nil {
 		return h.fail
+	}
+	if err := h.once; err != nil {
+		h.once, h.host.Links = nil, slices.Clone(h.host.Links)
+		h.host.Links[1].Up = false
+		return err
 	}
 	h.applied, h.lost = append(h.applied, p), nil
 	return nil

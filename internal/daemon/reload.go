@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"netpolicy.dev/netpolicy/actions"
@@ -246,6 +247,7 @@ func sameDaemon(a, b *rules.Daemon) bool {
 
 func placeless(d *rules.Daemon) rules.Daemon {
 	x := *d
+	x.StateDirAt = diag.Span{}
 	x.DNS.Upstreams = slices.Clone(x.DNS.Upstreams)
 	for i := range x.DNS.Upstreams {
 		x.DNS.Upstreams[i].Span = diag.Span{}
@@ -496,8 +498,20 @@ func (d *Daemon) wakeLater(ctx context.Context, why string) {
 }
 
 // transact prepares a candidate and has the loop make it live. It is the one way
-// by which a policy becomes live, after the first.
+// by which a policy becomes live, after the first. When a device goes down before its
+// routes are there, it is planned once more, without it.
 func (d *Daemon) transact(ctx context.Context, ch *change) (*candidate, error) {
+	c, err := d.attempt(ctx, ch)
+	if !errors.Is(err, syscall.ENETDOWN) && !errors.Is(err, syscall.ENODEV) {
+		return c, err
+	}
+	d.log.Info("planned again for the host as it is now", "trigger", ch.why, "error", err)
+	again := *ch
+	again.before = nil // it has had its word
+	return d.attempt(ctx, &again)
+}
+
+func (d *Daemon) attempt(ctx context.Context, ch *change) (*candidate, error) {
 	c, err := d.candidate(ctx, ch)
 	if err != nil {
 		return nil, err
@@ -548,12 +562,15 @@ func (d *Daemon) candidate(ctx context.Context, ch *change) (*candidate, error) 
 		kernel = d.parts.Kernel
 	}
 	c, err := prepare(ctx, d.opts.Config, d.opts.StateDir, ch, b, d.parts.Host, kernel)
-	if err == nil && ch.policy == nil {
-		if list := d.checkProxies(c.policy, ch.confined); len(list) > 0 {
-			return nil, &rejection{list, c.sources}
-		}
+	if err != nil || ch.policy != nil {
+		return c, err
 	}
-	return c, err
+	found := append(d.checkStateDir(c.policy), d.checkProxies(c.policy, ch.confined)...)
+	if diag.Count(found, diag.Error) > 0 {
+		return nil, &rejection{found, c.sources}
+	}
+	c.hints = append(c.hints, found...)
+	return c, nil
 }
 
 func errorCount(list []diag.Diagnostic) string {

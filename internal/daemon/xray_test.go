@@ -81,7 +81,7 @@ func TestTunnelHealth(t *testing.T) {
 		}
 	}
 	next, _ := newTestCore(t, strings.Replace(xrayPolicy, "  direct: {via: main}\n", "  direct: {via: main}\n  more: {via: blackhole}\n", 1))
-	c.replace(next.live)
+	c.replace(next.live, 0)
 	if gives("443") != "one" || len(c.live.world.Alive) != len(c.live.policy.Routes) {
 		t.Error(c.live.world.Alive)
 	}

@@ -46,8 +46,9 @@ type builder struct {
 
 func newBuilder(from, file string) *builder {
 	return &builder{
-		from: from, file: file, ways: namer{}, setNames: namer{}, ruleNames: namer{},
-		setAt: map[string]*set{}, setNamed: map[string]*set{}, declAt: map[string]*decl{},
+		from: from, file: file, ways: namer{}, setNames: namer{},
+		ruleNames: namer{"default": 1}, // no rule may be called so
+		setAt:     map[string]*set{}, setNamed: map[string]*set{}, declAt: map[string]*decl{},
 	}
 }
 

@@ -11,7 +11,7 @@ const { fill, preferred } = await import('./i18n')
 const { bytes, countdown, duration, ms, rate } = await import('./format')
 const { parse, link } = await import('./router')
 const { Connections, select } = await import('./connections')
-const { choices, expression, insert, nameFor, split, word } = await import('./rule')
+const { choices, ends, expression, insert, nameFor, split, word } = await import('./rule')
 const { windowOf } = await import('../ui/window')
 const { parseDiff } = await import('../ui/diff')
 const { pathOf, ticksTo } = await import('../ui/chart')
@@ -159,6 +159,10 @@ describe('a rule from a connection', () => {
   ])('splits %s', (endpoint, ip, port) => {
     expect(split(endpoint)).toEqual([ip, port])
     expect(choices({ proto: 'icmpv6', dst: endpoint }, '').map((c) => c.value)).toEqual(ip ? [ip] : [])
+  })
+  it('says from where to where', () => {
+    expect(ends({ proto: 'tcp', src: '10.0.0.5:1', dst: '1.2.3.4:2' })).toBe('10.0.0.5:1 → 1.2.3.4:2')
+    expect(ends({ proto: 'tcp', dst: '1.2.3.4:2' })).toBe('? → 1.2.3.4:2')
   })
   it('asks for protocol and port', () => {
     expect(expression(choices(facts, '')[0]!, facts, true)).toBe('dst.ip 2001:db8::1 and proto tcp and port 443')

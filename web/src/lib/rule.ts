@@ -31,6 +31,10 @@ export function split(endpoint: unknown): [address: string, port: string] {
   return port === undefined ? [text.replace(/^\[|\]$/g, ''), ''] : [v6 ?? v4!, port]
 }
 
+// ends is from where to where a flow goes. What was refused before it began has no
+// address of its own.
+export const ends = (flow: Record<string, unknown>) => `${flow.src ?? '?'} → ${flow.dst}`
+
 // mostNames bounds the names that are offered: an address can have dozens in DNS.
 const mostNames = 8
 const isName = (name: unknown): name is string => typeof name === 'string' && /^[a-z0-9_-]+(\.[a-z0-9_-]+)+$/i.test(name)

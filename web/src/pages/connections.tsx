@@ -6,7 +6,7 @@ import { Connections, type Row, select, type Sort } from '../lib/connections'
 import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
 import { link, place } from '../lib/router'
-import { split } from '../lib/rule'
+import { ends, split } from '../lib/rule'
 import { Icon } from '../ui/icon'
 import { Mono, Title, useEvery } from '../ui/parts'
 import { useWindow, windowOf } from '../ui/window'
@@ -220,7 +220,7 @@ function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: n
       onClick={() => onChoose(r)}
     >
       <div role="gridcell" class="name">
-        <Mono cut title={`${r.flow.src} → ${r.flow.dst}`}>
+        <Mono cut title={ends(r.flow)}>
           {r.name || String(r.flow.dst)}
         </Mono>
         <span class="tag proto">

@@ -4,6 +4,7 @@ import { post } from '../lib/api'
 import type { Row } from '../lib/connections'
 import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t } from '../lib/i18n'
+import { ends } from '../lib/rule'
 import type { Explanation } from '../lib/types'
 import { Icon } from '../ui/icon'
 import { Mono, Note, useAsk } from '../ui/parts'
@@ -33,7 +34,7 @@ export function Details({ row: r, now, onClose, actions }: { row: Row; now: numb
           <dt>{t('fact.flow')}</dt>
           <dd>
             <Mono>
-              {String(r.flow.proto)} {String(r.flow.src)} → {String(r.flow.dst)}
+              {String(r.flow.proto)} {ends(r.flow)}
             </Mono>
           </dd>
           {r.nameFrom && (
