@@ -1,6 +1,8 @@
 package api
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -54,7 +56,7 @@ type Stage struct {
 	Added       int          `json:"added,omitempty"`
 	Removed     int          `json:"removed,omitempty"`
 	Diff        string       `json:"diff,omitempty"`
-	Plan        string       `json:"plan,omitempty"`
+	Plan        string       `json:"plan,omitempty"` // the difference of the plans
 	Error       string       `json:"error,omitempty"`
 	Diagnostics []Diagnostic `json:"diagnostics"`
 	Time        time.Time    `json:"time,omitzero"`
@@ -79,20 +81,22 @@ func (s *stage) get() (Stage, bool) {
 	return *s.now, true
 }
 
-// set replaces what is staged; nil leaves nothing.
+// set replaces what is staged.
 func (s *stage) set(to *Stage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now = to
 }
 
-// clear forgets what is staged if it is still that.
-func (s *stage) clear(tag string) {
+// clear forgets what is staged if a list of tags names it, and reports whether it did.
+func (s *stage) clear(list string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now != nil && s.now.ETag == tag {
-		s.now = nil
+	if s.now == nil || !matches(list, s.now.ETag) {
+		return false
 	}
+	s.now = nil
+	return true
 }
 
 // CommitRequest is a policy to apply; without one what is staged is.
@@ -116,7 +120,10 @@ type RollbackRequest struct {
 	Control string `json:"control,omitempty"`
 }
 
-var errNoStage = errors.New("nothing is staged")
+var (
+	errNoStage    = errors.New("nothing is staged")
+	errOtherStage = errors.New("something else is staged, or nothing")
+)
 
 // config adds the routes of the policy's text.
 func (s *Server) config(r *router) {
@@ -125,8 +132,12 @@ func (s *Server) config(r *router) {
 	r.HandleFunc("POST /api/v1/config/stage", func(w http.ResponseWriter, req *http.Request) {
 		s.limited(w, func() { s.stageText(w, req) })
 	})
-	r.HandleFunc("DELETE /api/v1/config/stage", func(w http.ResponseWriter, _ *http.Request) {
-		s.stage.set(nil)
+	r.HandleFunc("DELETE /api/v1/config/stage", func(w http.ResponseWriter, req *http.Request) {
+		match := req.Header.Get("If-Match")
+		if !s.unstage(req, cmp.Or(match, "*")) && match != "" {
+			problem(w, http.StatusPreconditionFailed, errOtherStage)
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 	})
 	r.HandleFunc("POST /api/v1/config/commit", func(w http.ResponseWriter, req *http.Request) {
@@ -237,10 +248,11 @@ func (s *Server) stageText(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusUnprocessableEntity, st)
 		return
 	}
-	st.Hash, st.Rules, st.Tried, st.Plan = plan.Hash, plan.Rules, plan.Tried, plan.Output
+	st.Hash, st.Rules, st.Tried, st.Plan = plan.Hash, plan.Rules, plan.Tried, plan.Kernel
 	st.Diff, st.Added, st.Removed = plan.Diff, plan.Added, plan.Removed
 	st.ETag = etag(&b)
 	s.stage.set(st)
+	s.tellStage(r, Staged)
 	w.Header().Set("ETag", st.ETag)
 	answer(w, http.StatusOK, st)
 }
@@ -261,13 +273,33 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 			problem(w, http.StatusPreconditionRequired, errors.New("If-Match has to name what is staged, by its ETag"))
 			return
 		case !ok || !matches(match, st.ETag):
-			problem(w, http.StatusPreconditionFailed, errors.New("something else is staged, or nothing"))
+			problem(w, http.StatusPreconditionFailed, errOtherStage)
 			return
 		}
 		do.Policy, tag, do.IfMatch = &st.bundle, st.ETag, st.Base
 	}
 	if s.change(w, r, do) {
-		s.stage.clear(tag)
+		s.unstage(r, tag)
+	}
+}
+
+// unstage forgets what is staged if a list of tags names it, and reports whether it did.
+func (s *Server) unstage(r *http.Request, list string) bool {
+	if !s.stage.clear(list) {
+		return false
+	}
+	s.tellStage(r, Unstaged)
+	return true
+}
+
+// tellStage tells those who look that something else is staged, or nothing any more.
+func (s *Server) tellStage(r *http.Request, result string) {
+	e, err := s.Changes.Present(r.Context())
+	if err != nil || s.Feeds.Changes == nil {
+		return
+	}
+	if line, err := json.Marshal(PolicyEvent{Time: time.Now(), Result: result, Hash: e.Hash, N: e.N, Who: Who(r.Context())}); err == nil { // of our own types: it can't fail
+		s.Feeds.Changes.Append(line)
 	}
 }
 
