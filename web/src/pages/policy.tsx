@@ -1,6 +1,6 @@
 import './policy.css'
 import { useEffect, useRef, useState } from 'preact/hooks'
-import { announce, failed, toast } from '../lib/announce'
+import { announce, failed } from '../lib/announce'
 import { ApiError, get, mayChange, post } from '../lib/api'
 import * as draft from '../lib/draft'
 import { edited, isDirty, open } from '../lib/draft'
@@ -8,8 +8,9 @@ import { on } from '../lib/events'
 import { number } from '../lib/format'
 import { language, t, tn } from '../lib/i18n'
 import { go } from '../lib/router'
-import type { Diagnostic, Finding, Lint, Rules, Syntax, TestResult } from '../lib/types'
+import type { Diagnostic, Finding, Lint, Rules, Syntax, TestResult, Version } from '../lib/types'
 import type { Editor } from '../ui/codemirror'
+import { VersionDiff } from '../ui/diff'
 import { Icon } from '../ui/icon'
 import { Mono, Note, SeverityMark, Tabs, Title, useAsk, useEvery } from '../ui/parts'
 
@@ -31,9 +32,9 @@ export default function PolicyPage() {
   const [ready, setReady] = useState(false)
 
   useEffect(() => {
-    // A text that nobody has touched follows the policy in force.
-    if (!dirty) open().catch((err) => setError(err instanceof Error ? err.message : String(err)))
-    const again = () => isDirty(edited.value) || void open().catch(failed)
+    // A text that nobody has touched follows the policy in force, another is compared with it.
+    open().catch((err) => setError(err instanceof Error ? err.message : String(err)))
+    const again = () => void open().catch(failed)
     return on('changes', again, again)
   }, [])
   useEffect(() => {
@@ -113,14 +114,11 @@ export default function PolicyPage() {
   })
   const stage = () => work(async () => {
     const got = await draft.stage()
-    if (got.converted) toast('ok', t('policy.converted', { syntax: edited.value!.own.toUpperCase() }))
-    if (!got.ok) {
-      setSide('problems')
-      toast('error', got.error ?? t('policy.rejected'))
-      return
-    }
-    go('change')
+    if (got?.ok) go('change')
+    else if (got) setSide('problems')
   })
+  // meanwhile is the policy that came into force meanwhile, to be shown.
+  const [meanwhile, setMeanwhile] = useState<Version | null>(null)
   const jump = (f: Finding) => editor.current?.select(f.from, f.to)
   const other: Syntax = now?.syntax === 'yaml' ? 'npl' : 'yaml'
   const count = (n: number) => (n > 0 ? ` (${number(n)})` : '')
@@ -131,6 +129,19 @@ export default function PolicyPage() {
         {dirty && <span class="tag warn">{t('policy.changed')}</span>}
       </Title>
       {error && <Note kind="error">{error}</Note>}
+      {dirty && now.over && (
+        <Note kind="warning">
+          <div class="bar">
+            <span class="grow">{t('change.rebased')}</span>
+            {now.n > 0 && (
+              <button type="button" onClick={() => void get<Version>(`config/versions/${now.n}?diff=1`).then(setMeanwhile, failed)}>
+                {t('history.show')}
+              </button>
+            )}
+          </div>
+        </Note>
+      )}
+      {meanwhile && <VersionDiff version={meanwhile} onClose={() => setMeanwhile(null)} />}
       <div class="bar">
         <button type="button" disabled={!now || busy} onClick={() => void rewrite()}>
           {t('policy.format')}
