@@ -8,7 +8,8 @@ import { on } from '../lib/events'
 import { number } from '../lib/format'
 import { language, t, tn } from '../lib/i18n'
 import { go } from '../lib/router'
-import type { Diagnostic, Finding, Lint, Rules, Syntax, TestResult, Version } from '../lib/types'
+import { placeOf, worst } from '../lib/text'
+import type { Diagnostic, Finding, Lint, Rule, Rules, Syntax, TestResult, Version } from '../lib/types'
 import type { Editor } from '../ui/codemirror'
 import { VersionDiff } from '../ui/diff'
 import { Icon } from '../ui/icon'
@@ -21,7 +22,8 @@ export default function PolicyPage() {
   const now = edited.value
   const dirty = isDirty(now)
   const [error, setError] = useState('')
-  const [lint, setLint] = useState<Lint | null>(null)
+  // What the daemon said last, and of which text.
+  const [lint, setLint] = useState<(Lint & { of: string }) | null>(null)
   const [tests, setTests] = useState<TestResult | null>(null)
   const [side, setSide] = useState<Side>('problems')
   const [busy, setBusy] = useState(false)
@@ -29,6 +31,7 @@ export default function PolicyPage() {
   useEvery(rules.again, 5000)
   const host = useRef<HTMLDivElement>(null)
   const editor = useRef<Editor | null>(null)
+  const want = useRef<HTMLInputElement>(null)
   const [ready, setReady] = useState(false)
 
   useEffect(() => {
@@ -38,13 +41,23 @@ export default function PolicyPage() {
     return on('changes', again, again)
   }, [])
   useEffect(() => {
+    // The browser's own search does not see the lines that are out of view.
+    const press = (e: KeyboardEvent) => {
+      if (e.code !== 'KeyF' || !(e.ctrlKey || e.metaKey) || document.querySelector('dialog[open]')) return
+      e.preventDefault()
+      want.current?.select()
+    }
+    addEventListener('keydown', press)
+    return () => removeEventListener('keydown', press)
+  }, [])
+  useEffect(() => {
     if (!now || !host.current || editor.current) return
     let gone = false
     void import('../ui/codemirror').then((m) => {
       if (gone || !host.current || !edited.value) return
       editor.current = m.create({
         host: host.current,
-        text: edited.value.text,
+        text: edited.value.select?.before ?? edited.value.text,
         syntax: edited.value.syntax,
         label: t('policy.editor'),
         onChange: (text) => edited.value && text !== edited.value.text && (edited.value = { ...edited.value, text, select: undefined }),
@@ -81,20 +94,24 @@ export default function PolicyPage() {
     const timer = setTimeout(() => {
       post<Lint>('lint', { text: now.text, syntax: now.syntax }).then((l) => {
         if (gone) return
-        setLint(l)
+        setLint({ ...l, of: now.text })
         editor.current?.setFindings(l.findings)
         const errors = l.findings.filter((f) => f.severity === 'error').length
         if (dirty) announce(errors > 0 ? tn('policy.errors', errors) : t('policy.fine'))
-      }, failed)
+      }, (err) => {
+        if (!gone) setLint(null)
+        failed(err)
+      })
     }, debounce)
     return () => {
       gone = true
       clearTimeout(timer)
     }
   }, [now?.text, now?.syntax, ready])
+  const here = (r: Rule) => r.file === rules.value?.policy.file
   useEffect(() => {
     const list = dirty ? [] : (rules.value?.rules ?? [])
-    editor.current?.setCounts(list.filter((r) => !r.file || r.file === now?.name || now?.name.endsWith(r.file)).map((r) => ({ line: r.line, dead: !!r.dead, text: r.dead ? t('rules.dead') : tn('decisions', r.decisions) })))
+    editor.current?.setCounts(list.filter(here).map((r) => ({ line: r.line, dead: !!r.dead, text: r.dead ? t('rules.dead') : tn('decisions', r.decisions) })))
   }, [rules.value, dirty, ready, language.value])
 
   const work = async (what: () => Promise<void>) => {
@@ -119,6 +136,15 @@ export default function PolicyPage() {
   })
   // meanwhile is the policy that came into force meanwhile, to be shown.
   const [meanwhile, setMeanwhile] = useState<Version | null>(null)
+  const [found, setFound] = useState<[at: number, of: number] | null>(null)
+  const search = (step: number) => {
+    const { value } = want.current!
+    setFound(value && editor.current ? editor.current.find(value, step) : null)
+  }
+  const toRule = (r: Rule) => {
+    const { from, to } = placeOf(now!.text, r.name, r.line)
+    editor.current?.select(from, to)
+  }
   const jump = (f: Finding) => editor.current?.select(f.from, f.to)
   const other: Syntax = now?.syntax === 'yaml' ? 'npl' : 'yaml'
   const count = (n: number) => (n > 0 ? ` (${number(n)})` : '')
@@ -152,6 +178,28 @@ export default function PolicyPage() {
         <button type="button" disabled={!now || busy} onClick={() => void test()}>
           {t('policy.test')}
         </button>
+        <input
+          ref={want}
+          type="search"
+          data-filter
+          aria-label={t('find')}
+          placeholder={t('find')}
+          onInput={() => search(0)}
+          onKeyDown={(e) => (e.key === 'Enter' ? search(e.shiftKey ? -1 : 1) : e.key === 'Escape' && editor.current?.focus())}
+        />
+        {found && (
+          <>
+            <button type="button" class="icon" aria-label={`${t('find')} ↑`} onClick={() => search(-1)}>
+              ↑
+            </button>
+            <button type="button" class="icon" aria-label={`${t('find')} ↓`} onClick={() => search(1)}>
+              ↓
+            </button>
+            <span class="num muted" role="status">
+              {t('connections.of', { matched: number(found[0]), total: number(found[1]) })}
+            </span>
+          </>
+        )}
         <span class="grow" />
         <button type="button" disabled={!dirty} onClick={() => void work(draft.discard)}>
           <Icon name="undo" />
@@ -163,7 +211,11 @@ export default function PolicyPage() {
         </button>
       </div>
       <div class="editing">
-        <div class="card editor" ref={host} dir="ltr" data-test="editor" />
+        <div class="card editor" ref={host} dir="ltr" data-test="editor">
+          <p class="empty" dir="auto">
+            {t('policy.editor')}…
+          </p>
+        </div>
         <div class="card side-panel">
           <Tabs<Side>
             label={t('nav.policy')}
@@ -175,8 +227,8 @@ export default function PolicyPage() {
               { id: 'tests', text: t('policy.tests') + count(tests?.failed ?? 0) },
             ]}
           />
-          {side === 'problems' && <Findings findings={lint?.findings ?? []} empty={t('policy.fine')} onJump={jump} />}
-          {side === 'rules' && <RuleList rules={rules.value} />}
+          {side === 'problems' && <Findings findings={lint?.findings ?? []} empty={t(lint && lint.of === now?.text ? 'policy.fine' : 'policy.unchecked')} onJump={jump} />}
+          {side === 'rules' && <RuleList rules={rules.value} here={here} onJump={toRule} />}
           {side === 'tests' &&
             (tests === null ? (
               <p class="empty">{t('tests.not')}</p>
@@ -202,7 +254,7 @@ export function Findings<F extends Finding | Diagnostic>({ findings, empty, onJu
   if (findings.length === 0) return empty ? <p class="empty">{empty}</p> : null
   return (
     <ul class="findings" data-test="findings">
-      {findings.map((f) => (
+      {[...findings].sort(worst).map((f) => (
         <li key={`${f.code} ${f.line} ${f.column} ${f.message}`}>
           <div class="bar">
             <SeverityMark severity={f.severity} />
@@ -230,7 +282,7 @@ export function Findings<F extends Finding | Diagnostic>({ findings, empty, onJu
   )
 }
 
-function RuleList({ rules }: { rules: Rules | null }) {
+function RuleList({ rules, here, onJump }: { rules: Rules | null; here: (r: Rule) => boolean; onJump: (r: Rule) => void }) {
   if (!rules) return null
   const most = Math.max(1, rules.default.decisions, ...rules.rules.map((r) => r.decisions))
   return (
@@ -238,7 +290,13 @@ function RuleList({ rules }: { rules: Rules | null }) {
       {rules.rules.map((r) => (
         <li key={r.name}>
           <div class="bar">
-            <Mono>{r.name}</Mono>
+            {here(r) ? (
+              <button type="button" class="plain" onClick={() => onJump(r)}>
+                <Mono>{r.name}</Mono>
+              </button>
+            ) : (
+              <Mono>{r.name}</Mono>
+            )}
             {r.disabled && <span class="tag">{t('rules.disabled')}</span>}
             {r.dead && <span class="tag warn">{t('rules.dead')}</span>}
             <span class="grow" />
