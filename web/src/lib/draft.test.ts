@@ -77,12 +77,12 @@ describe('what was typed', () => {
   })
   it('after staging stays when what was staged is committed', async () => {
     type('staged')
-    await stage()
+    const first = await stage()
     type('staged and more')
     force = 'staged'
-    await committed('staged')
+    await committed(first!)
     expect(edited.value).toMatchObject({ text: 'staged and more', original: 'staged', base: '"staged"', over: false })
-    await committed('staged and more')
+    await committed((await stage())!)
     expect(edited.value).toBeNull()
   })
   it('is compared with another policy that came into force, and says so', async () => {
@@ -95,6 +95,13 @@ describe('what was typed', () => {
     expect(edited.value).toMatchObject({ text: 'typed', original: 'other', base: '"other"', n: 2, over: true })
     expect(await stage()).toMatchObject({ ok: true })
     expect(edited.value!.over).toBe(false)
+  })
+  it('is over what somebody else has staged and one commits oneself', async () => {
+    type('typed')
+    const other = { ...byOther('theirs'), ok: true, base: '', diagnostics: [] }
+    force = 'theirs'
+    await committed(other)
+    expect(edited.value).toMatchObject({ text: 'typed', original: 'theirs', over: true })
   })
   it('is staged at the second try when another policy came into force unseen', async () => {
     type('typed')
@@ -122,10 +129,10 @@ describe('what was typed', () => {
 describe('what was committed and waits', () => {
   const commit = async () => {
     type('new')
-    await stage()
+    const made = await stage()
     force = 'new'
     n = 2
-    await committed('new', n)
+    await committed(made!, n)
     await open()
     expect(isDirty(edited.value)).toBe(false)
   }

@@ -114,13 +114,14 @@ effect(() => {
   if (!isDirty(edited.peek())) edit(text).catch(failed)
 })
 
-// committed ends the editing of a text that has come into force, as the policy that
-// waits if it does. What was typed since it was staged stays, as a change of that policy.
-export async function committed(text: string, waits?: number): Promise<void> {
+// committed ends the editing of a stage's text that has come into force, as the policy
+// that waits if it does. What was typed since it was staged stays, as a change of that policy.
+export async function committed({ text, etag }: Stage, waits?: number): Promise<void> {
   waiting = waits ? { n: waits, text } : undefined
   if (edited.value?.text === text) edited.value = null
   else if (edited.value) {
+    const over = edited.value.staged !== etag
     await open()
-    edited.value = { ...edited.value, over: false }
+    edited.value = { ...edited.value, over }
   }
 }

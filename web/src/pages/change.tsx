@@ -120,7 +120,7 @@ function Staged({ stage, onSettled, onGone }: { stage: Stage; onSettled: (r: Cha
     try {
       const r = await post<ChangeResult>(`config/commit${confirm && `?confirm=${confirm}`}`, {}, { 'If-Match': stage.etag! })
       onSettled(r)
-      if (r.result !== 'rejected' && r.result !== 'reverted') await draft.committed(stage.text, r.result === 'pending' ? r.n : undefined)
+      if (r.result !== 'rejected' && r.result !== 'reverted') await draft.committed(stage, r.result === 'pending' ? r.n : undefined)
     } catch (err) {
       gone(err)
     }

@@ -142,8 +142,8 @@ export default function PolicyPage() {
     setFound(value && editor.current ? editor.current.find(value, step) : null)
   }
   const toRule = (r: Rule) => {
-    const { from, to } = placeOf(now!.text, r.name, r.line)
-    editor.current?.select(from, to)
+    const place = placeOf(now!.text, r.name, r.line)
+    if (place) editor.current?.select(place.from, place.to)
   }
   const jump = (f: Finding) => editor.current?.select(f.from, f.to)
   const other: Syntax = now?.syntax === 'yaml' ? 'npl' : 'yaml'
