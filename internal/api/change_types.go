@@ -140,11 +140,12 @@ type PlanAnswer struct {
 	Output      string       `json:"output"`
 	Error       string       `json:"error,omitempty"` // the policy is rejected, or the kernel refuses it
 	Diagnostics []Diagnostic `json:"diagnostics"`
-	// Of one that is not rejected: what it is, and how its texts differ from those in force.
+	// Of one that is not rejected: what it is, and how its texts, and the plan, differ from those in force.
 	Hash    string `json:"hash,omitempty"`
 	Rules   int    `json:"rules,omitempty"`
 	Tried   int    `json:"tried,omitempty"` // its assertions, all of which hold
 	Diff    string `json:"diff,omitempty"`
 	Added   int    `json:"added,omitempty"`
 	Removed int    `json:"removed,omitempty"`
+	Kernel  string `json:"kernel,omitempty"` // how what the kernel holds would differ, unified
 }

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"maps"
 	"net/http"
@@ -53,7 +55,7 @@ type Stage struct {
 	Added       int          `json:"added,omitempty"`
 	Removed     int          `json:"removed,omitempty"`
 	Diff        string       `json:"diff,omitempty"`
-	Plan        string       `json:"plan,omitempty"`
+	Plan        string       `json:"plan,omitempty"` // the difference of the plans
 	Error       string       `json:"error,omitempty"`
 	Diagnostics []Diagnostic `json:"diagnostics"`
 	Time        time.Time    `json:"time,omitzero"`
@@ -85,14 +87,15 @@ func (s *stage) set(to *Stage) {
 	s.now = to
 }
 
-// clear forgets what is staged if match names it, "" anything, and reports whether nothing is staged then.
-func (s *stage) clear(match string) bool {
+// clear forgets what is staged if a list of tags names it, and reports whether it did.
+func (s *stage) clear(list string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now != nil && (match == "" || matches(match, s.now.ETag)) {
-		s.now = nil
+	if s.now == nil || !matches(list, s.now.ETag) {
+		return false
 	}
-	return s.now == nil
+	s.now = nil
+	return true
 }
 
 // CommitRequest is a policy to apply; without one what is staged is.
@@ -129,7 +132,8 @@ func (s *Server) config(r *router) {
 		s.limited(w, func() { s.stageText(w, req) })
 	})
 	r.HandleFunc("DELETE /api/v1/config/stage", func(w http.ResponseWriter, req *http.Request) {
-		if !s.stage.clear(req.Header.Get("If-Match")) {
+		match := req.Header.Get("If-Match")
+		if !s.unstage(req, cmp.Or(match, "*")) && match != "" {
 			problem(w, http.StatusPreconditionFailed, errOtherStage)
 			return
 		}
@@ -239,10 +243,11 @@ func (s *Server) stageText(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusUnprocessableEntity, st)
 		return
 	}
-	st.Hash, st.Rules, st.Tried, st.Plan = plan.Hash, plan.Rules, plan.Tried, plan.Output
+	st.Hash, st.Rules, st.Tried, st.Plan = plan.Hash, plan.Rules, plan.Tried, plan.Kernel
 	st.Diff, st.Added, st.Removed = plan.Diff, plan.Added, plan.Removed
 	st.ETag = etag(&b)
 	s.stage.set(st)
+	s.tellStage(r, Staged)
 	w.Header().Set("ETag", st.ETag)
 	answer(w, http.StatusOK, st)
 }
@@ -268,8 +273,28 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 		}
 		do.Policy, tag, do.IfMatch = &st.bundle, st.ETag, st.Base
 	}
-	if s.change(w, r, do) && tag != "" {
-		s.stage.clear(tag)
+	if s.change(w, r, do) {
+		s.unstage(r, tag)
+	}
+}
+
+// unstage forgets what is staged if a list of tags names it, and reports whether it did.
+func (s *Server) unstage(r *http.Request, list string) bool {
+	if !s.stage.clear(list) {
+		return false
+	}
+	s.tellStage(r, Unstaged)
+	return true
+}
+
+// tellStage tells those who look that something else is staged, or nothing any more.
+func (s *Server) tellStage(r *http.Request, result string) {
+	e, err := s.Changes.Present(r.Context())
+	if err != nil || s.Feeds.Changes == nil {
+		return
+	}
+	if line, err := json.Marshal(PolicyEvent{Time: time.Now(), Result: result, Hash: e.Hash, N: e.N, Who: Who(r.Context())}); err == nil { // of our own types: it can't fail
+		s.Feeds.Changes.Append(line)
 	}
 }
 

@@ -63,7 +63,13 @@ const (
 	EndKilled    = "killed"
 )
 
-// PolicyEvent is what became of a policy.
+// What becomes of the text that is staged, beside the results of changes.
+const (
+	Staged   = "staged"
+	Unstaged = "unstaged" // dropped, or committed
+)
+
+// PolicyEvent is what became of a policy, or of the text that is staged.
 type PolicyEvent struct {
 	Time   time.Time `json:"time"`
 	Result string    `json:"result"`

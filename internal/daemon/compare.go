@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	unified "github.com/rogpeppe/go-internal/diff"
+
 	"netpolicy.dev/netpolicy/actions"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/rules"
@@ -69,8 +71,21 @@ func (d *Daemon) compare(ctx context.Context, q *api.PlanRequest) (api.PlanAnswe
 		diff := diffOf(&e.Policy, q.Policy, maxDiff)
 		out.Diff = string(diff)
 		out.Added, out.Removed = countChanges(diff)
+		out.Kernel = string(atMost(maxDiff, unified.Diff("kernel (before)", []byte(again(now, c.host)), "kernel", []byte(c.text))))
 	}
 	return out, nil
+}
+
+// again is the plan of the policy in force as text, for the host and the world as they are
+// now: what differs from it is the policy's doing.
+func again(now *snapshot, h *actions.Host) string {
+	w := now.machine.World(now.live.health)
+	guess(&w, now.live.prog, &base{live: now.live})
+	p, _ := actions.PlanFor(now.live.prog, *h, &w, now.plan)
+	if p == nil {
+		return ""
+	}
+	return p.String()
 }
 
 // confined is the policy in force, for changes of those who must not read files by naming them.

@@ -456,6 +456,15 @@ func TestCompare(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, a.Output)
 		}
 	}
+	// The kernel's difference is what the new rule brings, and nothing of what stays.
+	blocked := zoomPolicy + "  - {name: smtp, priority: 1, match: {port: 25}, action: {block: true}}\n"
+	a, err = c.Compare(t.Context(), api.PlanRequest{Policy: request(blocked, "").Policy})
+	if added, removed := countChanges([]byte(a.Kernel)); err != nil || added == 0 || removed > added || !strings.Contains(a.Kernel, "\n+\t\t") || strings.Contains(a.Kernel, "connections") {
+		t.Errorf("%v, the kernel's difference is\n%s", err, a.Kernel)
+	}
+	if a, err := c.Compare(t.Context(), api.PlanRequest{Policy: request(zoomPolicy+"# a remark\n", "").Policy}); err != nil || a.Kernel != "" || a.Added != 1 {
+		t.Errorf("a remark changes the kernel: %v, %d lines\n%s", err, a.Added, a.Kernel)
+	}
 	if a, err := c.Compare(t.Context(), api.PlanRequest{JSON: true}); err != nil || !strings.Contains(a.Output, `"steps": [`) {
 		t.Errorf("%s, %v", a.Output, err)
 	}

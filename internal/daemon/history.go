@@ -446,10 +446,18 @@ func diffOf(old, now *policyfile.Bundle, limit int) []byte {
 			out = append(out, unified.Diff(name(p)+" (before)", a, name(p), b)...)
 		}
 		if len(out) > limit {
-			return append(out[:bytes.LastIndexByte(out[:limit], '\n')+1], "# ... and more\n"...)
+			break
 		}
 	}
-	return out
+	return atMost(limit, out)
+}
+
+// atMost cuts a difference after the last line that ends within limit bytes, and says so.
+func atMost(limit int, diff []byte) []byte {
+	if len(diff) <= limit {
+		return diff
+	}
+	return append(diff[:bytes.LastIndexByte(diff[:limit], '\n')+1], "# ... and more\n"...)
 }
 
 // countChanges counts the lines of a difference.

@@ -3,9 +3,9 @@
 // SHOTS=DIR writes the screenshots of docs/ui.md.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { axeFindings, browser, go, open } from './browser.mjs'
 import { everyLink } from './generator.mjs'
@@ -210,7 +210,9 @@ test('a change is staged, committed, not confirmed, and returns; sixty links mea
   await sound('change')
   await shot('change')
   await staged.getByRole('tab', { name: 'Kernel' }).click()
-  await staged.locator('.diff', { hasText: /the plan for .*policy.npl/ }).waitFor()
+  // What the rule brings to the kernel, and neither what stays nor any connection.
+  await staged.locator('.diff .add', { hasText: 'meta priority set' }).first().waitFor()
+  assert.doesNotMatch(await staged.locator('.diff').textContent(), /table inet|alive|us01\.zoom\.us/)
   await staged.getByRole('tab', { name: 'Replay' }).click()
   await staged.locator('[data-test=replay]', { hasText: /[0-9]+ of the last [1-9][0-9,]* connections would change/ }).waitFor()
   await staged.getByRole('tab', { name: 'Text' }).click()
@@ -257,6 +259,101 @@ test('a change is kept, and a policy of the history comes back', async () => {
   await page.getByRole('region', { name: 'A change waits' }).waitFor({ state: 'detached' })
   await page.locator('[data-test=history] li').first().getByText('in force').waitFor()
   await sound('history')
+})
+
+test('of two who change the policy each is told what the other does', async () => {
+  const q = await open(b, l.url)
+  q.setDefaultTimeout(60_000)
+  await q.goto(`${l.url}#/login?token=${l.token}`)
+  await q.locator('h1#page', { hasText: 'Connections' }).waitFor()
+  const text = (p) => p.locator('[data-test=editor] .cm-content')
+  const type = async (p, name, port) => {
+    await go(p, 'policy', 'Policy')
+    await text(p).click()
+    await p.keyboard.press('Control+End')
+    await p.keyboard.type(`\nrule ${name} priority 7 { match port ${port}; do block }\n`)
+    await p.getByText('edited').waitFor()
+  }
+  const stage = (p) => p.getByRole('button', { name: 'Stage', exact: true }).click()
+  const staged = (p) => p.locator('[data-test=staged]')
+  await type(page, 'first', 8001)
+  await type(q, 'second', 8002)
+  await stage(page)
+  await staged(page).locator('.diff .add', { hasText: 'rule first' }).waitFor()
+  await staged(page).getByText(/ from 127\.0\.0\.1/).waitFor()
+  // The second is asked before it takes the first one's place, which is told then.
+  let asked = ''
+  q.once('dialog', (d) => {
+    asked = d.message()
+    void d.accept()
+  })
+  await stage(q)
+  await staged(q).locator('.diff .add', { hasText: 'rule second' }).waitFor()
+  assert.match(asked, /staged already: .* from 127\.0\.0\.1:\d+, .*Replace it\?/)
+  await staged(page).locator('.diff .add', { hasText: 'rule second' }).waitFor()
+  await page.getByText('What you have edited is not staged yet.').waitFor()
+  // The one who has edited hears of the policy that comes into force, sees what it
+  // changed, and stages against it at once.
+  await go(page, 'policy', 'Policy')
+  await staged(q).getByRole('button', { name: 'Commit' }).click()
+  const told = page.locator('main .note', { hasText: 'Another policy came into force meanwhile' })
+  await told.getByRole('button', { name: 'Show' }).click()
+  await page.getByRole('dialog').locator('.diff .add', { hasText: 'rule second' }).waitFor()
+  await sound('what came meanwhile')
+  await page.keyboard.press('Escape')
+  // What is taken back is edited again by who made it; the result that waited is gone.
+  await q.getByText('waits for its confirmation').first().waitFor()
+  await q.locator('main .note', { hasText: 'waits for its confirmation' }).waitFor()
+  assert.equal(await q.locator('[data-test=history] button:enabled', { hasText: 'Go back to it' }).count(), 0)
+  await q.getByRole('button', { name: 'Take back' }).click()
+  await q.locator('main .note', { hasText: 'waits for its confirmation' }).waitFor({ state: 'detached' })
+  await q.getByText('What you have edited is not staged yet.').waitFor()
+  await go(q, 'policy', 'Policy')
+  await text(q).click()
+  await q.keyboard.press('Control+End')
+  await text(q).getByText('rule second').waitFor()
+  // A stage whose policy is gone is compared anew with the one in force, and then only committed.
+  await stage(page)
+  await staged(page).locator('.diff .add', { hasText: 'rule first' }).waitFor()
+  const file = join(mkdtempSync(join(tmpdir(), 'np-ui-')), 'policy.npl')
+  writeFileSync(file, `${JSON.parse(await page.evaluate(async () => (await fetch('api/v1/config')).text())).text}\nrule third priority 7 { match port 8003; do block }\n`)
+  l.run('apply', file)
+  rmSync(dirname(file), { recursive: true })
+  const gone = staged(page).locator('.note', { hasText: 'Another policy is in force by now' })
+  await gone.waitFor()
+  assert.equal(await staged(page).getByRole('button', { name: 'Commit' }).isDisabled(), true)
+  await sound('a stage of another policy')
+  await gone.getByRole('button', { name: 'Stage' }).click()
+  await gone.waitFor({ state: 'detached' })
+  await staged(page).locator('.diff .remove', { hasText: 'rule third' }).waitFor()
+  await staged(page).getByRole('button', { name: 'Drop' }).click()
+  await staged(page).waitFor({ state: 'detached' })
+  // A text of the history is edited, and to undo that gives back what was typed.
+  await page.locator('[data-test=history] li', { hasText: 'taken back' }).first().getByRole('button', { name: 'Show' }).click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Open in the editor' }).click()
+  await text(page).click()
+  await page.keyboard.press('Control+End')
+  await text(page).getByText('rule second').waitFor()
+  await page.keyboard.press('Control+z')
+  await page.keyboard.press('Control+End')
+  await text(page).getByText('rule first').waitFor()
+  // Searching takes the place of the browser's, which sees only the lines that are drawn.
+  await page.keyboard.press('Control+f')
+  await page.keyboard.type('RULE CALLS')
+  await page.getByText('1 of 2').waitFor()
+  await page.keyboard.press('Enter')
+  await page.getByText('2 of 2').waitFor()
+  await page.getByRole('button', { name: 'Find ↑' }).click()
+  await page.getByText('1 of 2').waitFor()
+  await sound('searching')
+  await page.getByRole('button', { name: 'Discard' }).click()
+  // How often each rule decides stands beside it. A rule of the list is shown where it stands.
+  await page.locator('[data-test=editor] .np-count', { hasText: /[1-9][0-9,]* decision/ }).first().waitFor()
+  await page.getByRole('tab', { name: /^Rules/ }).click()
+  await page.locator('[data-test=rules]').getByRole('button', { name: 'third' }).click()
+  await page.waitForFunction(() => document.querySelector('[data-test=editor]').shadowRoot.querySelector('.cm-activeLine')?.textContent.startsWith('rule third'))
+  await q.getByRole('button', { name: 'Discard' }).click()
+  await q.context().close()
 })
 
 test('a subscription is added, chosen from and removed', async () => {

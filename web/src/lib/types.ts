@@ -70,7 +70,7 @@ export interface Stage {
 }
 export interface Version {
   n: number; hash: string; time: string; who: string; trigger: string; outcome?: string; note?: string; before: number; rules: number
-  added: number; removed: number; live?: boolean; diff?: string
+  added: number; removed: number; live?: boolean; diff?: string; policy?: { main: string }
 }
 export interface ChangeResult {
   result: 'applied' | 'unchanged' | 'rejected' | 'pending' | 'confirmed' | 'reverted'; policy: Policy; n: number; error?: string

@@ -1,31 +1,21 @@
 import './change.css'
 import { useEffect, useState } from 'preact/hooks'
 import { failed, toast } from '../lib/announce'
-import { ApiError, del, get, mayChange, post, request } from '../lib/api'
+import { get, mayChange, post, request } from '../lib/api'
 import * as draft from '../lib/draft'
 import { edited, isDirty } from '../lib/draft'
 import { on, status } from '../lib/events'
 import { dateTime, number } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
-import { link } from '../lib/router'
+import { go, link } from '../lib/router'
 import type { ChangeResult, Replay, Stage, Version } from '../lib/types'
-import { Diff } from '../ui/diff'
+import { Diff, VersionDiff } from '../ui/diff'
 import { Icon } from '../ui/icon'
-import { Dialog, Mono, Note, Tabs, Title, useAsk } from '../ui/parts'
+import { Mono, Note, Tabs, Title, useAsk } from '../ui/parts'
 import { Findings } from './policy'
 
-async function stagedNow(): Promise<Stage | null> {
-  try {
-    const { body, etag } = await request<Stage>('GET', 'config/stage')
-    return { ...body, etag: body.etag ?? etag }
-  } catch (err) {
-    if (err instanceof ApiError && err.status === 404) return null
-    throw err
-  }
-}
-
 export default function ChangePage() {
-  const staged = useAsk(stagedNow, [])
+  const staged = useAsk(draft.staged, [])
   const versions = useAsk(() => get<Version[]>('config/versions'), [])
   const again = () => {
     staged.again()
@@ -44,9 +34,9 @@ export default function ChangePage() {
       <Title page="nav.change" />
       {staged.error && <Note kind="error">{staged.error}</Note>}
       {dirty && <NotStaged onStaged={staged.again} />}
-      {result && <Outcome result={result} />}
+      {result && (result.result !== 'pending' || result.n === status.value?.confirm?.n) && <Outcome result={result} />}
       {staged.value ? (
-        <Staged key={staged.value.etag} stage={staged.value} onSettled={settled} onGone={staged.again} />
+        <Staged key={`${staged.value.etag} ${staged.value.base}`} stage={staged.value} onSettled={settled} onGone={staged.again} />
       ) : (
         !dirty && (
           <div class="card empty">
@@ -63,21 +53,7 @@ export default function ChangePage() {
 }
 
 function NotStaged({ onStaged }: { onStaged: () => void }) {
-  const stage = async () => {
-    try {
-      const got = await draft.stage()
-      if (got.converted) toast('ok', t('policy.converted', { syntax: edited.value!.own.toUpperCase() }))
-      if (!got.ok) toast('error', got.error ?? t('policy.rejected'))
-      onStaged()
-    } catch (err) {
-      if (err instanceof ApiError && err.status === 412) {
-        // Another policy came into force: the next try is against that one, knowingly.
-        await draft.rebase().then(() => toast('warning', t('change.rebased')), failed)
-        return
-      }
-      failed(err)
-    }
-  }
+  const stage = () => draft.stage().then(onStaged, failed)
   return (
     <Note kind="warning">
       <div class="bar">
@@ -112,6 +88,14 @@ function Outcome({ result: r }: { result: ChangeResult }) {
   )
 }
 
+function By({ who, time }: { who: string; time: string }) {
+  return (
+    <span class="muted">
+      <time dateTime={time}>{dateTime(new Date(time))}</time> · <bdi>{who}</bdi>
+    </span>
+  )
+}
+
 type View = 'text' | 'kernel' | 'replay'
 const confirms = ['30s', '90s', '5m', '15m', 'probe', ''] as const
 
@@ -120,14 +104,25 @@ function Staged({ stage, onSettled, onGone }: { stage: Stage; onSettled: (r: Cha
   const [confirm, setConfirm] = useState<string>('90s')
   const [busy, setBusy] = useState(false)
   const replay = useAsk(() => (view === 'replay' ? post<Replay>('replay', { text: stage.text }) : Promise.resolve(null)), [view])
+  // What fails may have become of another stage than the one that is shown.
+  const gone = (err: unknown) => {
+    failed(err)
+    onGone()
+  }
+  const drop = () => request('DELETE', 'config/stage', undefined, { 'If-Match': stage.etag! }).then(onGone, gone)
+  const again = () =>
+    post<Stage>('config/stage', { text: stage.text }).then((got) => {
+      if (!got.ok) toast('error', got.error ?? t('policy.rejected'))
+      onGone()
+    }, failed)
   const commit = async () => {
     setBusy(true)
     try {
-      const r = await post<ChangeResult>(`config/commit${confirm && `?confirm=${confirm}`}`, {}, { 'If-Match': stage.etag ?? '' })
+      const r = await post<ChangeResult>(`config/commit${confirm && `?confirm=${confirm}`}`, {}, { 'If-Match': stage.etag! })
       onSettled(r)
-      if (r.result !== 'rejected') await draft.committed(stage.text)
+      if (r.result !== 'rejected' && r.result !== 'reverted') await draft.committed(stage, r.result === 'pending' ? r.n : undefined)
     } catch (err) {
-      failed(err)
+      gone(err)
     }
     setBusy(false)
   }
@@ -140,10 +135,18 @@ function Staged({ stage, onSettled, onGone }: { stage: Stage; onSettled: (r: Cha
         <span class="tag ok">+{number(stage.added ?? 0)}</span>
         <span class="tag bad">−{number(stage.removed ?? 0)}</span>
         {stage.tried !== undefined && stage.tried > 0 && <span class="tag ok">{tn('assertions', stage.tried)}</span>}
+        <By who={stage.who!} time={stage.time!} />
       </header>
       {stage.base_gone && (
         <div class="body">
-          <Note kind="warning">{t('change.gone')}</Note>
+          <Note kind="warning">
+            <div class="bar">
+              <span class="grow">{t('change.gone')}</span>
+              <button type="button" disabled={!mayChange()} onClick={() => void again()}>
+                {t('policy.stage')}
+              </button>
+            </div>
+          </Note>
         </div>
       )}
       <Tabs<View>
@@ -172,10 +175,10 @@ function Staged({ stage, onSettled, onGone }: { stage: Stage; onSettled: (r: Cha
           </select>
         </label>
         <span class="grow" />
-        <button type="button" disabled={!mayChange() || busy} onClick={() => void del('config/stage').then(onGone, failed)}>
+        <button type="button" disabled={!mayChange() || busy} onClick={() => void drop()}>
           {t('change.unstage')}
         </button>
-        <button type="button" class="primary" disabled={!mayChange() || busy || waits} onClick={() => void commit()}>
+        <button type="button" class="primary" disabled={!mayChange() || busy || waits || stage.base_gone} onClick={() => void commit()}>
           <Icon name="check" />
           {t('change.commit')}
         </button>
@@ -262,13 +265,13 @@ function History({ versions, onSettled }: { versions: Version[]; onSettled: (r: 
                 <button type="button" class="plain" onClick={() => void get<Version>(`config/versions/${v.n}?diff=1`).then(setShown, failed)}>
                   {t('history.show')}
                 </button>
-                <button type="button" disabled={!mayChange() || busy || v.live || v.outcome === 'damaged'} onClick={() => void back(v)}>
+                <button type="button" disabled={!mayChange() || busy || !!status.value?.confirm || v.live || v.outcome === 'damaged'} onClick={() => void back(v)}>
                   <Icon name="undo" />
                   {t('history.back')}
                 </button>
               </div>
               <p class="muted">
-                <time dateTime={v.time}>{dateTime(new Date(v.time))}</time> · <bdi>{v.who}</bdi> · <bdi>{v.trigger}</bdi>
+                <By who={v.who} time={v.time} /> · <bdi>{v.trigger}</bdi>
                 {v.note && (
                   <>
                     {' · '}
@@ -281,9 +284,13 @@ function History({ versions, onSettled }: { versions: Version[]; onSettled: (r: 
         </ol>
       )}
       {shown && (
-        <Dialog title={t('history.one', { n: number(shown.n) })} onClose={() => setShown(null)}>
-          {shown.diff ? <Diff text={shown.diff} label={t('change.text')} /> : <p class="empty">{t('change.same')}</p>}
-        </Dialog>
+        <VersionDiff version={shown} onClose={() => setShown(null)}>
+          <div class="bar">
+            <button type="button" onClick={() => void draft.edit(new TextDecoder().decode(Uint8Array.from(atob(shown.policy!.main), (c) => c.charCodeAt(0)))).then(() => go('policy'), failed)}>
+              {t('rule.open')}
+            </button>
+          </div>
+        </VersionDiff>
       )}
     </section>
   )

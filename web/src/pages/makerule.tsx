@@ -26,7 +26,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
     if (!rules.value || busy) return
     setBusy(true)
     try {
-      if (!edited.value) await open()
+      await open()
       const chosen = by[choice]!
       // One step before the rule that decides now, so that this one does.
       const decides = rules.value.rules.find((r) => r.name === row.decision.rule)
@@ -38,7 +38,7 @@ export function MakeRule({ row, onClose }: { row: Row; onClose: () => void }) {
       }
       const now = edited.value!
       const { text, from, to } = insert(now.text, now.syntax, draft)
-      edited.value = { ...now, text, select: { from, to } }
+      edited.value = { ...now, text, select: { from, to, before: now.text } }
       go('policy')
     } catch (err) {
       failed(err)

@@ -1,6 +1,6 @@
 import './policy.css'
 import { useEffect, useRef, useState } from 'preact/hooks'
-import { announce, failed, toast } from '../lib/announce'
+import { announce, failed } from '../lib/announce'
 import { ApiError, get, mayChange, post } from '../lib/api'
 import * as draft from '../lib/draft'
 import { edited, isDirty, open } from '../lib/draft'
@@ -8,8 +8,10 @@ import { on } from '../lib/events'
 import { number } from '../lib/format'
 import { language, t, tn } from '../lib/i18n'
 import { go } from '../lib/router'
-import type { Diagnostic, Finding, Lint, Rules, Syntax, TestResult } from '../lib/types'
+import { placeOf, worst } from '../lib/text'
+import type { Diagnostic, Finding, Lint, Rule, Rules, Syntax, TestResult, Version } from '../lib/types'
 import type { Editor } from '../ui/codemirror'
+import { VersionDiff } from '../ui/diff'
 import { Icon } from '../ui/icon'
 import { Mono, Note, SeverityMark, Tabs, Title, useAsk, useEvery } from '../ui/parts'
 
@@ -20,7 +22,8 @@ export default function PolicyPage() {
   const now = edited.value
   const dirty = isDirty(now)
   const [error, setError] = useState('')
-  const [lint, setLint] = useState<Lint | null>(null)
+  // What the daemon said last, and of which text.
+  const [lint, setLint] = useState<(Lint & { of: string }) | null>(null)
   const [tests, setTests] = useState<TestResult | null>(null)
   const [side, setSide] = useState<Side>('problems')
   const [busy, setBusy] = useState(false)
@@ -28,13 +31,24 @@ export default function PolicyPage() {
   useEvery(rules.again, 5000)
   const host = useRef<HTMLDivElement>(null)
   const editor = useRef<Editor | null>(null)
+  const want = useRef<HTMLInputElement>(null)
   const [ready, setReady] = useState(false)
 
   useEffect(() => {
-    // A text that nobody has touched follows the policy in force.
-    if (!dirty) open().catch((err) => setError(err instanceof Error ? err.message : String(err)))
-    const again = () => isDirty(edited.value) || void open().catch(failed)
+    // A text that nobody has touched follows the policy in force, another is compared with it.
+    open().catch((err) => setError(err instanceof Error ? err.message : String(err)))
+    const again = () => void open().catch(failed)
     return on('changes', again, again)
+  }, [])
+  useEffect(() => {
+    // The browser's own search does not see the lines that are out of view.
+    const press = (e: KeyboardEvent) => {
+      if (e.code !== 'KeyF' || !(e.ctrlKey || e.metaKey) || document.querySelector('dialog[open]')) return
+      e.preventDefault()
+      want.current?.select()
+    }
+    addEventListener('keydown', press)
+    return () => removeEventListener('keydown', press)
   }, [])
   useEffect(() => {
     if (!now || !host.current || editor.current) return
@@ -43,7 +57,7 @@ export default function PolicyPage() {
       if (gone || !host.current || !edited.value) return
       editor.current = m.create({
         host: host.current,
-        text: edited.value.text,
+        text: edited.value.select?.before ?? edited.value.text,
         syntax: edited.value.syntax,
         label: t('policy.editor'),
         onChange: (text) => edited.value && text !== edited.value.text && (edited.value = { ...edited.value, text, select: undefined }),
@@ -80,20 +94,24 @@ export default function PolicyPage() {
     const timer = setTimeout(() => {
       post<Lint>('lint', { text: now.text, syntax: now.syntax }).then((l) => {
         if (gone) return
-        setLint(l)
+        setLint({ ...l, of: now.text })
         editor.current?.setFindings(l.findings)
         const errors = l.findings.filter((f) => f.severity === 'error').length
         if (dirty) announce(errors > 0 ? tn('policy.errors', errors) : t('policy.fine'))
-      }, failed)
+      }, (err) => {
+        if (!gone) setLint(null)
+        failed(err)
+      })
     }, debounce)
     return () => {
       gone = true
       clearTimeout(timer)
     }
   }, [now?.text, now?.syntax, ready])
+  const here = (r: Rule) => r.file === rules.value?.policy.file
   useEffect(() => {
     const list = dirty ? [] : (rules.value?.rules ?? [])
-    editor.current?.setCounts(list.filter((r) => !r.file || r.file === now?.name || now?.name.endsWith(r.file)).map((r) => ({ line: r.line, dead: !!r.dead, text: r.dead ? t('rules.dead') : tn('decisions', r.decisions) })))
+    editor.current?.setCounts(list.filter(here).map((r) => ({ line: r.line, dead: !!r.dead, text: r.dead ? t('rules.dead') : tn('decisions', r.decisions) })))
   }, [rules.value, dirty, ready, language.value])
 
   const work = async (what: () => Promise<void>) => {
@@ -113,14 +131,20 @@ export default function PolicyPage() {
   })
   const stage = () => work(async () => {
     const got = await draft.stage()
-    if (got.converted) toast('ok', t('policy.converted', { syntax: edited.value!.own.toUpperCase() }))
-    if (!got.ok) {
-      setSide('problems')
-      toast('error', got.error ?? t('policy.rejected'))
-      return
-    }
-    go('change')
+    if (got?.ok) go('change')
+    else if (got) setSide('problems')
   })
+  // meanwhile is the policy that came into force meanwhile, to be shown.
+  const [meanwhile, setMeanwhile] = useState<Version | null>(null)
+  const [found, setFound] = useState<[at: number, of: number] | null>(null)
+  const search = (step: number) => {
+    const { value } = want.current!
+    setFound(value && editor.current ? editor.current.find(value, step) : null)
+  }
+  const toRule = (r: Rule) => {
+    const place = placeOf(now!.text, r.name, r.line)
+    if (place) editor.current?.select(place.from, place.to)
+  }
   const jump = (f: Finding) => editor.current?.select(f.from, f.to)
   const other: Syntax = now?.syntax === 'yaml' ? 'npl' : 'yaml'
   const count = (n: number) => (n > 0 ? ` (${number(n)})` : '')
@@ -131,6 +155,19 @@ export default function PolicyPage() {
         {dirty && <span class="tag warn">{t('policy.changed')}</span>}
       </Title>
       {error && <Note kind="error">{error}</Note>}
+      {dirty && now.over && (
+        <Note kind="warning">
+          <div class="bar">
+            <span class="grow">{t('change.rebased')}</span>
+            {now.n > 0 && (
+              <button type="button" onClick={() => void get<Version>(`config/versions/${now.n}?diff=1`).then(setMeanwhile, failed)}>
+                {t('history.show')}
+              </button>
+            )}
+          </div>
+        </Note>
+      )}
+      {meanwhile && <VersionDiff version={meanwhile} onClose={() => setMeanwhile(null)} />}
       <div class="bar">
         <button type="button" disabled={!now || busy} onClick={() => void rewrite()}>
           {t('policy.format')}
@@ -141,6 +178,28 @@ export default function PolicyPage() {
         <button type="button" disabled={!now || busy} onClick={() => void test()}>
           {t('policy.test')}
         </button>
+        <input
+          ref={want}
+          type="search"
+          data-filter
+          aria-label={t('find')}
+          placeholder={t('find')}
+          onInput={() => search(0)}
+          onKeyDown={(e) => (e.key === 'Enter' ? search(e.shiftKey ? -1 : 1) : e.key === 'Escape' && editor.current?.focus())}
+        />
+        {found && (
+          <>
+            <button type="button" class="icon" aria-label={`${t('find')} ↑`} onClick={() => search(-1)}>
+              ↑
+            </button>
+            <button type="button" class="icon" aria-label={`${t('find')} ↓`} onClick={() => search(1)}>
+              ↓
+            </button>
+            <span class="num muted" role="status">
+              {t('connections.of', { matched: number(found[0]), total: number(found[1]) })}
+            </span>
+          </>
+        )}
         <span class="grow" />
         <button type="button" disabled={!dirty} onClick={() => void work(draft.discard)}>
           <Icon name="undo" />
@@ -152,7 +211,11 @@ export default function PolicyPage() {
         </button>
       </div>
       <div class="editing">
-        <div class="card editor" ref={host} dir="ltr" data-test="editor" />
+        <div class="card editor" ref={host} dir="ltr" data-test="editor">
+          <p class="empty" dir="auto">
+            {t('policy.editor')}…
+          </p>
+        </div>
         <div class="card side-panel">
           <Tabs<Side>
             label={t('nav.policy')}
@@ -167,13 +230,13 @@ export default function PolicyPage() {
           {side === 'problems' && (
             <>
               <NotLookedAt above={lint?.dead_up_to} />
-              <Findings findings={lint?.findings ?? []} empty={t('policy.fine')} onJump={jump} />
+              <Findings findings={lint?.findings ?? []} empty={t(lint && lint.of === now?.text ? 'policy.fine' : 'policy.unchecked')} onJump={jump} />
             </>
           )}
           {side === 'rules' && (
             <>
               <NotLookedAt above={rules.value?.dead_up_to} />
-              <RuleList rules={rules.value} />
+              <RuleList rules={rules.value} here={here} onJump={toRule} />
             </>
           )}
           {side === 'tests' &&
@@ -206,7 +269,7 @@ export function Findings<F extends Finding | Diagnostic>({ findings, empty, onJu
   if (findings.length === 0) return empty ? <p class="empty">{empty}</p> : null
   return (
     <ul class="findings" data-test="findings">
-      {findings.map((f) => (
+      {[...findings].sort(worst).map((f) => (
         <li key={`${f.code} ${f.line} ${f.column} ${f.message}`}>
           <div class="bar">
             <SeverityMark severity={f.severity} />
@@ -234,7 +297,7 @@ export function Findings<F extends Finding | Diagnostic>({ findings, empty, onJu
   )
 }
 
-function RuleList({ rules }: { rules: Rules | null }) {
+function RuleList({ rules, here, onJump }: { rules: Rules | null; here: (r: Rule) => boolean; onJump: (r: Rule) => void }) {
   if (!rules) return null
   const most = Math.max(1, rules.default.decisions, ...rules.rules.map((r) => r.decisions))
   return (
@@ -242,7 +305,13 @@ function RuleList({ rules }: { rules: Rules | null }) {
       {rules.rules.map((r) => (
         <li key={r.name}>
           <div class="bar">
-            <Mono>{r.name}</Mono>
+            {here(r) ? (
+              <button type="button" class="plain" onClick={() => onJump(r)}>
+                <Mono>{r.name}</Mono>
+              </button>
+            ) : (
+              <Mono>{r.name}</Mono>
+            )}
             {r.disabled && <span class="tag">{t('rules.disabled')}</span>}
             {r.dead && <span class="tag warn">{t('rules.dead')}</span>}
             <span class="grow" />

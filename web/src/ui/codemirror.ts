@@ -1,12 +1,13 @@
 // The editor itself, apart from the page, so that its 100 kB come when it is wanted.
 import { autocompletion, type CompletionContext, completionKeymap } from '@codemirror/autocomplete'
-import { defaultKeymap, history, historyKeymap } from '@codemirror/commands'
+import { history, historyKeymap, indentLess, indentMore, moveLineDown, moveLineUp, standardKeymap, toggleComment } from '@codemirror/commands'
 import { bracketMatching, HighlightStyle, syntaxHighlighting } from '@codemirror/language'
 import { type Diagnostic, lintGutter, lintKeymap, linter, setDiagnostics } from '@codemirror/lint'
 import { Compartment, EditorState, StateEffect, StateField } from '@codemirror/state'
 import { Decoration, type DecorationSet, drawSelection, EditorView, highlightActiveLine, hoverTooltip, keymap, lineNumbers, WidgetType } from '@codemirror/view'
 import { tags } from '@lezer/highlight'
 import { post } from '../lib/api'
+import { find } from '../lib/find'
 import type { Completion, Finding, Syntax } from '../lib/types'
 import { languageFor } from './languages'
 
@@ -24,6 +25,9 @@ export interface Editor {
   setFindings: (findings: Finding[]) => void
   setCounts: (counts: { line: number; text: string; dead: boolean }[]) => void
   select: (from: number, to: number) => void
+  focus: () => void
+  // find selects what is found next to the selection, and says which it is of how many.
+  find: (text: string, step: number) => [at: number, of: number]
   destroy: () => void
 }
 
@@ -113,6 +117,15 @@ export function diagnostics(findings: Finding[], length: number): Diagnostic[] {
   }))
 }
 
+// lines are the keys for whole lines, out of many that CodeMirror has.
+const lines = [
+  { key: 'Mod-/', run: toggleComment },
+  { key: 'Mod-[', run: indentLess },
+  { key: 'Mod-]', run: indentMore },
+  { key: 'Alt-ArrowUp', run: moveLineUp },
+  { key: 'Alt-ArrowDown', run: moveLineDown },
+]
+
 // create mounts an editor in a shadow root: there CodeMirror puts its styles into
 // constructed style sheets, which a content security policy without
 // 'unsafe-inline' allows, and needs no nonce.
@@ -154,13 +167,17 @@ export function create(o: EditorOptions): Editor {
         counts,
         autocompletion({ override: [complete], icons: false }),
         hover,
-        keymap.of([...completionKeymap, ...historyKeymap, ...lintKeymap, ...defaultKeymap]),
+        keymap.of([...completionKeymap, ...historyKeymap, ...lintKeymap, ...lines, ...standardKeymap]),
         EditorView.contentAttributes.of({ 'aria-label': o.label, spellcheck: 'false', tabindex: '0' }),
         EditorView.updateListener.of((u) => u.docChanged && o.onChange(u.state.doc.toString())),
         theme,
       ],
     }),
   })
+  const select = (from: number, to: number) => {
+    const [a, b] = [within(from, view.state.doc.length), within(to, view.state.doc.length)]
+    view.dispatch({ selection: { anchor: a, head: b }, effects: EditorView.scrollIntoView(a, { y: 'center' }) })
+  }
   return {
     setText: (text) => text !== view.state.doc.toString() && view.dispatch({ changes: { from: 0, to: view.state.doc.length, insert: text } }),
     setSyntax: (s) => {
@@ -177,9 +194,15 @@ export function create(o: EditorOptions): Editor {
       view.dispatch({ effects: setCounts.of(Decoration.set(at)) })
     },
     select: (from, to) => {
-      const [a, b] = [within(from, view.state.doc.length), within(to, view.state.doc.length)]
-      view.dispatch({ selection: { anchor: a, head: b }, effects: EditorView.scrollIntoView(a, { y: 'center' }) })
+      select(from, to)
       view.focus()
+    },
+    focus: () => view.focus(),
+    find: (text, step) => {
+      const { all, at } = find(view.state.doc.toString(), text, view.state.selection.main.from, step)
+      if (all.length === 0) return [0, 0]
+      select(all[at]!, all[at]! + text.length)
+      return [at + 1, all.length]
     },
     destroy: () => view.destroy(),
   }

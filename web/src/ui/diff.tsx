@@ -1,5 +1,9 @@
 import './diff.css'
+import type { ComponentChildren } from 'preact'
+import { number } from '../lib/format'
 import { t } from '../lib/i18n'
+import type { Version } from '../lib/types'
+import { Dialog } from './parts'
 
 export interface DiffLine { kind: 'add' | 'remove' | 'hunk' | 'same'; text: string }
 
@@ -24,5 +28,15 @@ export function Diff({ text, label }: { text: string; label: string }) {
         </div>
       ))}
     </div>
+  )
+}
+
+// VersionDiff shows what a policy of the history changed.
+export function VersionDiff({ version: v, onClose, children }: { version: Version; onClose: () => void; children?: ComponentChildren }) {
+  return (
+    <Dialog title={t('history.one', { n: number(v.n) })} onClose={onClose}>
+      {v.diff ? <Diff text={v.diff} label={t('change.text')} /> : <p class="empty">{t('change.same')}</p>}
+      {children}
+    </Dialog>
   )
 }
