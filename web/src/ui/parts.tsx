@@ -87,13 +87,17 @@ export function CopyButton({ text, label }: { text: string; label?: string }) {
   )
 }
 
-// The clipboard's interface exists on loopback and over TLS alone; elsewhere a
-// text that is selected and copied does the same.
+// The clipboard's interface exists on loopback and over TLS alone, and may be refused; a
+// text that is selected and copied does the same. Beside an open dialog none is selected.
 async function copyText(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text)
+  try {
+    return await navigator.clipboard.writeText(text)
+  } catch {
+    // There is another way.
+  }
   const area = document.createElement('textarea')
   area.value = text
-  document.body.append(area)
+  ;(document.querySelector('dialog[open]') ?? document.body).append(area)
   area.select()
   const done = document.execCommand('copy')
   area.remove()
