@@ -28,8 +28,10 @@ func TestParseFlow(t *testing.T) {
 		t.Errorf("the object: %s, %v", flowJSON(&f), err)
 	}
 	for text, want := range map[string]string{
-		`"{\"proto\": \"tcp\" \"src\": 1}"`: `at byte 16: expected , or }`,
-		`"tcp 10.0.0.5 203.0.113.7"`:           `at byte 13: expected > between the two ends`,
+		`"{\"proto\": \"tcp\" \"src\": 1}"`:                                            `at byte 16: expected , or }`,
+		`"tcp 10.0.0.5 > 203.0.113.7 sni=a..b"`:                                        `at byte 31: sni: "a..b": empty label`,
+		`"tcp 10.0.0.5 > 203.0.113.7 domain=` + strings.Repeat("a", 300) + `.example"`: `at byte 34: domain: "aaaaa`,
+		`"tcp 10.0.0.5 203.0.113.7"`:                                                   `at byte 13: expected > between the two ends`,
 	} {
 		if _, err := parseFlow(json.RawMessage(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
