@@ -91,6 +91,7 @@ test('the menu of a phone has the focus while it is open', async () => {
   const menu = page.getByRole('button', { name: 'Menu' })
   await menu.click()
   await focused('.side a')
+  await sound()
   for (let i = 0; i < 15; i++) {
     await page.keyboard.press('Tab')
     assert.ok(await page.evaluate(() => document.activeElement === document.body || document.activeElement.closest('.side')))

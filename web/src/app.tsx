@@ -192,7 +192,7 @@ function Side({ open, here, onHelp, onClose }: { open: boolean; here: string; on
   }
   const now = themes[theme.value]!
   return (
-    <aside class={open ? 'side open' : 'side'} id="side">
+    <div class={open ? 'side open' : 'side'} id="side" role={open ? 'dialog' : 'complementary'} aria-modal={open || undefined} aria-label={open ? t('menu') : undefined}>
       <div class="brand">
         <svg viewBox="0 0 32 32" aria-hidden="true">
           <rect width="32" height="32" rx="7" fill="#0f5257" />
@@ -221,7 +221,7 @@ function Side({ open, here, onHelp, onClose }: { open: boolean; here: string; on
           <Icon name="help" />
         </button>
       </div>
-    </aside>
+    </div>
   )
 }
 
