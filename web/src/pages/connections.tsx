@@ -280,7 +280,7 @@ function TableRow({ row: r, index, now, sort, chosen, onChoose }: { row: Row; in
       <div role="gridcell" class={`what ${is('uplink')}`}>
         {r.uplink ? <Mono cut>{r.uplink}</Mono> : <span class="muted">–</span>}
         {r.pinned && (
-          <span class="muted" title={t('pinned')}>
+          <span class="state muted" title={t('pinned')}>
             <Icon name="pin" />
             <span class="sr">{t('pinned')}</span>
           </span>

@@ -99,7 +99,7 @@ export default function ExplainPage() {
                     <Mono>{order(got.specificity.runner_up)}</Mono>
                   </>
                 )}
-                <span class="muted"> {t('explain.parts')}</span>
+                {got.specificity.rule != null && <span class="muted"> {t('explain.parts')}</span>}
               </dd>
             </dl>
             <Near near={got.near} level={2} />
