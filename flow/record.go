@@ -130,11 +130,11 @@ func (f *Flow) set(key int, t token) string {
 	case keyDst:
 		return setEndpoint(&f.Dst, &f.DstPort, t)
 	case keySNI:
-		return setString(&f.SNI, t, Name)
+		return setName(&f.SNI, t)
 	case keyHost:
-		return setString(&f.HTTPHost, t, Name)
+		return setName(&f.HTTPHost, t)
 	case keyDomain:
-		return setString(&f.Domain, t, Name)
+		return setName(&f.Domain, t)
 	case keyDNS:
 		f.DNS = NewNames(t.list...)
 		return mustBe(t, t.kind == listValue || t.kind == nullValue, "a list of names")
@@ -219,6 +219,17 @@ func setString(v *Value[string], t token, known func(string) Value[string]) stri
 		return mustBe(t, false, "a string")
 	}
 	return ""
+}
+
+// setName takes an impossible name for what it is when traffic had it. Who writes one as a
+// bare word has made a mistake, and is told which.
+func setName(v *Value[string], t token) string {
+	if t.kind == wordValue {
+		if _, err := CanonicalName(t.text); err != nil {
+			return quoted(t.text) + ": " + err.Error()
+		}
+	}
+	return setString(v, t, Name)
 }
 
 func setInt[T uint8 | uint32](v *Value[T], t token, most uint64) string {

@@ -60,7 +60,7 @@ func TestParse(t *testing.T) {
 		},
 		{"a port alone", "? ? > :443", `{"dst":":443"}`, flow.Flow{DstPort: flow.Some[uint16](443)}},
 		{
-			"names are canonical or invalid", `? ? > ? sni=BÜCHER.example. http_host="a b" domain=1.2.3.4 dns=B.example,a.example,1.1.1.1`,
+			"names are canonical or invalid", `? ? > ? sni=BÜCHER.example. http_host="a b" domain="1.2.3.4" dns=B.example,a.example,1.1.1.1`,
 			`{"sni":"BÜCHER.example.","http_host":"a b","domain":"1.2.3.4","dns":["B.example","a.example","1.1.1.1"]}`,
 			flow.Flow{
 				SNI: flow.Some("xn--bcher-kva.example"), HTTPHost: flow.Bad[string](), Domain: flow.Bad[string](),
@@ -139,6 +139,8 @@ func TestParseTextErrors(t *testing.T) {
 		{"tcp ? > ? sni= x", flow.ErrSyntax, 14, `expected a value; an empty one is written ""`},
 		{"tcp ? > ? sni=x sni=y", flow.ErrDuplicate, 16, `key "sni" given twice`},
 		{"tcp ? > ? src=1.2.3.4", flow.ErrDuplicate, 10, "src is given before the keys: proto src > dst"},
+		{"tcp ? > ? sni=a..b", flow.ErrValue, 14, `sni: "a..b": empty label`},
+		{"tcp ? > ? domain=1.2.3.4", flow.ErrValue, 17, `domain: "1.2.3.4": an IP address is not a name`},
 		{"tcp ? > ? dscp=64", flow.ErrValue, 15, `dscp: "64" is not a whole number from 0 to 63`},
 		{"tcp ? > ? rtt_ms=-1", flow.ErrValue, 17, `rtt_ms: "-1" is not a number from 0 to 1000000000`},
 		{"tcp ? > ? error_rate=1.1", flow.ErrValue, 21, `error_rate: "1.1" is not a number from 0 to 1`},

@@ -15,7 +15,8 @@ import (
 // with the keys of flow records (language.md, section 8). "?" stands for a
 // protocol or end that is not known, "-" for one known to be absent, and an end
 // may lack its port or, as in ":443", its address. The bare value null is a fact
-// known to be absent; values with spaces are quoted as in JSON. Errors are *Error.
+// known to be absent; values with spaces are quoted as in JSON, and so is a name that
+// can be none, which traffic may have. Errors are *Error.
 func ParseText(text string) (Flow, error) {
 	if len(text) > MaxRecord {
 		return Flow{}, &Error{ErrTooLong, MaxRecord, "flow longer than " + strconv.Itoa(MaxRecord) + " bytes"}

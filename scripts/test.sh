@@ -56,7 +56,7 @@ if ! scripts/web.sh --check >"$log" 2>&1; then
   status=1
 elif ! command -v npm >/dev/null || [ "$(id -u)" != 0 ]; then
   echo "skipped: the pages need npm, and root for the lab"
-elif ! scripts/ui.sh e2e/ui.test.mjs >"$log" 2>&1; then
+elif ! scripts/ui.sh e2e/ui.test.mjs e2e/crowd.test.mjs >"$log" 2>&1; then
   grep -A 30 '^not ok' "$log" | tail -n 80
   tail -n 20 "$log"
   echo "FAIL: web"

@@ -16,7 +16,7 @@ if ! command -v chromium >/dev/null || [ -z "$(fc-list :lang=zh)" ]; then
 fi
 [ web/node_modules/.package-lock.json -nt web/package-lock.json ] || (cd web && npm ci --no-audit --no-fund)
 make -s build
-[ $# -gt 0 ] || set -- e2e/page.test.mjs e2e/ui.test.mjs e2e/offline.test.mjs e2e/xray.test.mjs e2e/axe.test.mjs
+[ $# -gt 0 ] || set -- e2e/page.test.mjs e2e/ui.test.mjs e2e/crowd.test.mjs e2e/offline.test.mjs e2e/xray.test.mjs e2e/axe.test.mjs
 case " $* " in *" e2e/page.test.mjs "*) scripts/page.sh ;; esac
 case " $* " in *" e2e/xray.test.mjs "*)
   XRAY=$(go test -count=1 -v -run '^TestBinary$' ./internal/xraytest | sed -n 's/.* xray: //p')

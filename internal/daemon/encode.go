@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"netpolicy.dev/netpolicy/engine"
 	"netpolicy.dev/netpolicy/flow"
@@ -11,11 +12,15 @@ import (
 // flowJSON is the flow as language.md section 8 spells it.
 func flowJSON(f *flow.Flow) json.RawMessage { return f.AppendJSON(nil) }
 
-// parseFlow reads a flow from a JSON string in the text spelling, or from an object.
+// parseFlow reads a flow from a JSON string, which has it in the text spelling or as an
+// object, or from an object.
 func parseFlow(raw json.RawMessage) (flow.Flow, error) {
 	var text string
 	if json.Unmarshal(raw, &text) != nil {
 		return flow.ParseJSON(raw)
+	}
+	if strings.HasPrefix(strings.TrimSpace(text), "{") {
+		return flow.ParseJSON([]byte(text))
 	}
 	return flow.ParseText(text)
 }

@@ -60,7 +60,7 @@ const (
 
 	// maxConns bounds the connections that are served at once.
 	maxConns = 1024
-	// dnsTTL is long enough that no example outlives its names.
+	// dnsTTL is how long an answer holds, in seconds: longer than any example goes on.
 	dnsTTL = 300
 )
 

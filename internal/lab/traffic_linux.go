@@ -43,27 +43,35 @@ const (
 )
 
 // names are what the client has resolved, as its system would keep them: else most
-// connections would be questions to the resolver.
+// connections would be questions to the resolver. Each is asked for anew after its TTL,
+// from when the gateway does not know whose the address is either.
 type names struct {
+	ask   func(ctx context.Context, name string, v6 bool) (netip.Addr, error)
 	mu    sync.Mutex
-	addrs map[string]netip.Addr
+	known map[string]knownName
 }
 
-func (n *names) resolve(ctx context.Context, c *Client, name string, v6 bool) (netip.Addr, error) {
+type knownName struct {
+	addr  netip.Addr
+	until time.Time
+}
+
+func (n *names) resolve(ctx context.Context, name string, v6 bool) (netip.Addr, error) {
 	key := name
 	if v6 {
 		key += " v6"
 	}
+	now := time.Now()
 	n.mu.Lock()
-	addr, ok := n.addrs[key]
+	k := n.known[key]
 	n.mu.Unlock()
-	if ok {
-		return addr, nil
+	if now.Before(k.until) {
+		return k.addr, nil
 	}
-	addr, err := c.Resolve(ctx, name, v6)
+	addr, err := n.ask(ctx, name, v6)
 	if err == nil {
 		n.mu.Lock()
-		n.addrs[key] = addr
+		n.known[key] = knownName{addr, now.Add(dnsTTL * time.Second)}
 		n.mu.Unlock()
 		sleep(ctx, namePause)
 	}
@@ -79,7 +87,7 @@ func (l *Lab) Traffic(ctx context.Context) error {
 		return fmt.Errorf("count bytes: %w", err)
 	}
 	random := rand.New(rand.NewPCG(l.opts.Seed, 1))
-	known := &names{addrs: map[string]netip.Addr{}}
+	known := &names{ask: l.Client().Resolve, known: map[string]knownName{}}
 	open := make(chan struct{}, trafficConns)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -107,7 +115,7 @@ func (l *Lab) Traffic(ctx context.Context) error {
 func (l *Lab) visit(ctx context.Context, known *names, v visit, v6 bool) {
 	asking, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	addr, err := known.resolve(asking, l.Client(), v.name, v6)
+	addr, err := known.resolve(asking, v.name, v6)
 	if err != nil {
 		return
 	}

@@ -2,7 +2,9 @@ package lab
 
 import (
 	"context"
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"netpolicy.dev/netpolicy/internal/api"
@@ -42,4 +44,39 @@ func TestHousehold(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestNamesAreAskedForAnew: a name is asked for once while its answer holds, and again
+// before the gateway, which saw the answer later, has forgotten whose the address is.
+func TestNamesAreAskedForAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := map[string]int{}
+		n := &names{known: map[string]knownName{}}
+		n.ask = func(_ context.Context, name string, v6 bool) (netip.Addr, error) {
+			if v6 {
+				name += " v6"
+			}
+			asked[name]++
+			time.Sleep(time.Second) // the answer's way
+			return netip.AddrFrom4([4]byte{192, 0, 2, byte(asked[name])}), nil
+		}
+		want := func(name string, v6 bool, last byte) {
+			t.Helper()
+			addr, err := n.resolve(t.Context(), name, v6)
+			if err != nil || addr != netip.AddrFrom4([4]byte{192, 0, 2, last}) {
+				t.Errorf("%s resolves to %v, %v", name, addr, err)
+			}
+		}
+		start := time.Now()
+		want("a.example", false, 1)
+		want("a.example", true, 1)
+		time.Sleep(time.Until(start.Add(dnsTTL*time.Second - 1)))
+		want("a.example", false, 1)
+		time.Sleep(time.Nanosecond)
+		want("a.example", false, 2)
+		want("a.example", false, 2)
+		if asked["a.example"] != 2 || asked["a.example v6"] != 1 {
+			t.Errorf("asked %v", asked)
+		}
+	})
 }

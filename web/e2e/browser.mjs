@@ -33,7 +33,7 @@ export async function open(b, url, options = {}) {
 // go shows a page of the interface, and waits until it is drawn.
 export async function go(page, place, title) {
   await page.evaluate((p) => (location.hash = `#/${p}`), place)
-  await page.locator('h1#page', { hasText: title }).waitFor()
+  await page.locator('main[aria-busy=false] h1#page', { hasText: title }).waitFor()
 }
 
 // axeFindings are what axe-core finds wrong with the page as it stands, as lines.

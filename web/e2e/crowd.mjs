@@ -1,6 +1,7 @@
-// A daemon of recorded shapes with as many connections as are asked for, for the
-// test of frame times alone: 10,000 real ones that change 100 times a second would
-// measure the machine's network more than the page. It serves the real dist/.
+// A daemon of recorded shapes with as many connections as are asked for, for tests that
+// need very many, or a daemon that does what a real one seldom does: 10,000 real ones that
+// change 100 times a second would measure the machine's network more than the page. It
+// serves the real dist/.
 import { createServer } from 'node:http'
 import { readFile } from 'node:fs/promises'
 import { extname, join, normalize } from 'node:path'
@@ -44,6 +45,9 @@ function connection(id) {
   }
 }
 
+// logLine is every third time a decision.
+const logLine = (n) => ({ time: new Date().toISOString(), level: 'INFO', msg: `line ${n}`, ...(n % 3 === 0 && { record: { ...connection(n).decision, flow: connection(n).flow, name: connection(n).name } }) })
+
 const status = () => ({
   version: 'crowd', pid: 1, started: new Date(began).toISOString(), now: new Date().toISOString(), mode: 'enforce',
   policy: { file: 'policy.npl', hash: 'ed1b070d16de', since: new Date(began).toISOString(), rules: 17, routes: 2 }, error: null, state: 'NORMAL',
@@ -52,8 +56,11 @@ const status = () => ({
 })
 
 // crowd serves count connections; each second `changes` events end one and begin
-// another, or name one.
+// another, or name one. What is put into `more` is a part of its status; `signedIn` is
+// whether it knows the page, and while it is `silent` nothing comes.
 export async function crowd(root, { count, changes }) {
+  const self = { more: {}, signedIn: true, silent: false, newest: () => next - 1 }
+  let lines = 0
   let next = count + 1
   let oldest = 1
   const streams = new Set()
@@ -67,10 +74,11 @@ export async function crowd(root, { count, changes }) {
         out += `event: decisions\ndata: ${JSON.stringify({ schema: 'np.decision/1', ...c.decision, id: c.id, time: new Date().toISOString(), event: 'open', mode: 'enforce', policy: 'x', flow: c.flow, name: c.name, name_from: 'sni', uplink: c.uplink })}\n\n`
       }
     }
-    for (const s of streams) s.write(out)
+    out += `event: logs\ndata: ${JSON.stringify(logLine(++lines))}\n\n`
+    for (const s of self.silent ? [] : streams) s.write(out)
   }, 50)
   const second = setInterval(() => {
-    for (const s of streams) s.write(`event: status\ndata: ${JSON.stringify(status())}\n\n`)
+    for (const s of self.silent ? [] : streams) s.write(`event: status\ndata: ${JSON.stringify({ ...status(), ...self.more })}\n\n`)
   }, 1000)
   const server = createServer((req, res) => {
     const url = new URL(req.url, 'http://x')
@@ -78,6 +86,11 @@ export async function crowd(root, { count, changes }) {
       res.writeHead(200, { 'Content-Type': 'application/json' })
       res.end(JSON.stringify(v))
     }
+    if (url.pathname.startsWith('/api/') && !self.signedIn) {
+      res.writeHead(401, { 'Content-Type': 'application/problem+json' })
+      return res.end(JSON.stringify({ status: 401, detail: 'the session has ended' }))
+    }
+    if (url.pathname === '/api/v1/logs') return json({ lines: [], lost: 0 })
     if (url.pathname === '/api/v1/explain') return json({ ...connection(1).decision, runner_up: null, specificity: {}, near: [] })
     if (url.pathname === '/api/v1/session') return json({ role: 'admin', by: 'token' })
     if (url.pathname === '/api/v1/connections') {
@@ -89,7 +102,7 @@ export async function crowd(root, { count, changes }) {
     }
     if (url.pathname === '/api/v1/events') {
       res.writeHead(200, { 'Content-Type': 'text/event-stream' })
-      res.write(`event: status\ndata: ${JSON.stringify(status())}\n\n`)
+      res.write(`event: status\ndata: ${JSON.stringify({ ...status(), ...self.more })}\n\n`)
       streams.add(res)
       res.on('close', () => streams.delete(res))
       return undefined
@@ -98,7 +111,7 @@ export async function crowd(root, { count, changes }) {
     return void files(root, req, res)
   })
   await new Promise((done) => server.listen(0, '127.0.0.1', done))
-  return {
+  return Object.assign(self, {
     url: `http://127.0.0.1:${server.address().port}/`,
     close: () => {
       clearInterval(timer)
@@ -106,5 +119,5 @@ export async function crowd(root, { count, changes }) {
       for (const s of streams) s.end()
       return new Promise((done) => server.close(done))
     },
-  }
+  })
 }

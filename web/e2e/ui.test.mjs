@@ -39,7 +39,7 @@ const sound = async (what, p = page) => {
 const shown = async (id, p = page) => {
   await p.waitForFunction((id) => {
     const link = document.querySelector(`nav a[href="#/${id}"][aria-current=page]`)
-    const title = document.querySelector('h1#page')?.textContent
+    const title = document.querySelector('main[aria-busy=false] h1#page')?.textContent
     return link && title && link.textContent.includes(title)
   }, id)
   if (id === 'connections') await p.locator('.table .rows [role=row]').first().waitFor()

@@ -1,5 +1,5 @@
 import { useSignalEffect } from '@preact/signals'
-import { Component, type ComponentChildren, type ComponentType } from 'preact'
+import { Component, type ComponentChildren, type ComponentType, type Ref } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { announce, dismiss, failed, spoken, toasts } from './lib/announce'
 import { post, resume, session, signedOut } from './lib/api'
@@ -25,6 +25,11 @@ const pages: Page[] = [
   { id: 'logs', key: 'l', load: () => import('./pages/logs') },
   { id: 'settings', key: 'o', load: () => import('./pages/settings') },
 ]
+// loaded are the pages whose scripts have come.
+const loaded = new Map<string, ComponentType>()
+// lost are the style sheets that did not come, which nobody else asks for again.
+const lost = new Set<HTMLLinkElement>()
+addEventListener('error', (e) => e.target instanceof HTMLLinkElement && lost.add(e.target), true)
 const pageOf = (id: string) => pages.find((p) => p.id === id) ?? pages[0]!
 
 export function App() {
@@ -50,31 +55,62 @@ function Shell() {
   const [help, setHelp] = useState(false)
   const main = useRef<HTMLElement>(null)
   const here = pageOf(place.value.page)
-  const [shown, setShown] = useState<{ id: string; page: ComponentType } | null>(null)
+  const [missing, setMissing] = useState('')
+  const [, redraw] = useState(0)
 
   useEffect(() => {
     startEvents()
     return stopEvents
   }, [])
+  // Pages that fill the window leave room for what is above them.
+  const top = useRef<HTMLDivElement>(null)
   useEffect(() => {
-    let gone = false
-    here.load().then((m) => !gone && setShown({ id: here.id, page: m.default }), failed)
-    setMenu(false)
+    const sizes = new ResizeObserver(([e]) => document.documentElement.style.setProperty('--above', `${(e!.target as HTMLElement).offsetHeight}px`))
+    sizes.observe(top.current!)
+    return () => sizes.disconnect()
+  }, [])
+  // A script that does not come is asked for again when the daemon answers again, or by
+  // hand; then it may be one of a daemon that is not this any more, and all has to be new.
+  const load = (again = false) => {
+    if (loaded.has(here.id)) return
+    setMissing('')
+    document.head.append(...lost)
+    lost.clear()
+    here.load().then(
+      (m) => {
+        loaded.set(here.id, m.default)
+        redraw((n) => n + 1)
+      },
+      () => (again && connected.value ? location.reload() : setMissing(here.id)),
+    )
+  }
+  useEffect(() => load(), [here.id, connected.value])
+  // The menu on a phone has the focus while it is open.
+  const burger = useRef<HTMLButtonElement>(null)
+  const opened = useRef(false)
+  useEffect(() => {
+    if (opened.current && !menu) burger.current?.focus()
+    opened.current = menu
+    if (!menu) return
+    document.querySelector<HTMLElement>('.side a')?.focus()
+    const wide = matchMedia('(width > 800px)')
+    wide.onchange = () => setMenu(false)
     return () => {
-      gone = true
+      wide.onchange = null
     }
-  }, [here.id])
+  }, [menu])
   // A page that was gone to has the focus and its name in the window's title. The
   // first one is left alone: the focus is where a reader begins.
   const first = useRef(true)
   useEffect(() => {
-    if (!shown) return
+    opened.current = false
+    setMenu(false)
     if (!first.current) {
       main.current?.focus({ preventScroll: true })
       scrollTo(0, 0)
     }
     first.current = false
-  }, [shown?.id])
+  }, [here.id])
   useSignalEffect(() => {
     document.title = `${t(`nav.${pageOf(place.value.page).id}` as Key)} · netpolicy`
   })
@@ -85,22 +121,27 @@ function Shell() {
     [],
   )
 
-  const Current = shown?.page
+  const Current = loaded.get(here.id)
   return (
-    <div class="shell">
-      <button type="button" class="skip" onClick={() => main.current?.focus()}>
+    <div class="shell" onClick={(e) => e.target === e.currentTarget && setMenu(false)} onKeyDown={(e) => e.key === 'Escape' && setMenu(false)}>
+      <button type="button" class="skip" inert={menu} onClick={() => main.current?.focus()}>
         {t('skip')}
       </button>
       <Side open={menu} here={here.id} onHelp={() => setHelp(true)} onClose={() => setMenu(false)} />
-      <div>
-        <Strip onMenu={() => setMenu(!menu)} open={menu} />
+      <div ref={top} inert={menu}>
+        <Strip burger={burger} onMenu={() => setMenu(true)} open={menu} />
         <Banners />
       </div>
-      <main ref={main} tabIndex={-1} aria-labelledby="page" onClick={() => setMenu(false)}>
-        {Current && (
-          <Guard key={shown.id}>
+      <main ref={main} tabIndex={-1} aria-labelledby="page" aria-busy={!Current && missing !== here.id} inert={menu}>
+        {Current ? (
+          <Guard key={here.id}>
             <Current />
           </Guard>
+        ) : (
+          <>
+            <h1 id="page">{t(`nav.${here.id}` as Key)}</h1>
+            {missing === here.id ? <Failed onAgain={() => load(true)} /> : <p class="empty">…</p>}
+          </>
         )}
       </main>
       <Toasts />
@@ -124,15 +165,23 @@ class Guard extends Component<{ children: ComponentChildren }, { error: string }
     return (
       <>
         <h1 id="page">{t('failed')}</h1>
-        <Note kind="error">{this.state.error}</Note>
-        <div class="bar">
-          <button type="button" onClick={() => this.setState({ error: '' })}>
-            {t('failed.again')}
-          </button>
-        </div>
+        <Failed why={this.state.error} onAgain={() => this.setState({ error: '' })} />
       </>
     )
   }
+}
+
+function Failed({ why, onAgain }: { why?: string; onAgain: () => void }) {
+  return (
+    <>
+      <Note kind="error">{why ?? t('failed')}</Note>
+      <div class="bar">
+        <button type="button" onClick={onAgain}>
+          {t('failed.again')}
+        </button>
+      </div>
+    </>
+  )
 }
 
 function Side({ open, here, onHelp, onClose }: { open: boolean; here: string; onHelp: () => void; onClose: () => void }) {
@@ -143,7 +192,7 @@ function Side({ open, here, onHelp, onClose }: { open: boolean; here: string; on
   }
   const now = themes[theme.value]!
   return (
-    <aside class={open ? 'side open' : 'side'} id="side" onKeyDown={(e) => e.key === 'Escape' && onClose()}>
+    <div class={open ? 'side open' : 'side'} id="side" role={open ? 'dialog' : 'complementary'} aria-modal={open || undefined} aria-label={open ? t('menu') : undefined}>
       <div class="brand">
         <svg viewBox="0 0 32 32" aria-hidden="true">
           <rect width="32" height="32" rx="7" fill="#0f5257" />
@@ -172,39 +221,41 @@ function Side({ open, here, onHelp, onClose }: { open: boolean; here: string; on
           <Icon name="help" />
         </button>
       </div>
-    </aside>
+    </div>
   )
 }
 
 // Strip is what is to be seen on every page: the state, each line, and whether this is live.
-function Strip({ onMenu, open }: { onMenu: () => void; open: boolean }) {
+// What was measured before the daemon stopped to answer is not known any more.
+function Strip({ burger, onMenu, open }: { burger: Ref<HTMLButtonElement>; onMenu: () => void; open: boolean }) {
   const s = status.value
+  const live = connected.value
   return (
     <header class="strip">
-      <button type="button" class="icon plain burger" aria-label={t('menu')} aria-expanded={open} aria-controls="side" onClick={onMenu}>
+      <button ref={burger} type="button" class="icon plain burger" aria-label={t('menu')} aria-expanded={open} aria-controls="side" onClick={onMenu}>
         <Icon name="menu" />
       </button>
       {s && (
         <>
           <a class="line" href={link('state')}>
-            <StateMark state={s.state} />
+            <StateMark state={live ? s.state : ''} />
           </a>
           {s.uplinks.map((u) => (
             <a key={u.name} class="line" href={link('uplinks')}>
-              <StateMark state={u.state} bare />
+              <StateMark state={live ? u.state : ''} bare />
               <Mono>{u.name}</Mono>
-              <span class={`num ${u.up ? 'muted' : 'bad'}`}>{!u.up ? t('uplink.down') : u.rtt_ms >= 0 ? ms(u.rtt_ms) : t('unknown')}</span>
+              <span class={`num ${u.up || !live ? 'muted' : 'bad'}`}>{!live ? t('unknown') : !u.up ? t('uplink.down') : u.rtt_ms >= 0 ? ms(u.rtt_ms) : t('unknown')}</span>
             </a>
           ))}
-          <span class="muted">{tn('connections', s.flows)}</span>
+          {live && <span class="muted">{tn('connections', s.flows)}</span>}
           {s.mode === 'observe' && <span class="tag warn">{t('mode.observe')}</span>}
         </>
       )}
-      <span class={`live state ${connected.value ? 'ok' : 'bad'}`}>
+      <span class={`live state ${live ? 'ok' : 'bad'}`}>
         <svg viewBox="0 0 10 10" aria-hidden="true">
-          <path d={connected.value ? 'M5 2a3 3 0 1 0 0 6 3 3 0 0 0 0-6' : 'M0 4h10v2H0z'} />
+          <path d={live ? 'M5 2a3 3 0 1 0 0 6 3 3 0 0 0 0-6' : 'M0 4h10v2H0z'} />
         </svg>
-        {t(connected.value ? 'live' : 'live.lost')}
+        {t(live ? 'live' : 'live.lost')}
       </span>
     </header>
   )
@@ -234,7 +285,9 @@ function Banners() {
       failed(err)
     })
   }
+  const [read, setRead] = useState('') // which return was taken note of
   if (!s) return null
+  const reverted = s.reverted?.time === read ? undefined : s.reverted
   return (
     <>
       {s.confirm && (
@@ -259,12 +312,16 @@ function Banners() {
           )}
         </section>
       )}
-      {(!connected.value || (s.error ?? s.enforcement ?? s.reverted)) && (
+      {(!connected.value || (s.error ?? s.enforcement ?? reverted)) && (
         <div class="stack tight banners">
           {!connected.value && <Note kind="error">{t('unreachable')}</Note>}
           {s.error && <Note kind="error">{t('banner.rejected', { message: s.error.message })}</Note>}
           {s.enforcement && <Note kind="error">{t('banner.enforcement', { why: s.enforcement })}</Note>}
-          {s.reverted && <Note kind="warning">{t('banner.reverted', { n: number(s.reverted.n), to: number(s.reverted.to), why: s.reverted.why })}</Note>}
+          {reverted && (
+            <Note kind="warning" onClose={() => setRead(reverted.time)}>
+              {t('banner.reverted', { n: number(reverted.n), to: number(reverted.to), why: reverted.why })}
+            </Note>
+          )}
         </div>
       )}
     </>
@@ -275,13 +332,9 @@ function Toasts() {
   return (
     <div class="toasts">
       {toasts.value.map((x) => (
-        <div key={x.id} class={`note ${x.kind}`} role={x.kind === 'error' ? 'alert' : 'status'}>
-          <Icon name={x.kind === 'ok' ? 'check' : 'alert'} />
-          <div class="grow">{x.text}</div>
-          <button type="button" class="icon plain" aria-label={t('close')} onClick={() => dismiss(x.id)}>
-            <Icon name="close" />
-          </button>
-        </div>
+        <Note key={x.id} kind={x.kind} onClose={() => dismiss(x.id)}>
+          {x.text}
+        </Note>
       ))}
     </div>
   )

@@ -19,15 +19,21 @@ function say(): void {
   timer = setTimeout(say, pause)
 }
 
-export interface Toast { id: number; kind: 'ok' | 'error' | 'warning'; text: string }
+export interface Toast { id: number; kind: 'ok' | 'error' | 'warning'; text: string; timer?: ReturnType<typeof setTimeout> }
 export const toasts = signal<Toast[]>([])
 let last = 0
 
-// toast shows a sentence for a while, errors for longer.
+// toast shows a sentence for a while, errors for longer. One that is shown already stays
+// for as long again.
 export function toast(kind: Toast['kind'], text: string): void {
-  const id = ++last
-  toasts.value = [...toasts.value.slice(-3), { id, kind, text }]
-  setTimeout(() => dismiss(id), kind === 'error' ? 15_000 : 6000)
+  let shown = toasts.value.find((x) => x.kind === kind && x.text === text)
+  if (!shown) {
+    shown = { id: ++last, kind, text }
+    toasts.value = [...toasts.value.slice(-3), shown]
+  }
+  const { id } = shown
+  clearTimeout(shown.timer)
+  shown.timer = setTimeout(() => dismiss(id), kind === 'error' ? 15_000 : 6000)
 }
 
 export function dismiss(id: number): void {

@@ -1,4 +1,5 @@
 import { signal } from '@preact/signals'
+import { t } from './i18n'
 import type { Finding, Problem, Session } from './types'
 
 // ApiError is a problem answer (RFC 9457), or status 0 where no daemon answers.
@@ -15,29 +16,38 @@ export class ApiError extends Error {
 // session is who we are to the daemon; null until it is known, or after it ended.
 export const session = signal<Session | null>(null)
 export const signedOut = signal(false)
+// ended is whether it was the daemon that ended the session that there was.
+export const ended = signal(false)
 export const mayChange = () => session.value?.role === 'admin'
 
 export interface Reply<T> { body: T; etag: string; status: number }
 
+// An answer that has not come within patience, in ms, will not come any more. What tries a
+// policy, probes a line or fetches from afar may take its time.
+const patience = (method: string, path: string) => (method === 'POST' && !/^(explain|log|config\/confirm)/.test(path) ? 300_000 : 30_000)
+
 // request speaks JSON. Answers of status 422 that are no problem object are results, as the contract says.
 export async function request<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Reply<T>> {
   let resp: Response
+  let text: string
   try {
     resp = await fetch(`api/v1/${path}`, {
       method,
       credentials: 'same-origin',
       headers: body === undefined ? headers : { 'Content-Type': 'application/json', ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
+      signal: AbortSignal.timeout(patience(method, path)),
     })
-  } catch (err) {
-    throw new ApiError(0, err instanceof Error ? err.message : String(err))
+    text = await resp.text()
+  } catch {
+    throw new ApiError(0, t('unreachable'))
   }
   if (resp.status === 401 && path !== 'login') {
+    ended.value ||= session.value !== null
     session.value = null
     signedOut.value = true
   }
   const type = resp.headers.get('Content-Type') ?? ''
-  const text = await resp.text()
   if (!resp.ok && !(resp.status === 422 && type.startsWith('application/json'))) {
     let problem: Partial<Problem> = {}
     try {
@@ -67,7 +77,7 @@ export async function resume(): Promise<void> {
 
 export async function login(token: string): Promise<void> {
   session.value = await post<Session>('login', { token })
-  signedOut.value = false
+  signedOut.value = ended.value = false
 }
 
 export async function logout(): Promise<void> {

@@ -42,6 +42,7 @@ export type Sort = 'age' | 'rate' | 'bytes' | 'rtt' | 'name' | 'rule' | 'uplink'
 export class Connections {
   readonly rows = new Map<string, Row>()
   total = 0
+  listed = false // whether the daemon has told what there is
   dropped = 0
   changed = false
   private lags = 0 // the daemon's clock ahead of ours, in milliseconds
@@ -86,6 +87,7 @@ export class Connections {
       if (n === pages - 1) until = this.rows.get(got.flows.at(-1)!.id)?.began ?? 0
     }
     this.total = total
+    this.listed = true
     // Rows shift between the pages while they are read, and there may be more than are
     // read: a list that is not whole has to miss a row twice.
     const whole = seen.size >= total

@@ -12,7 +12,7 @@ const { bytes, countdown, duration, ms, rate } = await import('./format')
 const { parse, link } = await import('./router')
 const { Connections, select } = await import('./connections')
 const { choices, ends, expression, insert, nameFor, split, word } = await import('./rule')
-const { windowOf } = await import('../ui/window')
+const { shift, windowOf } = await import('../ui/window')
 const { parseDiff } = await import('../ui/diff')
 const { pathOf, ticksTo } = await import('../ui/chart')
 
@@ -67,6 +67,17 @@ describe('the window of a table', () => {
   ])('at %d of %d px with %d rows', (top, height, count, first, end) => {
     expect(windowOf(top, height, 34, count)).toEqual({ first, end })
   })
+})
+
+it.each([
+  ['new ones above', 'abcdef', 'xyabcdef', 2],
+  ['some gone above', 'abcdef', 'bcdef', -1],
+  ['new ones below', 'abcdef', 'abcdefxy', 0],
+  ['one that overtakes', 'abcdef', 'dabcef', 1],
+  ['others in view gone', 'abcdef', 'xabf', 1],
+  ['all gone', 'abcdef', 'x', 0],
+])('rows in view are held where they were: %s', (_, before, now, want) => {
+  expect(shift([...before], [...now], 1, 4)).toBe(want)
 })
 
 describe('connections', () => {

@@ -17,6 +17,11 @@ export function link(page: string, params: Record<string, string> = {}): string 
   return `#/${page}${query && `?${query}`}`
 }
 
+// keep writes what a page shows into its address, so that Back finds it again.
+export function keep(params: Record<string, string>): void {
+  history.replaceState(null, '', link(place.value.page, params))
+}
+
 export function go(page: string, params: Record<string, string> = {}): void {
   location.hash = link(page, params)
 }

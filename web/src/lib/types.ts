@@ -49,7 +49,7 @@ export interface Decision extends Answer {
 }
 export interface Ended { id: string; time: string; bytes_up: number; bytes_down: number; duration_ms?: number; rtt_ms?: number; reason?: string }
 export interface PolicyEvent { time: string; result: string; hash: string; n?: number; who: string; detail?: string }
-export interface LogLine { time: string; level: 'DEBUG' | 'INFO' | 'WARN' | 'ERROR'; msg: string; [key: string]: unknown }
+export interface LogLine { time: string; level: 'DEBUG' | 'INFO' | 'WARN' | 'ERROR'; msg: string; record?: Decision; [key: string]: unknown }
 export interface Rule {
   name: string; file: string; line: number; priority: number; specificity: string; action: string; states: State[]; disabled?: boolean
   decisions: number; dead?: boolean; findings?: Diagnostic[]

@@ -1,15 +1,15 @@
 import './connections.css'
-import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { announce, failed, toast } from '../lib/announce'
-import { del, mayChange } from '../lib/api'
+import { ApiError, del, mayChange } from '../lib/api'
 import { Connections, type Row, select, type Sort } from '../lib/connections'
 import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
-import { link, place } from '../lib/router'
+import { keep, link, place } from '../lib/router'
 import { ends, split } from '../lib/rule'
 import { Icon } from '../ui/icon'
 import { Mono, Title, useEvery } from '../ui/parts'
-import { useWindow, windowOf } from '../ui/window'
+import { shift, useWindow, windowOf } from '../ui/window'
 import { Details } from './details'
 import { MakeRule } from './makerule'
 
@@ -27,27 +27,42 @@ const redraw = 250
 
 export default function ConnectionsPage() {
   const model = useMemo(() => new Connections(), [])
-  const [match, setMatch] = useState(place.value.params.get('match') ?? '')
+  const given = place.value.params.get('match') ?? ''
+  const [match, setMatch] = useState(given)
   const [order, setOrder] = useState<{ sort: Sort; reverse: boolean }>({ sort: 'age', reverse: false })
-  const [paused, setPaused] = useState(false)
+  const [frozen, setFrozen] = useState<Row[] | null>(null) // what a pause holds
   const [list, setList] = useState<Row[]>([])
   const [chosen, setChosen] = useState<Row | null>(null)
   const [open, setOpen] = useState(false)
   const [rule, setRule] = useState<Row | null>(null)
 
   useEffect(() => {
-    model.start(failed)
+    // That the daemon is silent is told above, and that it ended the session on the next page.
+    model.start((err) => (err instanceof ApiError && [0, 401].includes(err.status)) || failed(err))
     return () => model.stop()
   }, [])
   // The rows are ordered anew a few times a second at most, whatever comes in.
   const draw = () => {
     model.changed = false
-    setList(select(model.rows.values(), match, order.sort, order.reverse))
+    setList(select(frozen ?? model.rows.values(), match, order.sort, order.reverse))
   }
-  useEffect(draw, [match, order])
+  useEffect(draw, [match, order, frozen])
   useEvery(() => {
-    if (!paused && model.changed) draw()
+    if (!frozen && model.changed) draw()
   }, redraw)
+  const pause = () => setFrozen(frozen ? null : [...model.rows.values()])
+  useEffect(() => setMatch(given), [given])
+  useEffect(() => {
+    const timer = setTimeout(() => keep(match ? { match } : {}), 300)
+    return () => clearTimeout(timer)
+  }, [match])
+  // Details have the focus when they open, and the table when they close.
+  const flows = useRef<HTMLDivElement>(null)
+  const was = useRef(open)
+  useEffect(() => {
+    if (was.current !== open) flows.current?.querySelector<HTMLElement>(open ? '.details button' : '.table')?.focus({ preventScroll: true })
+    was.current = open
+  }, [open])
   useEffect(() => {
     const timer = setTimeout(() => match && announce(tn('connections.matched', list.length)), 800)
     return () => clearTimeout(timer)
@@ -72,7 +87,7 @@ export default function ConnectionsPage() {
     <>
       <Title page="nav.connections">
         <span class="muted num" data-test="count">
-          {match ? t('connections.of', { matched: number(list.length), total: tn('connections', model.total) }) : tn('connections', model.total)}
+          {!model.listed ? '…' : match ? t('connections.of', { matched: number(list.length), total: tn('connections', model.total) }) : tn('connections', model.total)}
         </span>
       </Title>
       <div class="bar">
@@ -95,15 +110,20 @@ export default function ConnectionsPage() {
             ))}
           </select>
         </label>
-        <button type="button" aria-pressed={paused} onClick={() => setPaused(!paused)}>
-          <Icon name={paused ? 'play' : 'pause'} />
-          {t(paused ? 'resume' : 'pause')}
+        <button type="button" class="icon sort" aria-label={t('sort.reverse')} title={t('sort.reverse')} aria-pressed={order.reverse} onClick={() => setOrder({ ...order, reverse: !order.reverse })}>
+          {order.reverse ? '↑' : '↓'}
+        </button>
+        <button type="button" aria-pressed={frozen !== null} onClick={pause}>
+          <Icon name={frozen ? 'play' : 'pause'} />
+          {t(frozen ? 'resume' : 'pause')}
         </button>
       </div>
-      <div class={open && chosen ? 'flows with-details' : 'flows'}>
+      <div ref={flows} class={open && chosen ? 'flows with-details' : 'flows'}>
         <Table
           list={list}
+          listed={model.listed}
           now={model.now()}
+          match={match}
           order={order}
           onOrder={(sort) => setOrder({ sort, reverse: order.sort === sort && !order.reverse })}
           chosen={chosen?.id ?? ''}
@@ -115,7 +135,7 @@ export default function ConnectionsPage() {
             const steps: Record<string, number> = { ArrowDown: 1, ArrowUp: -1, PageDown: pageRows, PageUp: -pageRows, Home: -list.length, End: list.length }
             if (e.key in steps) move(steps[e.key]!)
             else if (e.key === 'Enter' && chosen) setOpen(true)
-            else if (e.key === ' ') setPaused(!paused)
+            else if (e.key === ' ') pause()
             else if (e.key === 'Escape') setOpen(false)
             else return
             e.preventDefault()
@@ -153,7 +173,9 @@ export default function ConnectionsPage() {
 
 interface TableProps {
   list: Row[]
+  listed: boolean
   now: number
+  match: string
   order: { sort: Sort; reverse: boolean }
   onOrder: (s: Sort) => void
   chosen: string
@@ -162,10 +184,21 @@ interface TableProps {
 }
 
 // Table draws the rows in view. To a reader of screens it is a grid of all of them.
-function Table({ list, now, order, onOrder, chosen, onChoose, onKey }: TableProps) {
+function Table({ list, listed, now, match, order, onOrder, chosen, onChoose, onKey }: TableProps) {
   const { ref, top, height } = useWindow<HTMLDivElement>()
   const { first, end } = windowOf(top, height, rowHeight, list.length)
-  const grid = useRef<HTMLDivElement>(null)
+  // What is looked at stays where it is, whatever comes and goes above it.
+  const held = useRef({ list, match, order })
+  useLayoutEffect(() => {
+    const e = ref.current
+    const was = held.current
+    held.current = { list, match, order }
+    if (!e || was.match !== match || was.order !== order) return
+    const from = Math.max(top, e.scrollTop) // a list that got shorter has moved it already
+    const view = windowOf(from, height, rowHeight, was.list.length, 0)
+    const by = from && shift(was.list, list, view.first, view.end)
+    if (by) e.scrollTop = from + by * rowHeight
+  }, [list])
   const at = list.findIndex((r) => r.id === chosen)
   // The row that the keys have chosen is scrolled into view, below the head.
   useEffect(() => {
@@ -184,31 +217,32 @@ function Table({ list, now, order, onOrder, chosen, onChoose, onKey }: TableProp
       aria-rowcount={list.length + 1}
       aria-colcount={columns.length}
       aria-activedescendant={at >= first && at < end ? `row-${chosen}` : undefined}
-      onKeyDown={(e) => onKey(e, Math.max(1, Math.floor(height / rowHeight) - 2))}
+      onKeyDown={(e) => e.target === e.currentTarget && onKey(e, Math.max(1, Math.floor(height / rowHeight) - 2))}
     >
       <div class="tr head" role="row" aria-rowindex={1}>
         {columns.map((c) => (
-          <div key={c.sort} role="columnheader" class={c.numeric ? 'num' : ''} aria-sort={order.sort === c.sort ? (order.reverse ? 'ascending' : 'descending') : 'none'}>
-            <button type="button" class="plain" tabIndex={-1} onClick={() => onOrder(c.sort)}>
+          <div key={c.sort} role="columnheader" class={`${c.numeric ? 'num' : ''} ${order.sort === c.sort ? 'sorted' : ''}`} aria-sort={order.sort === c.sort ? (order.reverse ? 'ascending' : 'descending') : 'none'}>
+            <button type="button" class="plain" onClick={() => onOrder(c.sort)}>
               {t(c.key)}
               {order.sort === c.sort && <span aria-hidden="true">{order.reverse ? '↑' : '↓'}</span>}
             </button>
           </div>
         ))}
       </div>
-      <div ref={grid} class="rows" role="rowgroup" style={{ blockSize: `${list.length * rowHeight}px` }}>
+      <div class="rows" role="rowgroup" style={{ blockSize: `${list.length * rowHeight}px` }}>
         {list.slice(first, end).map((r, i) => (
-          <TableRow key={r.id} row={r} index={first + i} now={now} chosen={r.id === chosen} onChoose={onChoose} />
+          <TableRow key={r.id} row={r} index={first + i} now={now} sort={order.sort} chosen={r.id === chosen} onChoose={onChoose} />
         ))}
       </div>
-      {list.length === 0 && <p class="empty">{t('connections.none')}</p>}
+      {list.length === 0 && <p class="empty">{listed ? t('connections.none') : '…'}</p>}
     </div>
   )
 }
 
-function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: number; now: number; chosen: boolean; onChoose: (r: Row) => void }) {
+function TableRow({ row: r, index, now, sort, chosen, onChoose }: { row: Row; index: number; now: number; sort: Sort; chosen: boolean; onChoose: (r: Row) => void }) {
   const blocked = r.killed || r.decision.action.startsWith('block')
   const [, port] = split(r.flow.dst)
+  const is = (column: Sort) => (column === sort ? 'sorted' : '')
   return (
     <div
       id={`row-${r.id}`}
@@ -243,13 +277,18 @@ function TableRow({ row: r, index, now, chosen, onChoose }: { row: Row; index: n
         )}
         {r.decision.rule ? <Mono cut>{r.decision.rule}</Mono> : <span class="muted cut" title={t('default')}>{t('default')}</span>}
       </div>
-      <div role="gridcell" class="what">
+      <div role="gridcell" class={`what ${is('uplink')}`}>
         {r.uplink ? <Mono cut>{r.uplink}</Mono> : <span class="muted">–</span>}
-        {r.pinned && <span class="tag">{t('pinned')}</span>}
+        {r.pinned && (
+          <span class="state muted" title={t('pinned')}>
+            <Icon name="pin" />
+            <span class="sr">{t('pinned')}</span>
+          </span>
+        )}
       </div>
-      <div role="gridcell" class="num">{r.rtt >= 0 ? ms(r.rtt) : <span class="muted">–</span>}</div>
-      <div role="gridcell" class="num">{r.up + r.down > 0 ? bytes(r.up + r.down) : <span class="muted">–</span>}</div>
-      <div role="gridcell" class="num">{r.upRate + r.downRate > 0 ? rate(r.upRate + r.downRate) : <span class="muted">–</span>}</div>
+      <div role="gridcell" class={`num ${is('rtt')}`}>{r.rtt >= 0 ? ms(r.rtt) : <span class="muted">–</span>}</div>
+      <div role="gridcell" class={`num ${is('bytes')}`}>{r.up + r.down > 0 ? bytes(r.up + r.down) : <span class="muted">–</span>}</div>
+      <div role="gridcell" class={`num ${is('rate')}`}>{r.upRate + r.downRate > 0 ? rate(r.upRate + r.downRate) : <span class="muted">–</span>}</div>
       <div role="gridcell" class="num muted cut" title={r.ended ? t('ended') : undefined}>{r.ended ? t('ended') : r.began ? duration(Math.max(0, now - r.began) / 1000) : '–'}</div>
     </div>
   )

@@ -1,29 +1,23 @@
 import type { ComponentChildren } from 'preact'
-import { useEffect, useRef } from 'preact/hooks'
 import { post } from '../lib/api'
 import type { Row } from '../lib/connections'
 import { bytes, duration, ms, number, rate } from '../lib/format'
 import { type Key, t } from '../lib/i18n'
 import { ends } from '../lib/rule'
 import type { Explanation } from '../lib/types'
-import { Icon } from '../ui/icon'
-import { Mono, Note, useAsk } from '../ui/parts'
+import { Close, Mono, Note, useAsk } from '../ui/parts'
 import { Near, Verdict } from './why'
 
 // Details is one connection: what was decided, why, and what nearly decided instead.
 export function Details({ row: r, now, onClose, actions }: { row: Row; now: number; onClose: () => void; actions: ComponentChildren }) {
   const asked = useAsk(() => post<Explanation>('explain', { flow: r.flow }), [r.id, r.decision.rule, JSON.stringify(r.flow)])
-  const close = useRef<HTMLButtonElement>(null)
-  useEffect(() => close.current?.focus({ preventScroll: true }), [])
   return (
     <section class="card details" aria-label={t('details')} onKeyDown={(e) => e.key === 'Escape' && onClose()}>
       <header>
         <h2 class="grow">
           <Mono cut>{r.name || String(r.flow.dst)}</Mono>
         </h2>
-        <button ref={close} type="button" class="icon plain" aria-label={t('close')} onClick={onClose}>
-          <Icon name="close" />
-        </button>
+        <Close onClick={onClose} />
       </header>
       <div class="body">
         <Verdict answer={r.decision} />

@@ -1,8 +1,8 @@
-import { useEffect, useState } from 'preact/hooks'
+import { useEffect, useRef, useState } from 'preact/hooks'
 import { announce } from '../lib/announce'
 import { post } from '../lib/api'
 import { type Key, t } from '../lib/i18n'
-import { place } from '../lib/router'
+import { keep, place } from '../lib/router'
 import type { Explanation, State } from '../lib/types'
 import { Mono, Note, Title } from '../ui/parts'
 import { Near, Verdict } from './why'
@@ -11,26 +11,40 @@ const example = 'tcp 10.0.0.5:5000 > 203.0.113.9:443 sni=www.example.com'
 const states: State[] = ['', 'NORMAL', 'DEGRADED', 'FAILOVER', 'RECOVERY']
 
 export default function ExplainPage() {
-  const [flow, setFlow] = useState(place.value.params.get('flow') ?? '')
+  const [flow, setFlow] = useState('')
   const [state, setState] = useState<State>('')
   const [got, setGot] = useState<Explanation | null>(null)
   const [error, setError] = useState('')
+  const turn = useRef(0)
 
-  const ask = async () => {
-    setError('')
+  const ask = async (text: string) => {
+    const mine = ++turn.current
+    const last = () => mine === turn.current
     try {
-      const text = flow.trim()
-      const e = await post<Explanation>('explain', { flow: text.startsWith('{') ? (JSON.parse(text) as object) : text, state })
+      const e = await post<Explanation>('explain', { flow: text, state })
+      if (!last()) return
       setGot(e)
+      setError('')
       announce(e.why)
     } catch (err) {
+      if (!last()) return
       setGot(null)
       setError(err instanceof Error ? err.message : String(err))
     }
   }
+  // What the address says is asked, and what was typed is in the address.
   useEffect(() => {
-    if (flow) void ask()
+    const text = place.value.params.get('flow') ?? ''
+    setFlow(text)
+    if (text) void ask(text)
+  }, [place.value])
+  useEffect(() => {
+    if (flow) void ask(flow)
   }, [state])
+  useEffect(() => {
+    const timer = setTimeout(() => keep(flow ? { flow } : {}), 300)
+    return () => clearTimeout(timer)
+  }, [flow])
 
   return (
     <>
@@ -39,7 +53,7 @@ export default function ExplainPage() {
         class="card"
         onSubmit={(e) => {
           e.preventDefault()
-          void ask()
+          void ask(flow)
         }}
       >
         <div class="body stack">
@@ -85,6 +99,7 @@ export default function ExplainPage() {
                     <Mono>{order(got.specificity.runner_up)}</Mono>
                   </>
                 )}
+                {got.specificity.rule != null && <span class="muted"> {t('explain.parts')}</span>}
               </dd>
             </dl>
             <Near near={got.near} level={2} />

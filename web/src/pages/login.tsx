@@ -1,5 +1,5 @@
 import { useState } from 'preact/hooks'
-import { login } from '../lib/api'
+import { ended, login } from '../lib/api'
 import { t } from '../lib/i18n'
 import { Icon } from '../ui/icon'
 import { Note } from '../ui/parts'
@@ -22,6 +22,7 @@ export function Login() {
     <main class="login">
       <form class="card" onSubmit={submit}>
         <h1>netpolicy</h1>
+        {ended.value && !error && <Note>{t('login.ended')}</Note>}
         <p>{t('login.how')}</p>
         <pre class="block">netpolicy token</pre>
         <label class="field">

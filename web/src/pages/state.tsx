@@ -2,7 +2,7 @@ import './state.css'
 import { useEffect, useState } from 'preact/hooks'
 import { failed, toast } from '../lib/announce'
 import { del, get, mayChange, put } from '../lib/api'
-import { on, status } from '../lib/events'
+import { connected, on, status } from '../lib/events'
 import { ago, clock, dateTime, number } from '../lib/format'
 import { type Key, t } from '../lib/i18n'
 import type { State, StateAnswer, Transition, Uplink } from '../lib/types'
@@ -30,7 +30,7 @@ export default function StatePage() {
   const minutes = span || (young ? 5 : 30)
   return (
     <>
-      <Title page="nav.state">{s && <StateMark state={s.state} />}</Title>
+      <Title page="nav.state">{s && <StateMark state={connected.value ? s.state : ''} />}</Title>
       {asked.error && <Note kind="error">{asked.error}</Note>}
       <section class="card" aria-label={t('state.timeline')}>
         <header>

@@ -17,6 +17,7 @@ const paths = {
   pause: 'M5 3v10M11 3v10',
   play: 'M4 2.5l9 5.5-9 5.5z',
   kill: 'M8 14A6 6 0 1 0 8 2a6 6 0 0 0 0 12M4 4l8 8',
+  pin: 'M6 2h4M7 2v5L4.5 9.5h7L9 7V2M8 9.5V14',
   plus: 'M8 3v10M3 8h10',
   copy: 'M5 5h9v9H5zM11 5V2H2v9h3',
   check: 'M2.5 8.5l3.5 4 7.5-9',

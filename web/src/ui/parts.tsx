@@ -40,13 +40,22 @@ export function SeverityMark({ severity }: { severity: Severity }) {
   )
 }
 
-export function Note({ kind = 'info', children }: { kind?: 'info' | 'ok' | 'warning' | 'error'; children: ComponentChildren }) {
+export function Note({ kind = 'info', onClose, children }: { kind?: 'info' | 'ok' | 'warning' | 'error'; onClose?: () => void; children: ComponentChildren }) {
   const icon: IconName = kind === 'ok' ? 'check' : kind === 'info' ? 'infoMark' : 'alert'
   return (
     <div class={`note ${kind}`} role={kind === 'error' ? 'alert' : 'status'}>
       <Icon name={icon} />
       <div class="grow">{children}</div>
+      {onClose && <Close onClick={onClose} />}
     </div>
+  )
+}
+
+export function Close({ onClick }: { onClick: () => void }) {
+  return (
+    <button type="button" class="icon plain" aria-label={t('close')} onClick={onClick}>
+      <Icon name="close" />
+    </button>
   )
 }
 
@@ -87,13 +96,17 @@ export function CopyButton({ text, label }: { text: string; label?: string }) {
   )
 }
 
-// The clipboard's interface exists on loopback and over TLS alone; elsewhere a
-// text that is selected and copied does the same.
-async function copyText(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text)
+// The clipboard's interface exists on loopback and over TLS alone, and may be refused; a
+// text that is selected and copied does the same. Beside an open dialog none is selected.
+export async function copyText(text: string): Promise<void> {
+  try {
+    return await navigator.clipboard.writeText(text)
+  } catch {
+    // There is another way.
+  }
   const area = document.createElement('textarea')
   area.value = text
-  document.body.append(area)
+  ;(document.querySelector('dialog[open]') ?? document.body).append(area)
   area.select()
   const done = document.execCommand('copy')
   area.remove()
@@ -115,9 +128,7 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
       <div>
         <div class="title">
           <h2 class="grow">{title}</h2>
-          <button type="button" class="icon plain" aria-label={t('close')} onClick={onClose}>
-            <Icon name="close" />
-          </button>
+          <Close onClick={onClose} />
         </div>
         {children}
       </div>

@@ -8,6 +8,19 @@ export function windowOf(top: number, height: number, row: number, count: number
   return { first, end: Math.max(first, end) }
 }
 
+// shift is by how many rows those in view have moved from one list to the next: what most
+// of them did, since in some orders each goes its own way. Rows that are gone don't count.
+export function shift(before: unknown[], now: unknown[], first: number, end: number): number {
+  const moves = before
+    .slice(first, end)
+    .flatMap((row, i) => {
+      const at = now.indexOf(row)
+      return at < 0 ? [] : [at - first - i]
+    })
+    .sort((a, b) => a - b)
+  return moves[moves.length >> 1] ?? 0
+}
+
 // useWindow follows how far an element is scrolled and how much of it is in view.
 export function useWindow<E extends HTMLElement>(): { ref: { current: E | null }; top: number; height: number } {
   const ref = useRef<E>(null)
