@@ -381,6 +381,7 @@ func TestCall(t *testing.T) {
 // FuzzCall: whatever is asked, the answer is JSON, and never our own failure.
 func FuzzCall(f *testing.F) {
 	f.Add("parse", `{"text":"trojan://p@h:1?type=ws#n","secrets":true,"core":"26.7"}`)
+	f.Add("parse", `{"text":"{\"outbounds\":[]} ","secrets":true,"written":{"to":"singbox","states":[null,{"form":"url","scheme":"trojan","host":"h","port":"1","user":"u","params":[{"key":"type","value":"kcp"}]}]}}`)
 	f.Add("edit", `{"state":{"form":"vmess-json","scheme":"vmess","host":"h","port":"1","user":"u","params":[{"key":"type","value":"kcp"}]},"changes":[{"key":"fp","value":null}]}`)
 	f.Add("format", `{"states":[{"form":"url","scheme":"ss","host":"h","port":"1","user":"none","password":"x"}],"to":"clash"}`)
 	f.Add("build", `{"states":[{"form":"url","scheme":"trojan","host":"h","port":"1","user":"x","params":[{"key":"extra","value":"{}"}]}],"listen":"127.0.0.1:1"}`)
