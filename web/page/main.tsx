@@ -11,6 +11,7 @@ import { showHidden } from '../src/lib/visible'
 import { Icon } from '../src/ui/icon'
 import { Note } from '../src/ui/parts'
 import { type Call, Generator } from '../src/xray/core'
+import { XrayDocument } from '../src/xray/document'
 import { XrayGenerator } from '../src/xray/generator'
 import { startOf } from './start'
 import { load } from './wasm'
@@ -18,7 +19,7 @@ import { load } from './wasm'
 function Page({ call }: { call: Call }) {
   // A link behind # comes from a bookmark or another page; it never goes to a server.
   const [start] = useState(() => startOf(location.hash))
-  const [generator] = useState(() => new Generator(call))
+  const [doc] = useState(() => new XrayDocument(new Generator(call)))
   return (
     <>
       <header class="strip">
@@ -42,7 +43,7 @@ function Page({ call }: { call: Call }) {
         </span>
       </header>
       <main aria-label={t('page.title')}>
-        <XrayGenerator generator={generator} start={start} />
+        <XrayGenerator doc={doc} start={start} />
       </main>
       <div class="toasts">
         {toasts.value.map((x) => (

@@ -12,7 +12,7 @@ import (
 const maxRequest = 40 << 20
 
 // Call answers a function by its name, JSON in and JSON out: parse, edit, format,
-// build and fields. What can't be answered, also where it is our own fault, is
+// build, fields, begin and pin. What can't be answered, also where it is our own fault, is
 // {"error":"…"}.
 func Call(name string, request []byte) (reply []byte) {
 	defer func() {
@@ -34,8 +34,12 @@ func Call(name string, request []byte) (reply []byte) {
 		return answer(request, Build)
 	case "fields":
 		return answer(request, func(r FieldsRequest) ([]Input, error) { return Fields(r.Protocol, r.Transport, r.Security) })
+	case "begin":
+		return answer(request, Begin)
+	case "pin":
+		return answer(request, Pin)
 	default:
-		return failed(fmt.Errorf("%s: the functions are parse, edit, format, build and fields", diag.Quote(name)))
+		return failed(fmt.Errorf("%s: the functions are parse, edit, format, build, fields, begin and pin", diag.Quote(name)))
 	}
 }
 

@@ -29,6 +29,8 @@ type ParseRequest struct {
 	Core string `json:"core"` // the version whose rules hold; "" is 26.3
 	// Secrets shows them. Without, they are ***, and there are neither states nor links.
 	Secrets bool `json:"secrets"`
+	// Written is there if the text was written here and edited since. It takes Secrets.
+	Written *Written `json:"written"`
 }
 
 // ParseReply is what a text says.
@@ -38,13 +40,32 @@ type ParseReply struct {
 	// Losses are what the text has and Format does not write of its profiles in the
 	// same format: sections and comments, entries that can't be read (Left), and keys.
 	Losses []Loss `json:"losses"`
+	// Lines are, of a list of links, those that are no entries: empty ones and comments.
+	// They are there with Secrets, as is View.Raw.
+	Lines []Line `json:"lines,omitempty"`
+	// Lost are, of a text that Written was edited to, what its format can't say of the
+	// profiles; nil is a text that has nothing of what was written.
+	Lost []Loss `json:"lost,omitzero"`
+}
+
+// Line is a line of a text.
+type Line struct {
+	Line int    `json:"line"` // from 1 on
+	Text string `json:"text"`
 }
 
 // View is one profile as a form shows it.
 type View struct {
-	Line int `json:"line,omitempty"` // of a file, from 1 on
-	// OK is false if it can't be read. Then there are findings only.
+	// Line is that of a file, from 1 on. A profile of Written has the line that it had
+	// there, and a new one beside such none, unless both are lists of links.
+	Line int `json:"line,omitempty"`
+	// From is the place in Written of the profile that it was. Kept says that it still is
+	// that one, and nothing more is said of it.
+	From *int `json:"from,omitempty"`
+	Kept bool `json:"kept,omitempty"`
+	// OK is false if it can't be read. Then there are findings only, and of a link its line.
 	OK        bool   `json:"ok"`
+	Raw       string `json:"raw,omitempty"`
 	Protocol  string `json:"protocol,omitempty"`  // what Fields takes
 	Transport string `json:"transport,omitempty"` // as Protocol
 	Security  string `json:"security,omitempty"`  // as Protocol
@@ -133,12 +154,33 @@ func Parse(r ParseRequest) (ParseReply, error) {
 	} else if s, err = sub.Parse([]byte(r.Text)); err != nil {
 		return ParseReply{}, err
 	}
+	var m *merge
+	if r.Written != nil && r.Secrets {
+		if m, err = r.Written.merge(v, r.Text, &s); err != nil {
+			return ParseReply{}, err
+		}
+	}
 	lines := sourceLines(s.Format, r.Text)
 	out := ParseReply{Format: s.Format.String(), Profiles: []View{}, Losses: []Loss{}}
 	if len(s.Beside) > 0 {
 		out.Losses = append(out.Losses, Loss{Format: out.Format, Keys: s.Beside, Why: "only profiles are written"})
 	}
-	for _, e := range s.Entries {
+	for i, e := range s.Entries {
+		if m != nil && m.of[i] >= 0 {
+			out.Profiles = m.left(out.Profiles, m.of[i])
+			view, lost, err := m.view(v, i, e.Profile.Unknown)
+			if err != nil {
+				return ParseReply{}, err
+			}
+			if s.Format == sub.Links {
+				view.Line = e.Line
+			}
+			out.Profiles = append(out.Profiles, view)
+			if len(lost) > 0 {
+				out.Losses = append(out.Losses, Loss{Format: out.Format, Keys: lost})
+			}
+			continue
+		}
 		source := ""
 		switch {
 		case e.Line == 0:
@@ -151,8 +193,16 @@ func Parse(r ParseRequest) (ParseReply, error) {
 			raw = &f
 		}
 		view := show(v, e.Profile, e.Findings, raw, r.Secrets)
-		view.Line = e.Line
+		if m == nil || s.Format == sub.Links {
+			view.Line = e.Line
+		}
+		if !view.OK && r.Secrets && s.Format == sub.Links {
+			view.Raw = source
+		}
 		out.Profiles = append(out.Profiles, view)
+		if m != nil && view.OK {
+			m.states = append(m.states, *view.State)
+		}
 		switch {
 		case !view.OK:
 			out.Losses = append(out.Losses, Loss{Format: out.Format, Keys: []string{}, Left: true, Why: fmt.Sprintf("line %d can't be read", max(e.Line, 1))})
@@ -160,7 +210,36 @@ func Parse(r ParseRequest) (ParseReply, error) {
 			out.Losses = append(out.Losses, xrayLosses(e.Profile)...)
 		}
 	}
-	return out, nil
+	if r.Secrets && s.Format == sub.Links {
+		out.Lines = otherLines(text, lines, s.Entries)
+	}
+	if m == nil {
+		return out, nil
+	}
+	out.Profiles = m.left(out.Profiles, len(m.said))
+	again, err := Format(FormatRequest{States: m.states, To: r.Written.To, Core: r.Core})
+	out.Lost = again.Losses
+	return out, err
+}
+
+// otherLines are the lines of a list of links that are no entries, but for empty ones at
+// its end. A single link has none.
+func otherLines(text string, lines []string, entries []sub.Entry) (others []Line) {
+	if !strings.Contains(text, "\n") {
+		return nil
+	}
+	last := len(strings.TrimRight(strings.Join(lines, "\n"), "\n \t\r"))
+	for i, line := range lines {
+		entry := len(entries) > 0 && entries[0].Line == i+1
+		if entry {
+			entries = entries[1:]
+		}
+		if last > 0 && !entry {
+			others = append(others, Line{Line: i + 1, Text: line})
+		}
+		last -= len(line) + 1
+	}
+	return others
 }
 
 // sourceLines are the lines of a text of links; nil of other formats.

@@ -1,8 +1,12 @@
 package generator
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -349,6 +353,49 @@ func TestTrojanWithoutTLS(t *testing.T) {
 	}
 }
 
+// TestBegin: a profile of every protocol begins sound, with secrets of its own.
+func TestBegin(t *testing.T) {
+	for _, protocol := range Protocols {
+		texts := map[string]bool{}
+		for i := range byte(3) {
+			out, err := Begin(BeginRequest{Protocol: protocol, Random: bytes.Repeat([]byte{i, 255 - i}, 40)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[out.Text] = true
+			view := only(t, ParseRequest{Text: out.Text, Secrets: true})
+			if !view.OK || view.Protocol != protocol || slices.ContainsFunc(view.Findings, func(f Finding) bool { return f.Severity == "error" }) {
+				t.Errorf("%s: %s, %v", out.Text, view.Protocol, view.Findings)
+			}
+		}
+		if len(texts) != 3 {
+			t.Errorf("%s begins with the same secrets", protocol)
+		}
+	}
+	if out, err := Begin(BeginRequest{Protocol: "vless", Random: bytes.Repeat([]byte{255}, 80)}); err != nil || !strings.Contains(out.Text, "ffffffff-ffff-4fff-bfff-ffffffffffff@") {
+		t.Error(out, err)
+	}
+}
+
+// TestPin: the pin is the hash of the whole certificate, and of nothing else.
+func TestPin(t *testing.T) {
+	der := []byte{0x30, 0x82, 0, 3, 1, 2, 3}
+	text := func(kind string, b []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
+	}
+	want := fmt.Sprintf("%x", sha256.Sum256(der))
+	for _, s := range []string{text("CERTIFICATE", der), "depth=0\n" + text("PRIVATE KEY", der) + text("CERTIFICATE", der[:6]) + text("CERTIFICATE", der)} {
+		if out, err := Pin(PinRequest{Text: s}); err != nil || out.Pin != want {
+			t.Errorf("%s: %v %v", s, out, err)
+		}
+	}
+	for _, s := range []string{"nothing", text("CERTIFICATE", der[:6]), text("PRIVATE KEY", der)} {
+		if out, err := Pin(PinRequest{Text: s}); err == nil {
+			t.Errorf("%s: %v", s, out)
+		}
+	}
+}
+
 // TestCall: what can't be answered is an error in JSON, and repeats no secret.
 func TestCall(t *testing.T) {
 	for _, c := range []struct{ name, request, want string }{
@@ -363,6 +410,8 @@ func TestCall(t *testing.T) {
 		{"format", `{"states":[{"form":"url","scheme":"odd"}],"to":"link"}`, "can't be read"},
 		{"build", `{"states":[],"listen":"odd"}`, "not an address"},
 		{"fields", `{"protocol":"odd"}`, "is one of"},
+		{"begin", `{"protocol":"vless","random":"AAAA"}`, "80 bytes"},
+		{"begin", `{"protocol":"odd","random":"` + base64.StdEncoding.EncodeToString(make([]byte, 80)) + `"}`, "is one of"},
 	} {
 		var reply struct{ Error string }
 		out := Call(c.name, []byte(c.request))
@@ -381,9 +430,12 @@ func TestCall(t *testing.T) {
 // FuzzCall: whatever is asked, the answer is JSON, and never our own failure.
 func FuzzCall(f *testing.F) {
 	f.Add("parse", `{"text":"trojan://p@h:1?type=ws#n","secrets":true,"core":"26.7"}`)
+	f.Add("parse", `{"text":"{\"outbounds\":[]} ","secrets":true,"written":{"to":"singbox","states":[null,{"form":"url","scheme":"trojan","host":"h","port":"1","user":"u","params":[{"key":"type","value":"kcp"}]}]}}`)
 	f.Add("edit", `{"state":{"form":"vmess-json","scheme":"vmess","host":"h","port":"1","user":"u","params":[{"key":"type","value":"kcp"}]},"changes":[{"key":"fp","value":null}]}`)
 	f.Add("format", `{"states":[{"form":"url","scheme":"ss","host":"h","port":"1","user":"none","password":"x"}],"to":"clash"}`)
 	f.Add("build", `{"states":[{"form":"url","scheme":"trojan","host":"h","port":"1","user":"x","params":[{"key":"extra","value":"{}"}]}],"listen":"127.0.0.1:1"}`)
+	f.Add("begin", `{"protocol":"vless","random":"`+base64.StdEncoding.EncodeToString(make([]byte, 80))+`"}`)
+	f.Add("pin", `{"text":"-----BEGIN CERTIFICATE-----\nMIIAAwECAw==\n-----END CERTIFICATE-----\n"}`)
 	f.Add("fields", `{"protocol":"vless","transport":"ws","security":"tls"}`)
 	f.Fuzz(func(t *testing.T, name, request string) {
 		out := Call(name, []byte(request))

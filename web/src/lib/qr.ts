@@ -1,5 +1,7 @@
 // QR codes, drawn and read; loaded by those who need it.
 import encode from 'qr'
+import type decodeQR from 'qr/decode.js'
+import type { FinderPoints } from 'qr/decode.js'
 
 // path is a code as the path of a picture of size units square, with the quiet
 // zone of four modules that readers need.
@@ -27,10 +29,31 @@ interface DetectorType {
 // Pictures from cameras are larger than a code needs; what is larger is scaled down.
 const mostPixels = 1600
 
-// read returns the texts of the codes in a picture, none where there is none. The
-// browser's own reader goes first; where there is none, or it finds nothing, ours.
-export async function read(picture: Blob): Promise<string[]> {
-  const whole = await createImageBitmap(picture)
+// codes returns the texts of the codes in a picture of RGBA, also of those that are
+// light on dark. What was found is painted over, up to 32 times.
+export function codes(decode: typeof decodeQR, width: number, height: number, pixels: Uint8ClampedArray): string[] {
+  const found = new Set<string>()
+  for (const flip of [0, 255]) {
+    const data = pixels.map((v, i) => (i % 4 < 3 ? v ^ flip : v))
+    try {
+      for (let n = 0; n < 32; n++) {
+        let box!: FinderPoints['boundingBox']
+        found.add(decode({ width, height, data }, { timeLimit: 500, pointsOnDetect: (p) => (box = p.boundingBox) }))
+        for (let y = Math.max(0, Math.floor(box.y)); y < box.y + box.height; y++) data.fill(255, (y * width + Math.floor(box.x)) * 4, (y * width + Math.ceil(box.x + box.width)) * 4)
+      }
+    } catch {
+      // There is no further one.
+    }
+  }
+  return [...found]
+}
+
+// read returns the texts of the codes in a picture, none where there is none, and null
+// if it is no picture. The browser's own reader goes first; where there is none, or it
+// finds nothing, ours.
+export async function read(picture: Blob): Promise<string[] | null> {
+  const whole = await createImageBitmap(picture).catch(() => null)
+  if (!whole) return null
   const scale = Math.min(1, mostPixels / Math.max(whole.width, whole.height))
   const own = (globalThis as { BarcodeDetector?: DetectorType }).BarcodeDetector
   if (own && (await own.getSupportedFormats()).includes('qr_code')) {
@@ -46,9 +69,5 @@ export async function read(picture: Blob): Promise<string[]> {
   ctx.fillRect(0, 0, canvas.width, canvas.height)
   ctx.drawImage(whole, 0, 0, canvas.width, canvas.height)
   const { default: decode } = await import('qr/decode.js')
-  try {
-    return [decode(ctx.getImageData(0, 0, canvas.width, canvas.height))]
-  } catch {
-    return []
-  }
+  return codes(decode, canvas.width, canvas.height, ctx.getImageData(0, 0, canvas.width, canvas.height).data)
 }

@@ -1,6 +1,6 @@
-import { useMemo } from 'preact/hooks'
-import { mayChange, post } from '../lib/api'
+import { mayChange, post, session } from '../lib/api'
 import { type Call, Generator } from '../xray/core'
+import { XrayDocument } from '../xray/document'
 import { XrayGenerator } from '../xray/generator'
 import { Manager } from '../xray/manager'
 import { Subscriptions } from '../xray/subscriptions'
@@ -10,14 +10,20 @@ import { Title } from '../ui/parts'
 const call: Call = (name, request) => post(`xray/${name}`, request)
 const tryLink: Try = (link, url) => post('xray-test', { link, url })
 
+// The profiles outlive the page that shows them, but not the session: they have secrets.
+let doc: XrayDocument
+session.subscribe((who) => {
+  if (!who || !doc) doc = new XrayDocument(new Generator(call))
+})
+export const current = () => doc
+
 export default function XrayPage() {
-  const generator = useMemo(() => new Generator(call), [])
   return (
     <>
       <Title page="nav.xray" />
       <Manager />
       <Subscriptions />
-      <XrayGenerator generator={generator} onTry={mayChange() ? tryLink : undefined} />
+      <XrayGenerator doc={doc} onTry={mayChange() ? tryLink : undefined} />
     </>
   )
 }

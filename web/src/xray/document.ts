@@ -1,7 +1,21 @@
 import { batch, signal } from '@preact/signals'
-import type { Change, CoreVersion, Format, Formatted, Generator, Loss, View, XFinding } from './core'
+import type { Change, CoreVersion, Format, Formatted, Generator, Line, Loss, View, Written, XFinding } from './core'
 
 const debounce = 200
+
+// Source is a text that is not of our writing: as it came, or as it was typed into one
+// that was written of profiles. It stands while the profiles are those that it says.
+interface Source {
+  text: string
+  says: View[]
+  of?: Written
+  error: string // why it can't be read
+  losses: Loss[] // what is in it and would not be in the same format written anew
+  lost: Loss[] // what the format can't say of the profiles
+  accepted?: boolean // it may be written over
+}
+// Sources are by their formats. They are replaced when a text comes, not changed.
+type Sources = Partial<Record<Format, Source>>
 
 // Document is one set of profiles and a text that says them, in a format. Either
 // can be edited: the text is read again, or written again.
@@ -14,23 +28,25 @@ export class XrayDocument {
   // error is why nothing of the text can be read.
   readonly error = signal('')
   // losses and findings are those of writing the text in its format.
-  // held is that the text is still as it came, since it would lose those if it were
+  // held is that the text still is the user's, since it would lose those if it were
   // written anew from the profiles, which have been edited.
   readonly held = signal(false)
   readonly losses = signal<Loss[]>([])
   readonly findings = signal<XFinding[]>([])
   // refused are values that were typed and can't be, by key, of the profile that is shown.
   readonly refused = signal<Record<string, { value: string; why: string }>>({})
+  // gone is what there was before profiles went.
+  readonly gone = signal<{ sources: Sources; lines: Line[]; format: Format; profiles: View[] } | null>(null)
   // turn counts the texts that were taken, draft those that were written: an answer to an older one is dropped.
   private turn = 0
   private draft = 0
-  // came is the text as it came, with what is lost of it if its profiles are written
-  // anew; lines are those of a list of links that are none: empty ones and comments.
-  private came: { text: string; format: Format; losses: Loss[] } = { text: '', format: 'link', losses: [] }
-  private lines: { line: number; text: string }[] = []
-  private edited = false
-  private accepted = false
+  private sources: Sources = {}
+  // lines are those of a list of links that are none: empty ones and comments.
+  private lines: Line[] = []
+  // of is what the text was written of, whatever has been typed into it since.
+  private of: Written | undefined
   private queue: Promise<unknown> = Promise.resolve()
+  private reading: Promise<void> = Promise.resolve()
   private timer: ReturnType<typeof setTimeout> | undefined
 
   constructor(readonly generator: Generator) {}
@@ -38,14 +54,8 @@ export class XrayDocument {
   get shown(): View | undefined {
     return this.profiles.value[this.at.value]
   }
-  private states() {
-    return this.profiles.value.flatMap((p) => (p.ok && p.state ? [p.state] : []))
-  }
-
-  private take(text: string, format: Format, losses: Loss[], lines: { line: number; text: string }[] = []): void {
-    this.came = { text, format, losses }
-    this.lines = lines
-    this.edited = this.accepted = this.held.value = false
+  private was() {
+    return this.gone.value ?? { sources: this.sources, lines: this.lines, format: this.format.value, profiles: this.profiles.value }
   }
 
   // type takes a text that is being typed, and reads it shortly after the last key. An
@@ -54,56 +64,119 @@ export class XrayDocument {
     this.turn++
     this.text.value = text
     clearTimeout(this.timer)
-    this.timer = setTimeout(() => void this.write(text), debounce)
+    this.timer = setTimeout(() => void this.write(text, this.of), debounce)
   }
 
-  // write takes a text that is whole, in whatever format it is.
-  async write(text: string): Promise<void> {
+  // write takes a text that is whole, in whatever format it is. Where it is an edit of
+  // one that was written, what that could not say stays.
+  write(text: string, of?: Written): Promise<void> {
+    return (this.reading = this.take(text, of))
+  }
+
+  private async take(text: string, of?: Written): Promise<void> {
     clearTimeout(this.timer)
+    this.timer = undefined
     const turn = ++this.turn
     this.text.value = text
-    if (!text.trim()) {
-      batch(() => {
-        this.take(text, this.format.value, [])
-        this.profiles.value = []
-        this.error.value = ''
-        this.losses.value = []
-        this.findings.value = []
-      })
-      return
-    }
-    let got: { format: string; profiles: View[]; losses: Loss[] }
+    this.of = of
+    let got: Awaited<ReturnType<typeof this.read>> = { format: this.format.value, profiles: [], lines: [], losses: [] }
+    let error = ''
     try {
-      got = await this.generator.parse(text, this.core.value)
+      if (text.trim()) got = await this.read(text, of)
     } catch (err) {
-      if (turn !== this.turn) return
-      batch(() => {
-        this.error.value = message(err)
-        this.take(text, this.format.value, [{ format: this.format.value, keys: [], left: true, why: this.error.value }])
-      })
-      return
+      error = message(err)
     }
     if (turn !== this.turn) return
     batch(() => {
-      this.error.value = ''
-      // A format that is read only (wg-quick) is shown as links once it is written again.
-      const format = (['link', 'base64', 'clash', 'singbox', 'sip008', 'xray'] as const).find((f) => f === got.format) ?? 'link'
-      const links = got.format === 'link'
-      const lines = text.split('\n').map((text, i) => ({ text, line: i + 1 }))
-      // A list of links keeps all of its lines: comments, and what can't be read.
-      if (links) this.take(text, format, [], lines.filter((l) => !got.profiles.some((p) => (p.line ?? l.line) === l.line)))
-      else this.take(text, format, got.losses)
-      this.format.value = format
-      this.profiles.value = got.profiles.map((p) => (!p.ok && links ? { ...p, raw: lines[(p.line ?? 1) - 1]!.text } : p))
-      this.at.value = Math.min(this.at.value, Math.max(0, got.profiles.length - 1))
-      this.refused.value = {}
-      this.losses.value = []
+      const was = this.was()
+      if (!error) {
+        if (!got.lost || got.format === 'link') this.lines = got.lines
+        this.profiles.value = got.profiles
+        this.gone.value = got.profiles.length < was.profiles.length ? was : null
+        this.choose(Math.min(this.at.value, Math.max(0, got.profiles.length - 1)))
+      }
+      this.format.value = got.format
+      const source = { text, says: this.profiles.value, of, error, losses: got.losses, lost: got.lost ?? [] }
+      // Beside an edit of one that was written the others go on.
+      this.sources = { ...((error ? of : got.lost) && this.sources), [got.format]: source }
+      this.error.value = error
+      this.held.value = false
+      this.losses.value = source.lost
       this.findings.value = []
     })
   }
 
+  // read reads a text. The lines of new profiles go on behind those of the old ones.
+  private async read(text: string, of?: Written) {
+    const got = await this.generator.parse(text, this.core.value, of)
+    let last = this.last()
+    const profiles = got.profiles.map((p) => {
+      const was = of?.profiles[p.from ?? -1]
+      const line = p.line ?? (got.lost ? (was?.line ?? ++last) : 1)
+      return p.kept && line === was!.line ? was! : { ...(p.kept ? was! : p), line }
+    })
+    return {
+      ...got,
+      // A format that is read only (wg-quick) is shown as links once it is written again.
+      format: got.format === 'wg-quick' ? 'link' : (got.format as Format),
+      // Where nothing has changed the profiles are the very same, for all that is known of them.
+      profiles: of?.profiles.length === profiles.length && profiles.every((p, i) => p === of.profiles[i]) ? of.profiles : profiles,
+      // A list of links keeps all of its lines: comments, and what can't be read.
+      lines: got.lines ?? [],
+      losses: got.losses.filter((l) => got.format !== 'link' || !l.why),
+    }
+  }
+
+  // last is the last line that there is.
+  private last(): number {
+    return [...this.lines, ...this.profiles.value].reduce((n, l) => Math.max(n, l.line!), 0)
+  }
+
+  // settle waits until the text is read.
+  private settle(): Promise<void> {
+    return this.timer === undefined ? this.reading : this.write(this.text.value, this.of)
+  }
+
+  // add appends the profiles of a text, in whatever format it is.
+  async add(text: string): Promise<void> {
+    await this.settle()
+    if (!this.text.value.trim() && this.profiles.value.length === 0) return this.write(text)
+    return this.next(async () => {
+      const got = await this.read(text)
+      const last = this.last()
+      const behind = <T extends { line?: number }>(l: T) => ({ ...l, line: last + l.line! })
+      this.turn++
+      this.lines = [...this.lines, ...got.lines.map(behind)]
+      batch(() => {
+        this.choose(this.profiles.value.length)
+        this.profiles.value = [...this.profiles.value, ...got.profiles.map(behind)]
+        this.gone.value = null
+      })
+      await this.rewrite()
+    })
+  }
+
+  // back brings back the profiles that are gone.
+  async back(): Promise<void> {
+    const was = this.gone.value
+    if (!was) return
+    this.turn++
+    clearTimeout(this.timer)
+    this.timer = undefined
+    this.sources = was.sources
+    this.lines = was.lines
+    batch(() => {
+      this.format.value = was.format
+      this.profiles.value = was.profiles
+      this.choose(0)
+      this.gone.value = null
+    })
+    await this.rewrite()
+  }
+
   // show writes the text in another format.
   async show(format: Format): Promise<void> {
+    await this.settle()
     this.format.value = format
     await this.rewrite()
   }
@@ -137,8 +210,8 @@ export class XrayDocument {
     }
     const { [key]: _, ...others } = this.refused.value
     const done = after
-    this.edited = true
     batch(() => {
+      this.gone.value = null
       if (shown) this.refused.value = others
       this.profiles.value = this.profiles.value.map((p, n) => (n === i ? { ...done, line: before.line } : p))
     })
@@ -166,48 +239,52 @@ export class XrayDocument {
       const turn = this.turn
       const next = await Promise.all(this.profiles.value.map(async (p) => (p.ok && p.state ? { ...(await this.generator.edit(p.state, [], core)), line: p.line } : p)))
       if (turn !== this.turn) return
+      // A text as it came says the same by other rules; what was typed is written anew.
+      for (const s of Object.values(this.sources)) if (s.says === this.profiles.value && !s.of) s.says = next
       this.profiles.value = next
-      if (this.format.value === 'xray') await this.rewrite()
+      this.gone.value = null
+      await this.rewrite()
     })
   }
 
   async remove(): Promise<void> {
     const i = this.at.value
     this.turn++ // what is under way is about profiles by their places
-    this.edited = true
     batch(() => {
+      this.gone.value = this.was()
       this.profiles.value = this.profiles.value.filter((_, n) => n !== i)
-      this.at.value = Math.max(0, i - 1)
-      this.refused.value = {}
+      this.choose(Math.max(0, i - 1))
     })
     await this.rewrite()
   }
 
-  // accept writes the text that was held; undo takes the edits back instead.
+  // accept writes over the text that was held; undo takes the edits back instead.
   async accept(): Promise<void> {
-    this.accepted = true
+    this.sources[this.format.value]!.accepted = true
     await this.rewrite()
   }
   undo(): Promise<void> {
-    return this.write(this.came.text)
+    const source = this.sources[this.format.value]!
+    return this.write(source.text, source.of)
   }
 
   // links are a line each, in the form that each came in; lines that could not be read stay.
   private links(): string {
-    const rows = this.profiles.value.map((p) => ({ line: p.line ?? 1, text: p.ok ? p.link : p.raw }))
+    const rows = this.profiles.value.map((p) => ({ line: p.line!, text: p.ok ? p.link : p.raw }))
     const all = [...this.lines, ...rows.filter((r) => r.text)]
     return all.sort((a, b) => a.line - b.line).map((r) => r.text).join('\n').trimEnd() + '\n'
   }
 
   private async rewrite(): Promise<void> {
     const [turn, draft] = [this.turn, ++this.draft]
-    const states = this.states()
+    const profiles = this.profiles.value
+    const states = profiles.flatMap((p) => p.state ?? [])
     const format = this.format.value
-    const { came } = this
-    const own = format === came.format
+    const source = this.sources[format]
+    const stands = source?.says === profiles
     let out: Formatted = { text: '', losses: [], findings: [] }
     try {
-      if (own && !this.edited) out.text = came.text
+      if (stands) out = { ...out, text: source.text, losses: source.lost }
       else if (format === 'link') out.text = this.links()
       else if (states.length > 0) out = await this.generator.format(states, format, this.core.value)
     } catch (err) {
@@ -215,12 +292,17 @@ export class XrayDocument {
       return
     }
     if (turn !== this.turn || draft !== this.draft) return
-    const losses = own && !this.edited ? [] : [...came.losses.filter((l) => l.why), ...out.losses]
+    const others = Object.values(this.sources).flatMap((s) => s.losses.filter((l) => l.why))
+    const losses = stands ? out.losses : [...others, ...out.losses]
+    const asks = source && !stands && !source.accepted ? source : undefined
+    const lost = asks?.of ? asks.losses : losses
+    const held = !!asks && (!!asks.error || lost.length > 0)
+    this.of = stands ? source.of : { to: format, profiles: format === 'link' && profiles.some((p) => p.raw) ? profiles.filter((p) => !p.raw) : profiles }
     batch(() => {
-      this.error.value = ''
-      this.held.value = own && losses.length > 0 && !this.accepted
-      this.text.value = this.held.value ? came.text : out.text
-      this.losses.value = losses
+      this.error.value = stands || held ? source!.error : ''
+      this.held.value = held
+      this.text.value = held ? source!.text : out.text
+      this.losses.value = held ? lost : losses
       this.findings.value = out.findings
     })
   }

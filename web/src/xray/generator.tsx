@@ -1,58 +1,37 @@
 import './generator.css'
-import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
+import { useEffect, useRef, useState } from 'preact/hooks'
 import { failed, toast } from '../lib/announce'
 import { number } from '../lib/format'
 import { type Key, t, tn } from '../lib/i18n'
 import { Icon } from '../ui/icon'
 import { CopyButton, Mono, Note, SeverityMark, Tabs } from '../ui/parts'
+import { useWindow, windowOf } from '../ui/window'
 import type { Change, Field, Format, Generator, Input, View, XFinding } from './core'
-import { XrayDocument } from './document'
-import { pinOf } from './pin'
+import type { XrayDocument } from './document'
 import { Trial, type Try } from './trial'
 
 const formats: Format[] = ['link', 'base64', 'xray', 'clash', 'singbox', 'sip008']
 const debounce = 200
+// longest is what a browser draws as dots at once; the time grows with the square of a line.
+const longest = 10_000
 
-// templates are where a profile begins that nobody has a link of.
-const templates: Record<string, () => string> = {
-  vless: () => `vless://${uuid()}@proxy.example:443?security=tls&type=tcp#vless`,
-  vmess: () => `vmess://${uuid()}@proxy.example:443?security=tls&type=ws#vmess`,
-  trojan: () => `trojan://${secret()}@proxy.example:443?security=tls#trojan`,
-  ss: () => `ss://aes-256-gcm:${secret()}@proxy.example:8388#ss`,
-  hysteria2: () => `hysteria2://${secret()}@proxy.example:443#hysteria2`,
-  wireguard: () => `wireguard://${encodeURIComponent(key())}@proxy.example:51820?publickey=${encodeURIComponent(key())}&address=10.0.0.2/32#wireguard`,
-  socks: () => `socks5://user:${secret()}@proxy.example:1080#socks`,
-  http: () => `http://user:${secret()}@proxy.example:8080#http`,
-}
-const random = (n: number) => crypto.getRandomValues(new Uint8Array(n))
-const hex = (b: Uint8Array) => [...b].map((x) => x.toString(16).padStart(2, '0')).join('')
-const key = () => btoa(String.fromCharCode(...random(32)))
-const secret = () => hex(random(16))
-function uuid(): string {
-  const b = random(16)
-  b[6] = (b[6]! & 15) | 64
-  b[8] = (b[8]! & 63) | 128
-  return hex(b).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
-}
+const protocols = ['vless', 'vmess', 'trojan', 'ss', 'hysteria2', 'wireguard', 'socks', 'http']
 
 // onTry is there where a daemon can try links.
-export function XrayGenerator({ generator, start = '', onTry }: { generator: Generator; start?: string; onTry?: Try }) {
-  const doc = useMemo(() => new XrayDocument(generator), [generator])
+export function XrayGenerator({ doc, start = '', onTry }: { doc: XrayDocument; start?: string; onTry?: Try }) {
   const [secrets, setSecrets] = useState(false)
   const [over, setOver] = useState(false)
   useEffect(() => void (start && doc.write(start)), [start])
 
+  // What is opened or dropped comes to the profiles that are there.
   const take = async (files: Iterable<File>) => {
     for (const file of files) {
       try {
-        if (!file.type.startsWith('image/')) {
-          await doc.write(await file.text())
-          continue
-        }
-        const { read } = await import('../lib/qr')
-        const found = await read(file)
-        if (found.length === 0) toast('error', t('xray.noCode'))
-        else await doc.write([doc.format.value === 'link' ? doc.text.value.trim() : '', ...found].filter(Boolean).join('\n'))
+        const found = file.type.startsWith('image/') ? await (await import('../lib/qr')).read(file) : [await file.text()]
+        // No text has a zero byte, and every archive or program does.
+        if (!found || found[0]?.includes('\0')) toast('error', `${file.name}: ${t('xray.refused')}`)
+        else if (found.length === 0) toast('error', t('xray.noCode'))
+        else for (const text of found) await doc.add(text)
       } catch (err) {
         failed(err)
       }
@@ -84,7 +63,7 @@ export function XrayGenerator({ generator, start = '', onTry }: { generator: Gen
         const files = [...(e.dataTransfer?.files ?? [])]
         const text = e.dataTransfer?.getData('text/plain') ?? ''
         if (files.length > 0) void take(files)
-        else if (text) void doc.write(text)
+        else if (text) void doc.add(text).catch(failed)
       }}
     >
       <div class="stack">
@@ -103,6 +82,8 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
   const picked = useRef<HTMLInputElement>(null)
   const value = doc.text.value
   const losses = doc.losses.value.filter((l) => l.left || l.keys.length > 0)
+  const held = doc.held.value
+  const format = t(`format.${doc.format.value}` as Key)
   return (
     <section class="card" aria-label={t('xray.text')}>
       <div class="bar tools">
@@ -111,11 +92,11 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
           {t('xray.open')}
         </button>
         <input ref={picked} type="file" hidden multiple accept="image/*,text/*,.yaml,.yml,.json,.conf" onChange={(e) => e.currentTarget.files && onFiles(e.currentTarget.files)} />
-        <select aria-label={t('xray.new')} value="" onChange={(e) => void doc.write(templates[e.currentTarget.value]?.() ?? '')}>
+        <select aria-label={t('xray.new')} value="" onChange={(e) => void doc.generator.begin(e.currentTarget.value).then((begun) => doc.add(begun.text)).catch(failed)}>
           <option value="" disabled>
             {t('xray.new')}
           </option>
-          {Object.keys(templates).map((p) => (
+          {protocols.map((p) => (
             <option key={p} value={p}>
               {p}
             </option>
@@ -137,7 +118,7 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
       <Tabs<Format> label={t('xray.format')} value={doc.format.value} onChange={(f) => void doc.show(f)} tabs={formats.map((f) => ({ id: f, text: t(`format.${f}` as Key) }))} />
       <div class="text">
         <textarea
-          class={secrets ? 'mono' : 'mono masked'}
+          class={secrets ? 'mono' : value.length > longest ? 'mono blurred' : 'mono masked'}
           dir={value ? 'ltr' : undefined}
           rows={doc.format.value === 'link' ? 7 : 16}
           spellcheck={false}
@@ -145,22 +126,32 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
           aria-label={t('xray.text')}
           placeholder={t('xray.paste')}
           value={value}
-          readOnly={doc.held.value}
+          readOnly={held}
           data-filter
           onInput={(e) => doc.type(e.currentTarget.value)}
         />
         {value && <CopyButton text={value} />}
       </div>
       {doc.error.value && <Note kind="error">{doc.error.value}</Note>}
-      {losses.length > 0 && (
+      {doc.gone.value && (
+        <Note>
+          <button type="button" onClick={() => void doc.back()}>
+            <Icon name="undo" />
+            {t('xray.undo')}: {tn('profiles', doc.gone.value.profiles.length - doc.profiles.value.length)}
+          </button>
+        </Note>
+      )}
+      {(held || losses.length > 0) && (
         <Note kind="warning">
-          <p>{t(doc.held.value ? 'xray.held' : 'xray.losses', { format: t(`format.${doc.format.value}` as Key) })}</p>
+          <p>
+            {held && t('xray.held')} {losses.length > 0 && t(held ? 'xray.anew' : 'xray.losses', { format })}
+          </p>
           {losses.map((l, i) => (
             <p key={i} lang="en" dir="ltr">
               <Mono>{l.keys.join(', ')}</Mono> {l.why}
             </p>
           ))}
-          {doc.held.value && (
+          {held && (
             <div class="bar">
               <button type="button" onClick={() => void doc.undo()}>
                 <Icon name="undo" />
@@ -184,19 +175,26 @@ function Source({ doc, secrets, onSecrets, onFiles }: { doc: XrayDocument; secre
   )
 }
 
+const rowHeight = 39 // as in generator.css
+
+// Profiles draws all of a list that is not long, and of a longer one those around what is in view.
 function Profiles({ doc }: { doc: XrayDocument }) {
+  const list = doc.profiles.value
+  const { ref, top, height } = useWindow<HTMLUListElement>()
+  const { first, end } = windowOf(top, height, rowHeight, list.length, 100)
   return (
     <section class="card" aria-label={t('xray.profiles')}>
       <header>
-        <h2>{tn('profiles', doc.profiles.value.length)}</h2>
+        <h2>{tn('profiles', list.length)}</h2>
       </header>
-      <ul class="profiles">
-        {doc.profiles.value.map((p, i) => {
+      <ul class="profiles" ref={ref}>
+        {list.slice(first, end).map((p, n) => {
+          const i = first + n
           const worst = p.findings[0]?.severity
           return (
-            <li key={i}>
+            <li key={i} style={{ marginBlock: `${n ? 0 : first * rowHeight}px ${i + 1 < end ? 0 : (list.length - end) * rowHeight}px` }}>
               <button type="button" class="plain" aria-current={i === doc.at.value} onClick={() => doc.choose(i)}>
-                <span class="num muted">{number(p.line ?? i + 1)}</span>
+                <span class="num muted">{number(p.line!)}</span>
                 <bdi class="cut grow" title={p.state?.name}>
                   {p.ok ? p.state?.name || p.state?.host : t('xray.refused')}
                 </bdi>
@@ -328,7 +326,7 @@ function Form({ doc, view, secrets, onTry }: { doc: XrayDocument; view: View; se
                 ))}
               </fieldset>
             )}
-            <Pin onPin={(pin) => change({ key: view.protocol === 'hysteria2' ? 'pinSHA256' : 'pcs', value: pin })} host={`${view.state?.host}:${view.state?.port}`} protected={view.security === 'tls'} />
+            <Pin generator={doc.generator} onPin={(pin) => change({ key: view.protocol === 'hysteria2' ? 'pinSHA256' : 'pcs', value: pin })} host={`${view.state?.host}:${view.state?.port}`} protected={view.security === 'tls'} />
             {onTry && view.link && <Trial link={view.link} onTry={onTry} />}
           </div>
         </section>
@@ -470,14 +468,14 @@ function Entry({ input: i, field, refused, secrets, onChange, onRemove }: EntryP
 }
 
 // Pin makes the key that trusts one certificate, of the certificate itself: nothing is fetched.
-function Pin({ onPin, host, protected: on }: { onPin: (pin: string) => void; host: string; protected: boolean }) {
+function Pin({ generator, onPin, host, protected: on }: { generator: Generator; onPin: (pin: string) => void; host: string; protected: boolean }) {
   const [error, setError] = useState('')
   if (!on) return null
   const take = async (text: string) => {
     setError('')
     if (!text.trim()) return
     try {
-      onPin(await pinOf(text))
+      onPin((await generator.pin(text)).pin)
     } catch {
       setError(t('pin.bad'))
     }

@@ -121,6 +121,8 @@ function One({ s, again }: { s: Subscription; again: () => void }) {
   )
 }
 
+// word is what a name may have, in any language.
+const word = 'A-Z a-z 0-9 - _'
 const blank = { name: '', url: '', via: '' }
 
 function Add({ again }: { again: () => void }) {
@@ -139,18 +141,18 @@ function Add({ again }: { again: () => void }) {
       setBusy(false)
     }
   }
-  const field = (key: keyof typeof blank, label: string) => (
+  const field = (key: keyof typeof blank, label: string, more: object) => (
     <label class="field">
       <span>{label}</span>
-      <input inputMode={key === 'url' ? 'url' : 'text'} required={key !== 'via'} maxLength={4000} autocomplete="off" value={q[key]} onInput={(e) => setQ({ ...q, [key]: e.currentTarget.value })} />
+      <input maxLength={4000} autocomplete="off" value={q[key]} onInput={(e) => setQ({ ...q, [key]: e.currentTarget.value })} {...more} />
     </label>
   )
   return (
     <form onSubmit={add}>
       <div class="fields">
-        {field('name', t('key.name'))}
-        {field('url', t('subs.url'))}
-        {field('via', t('manager.route'))}
+        {field('name', t('key.name'), { required: true, pattern: '[A-Za-z0-9_\\-]+', placeholder: word, title: word, maxLength: 64 })}
+        {field('url', t('subs.url'), { required: true, inputMode: 'url' })}
+        {field('via', t('manager.route'), {})}
         <button type="submit" disabled={busy}>
           {t('subs.add')}
         </button>
