@@ -1,1 +1,0 @@
-export{t as Findings,n as default}from"./policy-BfTpLtDV.js";

@@ -1,0 +1,1 @@
+export{t as Findings,n as default}from"./policy-NZ0iCNFf.js";
