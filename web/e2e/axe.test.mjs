@@ -196,6 +196,10 @@ for (const language of Object.keys(catalogues)) {
     await page.locator('.xray [role=tab]').nth(3).click()
     await page.locator('.xray .text textarea:not(:placeholder-shown)').waitFor()
     await look('clash')
+    // The profiles are there for the next language unless they go.
+    await text.fill('')
+    await page.locator('.xray .note.info button').waitFor()
+    await look('gone')
 
     await visit('logs')
     await page.locator('[role=log] .line').first().waitFor()
