@@ -35,7 +35,7 @@ report $s 2 "${sizes:-no sizes}, packed; 10,000 connections at 100 changes a sec
 
 # 3. Security of the API; markup in names, programs and links is part of line 1.
 : >"$out"
-gotest ./internal/api '^Test(DeniedByDefault|Roles|OtherSites|Rebinding|BruteForce|Limits|HostileTexts|Pages|PublicBind|TLS|TokenFiles|BrowsersOnTheSocket|StreamsEnd|Masked|SecretsOfTexts|Confined|StrangersHoldNoPlaces|Crowd|PartedWith|SlowBody|ReadersHoldNoPlaces|LargeTextToReadOnly)$'; s=$?
+gotest ./internal/api '^Test(DeniedByDefault|Roles|OtherSites|Rebinding|BruteForce|Limits|HostileTexts|Pages|PublicBind|TLS|TokenFiles|Bearer|Requests|Bounds|RequestTypes|StageOfOthers|BrowsersOnTheSocket|StreamsEnd|Masked|SecretsOfTexts|Confined|StrangersHoldNoPlaces|Crowd|PartedWith|SlowBody|ReadersHoldNoPlaces|LargeTextToReadOnly)$'; s=$?
 gotest ./cmd/netpolicyd '^TestHandedListener$' || s=1
 gotest ./internal/daemon '^Test(ParallelCommits|ChangesOfOneBase|TooLate|ConfinedChange|UnsafeWeb|WebWaitsForItsPort)$' || s=1
 report $s 3 "CSRF, DNS rebinding, no token, read-only token, content type, body size, path traversal, hostile names, frames, guesses, public bind, silent and slow strangers, secrets, renewed tokens, parallel changes: $(grep -c -- '--- PASS' "$out") tests"
