@@ -26,7 +26,11 @@ after(async () => {
 })
 
 const shot = async (name, p = page) => {
-  if (shots) await p.screenshot({ path: join(shots, `${name}.png`) })
+  if (!shots) return
+  const messages = (display) => p.evaluate((is) => document.querySelector('.toasts')?.style.setProperty('display', is), display)
+  await messages('none')
+  await p.screenshot({ path: join(shots, `${name}.png`) })
+  await messages('')
 }
 // sound holds a page against what every page has to be.
 const sound = async (what, p = page) => {
