@@ -37,7 +37,7 @@ func listing(t *testing.T, f api.Flows) []string {
 	return out
 }
 
-func TestFlows(t *testing.T) {
+func TestListFlows(t *testing.T) {
 	r := start(t, zoomPolicy, nil)
 	for i, text := range []string{
 		"tcp 10.0.0.5:5000 > 203.0.113.1:443 sni=us01.zoom.us rtt_ms=12.5",
