@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
 	"netpolicy.dev/netpolicy/internal/api"
+	"netpolicy.dev/netpolicy/internal/golden"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -128,17 +128,5 @@ func TestJSON(t *testing.T) {
 		name := strings.ReplaceAll(strings.Join(args, " "), dir+"/", "")
 		got.Files = append(got.Files, txtar.File{Name: "netpolicy " + name + " -o json", Data: []byte(strings.TrimRight(out, "\n") + "\n")})
 	}
-	const file = "testdata/json.txtar"
-	if *update {
-		if err := os.WriteFile(file, txtar.Format(&got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(txtar.Format(&got))); diff != "" {
-		t.Errorf("JSON of commands (-want +got), -update rewrites it:\n%s", diff)
-	}
+	golden.Archive(t, "testdata/json.txtar", *update, &got)
 }

@@ -6,17 +6,16 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/cli"
+	"netpolicy.dev/netpolicy/internal/golden"
 	"netpolicy.dev/netpolicy/internal/telemetry"
 )
 
@@ -113,19 +112,7 @@ func TestLookText(t *testing.T) {
 	r := sampleRules()
 	writeRules(&b, &r, true, night) // the command says how long ago from now on
 	got.Files = append(got.Files, txtar.File{Name: "netpolicy rules", Data: b.Bytes()})
-	const file = "testdata/look.txtar"
-	if *update {
-		if err := os.WriteFile(file, txtar.Format(&got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(txtar.Format(&got))); diff != "" {
-		t.Errorf("text of commands (-want +got), -update rewrites it:\n%s", diff)
-	}
+	golden.Archive(t, "testdata/look.txtar", *update, &got)
 }
 
 // serveBackend serves the API of a backend until the test ends.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -18,12 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
 	"netpolicy.dev/netpolicy/inspector"
 	"netpolicy.dev/netpolicy/internal/api"
 	"netpolicy.dev/netpolicy/internal/apitest"
+	"netpolicy.dev/netpolicy/internal/golden"
 	"netpolicy.dev/netpolicy/state"
 )
 
@@ -117,18 +116,7 @@ func (k *talk) keep(method, path string, body any, header ...string) (*http.Resp
 // compare holds the kept answers against a golden file.
 func (k *talk) compare(path string) {
 	k.t.Helper()
-	if *update {
-		if err := os.WriteFile(path, txtar.Format(&k.kept), 0o644); err != nil {
-			k.t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(txtar.Format(&k.kept))); diff != "" {
-		k.t.Errorf("answers of the API (-want +got), -update rewrites them:\n%s", diff)
-	}
+	golden.Archive(k.t, path, *update, &k.kept)
 }
 
 // TestAPI asks a daemon everything that the contract promises. The answers are by the

@@ -49,3 +49,22 @@ func Files(t *testing.T, pattern, ext string, update bool, render func(t testing
 		}
 	}
 }
+
+// Archive compares an archive that a test has made with the one that is kept in file;
+// with update set it writes that instead.
+func Archive(t testing.TB, file string, update bool, got *txtar.Archive) {
+	t.Helper()
+	text := txtar.Format(got)
+	if update {
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(text)); diff != "" {
+		t.Errorf("%s (-want +got), -update rewrites it:\n%s", file, diff)
+	}
+}
