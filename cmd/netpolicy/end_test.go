@@ -28,8 +28,8 @@ type unwritable struct{}
 
 func (unwritable) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
 
-// withDaemon runs a server until stop, which waits for its end.
-func withDaemon(t *testing.T) (socket string, ring *telemetry.Ring, stop func()) {
+// withDaemon serves the API, with a tail of records and feeds, until stop or the test's end.
+func withDaemon(t *testing.T, records *telemetry.Ring, feeds api.Feeds) (socket string, stop func()) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "s")
 	l, err := api.Listen(socket, 0)
@@ -41,10 +41,8 @@ func withDaemon(t *testing.T) (socket string, ring *telemetry.Ring, stop func())
 		t.Fatal(err)
 	}
 	b := &backend{reload: api.ReloadResult{Result: api.Applied}}
-	ring = telemetry.NewRing(16)
-	ring.Append([]byte(`{"id":"7"}`))
 	s := &api.Server{
-		Reader: b, Admin: b, Lister: b, Viewer: b, Changes: &changer{plan: api.PlanAnswer{Output: "# the plan\n"}}, Records: ring, Tokens: tokens, Subscriptions: subscribed{},
+		Reader: b, Admin: b, Lister: b, Viewer: b, Changes: &changer{plan: api.PlanAnswer{Output: "# the plan\n"}}, Records: records, Feeds: feeds, Tokens: tokens, Subscriptions: subscribed{},
 		Metrics: func(w io.Writer) { fmt.Fprintln(w, "netpolicy_state 1") },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -56,7 +54,7 @@ func withDaemon(t *testing.T) (socket string, ring *telemetry.Ring, stop func())
 			t.Error(err)
 		}
 	})
-	return socket, ring, cancel
+	return socket, cancel
 }
 
 // subscribed has one subscription.
@@ -72,7 +70,7 @@ func (subscribed) ChangeSubscription(_ context.Context, q api.SubscriptionReques
 
 // TestUnwritableOutput: no command succeeds whose output nobody can have got.
 func TestUnwritableOutput(t *testing.T) {
-	socket, _, _ := withDaemon(t)
+	socket, _ := withDaemon(t, ringOf(`{"id":"7"}`), api.Feeds{})
 	run := func(args ...string) {
 		var said bytes.Buffer
 		root := newRoot()
@@ -119,34 +117,46 @@ func (f each) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestEndOfTail: a tail that the user ends is a success; one whose daemon stops is none, and says so.
+func ringOf(lines ...string) *telemetry.Ring {
+	ring := telemetry.NewRing(16)
+	for _, line := range lines {
+		ring.Append([]byte(line))
+	}
+	return ring
+}
+
+// TestEndOfTail: what goes on until the user ends it is a success then; where the daemon stops it is none, and says so.
 func TestEndOfTail(t *testing.T) {
-	for _, byUser := range []bool{true, false} {
-		socket, ring, stop := withDaemon(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		lines := 0
-		var said bytes.Buffer
-		root := newRoot()
-		root.SetErr(&said)
-		root.SetOut(each(func([]byte) {
-			if lines++; lines < 3 {
-				ring.Append([]byte(`{"id":"8"}`))
-				return
+	const line = `{"id":"7","time":"2026-01-01T00:00:00Z","level":"INFO","msg":"x"}`
+	for _, args := range []string{"tail -o json", "logs -f -o json", "events -f --topics changes -o json"} {
+		for _, byUser := range []bool{true, false} {
+			ring := ringOf(line)
+			socket, stop := withDaemon(t, ring, api.Feeds{Changes: ring, Logs: ring})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			lines := 0
+			var said bytes.Buffer
+			root := newRoot()
+			root.SetErr(&said)
+			root.SetOut(each(func([]byte) {
+				if lines++; lines < 3 {
+					ring.Append([]byte(line))
+					return
+				}
+				if byUser {
+					cancel()
+				} else {
+					stop()
+				}
+			}))
+			code := cli.Run(ctx, root, append(strings.Fields(args), "--socket", socket))
+			want, text := 0, ""
+			if !byUser {
+				want, text = int(cli.Unreachable), "error: no netpolicyd answers on "+socket+": it stopped, and ended the stream\n"
 			}
-			if byUser {
-				cancel()
-			} else {
-				stop()
+			if code != want || lines < 3 || !strings.HasPrefix(said.String(), text) || text == "" && said.Len() > 0 {
+				t.Errorf("%s, by the user: %v: exit %d after %d lines\n%s", args, byUser, code, lines, said.String())
 			}
-		}))
-		code := cli.Run(ctx, root, []string{"tail", "-o", "json", "--socket", socket})
-		want, text := 0, ""
-		if !byUser {
-			want, text = int(cli.Unreachable), "error: no netpolicyd answers on "+socket+": it stopped, and ended the stream\n"
-		}
-		if code != want || lines != 3 || !strings.HasPrefix(said.String(), text) || text == "" && said.Len() > 0 {
-			t.Errorf("by the user: %v: exit %d after %d lines\n%s", byUser, code, lines, said.String())
 		}
 	}
 }

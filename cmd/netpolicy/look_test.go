@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -97,7 +96,7 @@ func (b *backend) Healthy() (alive, ready error)    { return nil, nil }
 
 // TestLookText holds what commands say of what the daemon has seen against a golden file.
 func TestLookText(t *testing.T) {
-	socket := serveBackend(t, feedsOf())
+	socket, _ := withDaemon(t, nil, feedsOf())
 	var got txtar.Archive
 	for _, line := range []string{
 		"events", "events -n 1", "events --topics transitions,changes,ended", "logs", "logs --level warn", "logs --level warn -n 1", "uplinks --since 4m",
@@ -115,31 +114,10 @@ func TestLookText(t *testing.T) {
 	golden.Archive(t, "testdata/look.txtar", *update, &got)
 }
 
-// serveBackend serves the API of a backend until the test ends.
-func serveBackend(t *testing.T, feeds api.Feeds) (socket string) {
-	t.Helper()
-	socket = filepath.Join(t.TempDir(), "s")
-	l, err := api.Listen(socket, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	b := &backend{}
-	go func() { done <- (&api.Server{Reader: b, Admin: b, Lister: b, Viewer: b, Feeds: feeds}).Run(ctx, l) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return socket
-}
-
 // TestFollow: what comes later is shown, and no more than is wanted, each once.
 func TestFollow(t *testing.T) {
 	feeds := feedsOf()
-	socket := serveBackend(t, feeds)
+	socket, _ := withDaemon(t, nil, feeds)
 	for _, c := range []struct {
 		args, first string
 		ring        *telemetry.Ring
